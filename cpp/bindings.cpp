@@ -1,0 +1,172 @@
+// The Python module mlpbank._core. Nothing else knows Python; nothing here computes.
+//
+// Arrays come converted by the Python package and are taken as they are (noconvert): array_t would cast silently. What
+// is checked here is what memory safety needs; messages for users are the Python package's.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "dispatch.h"
+#include "errors.h"
+#include "inference.h"
+#include "threads.h"
+#include "weights.h"
+
+namespace py = pybind11;
+using namespace mlpbank;
+
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+using Ids = py::array_t<int64_t, py::array::c_style>;
+using LayerTuple = std::tuple<int64_t, int64_t, std::string>;
+
+Architecture make_architecture(const std::vector<LayerTuple>& layers) {
+  std::vector<LayerSpec> specs;
+  for (const auto& [in, out, activation] : layers) specs.push_back({in, out, activation_from_name(activation)});
+  return Architecture(std::move(specs));
+}
+
+LayoutKind layout_kind(const Architecture& architecture, const std::string& name) {
+  if (name == "auto") return Layout::plan_kind(architecture);
+  if (name == "panel") return LayoutKind::panel;
+  if (name == "lane") return LayoutKind::lane;
+  throw std::invalid_argument("layout: expected one of 'auto', 'panel', 'lane', got '" + name + "'");
+}
+
+void expect(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// The views that BatchedWeights::load takes, over arrays that must hold `count` models each.
+std::vector<LayerView> layer_views(const Architecture& architecture, int64_t count, const std::vector<Floats>& weights,
+                                   const std::vector<std::optional<Floats>>& biases) {
+  const auto& layers = architecture.layers();
+  expect(weights.size() == layers.size() && biases.size() == layers.size(), "expected one weight and bias per layer");
+  std::vector<LayerView> views;
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    expect(weights[l].size() == count * layers[l].input_size * layers[l].output_size, "weight of wrong size");
+    expect(!biases[l] || biases[l]->size() == count * layers[l].output_size, "bias of wrong size");
+    views.push_back({weights[l].data(), biases[l] ? biases[l]->data() : nullptr});
+  }
+  return views;
+}
+
+// Rows of each entry, from the sizes of x and y.
+int64_t rows_of(const BatchedInference& self, int64_t x_entries, int64_t y_entries, const Floats& x, const Floats& y) {
+  const int64_t in = self.weights().architecture().input_size(), out = self.weights().architecture().output_size();
+  const int64_t rows = x_entries == 0 ? 0 : x.size() / (x_entries * in);
+  expect(x.size() == x_entries * rows * in && y.size() == y_entries * rows * out, "x or y of wrong size");
+  return rows;
+}
+
+ForwardOptions options(int num_threads, bool missing_nan) {
+  return {num_threads, missing_nan ? Missing::nan : Missing::error};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The C++ core of mlpbank. Use the package, which validates and converts.";
+
+  auto not_loaded = py::register_exception<ModelNotLoaded>(m, "ModelNotLoadedError", PyExc_RuntimeError);
+  not_loaded.attr("__module__") = "mlpbank";
+  not_loaded.doc() = "A model whose weights were never loaded was asked for.";
+
+  m.def("available_isas", &available_isas);
+  m.def("activation_names", &activation_names);
+  m.def("cpu_budget", &cpu_budget);
+  m.def("cgroup_cpus", &cgroup_cpus, py::arg("root") = "");
+
+  py::class_<Architecture>(m, "Architecture")
+      .def(py::init(&make_architecture), py::arg("layers"))
+      .def("validate", &Architecture::validate)
+      .def_property_readonly("input_size", &Architecture::input_size)
+      .def_property_readonly("output_size", &Architecture::output_size)
+      .def_property_readonly("num_parameters", &Architecture::num_parameters);
+
+  py::class_<Engine>(m, "Engine")
+      .def(py::init<int, const std::string&>(), py::arg("num_threads"), py::arg("isa"))
+      .def_property_readonly("num_threads", &Engine::num_threads)
+      .def_property_readonly("isa", [](const Engine& self) { return self.kernel().isa; });
+
+  py::class_<BatchedWeights, std::shared_ptr<BatchedWeights>>(m, "BatchedWeights")
+      .def(py::init([](int64_t num_models, const Architecture& architecture, const std::string& layout) {
+             return std::make_shared<BatchedWeights>(num_models, architecture, layout_kind(architecture, layout));
+           }),
+           py::arg("num_models"), py::arg("architecture"), py::arg("layout"))
+      .def_property_readonly("num_models", &BatchedWeights::num_models)
+      .def_property_readonly("nbytes", &BatchedWeights::nbytes)
+      .def_property_readonly("address", [](const BatchedWeights& w) { return reinterpret_cast<uintptr_t>(w.data()); })
+      .def_property_readonly(
+          "layout", [](const BatchedWeights& w) { return w.layout().kind() == LayoutKind::lane ? "lane" : "panel"; })
+      .def("loaded_flags",
+           [](const BatchedWeights& self) {
+             const std::vector<bool> flags = self.loaded_flags();
+             py::array_t<bool> result(static_cast<py::ssize_t>(flags.size()));
+             std::copy(flags.begin(), flags.end(), result.mutable_data());
+             return result;
+           })
+      .def("load",
+           [](BatchedWeights& self, int64_t first, int64_t count, const std::vector<Floats>& weights,
+              const std::vector<std::optional<Floats>>& biases) {
+             const auto views = layer_views(self.architecture(), count, weights, biases);
+             const py::gil_scoped_release release;
+             self.load(first, count, views, count == 1 ? 1 : cpu_budget());
+           },
+           py::arg("first"), py::arg("count"), py::arg("weights").noconvert(), py::arg("biases").noconvert())
+      .def("get", [](const BatchedWeights& self, int64_t model) {
+        std::vector<Floats> weights, biases;
+        std::vector<float*> weight_data, bias_data;
+        for (const LayerSpec& layer : self.architecture().layers()) {
+          weight_data.push_back(weights.emplace_back(Floats({layer.input_size, layer.output_size})).mutable_data());
+          bias_data.push_back(biases.emplace_back(Floats(layer.output_size)).mutable_data());
+        }
+        {
+          const py::gil_scoped_release release;
+          self.get(model, weight_data, bias_data);
+        }
+        return std::make_pair(weights, biases);
+      });
+
+  py::class_<BatchedInference>(m, "BatchedInference")
+      .def(py::init<std::shared_ptr<BatchedWeights>, Engine>(), py::arg("weights"), py::arg("engine"))
+      .def("forward",
+           [](const BatchedInference& self, const Floats& x, Floats& y, int num_threads, bool missing_nan) {
+             const int64_t models = self.weights().num_models();
+             const int64_t rows = rows_of(self, models, models, x, y);
+             const float* from = x.data();
+             float* to = y.mutable_data();
+             const py::gil_scoped_release release;
+             self.forward(from, rows, to, options(num_threads, missing_nan));
+           },
+           py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("num_threads"), py::arg("missing_nan"))
+      .def("forward_shared",
+           [](const BatchedInference& self, const Floats& x, Floats& y, int num_threads, bool missing_nan) {
+             const int64_t rows = rows_of(self, 1, self.weights().num_models(), x, y);
+             const float* from = x.data();
+             float* to = y.mutable_data();
+             const py::gil_scoped_release release;
+             self.forward_shared(from, rows, to, options(num_threads, missing_nan));
+           },
+           py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("num_threads"), py::arg("missing_nan"))
+      .def("forward_models",
+           [](const BatchedInference& self, const Ids& models, const Floats& x, Floats& y, int num_threads,
+              bool missing_nan) {
+             const int64_t rows = rows_of(self, models.size(), models.size(), x, y);
+             const int64_t* ids = models.data();
+             const float* from = x.data();
+             float* to = y.mutable_data();
+             const py::gil_scoped_release release;
+             self.forward_models(ids, models.size(), from, rows, to, options(num_threads, missing_nan));
+           },
+           py::arg("models").noconvert(), py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("num_threads"),
+           py::arg("missing_nan"));
+}

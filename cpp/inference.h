@@ -1,0 +1,44 @@
+// BatchedInference: every row through its model, in one call.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "dispatch.h"
+#include "weights.h"
+
+namespace mlpbank {
+
+// What a forward does with rows of a model that was never loaded.
+enum class Missing { error, nan };
+
+struct ForwardOptions {
+  int num_threads = 0;  // 0: the engine's
+  Missing missing = Missing::error;
+};
+
+class BatchedInference {
+ public:
+  BatchedInference(std::shared_ptr<BatchedWeights> weights, Engine engine);
+
+  const BatchedWeights& weights() const { return *weights_; }
+  const Engine& engine() const { return engine_; }
+
+  // x (num_models, rows, input_size) -> y (num_models, rows, output_size): block i through model i.
+  void forward(const float* x, int64_t rows, float* y, const ForwardOptions& options) const;
+  // x (rows, input_size) -> y (num_models, rows, output_size): the same rows through every model.
+  void forward_shared(const float* x, int64_t rows, float* y, const ForwardOptions& options) const;
+  // x (entries, rows, input_size) -> y (entries, rows, output_size): block i through model models[i].
+  // Throws std::out_of_range naming the first bad position.
+  void forward_models(const int64_t* models, int64_t entries, const float* x, int64_t rows, float* y,
+                      const ForwardOptions& options) const;
+
+ private:
+  void forward_dense(const float* x, bool shared, int64_t rows, float* y, const ForwardOptions& options) const;
+  int threads_for(int64_t units, int64_t rows, const ForwardOptions& options) const;
+
+  std::shared_ptr<BatchedWeights> weights_;
+  Engine engine_;
+};
+
+}  // namespace mlpbank

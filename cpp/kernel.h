@@ -1,0 +1,90 @@
+// The contract between the engine and the kernels: what lies where, and what one kernel call does.
+//
+// Both layouts cut a layer's outputs into panels and store, panel by panel, the biases first and then one row of
+// weights per input. A kernel therefore reads a whole model with pointers that only move forward.
+//
+//   PANEL layout: one model after another, panels of 16 outputs, the last panel as wide as what is left (never padded).
+//
+//            outputs 0..15                          outputs 16..18 (a layer of 19 outputs)
+//       +----------------------------+              +----------------+
+//       | b0   b1   b2   ...   b15   |              | b16  b17  b18  |   biases
+//       | w0,0 w0,1 w0,2 ...   w0,15 |              | w0,16 .. w0,18 |   weights of input 0
+//       | w1,0 w1,1 w1,2 ...   w1,15 |              | w1,16 .. w1,18 |   weights of input 1
+//       |  :                         |              |  :             |
+//       +----------------------------+              +----------------+
+//       The vector lanes run over the outputs (few rows) or over the rows (many rows), see kernel.cpp.
+//
+//   LANE layout: tiles of 16 models side by side, panels of 8 outputs; every scalar above becomes 16 floats, one per
+//   model. The vector lanes run over the models, so layers of any size, even one output, fill them.
+//
+//       +---------------------------------------+
+//       | b0 of models 0..15 | b1 of 0..15 | ... |
+//       | w0,0 of 0..15      | w0,1        | ... |
+//       |  :                                    |
+//       +---------------------------------------+
+//
+// Each layer starts at a multiple of 64 bytes. A tail panel is read with whole vectors, up to 15 floats past its end;
+// the layout leaves that room inside the model's own place.
+//
+// This header is compiled with every instruction set, so it holds plain data only: no inline function, no C++ header
+// (the linker might keep the AVX-512 copy of one for everybody).
+#pragma once
+
+#include <stdint.h>
+
+namespace mlpbank {
+
+// The order is that of `activation_names` in architecture.cpp.
+enum class Activation : uint8_t { none, relu, tanh };
+
+constexpr int64_t kPanelWidth = 16;     // outputs in a panel: 1 zmm, 2 ymm or 4 xmm, so packed bytes do not know the ISA
+constexpr int64_t kTileModels = 16;     // models in a tile of the lane layout
+constexpr int64_t kLanePanelWidth = 8;  // outputs in a panel of the lane layout: 8 accumulators hide the FMA latency
+constexpr int64_t kBlockRows = 48;      // rows carried through all layers together: 3 zmm of rows
+
+struct LayerPlan {
+  int64_t in, out;
+  int64_t offset;  // floats from the start of the model (panel) or tile (lane) to this layer's first bias
+  Activation activation;
+};
+
+struct Plan {
+  const LayerPlan* layers;
+  int64_t num_layers;
+  int64_t unit_floats;   // from one model (panel) or tile (lane) to the next
+  int64_t buffer_width;  // the widest layer, rounded up to 16: floats per row of an activation buffer
+};
+
+// Activation buffers a kernel call needs: two of kBlockRows rows, used in turn by the layers.
+constexpr int64_t kScratchRows = 2 * kBlockRows;
+
+// All layers of one model for `rows` rows. x is (rows, input_size), y is (rows, output_size), both contiguous.
+struct PanelJob {
+  const float* weights;
+  const float* next_weights;  // the model this thread takes next, for prefetching
+  const float* x;
+  float* y;
+  int64_t rows;
+};
+
+// All layers of one tile of models. Model m of the tile reads (rows, input_size) at x + m * x_stride and writes
+// (rows, output_size) at y + m * y_stride. x_stride 0 gives every model the same rows.
+struct LaneJob {
+  const float* weights;
+  const float* next_weights;
+  const float* x;
+  int64_t x_stride;
+  float* y;
+  int64_t y_stride;
+  int64_t rows;
+  int64_t models;  // 1..16: how many lanes of the tile are real
+};
+
+// One instruction set's kernels. `scratch` is 64-byte aligned and holds kScratchRows * buffer_width floats.
+struct Kernel {
+  const char* isa;
+  void (*panel)(const Plan& plan, const PanelJob& job, float* scratch);
+  void (*lane)(const Plan& plan, const LaneJob& job, float* scratch);
+};
+
+}  // namespace mlpbank

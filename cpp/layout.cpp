@@ -1,0 +1,102 @@
+#include "layout.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace mlpbank {
+namespace {
+
+constexpr int64_t kAlignFloats = 16;  // 64 bytes
+// Up to this many parameters a model goes into the lane layout.
+constexpr int64_t kLaneMaxParameters = 1024;
+
+int64_t round_up(int64_t n) { return (n + kAlignFloats - 1) / kAlignFloats * kAlignFloats; }
+
+}  // namespace
+
+LayoutKind Layout::plan_kind(const Architecture& architecture) {
+  return architecture.num_parameters() <= kLaneMaxParameters ? LayoutKind::lane : LayoutKind::panel;
+}
+
+Layout::Layout(const Architecture& architecture, LayoutKind kind) : kind_(kind) {
+  int64_t offset = 0, widest = architecture.input_size();
+  for (const LayerSpec& layer : architecture.layers()) {
+    layers_.push_back({layer.input_size, layer.output_size, offset, layer.activation});
+    offset = round_up(offset + (layer.input_size + 1) * layer.output_size * unit_models());
+    widest = std::max(widest, layer.output_size);
+  }
+  // Room for the whole-vector reads of the last layer's tail panel, see kernel.h.
+  const int64_t tail = architecture.output_size() % kPanelWidth;
+  if (kind == LayoutKind::panel && tail != 0) {
+    const LayerPlan& last = layers_.back();
+    offset = round_up(last.offset + (last.in + 1) * last.out + kPanelWidth - tail);
+  }
+  unit_floats_ = offset;
+  buffer_width_ = round_up(widest);
+}
+
+// Calls visit(layer, panel's first output, its width, its offset in the unit) in the order of memory.
+template <class Visit>
+void Layout::for_each_panel(Visit visit) const {
+  const int64_t panel_width = kind_ == LayoutKind::lane ? kLanePanelWidth : kPanelWidth;
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    int64_t offset = layers_[l].offset;
+    for (int64_t o = 0; o < layers_[l].out; o += panel_width) {
+      const int64_t width = std::min(panel_width, layers_[l].out - o);
+      visit(l, o, width, offset);
+      offset += (layers_[l].in + 1) * width * unit_models();
+    }
+  }
+}
+
+void Layout::pack(const std::vector<LayerView>& views, int64_t begin, int64_t end, int64_t first,
+                  float* buffer) const {
+  if (kind_ == LayoutKind::panel) {
+    for (int64_t m = begin; m < end; ++m) {
+      float* unit = buffer + (first + m) * unit_floats_;
+      for_each_panel([&](std::size_t l, int64_t o, int64_t width, int64_t offset) {
+        const int64_t in = layers_[l].in, out = layers_[l].out;
+        const float* weight = views[l].weight + m * in * out + o;
+        float* to = unit + offset;
+        for (int64_t j = 0; j < width; ++j) to[j] = views[l].bias ? views[l].bias[m * out + o + j] : 0.0f;
+        for (int64_t k = 0; k < in; ++k) std::memcpy(to + (k + 1) * width, weight + k * out, sizeof(float) * width);
+      });
+    }
+    return;
+  }
+  // Tile by tile: the innermost loop runs over the models of a tile, so that it writes whole cache lines.
+  for (int64_t m = begin; m < end;) {
+    const int64_t lane = (first + m) % kTileModels;
+    const int64_t models = std::min(kTileModels - lane, end - m);
+    float* unit = buffer + (first + m) / kTileModels * unit_floats_ + lane;
+    for_each_panel([&](std::size_t l, int64_t o, int64_t width, int64_t offset) {
+      const int64_t in = layers_[l].in, out = layers_[l].out;
+      float* to = unit + offset;
+      for (int64_t j = 0; j < width; ++j, to += kTileModels) {
+        for (int64_t i = 0; i < models; ++i) to[i] = views[l].bias ? views[l].bias[(m + i) * out + o + j] : 0.0f;
+      }
+      const float* weight = views[l].weight + m * in * out + o;
+      for (int64_t k = 0; k < in; ++k) {
+        for (int64_t j = 0; j < width; ++j, to += kTileModels) {
+          for (int64_t i = 0; i < models; ++i) to[i] = weight[i * in * out + k * out + j];
+        }
+      }
+    });
+    m += models;
+  }
+}
+
+void Layout::unpack(const float* buffer, int64_t model, const std::vector<float*>& weight,
+                    const std::vector<float*>& bias) const {
+  const int64_t step = unit_models();
+  const float* unit = buffer + model / step * unit_floats_ + model % step;
+  for_each_panel([&](std::size_t l, int64_t o, int64_t width, int64_t offset) {
+    const float* from = unit + offset;
+    for (int64_t j = 0; j < width; ++j, from += step) bias[l][o + j] = *from;
+    for (int64_t k = 0; k < layers_[l].in; ++k) {
+      for (int64_t j = 0; j < width; ++j, from += step) weight[l][k * layers_[l].out + o + j] = *from;
+    }
+  });
+}
+
+}  // namespace mlpbank

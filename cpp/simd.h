@@ -1,0 +1,152 @@
+// A vector of floats and the few operations the kernels need, for AVX-512, AVX2+FMA and plain C++.
+// The only file with intrinsics. MLPBANK_ISA (given by CMake) names the instruction set and the namespace; the
+// anonymous namespace inside it keeps every function private to its kernel object.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace mlpbank {
+namespace MLPBANK_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+
+constexpr int kLanes = 16;
+struct Vec {
+  __m512 v;
+};
+inline __m512i bits(Vec a) { return _mm512_castps_si512(a.v); }
+inline Vec from_bits(__m512i i) { return {_mm512_castsi512_ps(i)}; }
+
+inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+inline void store_first(float* p, Vec a, int64_t n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), a.v);
+}
+inline Vec broadcast(float s) { return {_mm512_set1_ps(s)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Vec min_keep_nan(Vec limit, Vec a) { return {_mm512_min_ps(limit.v, a.v)}; }
+inline Vec max_keep_nan(Vec limit, Vec a) { return {_mm512_max_ps(limit.v, a.v)}; }
+inline Vec bit_and(Vec a, Vec b) { return from_bits(_mm512_and_si512(bits(a), bits(b))); }
+inline Vec bit_or(Vec a, Vec b) { return from_bits(_mm512_or_si512(bits(a), bits(b))); }
+inline Vec int_add(Vec a, Vec b) { return from_bits(_mm512_add_epi32(bits(a), bits(b))); }
+inline Vec int_shift_left_23(Vec a) { return from_bits(_mm512_slli_epi32(bits(a), 23)); }
+
+#elif defined(__AVX2__)
+
+constexpr int kLanes = 8;
+struct Vec {
+  __m256 v;
+};
+inline __m256i bits(Vec a) { return _mm256_castps_si256(a.v); }
+inline Vec from_bits(__m256i i) { return {_mm256_castsi256_ps(i)}; }
+
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+inline void store_first(float* p, Vec a, int64_t n) {
+  const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), index), a.v);
+}
+inline Vec broadcast(float s) { return {_mm256_set1_ps(s)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Vec div(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+inline Vec min_keep_nan(Vec limit, Vec a) { return {_mm256_min_ps(limit.v, a.v)}; }
+inline Vec max_keep_nan(Vec limit, Vec a) { return {_mm256_max_ps(limit.v, a.v)}; }
+inline Vec bit_and(Vec a, Vec b) { return {_mm256_and_ps(a.v, b.v)}; }
+inline Vec bit_or(Vec a, Vec b) { return {_mm256_or_ps(a.v, b.v)}; }
+inline Vec int_add(Vec a, Vec b) { return from_bits(_mm256_add_epi32(bits(a), bits(b))); }
+inline Vec int_shift_left_23(Vec a) { return from_bits(_mm256_slli_epi32(bits(a), 23)); }
+
+#else
+
+// Four floats in the compiler's own vector type: SSE2 on any x86-64, NEON on arm64. There may be no fused
+// multiply-add, so results can differ from the other kernels by rounding.
+constexpr int kLanes = 4;
+typedef float Float4 __attribute__((vector_size(16)));
+typedef int32_t Int4 __attribute__((vector_size(16)));
+typedef uint32_t Uint4 __attribute__((vector_size(16)));
+struct Vec {
+  Float4 v;
+};
+inline Uint4 bits(Vec a) { return (Uint4)a.v; }
+inline Vec from_bits(Uint4 i) { return {(Float4)i}; }
+
+inline Vec load(const float* p) {
+  Vec a;
+  memcpy(&a, p, sizeof a);
+  return a;
+}
+inline void store(float* p, Vec a) { memcpy(p, &a, sizeof a); }
+inline void store_first(float* p, Vec a, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = a.v[i];
+}
+inline Vec broadcast(float s) { return {Float4{s, s, s, s}}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
+inline Vec add(Vec a, Vec b) { return {a.v + b.v}; }
+inline Vec sub(Vec a, Vec b) { return {a.v - b.v}; }
+inline Vec mul(Vec a, Vec b) { return {a.v * b.v}; }
+inline Vec div(Vec a, Vec b) { return {a.v / b.v}; }
+inline Vec pick(Int4 mask, Vec yes, Vec no) { return from_bits(((Uint4)mask & bits(yes)) | (~(Uint4)mask & bits(no))); }
+inline Vec min_keep_nan(Vec limit, Vec a) { return pick(limit.v < a.v, limit, a); }
+inline Vec max_keep_nan(Vec limit, Vec a) { return pick(limit.v > a.v, limit, a); }
+inline Vec bit_and(Vec a, Vec b) { return from_bits(bits(a) & bits(b)); }
+inline Vec bit_or(Vec a, Vec b) { return from_bits(bits(a) | bits(b)); }
+inline Vec int_add(Vec a, Vec b) { return from_bits(bits(a) + bits(b)); }
+inline Vec int_shift_left_23(Vec a) { return from_bits(bits(a) << 23); }
+
+#endif
+
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+
+// dst[c * dst_stride + r] = src[r * src_stride + c] for r < rows, c < cols. Blocks of 4 x 4 in 16-byte vectors: eight
+// shuffles for 16 floats, and the same code for every instruction set.
+typedef float Quad __attribute__((vector_size(16)));
+inline Quad load_quad(const float* p) {
+  Quad q;
+  memcpy(&q, p, sizeof q);
+  return q;
+}
+inline void store_quad(float* p, Quad q) { memcpy(p, &q, sizeof q); }
+
+inline void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t cols, float* dst,
+                      int64_t dst_stride) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    const float* s = src + r * src_stride;
+    float* d = dst + r;
+    int64_t c = 0;
+    for (; c + 4 <= cols; c += 4, s += 4, d += 4 * dst_stride) {
+      const Quad a = load_quad(s), b = load_quad(s + src_stride);
+      const Quad e = load_quad(s + 2 * src_stride), f = load_quad(s + 3 * src_stride);
+      const Quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      const Quad ef_low = __builtin_shufflevector(e, f, 0, 4, 1, 5), ef_high = __builtin_shufflevector(e, f, 2, 6, 3, 7);
+      store_quad(d, __builtin_shufflevector(ab_low, ef_low, 0, 1, 4, 5));
+      store_quad(d + dst_stride, __builtin_shufflevector(ab_low, ef_low, 2, 3, 6, 7));
+      store_quad(d + 2 * dst_stride, __builtin_shufflevector(ab_high, ef_high, 0, 1, 4, 5));
+      store_quad(d + 3 * dst_stride, __builtin_shufflevector(ab_high, ef_high, 2, 3, 6, 7));
+    }
+    for (; c < cols; ++c, ++s, d += dst_stride) {
+      const Quad column = {s[0], s[src_stride], s[2 * src_stride], s[3 * src_stride]};
+      store_quad(d, column);
+    }
+  }
+  for (; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) dst[c * dst_stride + r] = src[r * src_stride + c];
+  }
+}
+
+}  // namespace
+}  // namespace MLPBANK_ISA
+}  // namespace mlpbank

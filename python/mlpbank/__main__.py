@@ -1,0 +1,7 @@
+"""``python -m mlpbank``."""
+
+import sys
+
+from mlpbank.cli import main
+
+sys.exit(main())

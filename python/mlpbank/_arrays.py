@@ -1,0 +1,85 @@
+"""What comes from users as arrays, as the core takes it: C-contiguous, aligned, native float32 or int64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array = npt.NDArray[np.float32]
+
+_FLOAT32 = np.dtype(np.float32)
+_INT64 = np.dtype(np.int64)
+
+
+def as_float32(values: Any, name: str) -> Float32Array:
+    """Return `values` as a C-contiguous, aligned float32 array, without a copy where it is one already.
+
+    Raises
+    ------
+    TypeError
+        The values are not real numbers (complex, object, string, masked), or of no common shape.
+    """
+    if type(values) is np.ndarray and values.dtype is _FLOAT32:
+        flags = values.flags
+        if flags.c_contiguous and flags.aligned:
+            return values
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without mask, got a masked array; fill it first")
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # a list of vectors of differing lengths
+        raise ValueError(f"{name}: expected numbers that form an array, got {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    return np.require(array, _FLOAT32, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:
+    """Return model indices as a C-contiguous int64 array of one dimension.
+
+    Raises
+    ------
+    TypeError
+        They are not integers; the message shows the first that is not.
+    ValueError
+        They do not have one dimension.
+    IndexError
+        One does not even fit int64.
+    """
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
+    if array.size == 0:
+        return np.empty(0, _INT64)
+    if array.dtype.kind not in "iu":
+        bad = next((i for i, v in enumerate(array.tolist()) if type(v) is not int), 0)
+        raise TypeError(f"{name}: expected integers, got dtype {array.dtype}, {name}[{bad}] = {array[bad]!r}")
+    if array.dtype.kind == "u" and array.dtype.itemsize == 8 and int(array.max()) >= 2**63:
+        bad = int(np.argmax(array >= 2**63))
+        raise IndexError(f"{name}[{bad}]: expected a model index, got {array[bad]}")
+    return np.require(array, _INT64, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def check_out(out: Any, shape: tuple[int, ...], inputs: Float32Array) -> Float32Array:
+    """Return `out` if results can be written straight into it; it is never silently replaced by a copy.
+
+    Raises
+    ------
+    TypeError
+        It is not a NumPy array of native float32.
+    ValueError
+        Its shape, memory order, writability or overlap with the inputs stands in the way.
+    """
+    if not isinstance(out, np.ndarray) or out.dtype != _FLOAT32:
+        got = f"dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"out: expected a float32 NumPy array, got {got}")
+    if out.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {out.shape}")
+    flags = out.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+        raise ValueError("out: expected a C-contiguous, aligned, writeable array, got one that is not")
+    if np.may_share_memory(out, inputs):
+        raise ValueError("out: expected memory of its own, got an array that overlaps the inputs")
+    return out

@@ -1,0 +1,41 @@
+"""The command line: ``python -m mlpbank`` and the ``mlpbank`` script."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from mlpbank import demo
+
+    return demo.main()
+
+
+def _info(_: argparse.Namespace) -> int:
+    import mlpbank
+
+    engine = mlpbank.Engine()
+    print(f"mlpbank {mlpbank.__version__}")
+    print(f"instruction sets: {', '.join(mlpbank.available_isas())} (in use: {engine.isa})")
+    print(f"threads: {engine.num_threads}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="mlpbank", description="Many small neural networks in one call, on CPUs.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="predict the arrival delay of real flights, one network per aircraft")
+    demo.set_defaults(run=_demo)
+    info = commands.add_parser("info", help="show version, instruction sets and threads")
+    info.set_defaults(run=_info)
+    args = parser.parse_args(argv)
+    code: int = args.run(args)
+    return code
