@@ -16,9 +16,7 @@
 namespace mlpbank {
 namespace {
 
-// Below this estimate one thread does the work: waking the team costs more than it saves.
-constexpr double kSerialNanoseconds = 6000;
-// What one thread gets through per nanosecond, for that estimate only.
+// What one thread gets through per nanosecond, and what a unit costs beside: for estimates of a call's duration only.
 constexpr double kBytesPerNanosecond = 20, kFlopsPerNanosecond = 60;
 constexpr double kUnitNanoseconds = 20;
 // Each thread takes about this many chunks, but none smaller than kChunkBytes of weights.
@@ -74,6 +72,13 @@ struct Call {
 
   const float* unit(int64_t i) const { return weights.data() + i * plan.unit_floats; }
   int64_t scratch_floats() const { return kScratchRows * plan.buffer_width; }
+
+  double nanoseconds(int64_t units, int64_t rows) const {
+    const double bytes = 4.0 * static_cast<double>(units) * static_cast<double>(plan.unit_floats);
+    const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(weights.architecture().num_parameters());
+    return std::max(bytes / kBytesPerNanosecond, flops / kFlopsPerNanosecond) +
+           kUnitNanoseconds * static_cast<double>(units);
+  }
 };
 
 // Rows scattered over x and y, brought together for the kernel block by block and put back.
@@ -154,15 +159,10 @@ class ScatteredRows {
 BatchedInference::BatchedInference(std::shared_ptr<BatchedWeights> weights, Engine engine)
     : weights_(std::move(weights)), engine_(engine) {}
 
-int BatchedInference::threads_for(int64_t units, int64_t rows, const ForwardOptions& options) const {
+int BatchedInference::threads_for(const ForwardOptions& options) const {
   if (options.num_threads < 0) {
     throw std::invalid_argument("num_threads: expected a positive integer, got " + std::to_string(options.num_threads));
   }
-  const double bytes = 4.0 * static_cast<double>(units) * static_cast<double>(weights_->layout().unit_floats());
-  const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(weights_->architecture().num_parameters());
-  const double estimate = std::max(bytes / kBytesPerNanosecond, flops / kFlopsPerNanosecond) +
-                          kUnitNanoseconds * static_cast<double>(units);
-  if (estimate < kSerialNanoseconds) return 1;
   return options.num_threads == 0 ? engine_.num_threads() : std::min(options.num_threads, engine_.num_threads());
 }
 
@@ -184,7 +184,7 @@ void BatchedInference::forward_dense(const float* x, bool shared, int64_t rows, 
     if (!weights_->loaded(m)) BatchedWeights::throw_not_loaded(m);
   }
   const int64_t units = (models + call.unit_models - 1) / call.unit_models;
-  const int threads = threads_for(units, models * rows, options);
+  const int threads = threads_for(options);
   if (rows == 0) return;
 
   // An item is one unit and some of its rows: all of them, unless there are too few units for the threads.
@@ -196,7 +196,8 @@ void BatchedInference::forward_dense(const float* x, bool shared, int64_t rows, 
                                  kChunkBytes / (4 * call.plan.unit_floats) + 1);
 
   std::atomic<bool> no_memory{false};
-  parallel_for(threads, items, chunk, [&](int64_t begin, int64_t end) {
+  const ChunkedWork work = {items, chunk, call.nanoseconds(units, models * rows)};
+  parallel_for(threads, work, [&](int64_t begin, int64_t end) {
     Scratch& scratch = thread_scratch;
     if (!scratch.reserve(call.scratch_floats(), 0, 0)) {
       no_memory = true;
@@ -238,7 +239,7 @@ void BatchedInference::forward_models(const int64_t* models, int64_t entries, co
     if (!weights_->loaded(models[i])) BatchedWeights::throw_not_loaded(models[i]);
   }
   const auto pieces = static_cast<int64_t>(grouping.pieces.size());
-  const int threads = threads_for(pieces, entries * rows, options);
+  const int threads = threads_for(options);
   if (rows == 0) return;
 
   const bool lanes = call.unit_models > 1;
@@ -246,8 +247,9 @@ void BatchedInference::forward_models(const int64_t* models, int64_t entries, co
   const ScatteredRows scattered(call, models, x, rows, y);
   const int64_t* order = grouping.order.data();
   std::atomic<bool> no_memory{false};
-  parallel_for(threads, pieces, std::max<int64_t>(1, pieces / (threads * kChunksPerThread)),
-               [&](int64_t begin, int64_t end) {
+  const ChunkedWork work = {pieces, std::max<int64_t>(1, pieces / (threads * kChunksPerThread)),
+                            call.nanoseconds(pieces, entries * rows)};
+  parallel_for(threads, work, [&](int64_t begin, int64_t end) {
     Scratch& scratch = thread_scratch;
     if (!scratch.reserve(call.scratch_floats(), gathered * call.in, gathered * call.out)) {
       no_memory = true;

@@ -35,7 +35,7 @@ class BatchedInference {
 
  private:
   void forward_dense(const float* x, bool shared, int64_t rows, float* y, const ForwardOptions& options) const;
-  int threads_for(int64_t units, int64_t rows, const ForwardOptions& options) const;
+  int threads_for(const ForwardOptions& options) const;
 
   std::shared_ptr<BatchedWeights> weights_;
   Engine engine_;

@@ -13,6 +13,7 @@
 #include "kernel.h"
 
 #include "activations.h"
+#include "probe.h"
 #include "simd.h"
 
 #define UNROLL _Pragma("GCC unroll 24")
@@ -330,6 +331,7 @@ void lane(const Plan& plan, const LaneJob& job, float* scratch) {
 #define MLPBANK_STRING(s) #s
 #define MLPBANK_NAME(isa) MLPBANK_STRING(isa)
 extern const Kernel MLPBANK_KERNEL(MLPBANK_ISA);
-const Kernel MLPBANK_KERNEL(MLPBANK_ISA) = {MLPBANK_NAME(MLPBANK_ISA), MLPBANK_ISA::panel, MLPBANK_ISA::lane};
+const Kernel MLPBANK_KERNEL(MLPBANK_ISA) = {MLPBANK_NAME(MLPBANK_ISA), MLPBANK_ISA::panel, MLPBANK_ISA::lane,
+                                            MLPBANK_ISA::probe_read, MLPBANK_ISA::probe_fma};
 
 }  // namespace mlpbank

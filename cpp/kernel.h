@@ -80,11 +80,16 @@ struct LaneJob {
   int64_t models;  // 1..16: how many lanes of the tile are real
 };
 
+constexpr int kReadVariants = 5;  // of probe_read
+
 // One instruction set's kernels. `scratch` is 64-byte aligned and holds kScratchRows * buffer_width floats.
 struct Kernel {
   const char* isa;
   void (*panel)(const Plan& plan, const PanelJob& job, float* scratch);
   void (*lane)(const Plan& plan, const LaneJob& job, float* scratch);
+  // What roofline.cpp measures with, see probe.h.
+  float (*probe_read)(const float* data, int64_t floats, int variant);
+  double (*probe_fma)(int64_t steps, float* result);
 };
 
 }  // namespace mlpbank

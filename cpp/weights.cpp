@@ -20,6 +20,7 @@ constexpr std::size_t kAlign = 64;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 // Chunks of about this many bytes when several models are packed in parallel.
 constexpr int64_t kPackChunkBytes = 256 << 10;
+constexpr double kPackBytesPerNanosecond = 5;  // one thread, for an estimate
 
 int64_t buffer_floats(int64_t num_models, const Layout& layout) {
   constexpr const char* kWhat = "num_models x parameters";
@@ -72,7 +73,9 @@ void BatchedWeights::load(int64_t first, int64_t count, const std::vector<LayerV
   const int64_t unit_bytes = layout_.unit_floats() * static_cast<int64_t>(sizeof(float));
   const int64_t chunk_units = std::max<int64_t>(1, kPackChunkBytes / unit_bytes);
   // Whole tiles per chunk, so that no two threads write one cache line (`first` is 0 whenever count is not 1).
-  parallel_for(num_threads, count, chunk_units * layout_.unit_models(), [&](int64_t begin, int64_t end) {
+  const double bytes = static_cast<double>(unit_bytes) / static_cast<double>(layout_.unit_models()) * static_cast<double>(count);
+  const ChunkedWork work = {count, chunk_units * layout_.unit_models(), bytes / kPackBytesPerNanosecond};
+  parallel_for(num_threads, work, [&](int64_t begin, int64_t end) {
     layout_.pack(views, begin, end, first, buffer_.data());
   });
   for (int64_t m = first; m < first + count; ++m) {
