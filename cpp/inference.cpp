@@ -71,7 +71,9 @@ struct Call {
         unit_models(w.layout().unit_models()) {}
 
   const float* unit(int64_t i) const { return weights.data() + i * plan.unit_floats; }
-  int64_t scratch_floats() const { return kScratchRows * plan.buffer_width; }
+  int64_t scratch_floats() const {
+    return kScratchRows * plan.buffer_width + (unit_models > 1 ? plan.unit_floats : 0);
+  }
 
   double nanoseconds(int64_t units, int64_t rows) const {
     const double bytes = 4.0 * static_cast<double>(units) * static_cast<double>(plan.unit_floats);

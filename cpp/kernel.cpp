@@ -26,14 +26,23 @@ namespace {
 // enough not to push anything out of L1.
 constexpr int64_t kPrefetchFloats = 1536;
 
-// Tile sizes that fill the register file: 32 vector registers with AVX-512, else 16.
-#if defined(__AVX512F__)
-constexpr int kOutputsRows = 4, kOutputsPanels = 4;         // 4 rows x 4 zmm: 16 accumulators + 4 weights + 1 input
-constexpr int kRowsOutputs[4] = {0, 16, 8, 8};              // outputs beside 1, 2, 3 vectors of rows: at most 24 accumulators
-constexpr int kModelsRows = 2;                              // 2 rows x 8 outputs
-#else
-constexpr int kOutputsRows = 4, kOutputsPanels = kLanes == 8 ? 2 : 1;
-constexpr int kRowsOutputs[4] = {0, 8, 6, 4};               // at most 12 accumulators + 3 inputs + 1 weight
+// From this many rows per model on, a tile of the lane layout is transposed and its models computed one by one:
+// transposing costs as much as computing 4 rows, after that rows_tile is three times as fast as models_tile.
+constexpr int64_t kUnpackRows = 16;
+
+// Tile sizes that fill the register file. kRowsOutputs[v]: outputs beside v vectors of rows. kOutputsPanels[r]: panels
+// beside r rows, at most kLanes / 2 of them.
+#if defined(__AVX512F__)                        // 32 registers, a panel is one vector
+constexpr int kRowsOutputs[] = {0, 16, 8, 8};  // at most 24 accumulators + 3 inputs + 1 weight
+constexpr int kOutputsPanels[] = {0, 4, 4, 4, 4, 4, 4, 2, 2};  // at most 24 accumulators + 6 inputs + 1 weight
+constexpr int kModelsRows = 3;                                 // 24 accumulators + 3 inputs + 1 weight
+#elif defined(__AVX2__)                        // 16 registers, a panel is two vectors
+constexpr int kRowsOutputs[] = {0, 8, 6, 4};  // at most 12 accumulators + 3 inputs + 1 weight
+constexpr int kOutputsPanels[] = {0, 2, 2, 2, 1};
+constexpr int kModelsRows = 1;
+#else  // 16 registers, of which a multiplication needs one; a panel is four vectors
+constexpr int kRowsOutputs[] = {0, 8, 4, 2};
+constexpr int kOutputsPanels[] = {0, 1, 1};
 constexpr int kModelsRows = 1;
 #endif
 
@@ -65,93 +74,90 @@ template <int R, int P, int V>
 inline void outputs_tile(const float* w, int64_t width, int64_t in, bool with_relu, const float* x, int64_t x_stride,
                          float* y, int64_t y_stride, int64_t ahead) {
   const int64_t panel_floats = width * (in + 1);
-  Vec acc[R][P * V];
+  Vec acc[P * V][R];
   UNROLL for (int c = 0; c < P * V; ++c) {
     const Vec bias = load(w + c / V * panel_floats + c % V * kLanes);
-    UNROLL for (int r = 0; r < R; ++r) acc[r][c] = bias;
+    UNROLL for (int r = 0; r < R; ++r) acc[c][r] = bias;
   }
   for (int64_t k = 0; k < in; ++k) {
     w += width;
-    Vec wk[P * V];
-    UNROLL for (int c = 0; c < P * V; ++c) wk[c] = load(w + c / V * panel_floats + c % V * kLanes);
+    Vec xk[R];
+    UNROLL for (int r = 0; r < R; ++r) xk[r] = broadcast(x[r * x_stride + k]);
     UNROLL for (int p = 0; p < P; ++p) prefetch_ahead(w + p * panel_floats, ahead);
-    UNROLL for (int r = 0; r < R; ++r) {
-      const Vec xk = broadcast(x[r * x_stride + k]);
-      UNROLL for (int c = 0; c < P * V; ++c) acc[r][c] = fma(xk, wk[c], acc[r][c]);
-    }
-  }
-  UNROLL for (int r = 0; r < R; ++r) {
     UNROLL for (int c = 0; c < P * V; ++c) {
-      store(y + r * y_stride + c * kLanes, with_relu ? relu(acc[r][c]) : acc[r][c]);
+      const Vec wk = load(w + c / V * panel_floats + c % V * kLanes);
+      UNROLL for (int r = 0; r < R; ++r) acc[c][r] = fma(xk[r], wk, acc[c][r]);
+    }
+  }
+  UNROLL for (int c = 0; c < P * V; ++c) {
+    UNROLL for (int r = 0; r < R; ++r) {
+      store(y + r * y_stride + c * kLanes, with_relu ? relu(acc[c][r]) : acc[c][r]);
     }
   }
 }
 
-template <int P, int V>
-inline void outputs_panels(const float* w, int64_t width, int64_t in, bool with_relu, const float* x, int64_t x_stride,
-                           int64_t rows, float* y, int64_t y_stride, int64_t ahead) {
-  int64_t r = 0;
-  for (; r + kOutputsRows <= rows; r += kOutputsRows) {
-    outputs_tile<kOutputsRows, P, V>(w, width, in, with_relu, x + r * x_stride, x_stride, y + r * y_stride, y_stride,
-                                     ahead);
-  }
-  for (; r < rows; ++r) {
-    outputs_tile<1, P, V>(w, width, in, with_relu, x + r * x_stride, x_stride, y + r * y_stride, y_stride, ahead);
-  }
-}
-
-// One layer: x (rows, in) to y (rows, out rounded up to whole vectors; what is past `out` is garbage nobody reads).
-inline void outputs_layer(const LayerPlan& layer, const Stream& stream, const float* x, int64_t x_stride, int64_t rows,
-                          float* y, int64_t y_stride) {
-  constexpr int kFull = kPanelWidth / kLanes;
+// One layer: x (R, in) to y (R, out rounded up to whole vectors; what is past `out` is garbage nobody reads).
+template <int R>
+inline void outputs_layer(const LayerPlan& layer, const Stream& stream, const float* x, int64_t x_stride, float* y,
+                          int64_t y_stride) {
+  constexpr int kVectors = kPanelWidth / kLanes, kPanels = kOutputsPanels[R];
   const int64_t in = layer.in;
   const bool with_relu = layer.activation == Activation::relu;
   const float* w = stream.weights + layer.offset;
   int64_t left = layer.out;
-  const auto panels = [&](auto tile, int64_t width, int64_t outputs) {
-    tile(w, width, in, with_relu, x, x_stride, rows, y, y_stride, stream.ahead(w));
+  const auto run = [&](auto tile, int64_t width, int64_t outputs) {
+    tile(w, width, in, with_relu, x, x_stride, y, y_stride, stream.ahead(w));
     w += (in + 1) * outputs;
     y += outputs;
     left -= outputs;
   };
-  while (left >= kOutputsPanels * kPanelWidth) {
-    panels(outputs_panels<kOutputsPanels, kFull>, kPanelWidth, kOutputsPanels * kPanelWidth);
+  while (left >= kPanels * kPanelWidth) {
+    run(outputs_tile<R, kPanels, kVectors>, kPanelWidth, kPanels * kPanelWidth);
   }
-  if (kOutputsPanels > 2 && left >= 2 * kPanelWidth) panels(outputs_panels<2, kFull>, kPanelWidth, 2 * kPanelWidth);
-  while (left >= kPanelWidth) panels(outputs_panels<1, kFull>, kPanelWidth, kPanelWidth);
+  if (kPanels > 2 && left >= 2 * kPanelWidth) run(outputs_tile<R, 2, kVectors>, kPanelWidth, 2 * kPanelWidth);
+  if (kPanels > 1 && left >= kPanelWidth) run(outputs_tile<R, 1, kVectors>, kPanelWidth, kPanelWidth);
   if (left == 0) return;
   // The tail panel: only as many vectors as it needs.
   if (left <= kLanes) {
-    panels(outputs_panels<1, 1>, left, left);
+    run(outputs_tile<R, 1, 1>, left, left);
   } else if (left <= 2 * kLanes) {
-    panels(outputs_panels<1, 2 < kFull ? 2 : kFull>, left, left);
+    run(outputs_tile<R, 1, 2 < kVectors ? 2 : kVectors>, left, left);
   } else {
-    panels(outputs_panels<1, kFull>, left, left);
+    run(outputs_tile<R, 1, kVectors>, left, left);
   }
 }
 
-// All layers for up to 16 rows.
-void outputs_block(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y, float* scratch) {
-  float* buffers[2] = {scratch, scratch + kBlockRows * plan.buffer_width};
+// All layers for R rows.
+template <int R>
+void outputs_block(const Plan& plan, const Stream& stream, const float* x, float* y, float* scratch) {
+  float* buffers[2] = {scratch, scratch + kScratchRows / 2 * plan.buffer_width};
   const LayerPlan* layer = plan.layers;
   const LayerPlan* const end = layer + plan.num_layers;
   int64_t x_stride = layer->in;
   for (int turn = 0; layer != end; ++layer, turn ^= 1) {
     float* out = buffers[turn];
-    outputs_layer(*layer, stream, x, x_stride, rows, out, plan.buffer_width);
-    for (int64_t r = 0; r < rows; ++r) {
+    outputs_layer<R>(*layer, stream, x, x_stride, out, plan.buffer_width);
+    for (int64_t r = 0; r < R; ++r) {
       apply(layer->activation, out + r * plan.buffer_width, (layer->out + kLanes - 1) / kLanes * kLanes);
     }
     x = out;
     x_stride = plan.buffer_width;
   }
   const int64_t out = end[-1].out;
-  for (int64_t r = 0; r < rows; ++r, y += out) {
+  for (int64_t r = 0; r < R; ++r, y += out) {
     const float* from = x + r * x_stride;
     int64_t o = 0;
     for (; o + kLanes <= out; o += kLanes) store(y + o, load(from + o));
     if (o < out) store_first(y + o, load(from + o), out - o);
   }
+}
+
+// outputs_block for a number of rows known only now, 1 to R.
+template <int R = kLanes / 2>
+inline void outputs_rows(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y,
+                         float* scratch) {
+  if (rows == R) return outputs_block<R>(plan, stream, x, y, scratch);
+  if constexpr (R > 1) outputs_rows<R - 1>(plan, stream, x, rows, y, scratch);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -195,17 +201,17 @@ inline void rows_panel(const float* w, int64_t width, int64_t left, int64_t in, 
 template <int V>
 void rows_block(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y, float* scratch) {
   constexpr int64_t kRows = V * kLanes;
-  float* buffers[2] = {scratch, scratch + kBlockRows * plan.buffer_width};
+  float* buffers[2] = {scratch, scratch + kScratchRows / 2 * plan.buffer_width};
   const int64_t in = plan.layers[0].in;
   if (rows < kRows) memset(buffers[0], 0, sizeof(float) * kRows * in);
   transpose(x, in, rows, in, buffers[0], kRows);
   int turn = 0;
   for (int64_t i = 0; i < plan.num_layers; ++i, turn ^= 1) {
     const LayerPlan& layer = plan.layers[i];
-    const float* w = stream.weights + layer.offset;
+    const float* w = stream.weights + layer.offset / plan.unit_models;
     float* out = buffers[turn ^ 1];
-    for (int64_t o = 0; o < layer.out; o += kPanelWidth) {
-      const int64_t width = layer.out - o < kPanelWidth ? layer.out - o : kPanelWidth;
+    for (int64_t o = 0; o < layer.out; o += plan.panel_width) {
+      const int64_t width = layer.out - o < plan.panel_width ? layer.out - o : plan.panel_width;
       rows_panel<V, kRowsOutputs[V]>(w, width, width, layer.in, layer.activation == Activation::relu, buffers[turn],
                                      out + o * kRows, stream.ahead(w));
       w += (layer.in + 1) * width;
@@ -216,30 +222,41 @@ void rows_block(const Plan& plan, const Stream& stream, const float* x, int64_t 
   transpose(buffers[turn], kRows, out, rows, y, out);
 }
 
-void panel(const Plan& plan, const PanelJob& job, float* scratch) {
-  const Stream stream = {job.weights, job.next_weights, plan.unit_floats};
+// How many of `rows` rows go through rows_block: all but a last vector that would be at most half full, which is faster
+// through the few-rows tiles.
+inline int64_t rows_in_vectors(int64_t rows) {
+  const int64_t rest = rows % kLanes;
+  return rest > kLanes / 2 ? rows : rows - rest;
+}
+
+void rows_blocks(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y, float* scratch) {
   const int64_t in = plan.layers[0].in, out = plan.layers[plan.num_layers - 1].out;
-  const float* x = job.x;
-  float* y = job.y;
-  int64_t left = job.rows;
-  // A last vector of rows that is more than half full beats the few-rows tiles.
-  int64_t vectors = left / kLanes + (left % kLanes > kLanes / 2);
+  int64_t vectors = (rows + kLanes - 1) / kLanes;
   while (vectors > 0) {
     const int64_t v = vectors == 4 ? 2 : vectors < 3 ? vectors : 3;  // 4 = 2 + 2: one vector alone is the slowest tile
-    const int64_t rows = left < v * kLanes ? left : v * kLanes;
+    const int64_t n = rows < v * kLanes ? rows : v * kLanes;
     if (v == 3) {
-      rows_block<3>(plan, stream, x, rows, y, scratch);
+      rows_block<3>(plan, stream, x, n, y, scratch);
     } else if (v == 2) {
-      rows_block<2>(plan, stream, x, rows, y, scratch);
+      rows_block<2>(plan, stream, x, n, y, scratch);
     } else {
-      rows_block<1>(plan, stream, x, rows, y, scratch);
+      rows_block<1>(plan, stream, x, n, y, scratch);
     }
     vectors -= v;
-    left -= rows;
-    x += rows * in;
-    y += rows * out;
+    rows -= n;
+    x += n * in;
+    y += n * out;
   }
-  if (left > 0) outputs_block(plan, stream, x, left, y, scratch);
+}
+
+void panel(const Plan& plan, const PanelJob& job, float* scratch) {
+  const Stream stream = {job.weights, job.next_weights, plan.unit_floats};
+  const int64_t many = rows_in_vectors(job.rows), few = job.rows - many;
+  if (many > 0) rows_blocks(plan, stream, job.x, many, job.y, scratch);
+  if (few > 0) {
+    outputs_rows(plan, stream, job.x + many * plan.layers[0].in, few,
+                 job.y + many * plan.layers[plan.num_layers - 1].out, scratch);
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -270,9 +287,10 @@ inline void models_tile(const float* w, int64_t width, int64_t in, bool with_rel
   }
 }
 
+// The outputs of one panel for R rows, in tiles of O, what is left in smaller ones.
 template <int R, int O>
-inline void models_panel(const float* w, int64_t width, int64_t left, int64_t in, bool with_relu, const float* x,
-                         int64_t x_stride, float* y, int64_t y_stride, int64_t ahead) {
+inline void models_outputs(const float* w, int64_t width, int64_t left, int64_t in, bool with_relu, const float* x,
+                           int64_t x_stride, float* y, int64_t y_stride, int64_t ahead) {
   if (left >= O) {
     for (int lane = 0; lane < kTileModels; lane += kLanes) {
       models_tile<R, O>(w + lane, width, in, with_relu, x + lane, x_stride, y + lane, y_stride, ahead);
@@ -282,20 +300,30 @@ inline void models_panel(const float* w, int64_t width, int64_t left, int64_t in
     y += O * kTileModels;
   }
   if constexpr (O > 1) {
-    if (left > 0) models_panel<R, O / 2>(w, width, left, in, with_relu, x, x_stride, y, y_stride, ahead);
+    if (left > 0) models_outputs<R, O / 2>(w, width, left, in, with_relu, x, x_stride, y, y_stride, ahead);
   }
 }
 
-// All layers for R rows of each model of the tile.
-template <int R>
-void models_block(const Plan& plan, const Stream& stream, const LaneJob& job, int64_t row, float* scratch) {
-  float* buffers[2] = {scratch, scratch + kBlockRows * plan.buffer_width};
+// One panel for all rows: its weights come from L1 for all rows but the first.
+template <int R = kModelsRows>
+inline void models_panel(const float* w, int64_t width, int64_t in, bool with_relu, const float* x, int64_t x_stride,
+                         int64_t rows, float* y, int64_t y_stride, int64_t ahead) {
+  for (; rows >= R; rows -= R, x += R * x_stride, y += R * y_stride) {
+    models_outputs<R, kLanePanelWidth>(w, width, width, in, with_relu, x, x_stride, y, y_stride, ahead);
+  }
+  if constexpr (R > 1) models_panel<R - 1>(w, width, in, with_relu, x, x_stride, rows, y, y_stride, ahead);
+}
+
+// All layers for up to kTileRows rows of each model of the tile, from job.x's row `first` on.
+void models_block(const Plan& plan, const Stream& stream, const LaneJob& job, int64_t first, int64_t rows,
+                  float* scratch) {
+  float* buffers[2] = {scratch, scratch + kScratchRows / 2 * plan.buffer_width};
   const int64_t stride = plan.buffer_width * kTileModels;
   const int64_t in = plan.layers[0].in, out = plan.layers[plan.num_layers - 1].out;
-  for (int64_t r = 0; r < R; ++r) {
+  for (int64_t r = 0; r < rows; ++r) {
     float* to = buffers[0] + r * stride;
     if (job.models < kTileModels) memset(to, 0, sizeof(float) * in * kTileModels);
-    transpose(job.x + (row + r) * in, job.x_stride, job.models, in, to, kTileModels);
+    transpose(job.x + (first + r) * in, job.x_stride, job.models, in, to, kTileModels);
   }
   int turn = 0;
   for (int64_t i = 0; i < plan.num_layers; ++i, turn ^= 1) {
@@ -304,22 +332,34 @@ void models_block(const Plan& plan, const Stream& stream, const LaneJob& job, in
     float* to = buffers[turn ^ 1];
     for (int64_t o = 0; o < layer.out; o += kLanePanelWidth) {
       const int64_t width = layer.out - o < kLanePanelWidth ? layer.out - o : kLanePanelWidth;
-      models_panel<R, kLanePanelWidth>(w, width, width, layer.in, layer.activation == Activation::relu, buffers[turn],
-                                       stride, to + o * kTileModels, stride, stream.ahead(w));
+      models_panel(w, width, layer.in, layer.activation == Activation::relu, buffers[turn], stride, rows,
+                   to + o * kTileModels, stride, stream.ahead(w));
       w += (layer.in + 1) * width * kTileModels;
     }
-    for (int64_t r = 0; r < R; ++r) apply(layer.activation, to + r * stride, layer.out * kTileModels);
+    for (int64_t r = 0; r < rows; ++r) apply(layer.activation, to + r * stride, layer.out * kTileModels);
   }
-  for (int64_t r = 0; r < R; ++r) {
-    transpose(buffers[turn] + r * stride, kTileModels, out, job.models, job.y + (row + r) * out, job.y_stride);
+  for (int64_t r = 0; r < rows; ++r) {
+    transpose(buffers[turn] + r * stride, kTileModels, out, job.models, job.y + (first + r) * out, job.y_stride);
   }
 }
 
 void lane(const Plan& plan, const LaneJob& job, float* scratch) {
-  const Stream stream = {job.weights, job.next_weights, plan.unit_floats};
   int64_t row = 0;
-  for (; row + kModelsRows <= job.rows; row += kModelsRows) models_block<kModelsRows>(plan, stream, job, row, scratch);
-  for (; row < job.rows; ++row) models_block<1>(plan, stream, job, row, scratch);
+  if (job.rows >= kUnpackRows) {
+    // The tile transposed is a panel layout with panels of kLanePanelWidth.
+    float* unpacked = scratch + kScratchRows * plan.buffer_width;
+    const int64_t model_floats = plan.unit_floats / kTileModels;
+    transpose(job.weights, kTileModels, model_floats, kTileModels, unpacked, model_floats);
+    row = rows_in_vectors(job.rows);
+    for (int64_t m = 0; m < job.models; ++m, unpacked += model_floats) {
+      const Stream stream = {unpacked, unpacked + model_floats, model_floats};
+      rows_blocks(plan, stream, job.x + m * job.x_stride, row, job.y + m * job.y_stride, scratch);
+    }
+  }
+  const Stream stream = {job.weights, job.next_weights, plan.unit_floats};
+  for (; row < job.rows; row += kTileRows) {
+    models_block(plan, stream, job, row, job.rows - row < kTileRows ? job.rows - row : kTileRows, scratch);
+  }
 }
 
 }  // namespace

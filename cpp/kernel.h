@@ -40,7 +40,8 @@ enum class Activation : uint8_t { none, relu, tanh };
 constexpr int64_t kPanelWidth = 16;     // outputs in a panel: 1 zmm, 2 ymm or 4 xmm, so packed bytes do not know the ISA
 constexpr int64_t kTileModels = 16;     // models in a tile of the lane layout
 constexpr int64_t kLanePanelWidth = 8;  // outputs in a panel of the lane layout: 8 accumulators hide the FMA latency
-constexpr int64_t kBlockRows = 48;      // rows carried through all layers together: 3 zmm of rows
+constexpr int64_t kBlockRows = 48;      // rows of one model carried through all layers together: 3 zmm of rows
+constexpr int64_t kTileRows = 8;        // rows of each model of a tile carried through all layers together
 
 struct LayerPlan {
   int64_t in, out;
@@ -52,11 +53,14 @@ struct Plan {
   const LayerPlan* layers;
   int64_t num_layers;
   int64_t unit_floats;   // from one model (panel) or tile (lane) to the next
+  int64_t unit_models;   // 1 (panel) or kTileModels (lane)
+  int64_t panel_width;   // kPanelWidth or kLanePanelWidth
   int64_t buffer_width;  // the widest layer, rounded up to 16: floats per row of an activation buffer
 };
 
-// Activation buffers a kernel call needs: two of kBlockRows rows, used in turn by the layers.
-constexpr int64_t kScratchRows = 2 * kBlockRows;
+// Activation buffers a kernel call needs: two, used in turn by the layers, each for the most rows that stand in one.
+constexpr int64_t kScratchRows = 2 * kTileRows * kTileModels;
+static_assert(kBlockRows <= kScratchRows / 2, "a block of rows fits a buffer");
 
 // All layers of one model for `rows` rows. x is (rows, input_size), y is (rows, output_size), both contiguous.
 struct PanelJob {
@@ -82,7 +86,8 @@ struct LaneJob {
 
 constexpr int kReadVariants = 5;  // of probe_read
 
-// One instruction set's kernels. `scratch` is 64-byte aligned and holds kScratchRows * buffer_width floats.
+// One instruction set's kernels. `scratch` is 64-byte aligned and holds kScratchRows * buffer_width floats, for the lane
+// layout unit_floats more.
 struct Kernel {
   const char* isa;
   void (*panel)(const Plan& plan, const PanelJob& job, float* scratch);

@@ -35,14 +35,18 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind) : kind_(kind) 
   buffer_width_ = round_up(widest);
 }
 
+Plan Layout::plan() const {
+  const auto num_layers = static_cast<int64_t>(layers_.size());
+  return {layers_.data(), num_layers, unit_floats_, unit_models(), panel_width(), buffer_width_};
+}
+
 // Calls visit(layer, panel's first output, its width, its offset in the unit) in the order of memory.
 template <class Visit>
 void Layout::for_each_panel(Visit visit) const {
-  const int64_t panel_width = kind_ == LayoutKind::lane ? kLanePanelWidth : kPanelWidth;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     int64_t offset = layers_[l].offset;
-    for (int64_t o = 0; o < layers_[l].out; o += panel_width) {
-      const int64_t width = std::min(panel_width, layers_[l].out - o);
+    for (int64_t o = 0; o < layers_[l].out; o += panel_width()) {
+      const int64_t width = std::min(panel_width(), layers_[l].out - o);
       visit(l, o, width, offset);
       offset += (layers_[l].in + 1) * width * unit_models();
     }

@@ -29,7 +29,8 @@ class Layout {
   // A unit is what one kernel call reads: a model in the panel layout, a tile of 16 models in the lane layout.
   int64_t unit_models() const { return kind_ == LayoutKind::lane ? kTileModels : 1; }
   int64_t unit_floats() const { return unit_floats_; }
-  Plan plan() const { return {layers_.data(), static_cast<int64_t>(layers_.size()), unit_floats_, buffer_width_}; }
+  int64_t panel_width() const { return kind_ == LayoutKind::lane ? kLanePanelWidth : kPanelWidth; }
+  Plan plan() const;
 
   // Copies models [begin, end) of `views` to the places of models first + begin, ... in `buffer`. views[l] is layer l of
   // model 0; each next model's weight (bias) follows directly behind it.
