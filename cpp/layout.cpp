@@ -7,8 +7,17 @@ namespace mlpbank {
 namespace {
 
 constexpr int64_t kAlignFloats = 16;  // 64 bytes
-// Up to this many parameters a model goes into the lane layout.
-constexpr int64_t kLaneMaxParameters = 1024;
+// Up to this many parameters a model goes into the lane layout. Speed of lane over panel, AVX-512, one thread:
+//
+//                  58 parameters  212   612..881  1089..2177  3699   6337      (4-8-2, 8-16-4, ..., 32-64-64-1)
+//   1 row, in L2       3.4        1.8   1.2        1.1         1.1    1.3
+//   1 row, in memory   2.3        1.2   1.2        1.1         1.0    1.0
+//   7 rows             2.2        1.5   0.8..1.0   0.8         0.6    0.6
+//   16 rows            0.9        0.8   0.6        0.5         0.5    0.4
+//
+// Between 256 and 1,000 parameters lane gains a little for one row per model and loses more for many rows, and a call
+// for a few of the models reads whole tiles there; so they go into the panel layout too.
+constexpr int64_t kLaneMaxParameters = 256;
 
 int64_t round_up(int64_t n) { return (n + kAlignFloats - 1) / kAlignFloats * kAlignFloats; }
 
