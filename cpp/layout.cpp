@@ -3,8 +3,13 @@
 #include <algorithm>
 #include <cstring>
 
+#define MLPBANK_ISA baseline  // of simd.h only transpose() is used here, in the form every CPU has
+#include "simd.h"
+
 namespace mlpbank {
 namespace {
+
+using baseline::transpose;
 
 constexpr int64_t kAlignFloats = 16;  // 64 bytes
 // Up to this many parameters a model goes into the lane layout. Speed of lane over panel, AVX-512, one thread:
@@ -65,38 +70,52 @@ void Layout::for_each_panel(Visit visit) const {
 void Layout::pack(const std::vector<LayerView>& views, int64_t begin, int64_t end, int64_t first,
                   float* buffer) const {
   if (kind_ == LayoutKind::panel) {
-    for (int64_t m = begin; m < end; ++m) {
-      float* unit = buffer + (first + m) * unit_floats_;
-      for_each_panel([&](std::size_t l, int64_t o, int64_t width, int64_t offset) {
-        const int64_t in = layers_[l].in, out = layers_[l].out;
-        const float* weight = views[l].weight + m * in * out + o;
-        float* to = unit + offset;
-        for (int64_t j = 0; j < width; ++j) to[j] = views[l].bias ? views[l].bias[m * out + o + j] : 0.0f;
-        for (int64_t k = 0; k < in; ++k) std::memcpy(to + (k + 1) * width, weight + k * out, sizeof(float) * width);
-      });
-    }
+    for (int64_t m = begin; m < end; ++m) pack_model(views, m, buffer + (first + m) * unit_floats_);
     return;
   }
-  // Tile by tile: the innermost loop runs over the models of a tile, so that it writes whole cache lines.
   for (int64_t m = begin; m < end;) {
     const int64_t lane = (first + m) % kTileModels;
     const int64_t models = std::min(kTileModels - lane, end - m);
-    float* unit = buffer + (first + m) / kTileModels * unit_floats_ + lane;
-    for_each_panel([&](std::size_t l, int64_t o, int64_t width, int64_t offset) {
-      const int64_t in = layers_[l].in, out = layers_[l].out;
-      float* to = unit + offset;
-      for (int64_t j = 0; j < width; ++j, to += kTileModels) {
-        for (int64_t i = 0; i < models; ++i) to[i] = views[l].bias ? views[l].bias[(m + i) * out + o + j] : 0.0f;
-      }
-      const float* weight = views[l].weight + m * in * out + o;
-      for (int64_t k = 0; k < in; ++k) {
-        for (int64_t j = 0; j < width; ++j, to += kTileModels) {
-          for (int64_t i = 0; i < models; ++i) to[i] = weight[i * in * out + k * out + j];
-        }
-      }
-    });
+    pack_lanes(views, m, models, buffer + (first + m) / kTileModels * unit_floats_ + lane);
     m += models;
   }
+}
+
+void Layout::pack_model(const std::vector<LayerView>& views, int64_t m, float* unit) const {
+  for_each_panel([&](std::size_t l, int64_t o, int64_t width, int64_t offset) {
+    const int64_t in = layers_[l].in, out = layers_[l].out;
+    const std::size_t bytes = sizeof(float) * static_cast<std::size_t>(width);
+    float* to = unit + offset;
+    if (views[l].bias != nullptr) {
+      std::memcpy(to, views[l].bias + m * out + o, bytes);
+    } else {
+      std::memset(to, 0, bytes);
+    }
+    const float* from = views[l].weight + m * in * out + o;
+    if (width == kPanelWidth) {  // a size the compiler knows becomes four moves
+      for (int64_t k = 0; k < in; ++k) std::memcpy(to += kPanelWidth, from + k * out, sizeof(float) * kPanelWidth);
+    } else {
+      for (int64_t k = 0; k < in; ++k) std::memcpy(to += width, from + k * out, bytes);
+    }
+  });
+}
+
+// `models` models, the first at `lane` of their tile: rows of `width` outputs, one for each model, become columns.
+void Layout::pack_lanes(const std::vector<LayerView>& views, int64_t m, int64_t models, float* lane) const {
+  for_each_panel([&](std::size_t l, int64_t o, int64_t width, int64_t offset) {
+    const int64_t in = layers_[l].in, out = layers_[l].out;
+    float* to = lane + offset;
+    if (views[l].bias != nullptr) {
+      transpose(views[l].bias + m * out + o, out, models, width, to, kTileModels);
+    } else {
+      for (int64_t j = 0; j < width; ++j) std::fill_n(to + j * kTileModels, models, 0.0f);
+    }
+    const float* from = views[l].weight + m * in * out + o;
+    for (int64_t k = 0; k < in; ++k) {
+      to += width * kTileModels;
+      transpose(from + k * out, in * out, models, width, to, kTileModels);
+    }
+  });
 }
 
 void Layout::unpack(const float* buffer, int64_t model, const std::vector<float*>& weight,

@@ -42,6 +42,8 @@ class Layout {
  private:
   template <class Visit>
   void for_each_panel(Visit visit) const;
+  void pack_model(const std::vector<LayerView>& views, int64_t m, float* unit) const;
+  void pack_lanes(const std::vector<LayerView>& views, int64_t m, int64_t models, float* lane) const;
 
   LayoutKind kind_;
   std::vector<LayerPlan> layers_;
