@@ -186,14 +186,13 @@ inline void rows_tile(const float* w, int64_t width, int64_t in, bool with_relu,
   }
 }
 
-// The outputs of one panel in tiles of O, what is left in smaller ones.
+// The outputs of one panel in tiles of O, the last one as wide as what is left.
 template <int V, int O>
 inline void rows_panel(const float* w, int64_t width, int64_t left, int64_t in, bool with_relu, const float* x, float* y,
                        int64_t ahead) {
   for (; left >= O; left -= O, w += O, y += O * V * kLanes) rows_tile<V, O>(w, width, in, with_relu, x, y, ahead);
   if constexpr (O > 1) {
-    constexpr int kSmaller = O == 6 ? 4 : O / 2;
-    if (left > 0) rows_panel<V, kSmaller>(w, width, left, in, with_relu, x, y, ahead);
+    if (left > 0) rows_panel<V, O - 1>(w, width, left, in, with_relu, x, y, ahead);
   }
 }
 
@@ -264,14 +263,14 @@ void panel(const Plan& plan, const PanelJob& job, float* scratch) {
 
 // R rows x O outputs x the kLanes models from `w` on. x (R, in, 16), y (R, O, 16), each row x_stride or y_stride apart.
 template <int R, int O>
-inline void models_tile(const float* w, int64_t width, int64_t in, bool with_relu, const float* x, int64_t x_stride,
-                        float* y, int64_t y_stride, int64_t ahead) {
+inline void models_tile(const float* w, int64_t in, bool with_relu, const float* x, int64_t x_stride, float* y,
+                        int64_t y_stride, int64_t ahead) {
   Vec acc[R][O];
   UNROLL for (int o = 0; o < O; ++o) {
     UNROLL for (int r = 0; r < R; ++r) acc[r][o] = load(w + o * kTileModels);
   }
   for (int64_t k = 0; k < in; ++k) {
-    w += width * kTileModels;
+    w += O * kTileModels;
     Vec xk[R];
     UNROLL for (int r = 0; r < R; ++r) xk[r] = load(x + r * x_stride + k * kTileModels);
     UNROLL for (int o = 0; o < O; ++o) {
@@ -287,21 +286,17 @@ inline void models_tile(const float* w, int64_t width, int64_t in, bool with_rel
   }
 }
 
-// The outputs of one panel for R rows, in tiles of O, what is left in smaller ones.
+// The `width` outputs of one panel, at most O, for R rows.
 template <int R, int O>
-inline void models_outputs(const float* w, int64_t width, int64_t left, int64_t in, bool with_relu, const float* x,
-                           int64_t x_stride, float* y, int64_t y_stride, int64_t ahead) {
-  if (left >= O) {
+inline void models_outputs(const float* w, int64_t width, int64_t in, bool with_relu, const float* x, int64_t x_stride,
+                           float* y, int64_t y_stride, int64_t ahead) {
+  if (width == O) {
     for (int lane = 0; lane < kTileModels; lane += kLanes) {
-      models_tile<R, O>(w + lane, width, in, with_relu, x + lane, x_stride, y + lane, y_stride, ahead);
+      models_tile<R, O>(w + lane, in, with_relu, x + lane, x_stride, y + lane, y_stride, ahead);
     }
-    left -= O;
-    w += O * kTileModels;
-    y += O * kTileModels;
+    return;
   }
-  if constexpr (O > 1) {
-    if (left > 0) models_outputs<R, O / 2>(w, width, left, in, with_relu, x, x_stride, y, y_stride, ahead);
-  }
+  if constexpr (O > 1) models_outputs<R, O - 1>(w, width, in, with_relu, x, x_stride, y, y_stride, ahead);
 }
 
 // One panel for all rows: its weights come from L1 for all rows but the first.
@@ -309,7 +304,7 @@ template <int R = kModelsRows>
 inline void models_panel(const float* w, int64_t width, int64_t in, bool with_relu, const float* x, int64_t x_stride,
                          int64_t rows, float* y, int64_t y_stride, int64_t ahead) {
   for (; rows >= R; rows -= R, x += R * x_stride, y += R * y_stride) {
-    models_outputs<R, kLanePanelWidth>(w, width, width, in, with_relu, x, x_stride, y, y_stride, ahead);
+    models_outputs<R, kLanePanelWidth>(w, width, in, with_relu, x, x_stride, y, y_stride, ahead);
   }
   if constexpr (R > 1) models_panel<R - 1>(w, width, in, with_relu, x, x_stride, rows, y, y_stride, ahead);
 }

@@ -1,13 +1,9 @@
 """Run thousands to millions of small neural networks of one architecture in one call, on CPUs."""
 
-from importlib.metadata import version as _version
-
 from mlpbank._core import ModelNotLoadedError
 from mlpbank.architecture import Activation, Architecture, LayerSpec
 from mlpbank.inference import BatchedInference, Engine, available_isas
 from mlpbank.weights import BatchedWeights
-
-__version__ = _version("mlpbank")
 
 __all__ = [
     "Activation",
@@ -20,3 +16,12 @@ __all__ = [
     "__version__",
     "available_isas",
 ]
+
+
+def __getattr__(name: str) -> str:
+    # The version stands in pyproject.toml alone; reading it costs as much as the rest of the import, so it waits.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("mlpbank")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
