@@ -221,8 +221,8 @@ void rows_block(const Plan& plan, const Stream& stream, const float* x, int64_t 
   transpose(buffers[turn], kRows, out, rows, y, out);
 }
 
-// How many of `rows` rows go through rows_block: all but a last vector that would be at most half full, which is faster
-// through the few-rows tiles.
+// How many of `rows` rows go through rows_block: all but a last vector that would be at most half full. Such rest is faster
+// through the few-rows tiles, also at exactly half (24 rows of 64-64-64: 131 against 100 GFLOP/s).
 inline int64_t rows_in_vectors(int64_t rows) {
   const int64_t rest = rows % kLanes;
   return rest > kLanes / 2 ? rows : rows - rest;

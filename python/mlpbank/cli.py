@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from mlpbank.bench.options import add_arguments
+
 
 def _demo(_: argparse.Namespace) -> int:
     from mlpbank import demo
 
     return demo.main()
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from mlpbank.bench import command
+
+    return command.run(args)
 
 
 def _info(_: argparse.Namespace) -> int:
@@ -34,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="predict the arrival delay of real flights, one network per aircraft")
     demo.set_defaults(run=_demo)
+    bench = commands.add_parser("bench", help="measure speed here, against other libraries and the machine's limits")
+    add_arguments(bench)
+    bench.set_defaults(run=_bench)
     info = commands.add_parser("info", help="show version, instruction sets and threads")
     info.set_defaults(run=_info)
     args = parser.parse_args(argv)
