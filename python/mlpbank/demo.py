@@ -1,0 +1,109 @@
+"""``python -m mlpbank demo``: the arrival delay of real flights, one network for each aircraft, in one call.
+
+The bank in data/flights.safetensors comes from examples/flights/train.py, whose README tells how it was made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpbank.architecture import Activation, Architecture
+from mlpbank.inference import BatchedInference
+from mlpbank.storage import PlainBank, load_plain
+
+Arrays = Sequence[npt.NDArray[Any]]
+
+
+def load_bank() -> PlainBank:
+    """Return the bank that comes with the package.
+
+    Its `extra` arrays are flights that no network was trained on: ``features`` (flights, inputs) float32,
+    ``arrival_delay`` (flights,) float32 in minutes, and ``model`` (flights,) int32, the index of the flight's aircraft.
+    """
+    with resources.as_file(resources.files("mlpbank") / "data" / "flights.safetensors") as path:
+        return load_plain(path)
+
+
+def numpy_forward(architecture: Architecture, weights: Arrays, biases: Arrays, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the outputs of one network for x (rows, in), or of many stacked ones for x (N, rows, in)."""
+    for layer, matrix, bias in zip(architecture.layers, weights, biases, strict=True):
+        x = x @ matrix + bias
+        if layer.activation is Activation.RELU:
+            x = np.maximum(x, 0)
+        elif layer.activation is Activation.TANH:
+            x = np.tanh(x)
+    return x
+
+
+def median_seconds(function: Callable[[], object], repeats: int) -> float:
+    """Return the median duration of a call, after one that does not count."""
+    function()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def main() -> int:
+    """Predict every held-out flight with its aircraft's network and print a report; return the exit code."""
+    bank = load_bank()
+    architecture = bank.architecture
+    features, actual, models = (bank.extra[name] for name in ("features", "arrival_delay", "model"))
+    departure_delay = features[:, bank.metadata["features"].index("departure_delay")]
+    for_all = bank.keys.index(bank.metadata["global_key"])
+
+    inference = BatchedInference(len(bank.keys), architecture)
+    inference.weights.load_stacked(bank.weights)
+    predicted = inference.forward(features, models=models)[:, 0]  # the one call
+    by_global = inference.forward(features, models=np.full(len(models), for_all))[:, 0]
+
+    # The same in float64, every flight with its own copy of its network.
+    weights = [bank.weights[f"layer_{i}"] for i in range(len(architecture.layers))]
+    biases = [bank.weights[f"layer_{i}.bias"] for i in range(len(architecture.layers))]
+    exact = numpy_forward(
+        architecture,
+        [w[models].astype(np.float64) for w in weights],
+        [b[models, None].astype(np.float64) for b in biases],
+        features[:, None].astype(np.float64),
+    )[:, 0, 0]
+    difference = np.abs(predicted - exact).max()
+
+    # The same as a loop: each aircraft's flights through its network. What a forward needs is looked up beforehand.
+    aircraft = np.unique(models)
+    work = [([w[m] for w in weights], [b[m] for b in biases], features[models == m]) for m in aircraft]
+
+    def loop() -> None:
+        for w, b, x in work:
+            numpy_forward(architecture, w, b, x)
+
+    call_seconds = median_seconds(lambda: inference.forward(features, models=models), 101)
+    loop_seconds = median_seconds(loop, 9)
+
+    sizes = "-".join(str(size) for size in (architecture.input_size, *(s.output_size for s in architecture.layers)))
+    ratio = loop_seconds / call_seconds
+    whole = bank.metadata["mean_absolute_error_minutes"]
+    print("Arrival delay of flights that left New York in December 2013, predicted at departure")
+    print(f"  networks                        {len(bank.keys):8d}     {sizes}, one for each aircraft and one for all")
+    print(f"  flights                         {len(models):8d}     of {len(aircraft)} aircraft, none was trained on")
+    print(f"  one call for all flights        {call_seconds * 1e3:8.3f} ms  {inference.engine!r}")
+    print(f"  loop, one NumPy forward each    {loop_seconds * 1e3:8.3f} ms  {ratio:.0f} times as long")
+    print(f"  largest difference from float64 {difference:8.1e} minutes")
+    print(f"Mean absolute error, in minutes       here  all {bank.metadata['held_out_flights']} flights of that month")
+    for name, guess, method in (
+        ("one network for each aircraft", predicted, "aircraft"),
+        ("one network for all of them", by_global, "global"),
+        ("the departure delay", departure_delay, "departure_delay"),
+    ):
+        print(f"  {name:31s} {np.abs(guess - actual).mean():8.2f} {whole[method]:8.2f}")
+    print("Some of the flights  left late by  predicted  arrived late by (minutes)")
+    for i in np.linspace(0, len(models) - 1, 4).astype(int):
+        print(f"  {bank.keys[models[i]]:18s} {departure_delay[i]:12.0f} {predicted[i]:10.0f} {actual[i]:16.0f}")
+    return 0
