@@ -81,6 +81,10 @@ bool is_direct(py::handle object, bool writeable) {
   return array->descr == float32 && (array->flags & wanted) == wanted;
 }
 
+ForwardOptions options(int num_threads, bool missing_nan, int64_t models = 0) {
+  return {num_threads, missing_nan ? Missing::nan : Missing::error, models};
+}
+
 // The everyday call without a detour: the result, or None where an argument needs the Python package's attention.
 // Checking here costs 0.1 us, there 1 us, as much as a small model's whole forward.
 py::object forward_direct(const BatchedInference& self, const py::object& inputs, const py::object& out) {
@@ -108,13 +112,9 @@ py::object forward_direct(const BatchedInference& self, const py::object& inputs
   auto* to = static_cast<float*>(y.mutable_data());
   {
     const py::gil_scoped_release release;
-    self.forward(from, last == 2 ? x.shape(1) : 1, to, {});
+    self.forward(from, last == 2 ? x.shape(1) : 1, to, options(0, false, models));
   }
   return y;
-}
-
-ForwardOptions options(int num_threads, bool missing_nan) {
-  return {num_threads, missing_nan ? Missing::nan : Missing::error};
 }
 
 }  // namespace
@@ -147,12 +147,16 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("isa", [](const Engine& self) { return self.kernel().isa; });
 
   py::class_<BatchedWeights, std::shared_ptr<BatchedWeights>>(m, "BatchedWeights")
-      .def(py::init([](int64_t num_models, const Architecture& architecture, const std::string& layout) {
-             return std::make_shared<BatchedWeights>(num_models, architecture, layout_kind(architecture, layout));
+      .def(py::init([](int64_t num_models, const Architecture& architecture, const std::string& layout,
+                       const std::string& dtype) {
+             return std::make_shared<BatchedWeights>(num_models, architecture, layout_kind(architecture, layout),
+                                                     dtype_from_name(dtype));
            }),
-           py::arg("num_models"), py::arg("architecture"), py::arg("layout"))
+           py::arg("num_models"), py::arg("architecture"), py::arg("layout"), py::arg("dtype"))
       .def_property_readonly("num_models", &BatchedWeights::num_models)
       .def_property_readonly("nbytes", &BatchedWeights::nbytes)
+      .def_property_readonly(
+          "dtype", [](const BatchedWeights& w) { return dtype_names()[static_cast<int>(w.layout().dtype())]; })
       .def_property_readonly("address", [](const BatchedWeights& w) { return reinterpret_cast<uintptr_t>(w.data()); })
       .def_property_readonly(
           "layout", [](const BatchedWeights& w) { return w.layout().kind() == LayoutKind::lane ? "lane" : "panel"; })
@@ -163,6 +167,9 @@ PYBIND11_MODULE(_core, m) {
              std::copy(flags.begin(), flags.end(), result.mutable_data());
              return result;
            })
+      .def("generation", &BatchedWeights::generation, py::arg("model"))
+      .def("unload", &BatchedWeights::unload, py::arg("model"), py::call_guard<py::gil_scoped_release>())
+      .def("grow", &BatchedWeights::grow, py::arg("count"), py::call_guard<py::gil_scoped_release>())
       .def("load",
            [](BatchedWeights& self, int64_t first, int64_t count, const std::vector<Floats>& weights,
               const std::vector<std::optional<Floats>>& biases) {
@@ -195,16 +202,17 @@ PYBIND11_MODULE(_core, m) {
              const float* from = x.data();
              float* to = y.mutable_data();
              const py::gil_scoped_release release;
-             self.forward(from, rows, to, options(num_threads, missing_nan));
+             self.forward(from, rows, to, options(num_threads, missing_nan, models));
            },
            py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("num_threads"), py::arg("missing_nan"))
       .def("forward_shared",
            [](const BatchedInference& self, const Floats& x, Floats& y, int num_threads, bool missing_nan) {
-             const int64_t rows = rows_of(self, 1, self.weights().num_models(), x, y);
+             const int64_t models = self.weights().num_models();
+             const int64_t rows = rows_of(self, 1, models, x, y);
              const float* from = x.data();
              float* to = y.mutable_data();
              const py::gil_scoped_release release;
-             self.forward_shared(from, rows, to, options(num_threads, missing_nan));
+             self.forward_shared(from, rows, to, options(num_threads, missing_nan, models));
            },
            py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("num_threads"), py::arg("missing_nan"))
       .def("forward_models",

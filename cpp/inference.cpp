@@ -4,12 +4,13 @@
 #include <atomic>
 #include <cstring>
 #include <limits>
-#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "buffer.h"
 #include "grouping.h"
 #include "threads.h"
 
@@ -57,30 +58,57 @@ void fill_nan(float* y, int64_t n) { std::fill(y, y + n, std::numeric_limits<flo
 
 // What every part of one call needs.
 struct Call {
-  const BatchedWeights& weights;
-  const Kernel& kernel;
-  Plan plan;
-  int64_t in, out, unit_models;
+  const Architecture& architecture;
+  const Layout& layout;
+  const BatchedWeights::Reader reader;
+  void (*const panel)(const Plan&, const PanelJob&, float*);
+  void (*const lane)(const Plan&, const LaneJob&, float*);
+  const Plan plan;
+  const int64_t in, out, unit_models;
 
   Call(const BatchedWeights& w, const Engine& engine)
-      : weights(w),
-        kernel(engine.kernel()),
+      : architecture(w.architecture()),
+        layout(w.layout()),
+        reader(w),
+        panel(engine.kernel().panel[static_cast<int>(layout.dtype())]),
+        lane(engine.kernel().lane[static_cast<int>(layout.dtype())]),
         plan(w.layout().plan()),
-        in(w.architecture().input_size()),
-        out(w.architecture().output_size()),
-        unit_models(w.layout().unit_models()) {}
+        in(architecture.input_size()),
+        out(architecture.output_size()),
+        unit_models(layout.unit_models()) {}
 
-  const float* unit(int64_t i) const { return weights.data() + i * plan.unit_floats; }
   int64_t scratch_floats() const {
-    return kScratchRows * plan.buffer_width + (unit_models > 1 ? plan.unit_floats : 0);
+    const int64_t behind = unit_models > 1 ? 2 * unit_models * plan.model_floats : (plan.buffer_width + 3) * kPanelWidth;
+    return kScratchRows * plan.buffer_width + behind;
+  }
+
+  // Whether `unit`, as reader.unit() gave it, holds the model.
+  bool has(const Bytes* unit, int64_t model) const {
+    return unit != nullptr && layout.has_model(unit, model % unit_models);
   }
 
   double nanoseconds(int64_t units, int64_t rows) const {
-    const double bytes = 4.0 * static_cast<double>(units) * static_cast<double>(plan.unit_floats);
-    const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(weights.architecture().num_parameters());
+    const double bytes = static_cast<double>(units) * static_cast<double>(plan.unit_bytes);
+    const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(architecture.num_parameters());
     return std::max(bytes / kBytesPerNanosecond, flops / kFlopsPerNanosecond) +
            kUnitNanoseconds * static_cast<double>(units);
   }
+};
+
+// What happened inside a parallel section, where nothing may be thrown.
+class Failures {
+ public:
+  void no_memory() { no_memory_ = true; }
+  // A model that was unloaded after the call had begun.
+  void not_loaded(int64_t model) { not_loaded_ = model; }
+  void raise() const {
+    if (no_memory_) throw std::bad_alloc();
+    if (not_loaded_ >= 0) BatchedWeights::throw_not_loaded(not_loaded_);
+  }
+
+ private:
+  std::atomic<bool> no_memory_{false};
+  std::atomic<int64_t> not_loaded_{-1};
 };
 
 // Rows scattered over x and y, brought together for the kernel block by block and put back.
@@ -90,15 +118,15 @@ class ScatteredRows {
       : call_(call), models_(models), x_(x), rows_(rows), y_(y) {}
 
   // One piece of the panel layout: all entries are of one model.
-  void run_panel(const Piece& piece, const int64_t* order, const float* next, Scratch& scratch) const {
-    const float* weights = call_.unit(piece.unit);
+  void run_panel(const Piece& piece, const Bytes* weights, const int64_t* order, const Bytes* next,
+                 Scratch& scratch) const {
     const int64_t entries = piece.end - piece.begin;
     const bool contiguous = order[piece.end - 1] - order[piece.begin] == entries - 1;
     if (contiguous || rows_ >= kGatherRows) {  // entries that are runs of rows already need no copy
       const int64_t step = contiguous ? entries : 1;
       for (int64_t i = piece.begin; i < piece.end; i += step) {
         const int64_t row = order[i] * rows_;
-        call_.kernel.panel(call_.plan, {weights, next, x_ + row * call_.in, y_ + row * call_.out, step * rows_},
+        call_.panel(call_.plan, {weights, next, x_ + row * call_.in, y_ + row * call_.out, step * rows_},
                            scratch.kernel());
       }
       return;
@@ -107,14 +135,15 @@ class ScatteredRows {
     for (int64_t i = piece.begin; i < piece.end; i += step) {
       const int64_t n = std::min(step, piece.end - i);
       for (int64_t j = 0; j < n; ++j) gather(order[i + j], 0, rows_, scratch.x() + j * rows_ * call_.in);
-      call_.kernel.panel(call_.plan, {weights, next, scratch.x(), scratch.y(), n * rows_}, scratch.kernel());
+      call_.panel(call_.plan, {weights, next, scratch.x(), scratch.y(), n * rows_}, scratch.kernel());
       for (int64_t j = 0; j < n; ++j) scatter(order[i + j], 0, rows_, scratch.y() + j * rows_ * call_.out);
     }
   }
 
   // One piece of the lane layout: entries of the models of one tile. Each step takes one entry of every model that
   // still has some; the lanes of the others compute on whatever is in the buffer, and nobody reads them.
-  void run_lane(const Piece& piece, const int64_t* order, const float* next, Scratch& scratch) const {
+  void run_lane(const Piece& piece, const Bytes* weights, const int64_t* order, const Bytes* next,
+                Scratch& scratch) const {
     int64_t from[kTileModels], left[kTileModels] = {};
     for (int64_t i = piece.end; i-- > piece.begin;) {
       const int64_t lane = models_[order[i]] % kTileModels;
@@ -128,9 +157,9 @@ class ScatteredRows {
         for (int64_t l = 0; l < kTileModels; ++l) {
           if (left[l] > 0) gather(order[from[l]], row, n, scratch.x() + l * n * call_.in);
         }
-        const LaneJob job = {call_.unit(piece.unit), next, scratch.x(), n * call_.in, scratch.y(), n * call_.out, n,
+        const LaneJob job = {weights, next, scratch.x(), n * call_.in, scratch.y(), n * call_.out, n,
                              kTileModels};
-        call_.kernel.lane(call_.plan, job, scratch.kernel());
+        call_.lane(call_.plan, job, scratch.kernel());
         for (int64_t l = 0; l < kTileModels; ++l) {
           if (left[l] > 0) scatter(order[from[l]], row, n, scratch.y() + l * n * call_.out);
         }
@@ -178,15 +207,16 @@ void BatchedInference::forward_shared(const float* x, int64_t rows, float* y, co
 
 void BatchedInference::forward_dense(const float* x, bool shared, int64_t rows, float* y,
                                      const ForwardOptions& options) const {
-  const std::shared_lock lock(weights_->mutex());
+  const int64_t models = options.models > 0 ? options.models : weights_->num_models();
   const Call call(*weights_, engine_);
-  const int64_t models = weights_->num_models();
-  const bool all_loaded = weights_->all_loaded();
-  for (int64_t m = 0; !all_loaded && options.missing == Missing::error && m < models; ++m) {
-    if (!weights_->loaded(m)) BatchedWeights::throw_not_loaded(m);
-  }
-  const int64_t units = (models + call.unit_models - 1) / call.unit_models;
   const int threads = threads_for(options);
+  const bool nan = options.missing == Missing::nan;
+  const int64_t units = (models + call.unit_models - 1) / call.unit_models;
+  if (!nan && !call.reader.all_loaded()) {
+    for (int64_t m = 0; m < models; ++m) {
+      if (!call.has(call.reader.unit(m / call.unit_models), m)) BatchedWeights::throw_not_loaded(m);
+    }
+  }
   if (rows == 0) return;
 
   // An item is one unit and some of its rows: all of them, unless there are too few units for the threads.
@@ -195,82 +225,92 @@ void BatchedInference::forward_dense(const float* x, bool shared, int64_t rows, 
   const int64_t pieces = (rows + piece_rows - 1) / piece_rows;
   const int64_t items = units * pieces;
   const int64_t chunk = std::max(items / (threads * kChunksPerThread),
-                                 kChunkBytes / (4 * call.plan.unit_floats) + 1);
+                                 kChunkBytes / call.plan.unit_bytes + 1);
+  // A unit that several threads will look at is looked up once, here: all of the call sees the same generation.
+  std::vector<const Bytes*> seen;
+  for (int64_t u = 0; pieces > 1 && u < units; ++u) seen.push_back(call.reader.unit(u));
+  const auto unit_at = [&](int64_t u) { return pieces > 1 ? seen[static_cast<std::size_t>(u)] : call.reader.unit(u); };
 
-  std::atomic<bool> no_memory{false};
+  Failures failures;
   const ChunkedWork work = {items, chunk, call.nanoseconds(units, models * rows)};
   parallel_for(threads, work, [&](int64_t begin, int64_t end) {
     Scratch& scratch = thread_scratch;
-    if (!scratch.reserve(call.scratch_floats(), 0, 0)) {
-      no_memory = true;
-      return;
-    }
+    if (!scratch.reserve(call.scratch_floats(), 0, 0)) return failures.no_memory();
+    const Bytes* weights = unit_at(begin / pieces);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t unit = i / pieces, row = i % pieces * piece_rows;
       const int64_t n = std::min(piece_rows, rows - row);
       const int64_t model = unit * call.unit_models;
       const int64_t count = std::min(call.unit_models, models - model);
-      const float* weights = call.unit(unit);
-      const float* next = call.unit(i + 1 < end ? (i + 1) / pieces : unit);
+      const Bytes* next = i + 1 < end ? unit_at((i + 1) / pieces) : weights;
       const float* from = x + ((shared ? 0 : model * rows) + row) * call.in;
       float* to = y + (model * rows + row) * call.out;
-      if (call.unit_models == 1) {
-        call.kernel.panel(call.plan, {weights, next, from, to, n}, scratch.kernel());
-      } else {
+      if (weights != nullptr && call.unit_models == 1) {
+        call.panel(call.plan, {weights, next, from, to, n}, scratch.kernel());
+      } else if (weights != nullptr) {
         const LaneJob job = {weights, next, from, shared ? 0 : rows * call.in, to, rows * call.out, n, count};
-        call.kernel.lane(call.plan, job, scratch.kernel());
+        call.lane(call.plan, job, scratch.kernel());
       }
-      for (int64_t m = 0; !all_loaded && m < count; ++m) {
-        if (!weights_->loaded(model + m)) fill_nan(to + m * rows * call.out, n * call.out);
+      for (int64_t m = 0; m < count; ++m) {
+        if (call.has(weights, model + m)) continue;
+        fill_nan(to + m * rows * call.out, n * call.out);
+        if (!nan) failures.not_loaded(model + m);
       }
+      weights = next;
     }
   });
-  if (no_memory) throw std::bad_alloc();
+  failures.raise();
 }
 
 void BatchedInference::forward_models(const int64_t* models, int64_t entries, const float* x, int64_t rows, float* y,
                                       const ForwardOptions& options) const {
-  const std::shared_lock lock(weights_->mutex());
+  const int64_t num_models = weights_->num_models();  // before the reader's table, which has at least as many
   const Call call(*weights_, engine_);
+  const int threads = threads_for(options);
+  const bool nan = options.missing == Missing::nan;
   // A piece is at most what one thread should take at a time, so that one huge group keeps all threads busy.
   const int64_t max_rows = 8 * kGatherRows * call.unit_models;
-  const Grouping grouping = group_by_model(models, entries, weights_->num_models(), call.unit_models,
+  const Grouping grouping = group_by_model(models, entries, num_models, call.unit_models,
                                            std::max<int64_t>(1, max_rows / std::max<int64_t>(1, rows)));
-  const bool all_loaded = weights_->all_loaded();
-  for (int64_t i = 0; !all_loaded && options.missing == Missing::error && i < entries; ++i) {
-    if (!weights_->loaded(models[i])) BatchedWeights::throw_not_loaded(models[i]);
-  }
+  const int64_t* order = grouping.order.data();
   const auto pieces = static_cast<int64_t>(grouping.pieces.size());
-  const int threads = threads_for(options);
+  // Each unit is looked up once: all its pieces see the same generation.
+  std::vector<const Bytes*> seen;
+  seen.reserve(grouping.pieces.size());
+  for (int64_t i = 0; i < pieces; ++i) {
+    const Piece& piece = grouping.pieces[static_cast<std::size_t>(i)];
+    const bool again = i > 0 && grouping.pieces[static_cast<std::size_t>(i - 1)].unit == piece.unit;
+    seen.push_back(again ? seen.back() : call.reader.unit(piece.unit));
+    for (int64_t j = piece.begin; !nan && j < piece.end; ++j) {
+      if (!call.has(seen.back(), models[order[j]])) BatchedWeights::throw_not_loaded(models[order[j]]);
+    }
+  }
   if (rows == 0) return;
 
   const bool lanes = call.unit_models > 1;
   const int64_t gathered = lanes ? kTileModels * std::min(rows, kGatherRows) : kGatherRows;
   const ScatteredRows scattered(call, models, x, rows, y);
-  const int64_t* order = grouping.order.data();
-  std::atomic<bool> no_memory{false};
+  Failures failures;
   const ChunkedWork work = {pieces, std::max<int64_t>(1, pieces / (threads * kChunksPerThread)),
                             call.nanoseconds(pieces, entries * rows)};
   parallel_for(threads, work, [&](int64_t begin, int64_t end) {
     Scratch& scratch = thread_scratch;
-    if (!scratch.reserve(call.scratch_floats(), gathered * call.in, gathered * call.out)) {
-      no_memory = true;
-      return;
-    }
+    if (!scratch.reserve(call.scratch_floats(), gathered * call.in, gathered * call.out)) return failures.no_memory();
     for (int64_t i = begin; i < end; ++i) {
       const Piece& piece = grouping.pieces[static_cast<std::size_t>(i)];
-      const float* next = call.unit(grouping.pieces[static_cast<std::size_t>(i + 1 < end ? i + 1 : i)].unit);
-      if (lanes) {
-        scattered.run_lane(piece, order, next, scratch);
-      } else {
-        scattered.run_panel(piece, order, next, scratch);
+      const Bytes* weights = seen[static_cast<std::size_t>(i)];
+      const Bytes* next = seen[static_cast<std::size_t>(i + 1 < end ? i + 1 : i)];
+      if (weights != nullptr && lanes) {
+        scattered.run_lane(piece, weights, order, next, scratch);
+      } else if (weights != nullptr) {
+        scattered.run_panel(piece, weights, order, next, scratch);
       }
-      for (int64_t j = piece.begin; !all_loaded && j < piece.end; ++j) {
-        if (!weights_->loaded(models[order[j]])) fill_nan(y + order[j] * rows * call.out, rows * call.out);
+      for (int64_t j = piece.begin; nan && j < piece.end; ++j) {
+        if (!call.has(weights, models[order[j]])) fill_nan(y + order[j] * rows * call.out, rows * call.out);
       }
     }
   });
-  if (no_memory) throw std::bad_alloc();
+  failures.raise();
 }
 
 }  // namespace mlpbank

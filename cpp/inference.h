@@ -1,4 +1,4 @@
-// BatchedInference: every row through its model, in one call.
+// BatchedInference: every row through its model, in one call. Each call sees one generation of each model.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,8 @@ enum class Missing { error, nan };
 struct ForwardOptions {
   int num_threads = 0;  // 0: the engine's
   Missing missing = Missing::error;
+  // How many models the arrays of a dense forward are for, 0: all. The bank may have grown since they were made.
+  int64_t models = 0;
 };
 
 class BatchedInference {
@@ -24,9 +26,9 @@ class BatchedInference {
   const BatchedWeights& weights() const { return *weights_; }
   const Engine& engine() const { return engine_; }
 
-  // x (num_models, rows, input_size) -> y (num_models, rows, output_size): block i through model i.
+  // x (models, rows, input_size) -> y (models, rows, output_size): block i through model i.
   void forward(const float* x, int64_t rows, float* y, const ForwardOptions& options) const;
-  // x (rows, input_size) -> y (num_models, rows, output_size): the same rows through every model.
+  // x (rows, input_size) -> y (models, rows, output_size): the same rows through every model.
   void forward_shared(const float* x, int64_t rows, float* y, const ForwardOptions& options) const;
   // x (entries, rows, input_size) -> y (entries, rows, output_size): block i through model models[i].
   // Throws std::out_of_range naming the first bad position.

@@ -22,9 +22,9 @@ namespace mlpbank {
 namespace MLPBANK_ISA {
 namespace {
 
-// Weights are read as one stream. This many floats ahead is far enough for memory's latency at full bandwidth and near
+// Weights are read as one stream. This many bytes ahead is far enough for memory's latency at full bandwidth and near
 // enough not to push anything out of L1.
-constexpr int64_t kPrefetchFloats = 1536;
+constexpr int64_t kPrefetchBytes = 6144;
 
 // From this many rows per model on, a tile of the lane layout is transposed and its models computed one by one:
 // transposing costs as much as computing 4 rows, after that rows_tile is three times as fast as models_tile.
@@ -46,89 +46,119 @@ constexpr int kOutputsPanels[] = {0, 1, 1};
 constexpr int kModelsRows = 1;
 #endif
 
-// Where in memory to prefetch from while reading at `weights + position`: kPrefetchFloats ahead in this unit, and
-// past its end in the unit that this thread takes next.
+// The weights of one unit. Where to prefetch from while reading at `from`: kPrefetchBytes ahead in this unit, and past
+// its end in the unit that this thread takes next.
 struct Stream {
-  const float* weights;
-  const float* next;
-  int64_t unit_floats;
+  const Bytes* weights;
+  const Bytes* next;
+  int64_t unit_bytes;
+  bool unpacked;  // whether layers lie at LayerPlan::unpacked
 
-  int64_t ahead(const float* from) const {
-    const int64_t position = from - weights + kPrefetchFloats;
-    const float* target = position < unit_floats ? weights + position : next + (position - unit_floats);
+  int64_t ahead(const Bytes* from) const {
+    const int64_t position = from - weights + kPrefetchBytes;
+    const Bytes* target = position < unit_bytes ? weights + position : next + (position - unit_bytes);
     return reinterpret_cast<intptr_t>(target) - reinterpret_cast<intptr_t>(from);
   }
 };
 
-inline void prefetch_ahead(const float* w, int64_t ahead) {
+inline void prefetch_ahead(const void* w, int64_t ahead) {
   prefetch(reinterpret_cast<const void*>(reinterpret_cast<intptr_t>(w) + ahead));
 }
 
-inline float* align_up_16(float* p, int64_t n) { return p + (n + 15) / 16 * 16; }
+// int8 weights are summed as they are; the sum is multiplied by the output's scale in the end.
+template <class Weight>
+constexpr bool kScaled = false;
+template <>
+constexpr bool kScaled<int8_t> = true;
+
+template <class Weight>
+constexpr bool kIsFloat = false;
+template <>
+constexpr bool kIsFloat<float> = true;
+
+// Bytes from the start of a panel to its weights, for each output.
+template <class Weight>
+constexpr int64_t kHeaderBytes = kScaled<Weight> ? 8 : 4;
+
+template <class Weight>
+inline int64_t panel_bytes(int64_t in, int64_t width) {
+  return (kHeaderBytes<Weight> + in * static_cast<int64_t>(sizeof(Weight))) * width;
+}
+
+inline const float* header_of(const Bytes* panel) { return reinterpret_cast<const float*>(panel); }
+
+template <class Weight>
+inline const Weight* weights_of(const Bytes* panel, int64_t width) {
+  return reinterpret_cast<const Weight*>(panel + kHeaderBytes<Weight> * width);
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Panel layout, few rows.
 
 // R rows x P panels, of each panel its first V vectors. x (R, in), y (R, P * 16 at least). `width` is the panel's.
-template <int R, int P, int V>
-inline void outputs_tile(const float* w, int64_t width, int64_t in, bool with_relu, const float* x, int64_t x_stride,
-                         float* y, int64_t y_stride, int64_t ahead) {
-  const int64_t panel_floats = width * (in + 1);
+template <class Weight, int R, int P, int V>
+inline void outputs_tile(const Bytes* panel, int64_t width, int64_t in, bool with_relu, const float* x,
+                         int64_t x_stride, float* y, int64_t y_stride, int64_t ahead) {
+  const int64_t bytes = panel_bytes<Weight>(in, width);
   Vec acc[P * V][R];
   UNROLL for (int c = 0; c < P * V; ++c) {
-    const Vec bias = load(w + c / V * panel_floats + c % V * kLanes);
-    UNROLL for (int r = 0; r < R; ++r) acc[c][r] = bias;
+    const Vec bias = load(header_of(panel + c / V * bytes) + c % V * kLanes);
+    UNROLL for (int r = 0; r < R; ++r) acc[c][r] = kScaled<Weight> ? broadcast(0.0f) : bias;
   }
-  for (int64_t k = 0; k < in; ++k) {
-    w += width;
+  const Bytes* w = panel + kHeaderBytes<Weight> * width;
+  for (int64_t k = 0; k < in; ++k, w += width * static_cast<int64_t>(sizeof(Weight))) {
     Vec xk[R];
     UNROLL for (int r = 0; r < R; ++r) xk[r] = broadcast(x[r * x_stride + k]);
-    UNROLL for (int p = 0; p < P; ++p) prefetch_ahead(w + p * panel_floats, ahead);
+    UNROLL for (int p = 0; p < P; ++p) prefetch_ahead(w + p * bytes, ahead);
     UNROLL for (int c = 0; c < P * V; ++c) {
-      const Vec wk = load(w + c / V * panel_floats + c % V * kLanes);
+      const Vec wk = load(reinterpret_cast<const Weight*>(w + c / V * bytes) + c % V * kLanes);
       UNROLL for (int r = 0; r < R; ++r) acc[c][r] = fma(xk[r], wk, acc[c][r]);
     }
   }
   UNROLL for (int c = 0; c < P * V; ++c) {
     UNROLL for (int r = 0; r < R; ++r) {
+      if (kScaled<Weight>) {
+        const float* header = header_of(panel + c / V * bytes) + c % V * kLanes;
+        acc[c][r] = fma(acc[c][r], load(header + width), load(header));
+      }
       store(y + r * y_stride + c * kLanes, with_relu ? relu(acc[c][r]) : acc[c][r]);
     }
   }
 }
 
 // One layer: x (R, in) to y (R, out rounded up to whole vectors; what is past `out` is garbage nobody reads).
-template <int R>
+template <class Weight, int R>
 inline void outputs_layer(const LayerPlan& layer, const Stream& stream, const float* x, int64_t x_stride, float* y,
                           int64_t y_stride) {
   constexpr int kVectors = kPanelWidth / kLanes, kPanels = kOutputsPanels[R];
   const int64_t in = layer.in;
   const bool with_relu = layer.activation == Activation::relu;
-  const float* w = stream.weights + layer.offset;
+  const Bytes* panel = stream.weights + layer.offset;
   int64_t left = layer.out;
   const auto run = [&](auto tile, int64_t width, int64_t outputs) {
-    tile(w, width, in, with_relu, x, x_stride, y, y_stride, stream.ahead(w));
-    w += (in + 1) * outputs;
+    tile(panel, width, in, with_relu, x, x_stride, y, y_stride, stream.ahead(panel));
+    panel += panel_bytes<Weight>(in, outputs);
     y += outputs;
     left -= outputs;
   };
   while (left >= kPanels * kPanelWidth) {
-    run(outputs_tile<R, kPanels, kVectors>, kPanelWidth, kPanels * kPanelWidth);
+    run(outputs_tile<Weight, R, kPanels, kVectors>, kPanelWidth, kPanels * kPanelWidth);
   }
-  if (kPanels > 2 && left >= 2 * kPanelWidth) run(outputs_tile<R, 2, kVectors>, kPanelWidth, 2 * kPanelWidth);
-  if (kPanels > 1 && left >= kPanelWidth) run(outputs_tile<R, 1, kVectors>, kPanelWidth, kPanelWidth);
+  if (kPanels > 2 && left >= 2 * kPanelWidth) run(outputs_tile<Weight, R, 2, kVectors>, kPanelWidth, 2 * kPanelWidth);
+  if (kPanels > 1 && left >= kPanelWidth) run(outputs_tile<Weight, R, 1, kVectors>, kPanelWidth, kPanelWidth);
   if (left == 0) return;
   // The tail panel: only as many vectors as it needs.
   if (left <= kLanes) {
-    run(outputs_tile<R, 1, 1>, left, left);
+    run(outputs_tile<Weight, R, 1, 1>, left, left);
   } else if (left <= 2 * kLanes) {
-    run(outputs_tile<R, 1, 2 < kVectors ? 2 : kVectors>, left, left);
+    run(outputs_tile<Weight, R, 1, 2 < kVectors ? 2 : kVectors>, left, left);
   } else {
-    run(outputs_tile<R, 1, kVectors>, left, left);
+    run(outputs_tile<Weight, R, 1, kVectors>, left, left);
   }
 }
 
 // All layers for R rows.
-template <int R>
+template <class Weight, int R>
 void outputs_block(const Plan& plan, const Stream& stream, const float* x, float* y, float* scratch) {
   float* buffers[2] = {scratch, scratch + kScratchRows / 2 * plan.buffer_width};
   const LayerPlan* layer = plan.layers;
@@ -136,7 +166,7 @@ void outputs_block(const Plan& plan, const Stream& stream, const float* x, float
   int64_t x_stride = layer->in;
   for (int turn = 0; layer != end; ++layer, turn ^= 1) {
     float* out = buffers[turn];
-    outputs_layer<R>(*layer, stream, x, x_stride, out, plan.buffer_width);
+    outputs_layer<Weight, R>(*layer, stream, x, x_stride, out, plan.buffer_width);
     for (int64_t r = 0; r < R; ++r) {
       apply(layer->activation, out + r * plan.buffer_width, (layer->out + kLanes - 1) / kLanes * kLanes);
     }
@@ -153,24 +183,27 @@ void outputs_block(const Plan& plan, const Stream& stream, const float* x, float
 }
 
 // outputs_block for a number of rows known only now, 1 to R.
-template <int R = kLanes / 2>
+template <class Weight, int R = kLanes / 2>
 inline void outputs_rows(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y,
                          float* scratch) {
-  if (rows == R) return outputs_block<R>(plan, stream, x, y, scratch);
-  if constexpr (R > 1) outputs_rows<R - 1>(plan, stream, x, rows, y, scratch);
+  if (rows == R) return outputs_block<Weight, R>(plan, stream, x, y, scratch);
+  if constexpr (R > 1) outputs_rows<Weight, R - 1>(plan, stream, x, rows, y, scratch);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Panel layout, many rows. Activations lie transposed, [unit][row], so no output size wastes a lane.
 
-// V vectors of rows x O outputs. x (in, V * kLanes), y (O, V * kLanes). `w` points at the first output's bias.
-template <int V, int O>
+// V vectors of rows x O outputs. x (in, V * kLanes), y (O, V * kLanes). `w` points at the first output's bias; the rows
+// of the panel, `width` floats each, are biases, scales if Scaled, and weights.
+template <bool Scaled, int V, int O>
 inline void rows_tile(const float* w, int64_t width, int64_t in, bool with_relu, const float* x, float* y,
                       int64_t ahead) {
+  const float* const header = w;
   Vec acc[O][V];
   UNROLL for (int o = 0; o < O; ++o) {
-    UNROLL for (int v = 0; v < V; ++v) acc[o][v] = broadcast(w[o]);
+    UNROLL for (int v = 0; v < V; ++v) acc[o][v] = broadcast(Scaled ? 0.0f : w[o]);
   }
+  if (Scaled) w += width;
   for (int64_t k = 0; k < in; ++k) {
     w += width;
     Vec xk[V];
@@ -182,38 +215,67 @@ inline void rows_tile(const float* w, int64_t width, int64_t in, bool with_relu,
     }
   }
   UNROLL for (int o = 0; o < O; ++o) {
-    UNROLL for (int v = 0; v < V; ++v) store(y + (o * V + v) * kLanes, with_relu ? relu(acc[o][v]) : acc[o][v]);
+    UNROLL for (int v = 0; v < V; ++v) {
+      if (Scaled) acc[o][v] = fma(acc[o][v], broadcast(header[width + o]), broadcast(header[o]));
+      store(y + (o * V + v) * kLanes, with_relu ? relu(acc[o][v]) : acc[o][v]);
+    }
   }
 }
 
 // The outputs of one panel in tiles of O, the last one as wide as what is left.
-template <int V, int O>
+template <bool Scaled, int V, int O>
 inline void rows_panel(const float* w, int64_t width, int64_t left, int64_t in, bool with_relu, const float* x, float* y,
                        int64_t ahead) {
-  for (; left >= O; left -= O, w += O, y += O * V * kLanes) rows_tile<V, O>(w, width, in, with_relu, x, y, ahead);
+  for (; left >= O; left -= O, w += O, y += O * V * kLanes) {
+    rows_tile<Scaled, V, O>(w, width, in, with_relu, x, y, ahead);
+  }
   if constexpr (O > 1) {
-    if (left > 0) rows_panel<V, O - 1>(w, width, left, in, with_relu, x, y, ahead);
+    if (left > 0) rows_panel<Scaled, V, O - 1>(w, width, left, in, with_relu, x, y, ahead);
   }
 }
 
-// All layers for V vectors of rows, of which `rows` are real.
-template <int V>
+// Floats from `count` elements; `to` has room for whole vectors.
+template <class Weight>
+inline void to_floats(const Weight* from, int64_t count, float* to, int64_t ahead) {
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < count; i += kLanes) {
+    prefetch_ahead(from + i, ahead);
+    store(to + i, load(from + i));
+  }
+}
+
+// A panel in float32 rows: as it lies in the bank, or converted right before its use. Converted into `buffer` it stays in
+// L1; a whole model converted at once does not, and took twice the time (float16, 32-64-64-1, 32 rows).
+template <class Weight>
+inline const float* float_panel(const Bytes* panel, int64_t width, int64_t in, float* buffer, int64_t ahead) {
+  if (kIsFloat<Weight>) return header_of(panel);
+  const int64_t header = kHeaderBytes<Weight> / 4 * width;
+  memcpy(buffer, panel, sizeof(float) * header);
+  to_floats(weights_of<Weight>(panel, width), in * width, buffer + header, ahead);
+  return buffer;
+}
+
+// All layers for V vectors of rows, of which `rows` are real. Scaled is that of the panels as they are computed with.
+template <class Weight, bool Scaled, int V>
 void rows_block(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y, float* scratch) {
   constexpr int64_t kRows = V * kLanes;
   float* buffers[2] = {scratch, scratch + kScratchRows / 2 * plan.buffer_width};
+  float* panel_buffer = scratch + kScratchRows * plan.buffer_width;
   const int64_t in = plan.layers[0].in;
   if (rows < kRows) memset(buffers[0], 0, sizeof(float) * kRows * in);
   transpose(x, in, rows, in, buffers[0], kRows);
   int turn = 0;
   for (int64_t i = 0; i < plan.num_layers; ++i, turn ^= 1) {
     const LayerPlan& layer = plan.layers[i];
-    const float* w = stream.weights + layer.offset / plan.unit_models;
+    const Bytes* panel = stream.weights + (stream.unpacked ? 4 * layer.unpacked : layer.offset);
     float* out = buffers[turn ^ 1];
     for (int64_t o = 0; o < layer.out; o += plan.panel_width) {
       const int64_t width = layer.out - o < plan.panel_width ? layer.out - o : plan.panel_width;
-      rows_panel<V, kRowsOutputs[V]>(w, width, width, layer.in, layer.activation == Activation::relu, buffers[turn],
-                                     out + o * kRows, stream.ahead(w));
-      w += (layer.in + 1) * width;
+      const int64_t ahead = stream.ahead(panel);
+      const float* w = float_panel<Weight>(panel, width, layer.in, panel_buffer, ahead);
+      rows_panel<Scaled, V, kRowsOutputs[V]>(w, width, width, layer.in, layer.activation == Activation::relu,
+                                             buffers[turn], out + o * kRows, kIsFloat<Weight> ? ahead : 0);
+      panel += (Scaled ? 8 : 4) * width + layer.in * width * static_cast<int64_t>(sizeof(Weight));
     }
     apply(layer.activation, out, layer.out * kRows);
   }
@@ -228,6 +290,7 @@ inline int64_t rows_in_vectors(int64_t rows) {
   return rest > kLanes / 2 ? rows : rows - rest;
 }
 
+template <class Weight, bool Scaled>
 void rows_blocks(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y, float* scratch) {
   const int64_t in = plan.layers[0].in, out = plan.layers[plan.num_layers - 1].out;
   int64_t vectors = (rows + kLanes - 1) / kLanes;
@@ -235,11 +298,11 @@ void rows_blocks(const Plan& plan, const Stream& stream, const float* x, int64_t
     const int64_t v = vectors == 4 ? 2 : vectors < 3 ? vectors : 3;  // 4 = 2 + 2: one vector alone is the slowest tile
     const int64_t n = rows < v * kLanes ? rows : v * kLanes;
     if (v == 3) {
-      rows_block<3>(plan, stream, x, n, y, scratch);
+      rows_block<Weight, Scaled, 3>(plan, stream, x, n, y, scratch);
     } else if (v == 2) {
-      rows_block<2>(plan, stream, x, n, y, scratch);
+      rows_block<Weight, Scaled, 2>(plan, stream, x, n, y, scratch);
     } else {
-      rows_block<1>(plan, stream, x, n, y, scratch);
+      rows_block<Weight, Scaled, 1>(plan, stream, x, n, y, scratch);
     }
     vectors -= v;
     rows -= n;
@@ -248,31 +311,34 @@ void rows_blocks(const Plan& plan, const Stream& stream, const float* x, int64_t
   }
 }
 
+template <class Weight>
 void panel(const Plan& plan, const PanelJob& job, float* scratch) {
-  const Stream stream = {job.weights, job.next_weights, plan.unit_floats};
+  const Stream stream = {job.weights, job.next_weights, plan.unit_bytes, false};
   const int64_t many = rows_in_vectors(job.rows), few = job.rows - many;
-  if (many > 0) rows_blocks(plan, stream, job.x, many, job.y, scratch);
+  if (many > 0) rows_blocks<Weight, kScaled<Weight>>(plan, stream, job.x, many, job.y, scratch);
   if (few > 0) {
-    outputs_rows(plan, stream, job.x + many * plan.layers[0].in, few,
-                 job.y + many * plan.layers[plan.num_layers - 1].out, scratch);
+    outputs_rows<Weight>(plan, stream, job.x + many * plan.layers[0].in, few,
+                         job.y + many * plan.layers[plan.num_layers - 1].out, scratch);
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Lane layout.
 
-// R rows x O outputs x the kLanes models from `w` on. x (R, in, 16), y (R, O, 16), each row x_stride or y_stride apart.
-template <int R, int O>
-inline void models_tile(const float* w, int64_t in, bool with_relu, const float* x, int64_t x_stride, float* y,
-                        int64_t y_stride, int64_t ahead) {
+// R rows x O outputs x the kLanes models from `lane` on. x (R, in, 16), y (R, O, 16), each row x_stride or y_stride
+// apart.
+template <class Weight, int R, int O>
+inline void models_tile(const Bytes* panel, int lane, int64_t in, bool with_relu, const float* x, int64_t x_stride,
+                        float* y, int64_t y_stride, int64_t ahead) {
+  const float* header = header_of(panel) + lane;
   Vec acc[R][O];
   UNROLL for (int o = 0; o < O; ++o) {
-    UNROLL for (int r = 0; r < R; ++r) acc[r][o] = load(w + o * kTileModels);
+    UNROLL for (int r = 0; r < R; ++r) acc[r][o] = kScaled<Weight> ? broadcast(0.0f) : load(header + o * kTileModels);
   }
-  for (int64_t k = 0; k < in; ++k) {
-    w += O * kTileModels;
+  const Weight* w = weights_of<Weight>(panel, O * kTileModels) + lane;
+  for (int64_t k = 0; k < in; ++k, w += O * kTileModels) {
     Vec xk[R];
-    UNROLL for (int r = 0; r < R; ++r) xk[r] = load(x + r * x_stride + k * kTileModels);
+    UNROLL for (int r = 0; r < R; ++r) xk[r] = load(x + r * x_stride + lane + k * kTileModels);
     UNROLL for (int o = 0; o < O; ++o) {
       const Vec wk = load(w + o * kTileModels);
       prefetch_ahead(w + o * kTileModels, ahead);
@@ -281,35 +347,43 @@ inline void models_tile(const float* w, int64_t in, bool with_relu, const float*
   }
   UNROLL for (int r = 0; r < R; ++r) {
     UNROLL for (int o = 0; o < O; ++o) {
-      store(y + r * y_stride + o * kTileModels, with_relu ? relu(acc[r][o]) : acc[r][o]);
+      if (kScaled<Weight>) {
+        acc[r][o] = fma(acc[r][o], load(header + (O + o) * kTileModels), load(header + o * kTileModels));
+      }
+      store(y + r * y_stride + lane + o * kTileModels, with_relu ? relu(acc[r][o]) : acc[r][o]);
     }
   }
 }
 
 // The `width` outputs of one panel, at most O, for R rows.
-template <int R, int O>
-inline void models_outputs(const float* w, int64_t width, int64_t in, bool with_relu, const float* x, int64_t x_stride,
-                           float* y, int64_t y_stride, int64_t ahead) {
+template <class Weight, int R, int O>
+inline void models_outputs(const Bytes* panel, int64_t width, int64_t in, bool with_relu, const float* x,
+                           int64_t x_stride, float* y, int64_t y_stride, int64_t ahead) {
   if (width == O) {
     for (int lane = 0; lane < kTileModels; lane += kLanes) {
-      models_tile<R, O>(w + lane, in, with_relu, x + lane, x_stride, y + lane, y_stride, ahead);
+      models_tile<Weight, R, O>(panel, lane, in, with_relu, x, x_stride, y, y_stride, ahead);
     }
     return;
   }
-  if constexpr (O > 1) models_outputs<R, O - 1>(w, width, in, with_relu, x, x_stride, y, y_stride, ahead);
+  if constexpr (O > 1) {
+    models_outputs<Weight, R, O - 1>(panel, width, in, with_relu, x, x_stride, y, y_stride, ahead);
+  }
 }
 
 // One panel for all rows: its weights come from L1 for all rows but the first.
-template <int R = kModelsRows>
-inline void models_panel(const float* w, int64_t width, int64_t in, bool with_relu, const float* x, int64_t x_stride,
-                         int64_t rows, float* y, int64_t y_stride, int64_t ahead) {
+template <class Weight, int R = kModelsRows>
+inline void models_panel(const Bytes* panel, int64_t width, int64_t in, bool with_relu, const float* x,
+                         int64_t x_stride, int64_t rows, float* y, int64_t y_stride, int64_t ahead) {
   for (; rows >= R; rows -= R, x += R * x_stride, y += R * y_stride) {
-    models_outputs<R, kLanePanelWidth>(w, width, in, with_relu, x, x_stride, y, y_stride, ahead);
+    models_outputs<Weight, R, kLanePanelWidth>(panel, width, in, with_relu, x, x_stride, y, y_stride, ahead);
   }
-  if constexpr (R > 1) models_panel<R - 1>(w, width, in, with_relu, x, x_stride, rows, y, y_stride, ahead);
+  if constexpr (R > 1) {
+    models_panel<Weight, R - 1>(panel, width, in, with_relu, x, x_stride, rows, y, y_stride, ahead);
+  }
 }
 
 // All layers for up to kTileRows rows of each model of the tile, from job.x's row `first` on.
+template <class Weight>
 void models_block(const Plan& plan, const Stream& stream, const LaneJob& job, int64_t first, int64_t rows,
                   float* scratch) {
   float* buffers[2] = {scratch, scratch + kScratchRows / 2 * plan.buffer_width};
@@ -323,13 +397,13 @@ void models_block(const Plan& plan, const Stream& stream, const LaneJob& job, in
   int turn = 0;
   for (int64_t i = 0; i < plan.num_layers; ++i, turn ^= 1) {
     const LayerPlan& layer = plan.layers[i];
-    const float* w = stream.weights + layer.offset;
+    const Bytes* panel = stream.weights + layer.offset;
     float* to = buffers[turn ^ 1];
     for (int64_t o = 0; o < layer.out; o += kLanePanelWidth) {
       const int64_t width = layer.out - o < kLanePanelWidth ? layer.out - o : kLanePanelWidth;
-      models_panel(w, width, layer.in, layer.activation == Activation::relu, buffers[turn], stride, rows,
-                   to + o * kTileModels, stride, stream.ahead(w));
-      w += (layer.in + 1) * width * kTileModels;
+      models_panel<Weight>(panel, width, layer.in, layer.activation == Activation::relu, buffers[turn], stride, rows,
+                           to + o * kTileModels, stride, stream.ahead(panel));
+      panel += panel_bytes<Weight>(layer.in, width * kTileModels);
     }
     for (int64_t r = 0; r < rows; ++r) apply(layer.activation, to + r * stride, layer.out * kTileModels);
   }
@@ -338,22 +412,45 @@ void models_block(const Plan& plan, const Stream& stream, const LaneJob& job, in
   }
 }
 
-void lane(const Plan& plan, const LaneJob& job, float* scratch) {
-  int64_t row = 0;
-  if (job.rows >= kUnpackRows) {
-    // The tile transposed is a panel layout with panels of kLanePanelWidth.
-    float* unpacked = scratch + kScratchRows * plan.buffer_width;
-    const int64_t model_floats = plan.unit_floats / kTileModels;
-    transpose(job.weights, kTileModels, model_floats, kTileModels, unpacked, model_floats);
-    row = rows_in_vectors(job.rows);
-    for (int64_t m = 0; m < job.models; ++m, unpacked += model_floats) {
-      const Stream stream = {unpacked, unpacked + model_floats, model_floats};
-      rows_blocks(plan, stream, job.x + m * job.x_stride, row, job.y + m * job.y_stride, scratch);
+// A tile in float32, panel after panel without gaps. The last vector of a panel may be written past its end, where the
+// next one follows; behind the last there is room.
+template <class Weight>
+void unpack_tile(const Plan& plan, const Bytes* tile, float* to, int64_t ahead) {
+  for (int64_t i = 0; i < plan.num_layers; ++i) {
+    const LayerPlan& layer = plan.layers[i];
+    const Bytes* panel = tile + layer.offset;
+    for (int64_t o = 0; o < layer.out; o += kLanePanelWidth) {
+      const int64_t width = kTileModels * (layer.out - o < kLanePanelWidth ? layer.out - o : kLanePanelWidth);
+      const int64_t header = kHeaderBytes<Weight> / 4 * width;
+      memcpy(to, panel, sizeof(float) * header);
+      to_floats(weights_of<Weight>(panel, width), layer.in * width, to + header, ahead);
+      to += header + layer.in * width;
+      panel += panel_bytes<Weight>(layer.in, width);
     }
   }
-  const Stream stream = {job.weights, job.next_weights, plan.unit_floats};
+}
+
+template <class Weight>
+void lane(const Plan& plan, const LaneJob& job, float* scratch) {
+  const Stream stream = {job.weights, job.next_weights, plan.unit_bytes, false};
+  int64_t row = 0;
+  if (job.rows >= kUnpackRows) {
+    // The tile in float32, transposed, is 16 models in panels of kLanePanelWidth.
+    const int64_t floats = plan.model_floats;
+    float* tile = scratch + kScratchRows * plan.buffer_width;
+    float* models = tile + kTileModels * floats;
+    unpack_tile<Weight>(plan, job.weights, tile, stream.ahead(job.weights));
+    transpose(tile, kTileModels, floats, kTileModels, models, floats);
+    row = rows_in_vectors(job.rows);
+    for (int64_t m = 0; m < job.models; ++m, models += floats) {
+      const auto* bytes = reinterpret_cast<const Bytes*>(models);
+      const Stream unpacked = {bytes, bytes + 4 * floats, 4 * floats, true};
+      rows_blocks<float, kScaled<Weight>>(plan, unpacked, job.x + m * job.x_stride, row, job.y + m * job.y_stride,
+                                          scratch);
+    }
+  }
   for (; row < job.rows; row += kTileRows) {
-    models_block(plan, stream, job, row, job.rows - row < kTileRows ? job.rows - row : kTileRows, scratch);
+    models_block<Weight>(plan, stream, job, row, job.rows - row < kTileRows ? job.rows - row : kTileRows, scratch);
   }
 }
 
@@ -366,7 +463,11 @@ void lane(const Plan& plan, const LaneJob& job, float* scratch) {
 #define MLPBANK_STRING(s) #s
 #define MLPBANK_NAME(isa) MLPBANK_STRING(isa)
 extern const Kernel MLPBANK_KERNEL(MLPBANK_ISA);
-const Kernel MLPBANK_KERNEL(MLPBANK_ISA) = {MLPBANK_NAME(MLPBANK_ISA), MLPBANK_ISA::panel, MLPBANK_ISA::lane,
-                                            MLPBANK_ISA::probe_read, MLPBANK_ISA::probe_fma};
+const Kernel MLPBANK_KERNEL(MLPBANK_ISA) = {
+    MLPBANK_NAME(MLPBANK_ISA),
+    {MLPBANK_ISA::panel<float>, MLPBANK_ISA::panel<Half>, MLPBANK_ISA::panel<BFloat>, MLPBANK_ISA::panel<int8_t>},
+    {MLPBANK_ISA::lane<float>, MLPBANK_ISA::lane<Half>, MLPBANK_ISA::lane<BFloat>, MLPBANK_ISA::lane<int8_t>},
+    MLPBANK_ISA::probe_read,
+    MLPBANK_ISA::probe_fma};
 
 }  // namespace mlpbank

@@ -23,8 +23,12 @@
 //       |  :                                    |
 //       +---------------------------------------+
 //
-// Each layer starts at a multiple of 64 bytes. A tail panel is read with whole vectors, up to 15 floats past its end;
-// the layout leaves that room inside the model's own place.
+// Biases are float32. Weights are float32, float16, bfloat16 or int8; with int8 a row of float32 scales, one per output,
+// stands between biases and weights. Each layer starts at a multiple of 64 bytes. A tail panel is read with whole
+// vectors, up to 15 elements past its end; the layout leaves that room inside the model's own place.
+//
+// For many rows a tile is unpacked first: its models one by one, the same panels in float32 (int8: not yet multiplied by
+// the scales), without gaps, in the kernel's scratch memory.
 //
 // This header is compiled with every instruction set, so it holds plain data only: no inline function, no C++ header
 // (the linker might keep the AVX-512 copy of one for everybody).
@@ -37,24 +41,38 @@ namespace mlpbank {
 // The order is that of `activation_names` in architecture.cpp.
 enum class Activation : uint8_t { none, relu, tanh };
 
+// How weights are stored. The order is that of `dtype_names` in layout.cpp.
+enum class Dtype : uint8_t { float32, float16, bfloat16, int8 };
+constexpr int kDtypes = 4;
+struct Half {
+  uint16_t bits;
+};
+struct BFloat {
+  uint16_t bits;
+};
+
 constexpr int64_t kPanelWidth = 16;     // outputs in a panel: 1 zmm, 2 ymm or 4 xmm, so packed bytes do not know the ISA
 constexpr int64_t kTileModels = 16;     // models in a tile of the lane layout
 constexpr int64_t kLanePanelWidth = 8;  // outputs in a panel of the lane layout: 8 accumulators hide the FMA latency
 constexpr int64_t kBlockRows = 48;      // rows of one model carried through all layers together: 3 zmm of rows
 constexpr int64_t kTileRows = 8;        // rows of each model of a tile carried through all layers together
 
+using Bytes = unsigned char;
+
 struct LayerPlan {
   int64_t in, out;
-  int64_t offset;  // floats from the start of the model (panel) or tile (lane) to this layer's first bias
+  int64_t offset;    // bytes from the start of the unit to this layer's first bias
+  int64_t unpacked;  // floats from the start of the unpacked model to it
   Activation activation;
 };
 
 struct Plan {
   const LayerPlan* layers;
   int64_t num_layers;
-  int64_t unit_floats;   // from one model (panel) or tile (lane) to the next
+  int64_t unit_bytes;    // one model (panel) or tile (lane)
   int64_t unit_models;   // 1 (panel) or kTileModels (lane)
   int64_t panel_width;   // kPanelWidth or kLanePanelWidth
+  int64_t model_floats;  // one unpacked model, a multiple of 16
   int64_t buffer_width;  // the widest layer, rounded up to 16: floats per row of an activation buffer
 };
 
@@ -62,10 +80,11 @@ struct Plan {
 constexpr int64_t kScratchRows = 2 * kTileRows * kTileModels;
 static_assert(kBlockRows <= kScratchRows / 2, "a block of rows fits a buffer");
 
+
 // All layers of one model for `rows` rows. x is (rows, input_size), y is (rows, output_size), both contiguous.
 struct PanelJob {
-  const float* weights;
-  const float* next_weights;  // the model this thread takes next, for prefetching
+  const Bytes* weights;
+  const Bytes* next_weights;  // the model this thread takes next, for prefetching
   const float* x;
   float* y;
   int64_t rows;
@@ -74,8 +93,8 @@ struct PanelJob {
 // All layers of one tile of models. Model m of the tile reads (rows, input_size) at x + m * x_stride and writes
 // (rows, output_size) at y + m * y_stride. x_stride 0 gives every model the same rows.
 struct LaneJob {
-  const float* weights;
-  const float* next_weights;
+  const Bytes* weights;
+  const Bytes* next_weights;
   const float* x;
   int64_t x_stride;
   float* y;
@@ -86,12 +105,12 @@ struct LaneJob {
 
 constexpr int kReadVariants = 5;  // of probe_read
 
-// One instruction set's kernels. `scratch` is 64-byte aligned and holds kScratchRows * buffer_width floats, for the lane
-// layout unit_floats more.
+// One instruction set's kernels, one for each Dtype. `scratch` is 64-byte aligned. It holds the
+// activation buffers and behind them a panel in float32 or, in the lane layout, a tile before and after it is unpacked.
 struct Kernel {
   const char* isa;
-  void (*panel)(const Plan& plan, const PanelJob& job, float* scratch);
-  void (*lane)(const Plan& plan, const LaneJob& job, float* scratch);
+  void (*panel[kDtypes])(const Plan& plan, const PanelJob& job, float* scratch);
+  void (*lane[kDtypes])(const Plan& plan, const LaneJob& job, float* scratch);
   // What roofline.cpp measures with, see probe.h.
   float (*probe_read)(const float* data, int64_t floats, int variant);
   double (*probe_fma)(int64_t steps, float* result);

@@ -1,7 +1,12 @@
 #include "layout.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <stdexcept>
+#include <type_traits>
+
+#include "codec.h"
 
 #define MLPBANK_ISA baseline  // of simd.h only transpose() is used here, in the form every CPU has
 #include "simd.h"
@@ -11,7 +16,7 @@ namespace {
 
 using baseline::transpose;
 
-constexpr int64_t kAlignFloats = 16;  // 64 bytes
+constexpr int64_t kAlign = 64;  // bytes
 // Up to this many parameters a model goes into the lane layout. Speed of lane over panel, AVX-512, one thread:
 //
 //                  58 parameters  212   612..881  1089..2177  3699   6337      (4-8-2, 8-16-4, ..., 32-64-64-1)
@@ -24,111 +29,205 @@ constexpr int64_t kAlignFloats = 16;  // 64 bytes
 // for a few of the models reads whole tiles there; so they go into the panel layout too.
 constexpr int64_t kLaneMaxParameters = 256;
 
-int64_t round_up(int64_t n) { return (n + kAlignFloats - 1) / kAlignFloats * kAlignFloats; }
+int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+int64_t element_bytes(Dtype dtype) {
+  return dtype == Dtype::float32 ? 4 : dtype == Dtype::int8 ? 1 : 2;
+}
+
+// float32 rows in front of a panel's weights: biases and, for int8, scales.
+int64_t header_rows(Dtype dtype) { return dtype == Dtype::int8 ? 2 : 1; }
 
 }  // namespace
+
+const std::vector<std::string>& dtype_names() {
+  static const std::vector<std::string> names = {"float32", "float16", "bfloat16", "int8"};
+  return names;
+}
+
+Dtype dtype_from_name(const std::string& name) {
+  const auto& names = dtype_names();
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found == names.end()) {
+    throw std::invalid_argument("dtype: expected one of 'float32', 'float16', 'bfloat16', 'int8', got '" + name + "'");
+  }
+  return static_cast<Dtype>(found - names.begin());
+}
 
 LayoutKind Layout::plan_kind(const Architecture& architecture) {
   return architecture.num_parameters() <= kLaneMaxParameters ? LayoutKind::lane : LayoutKind::panel;
 }
 
-Layout::Layout(const Architecture& architecture, LayoutKind kind) : kind_(kind) {
+Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype) : kind_(kind), dtype_(dtype) {
   int64_t offset = 0, widest = architecture.input_size();
   for (const LayerSpec& layer : architecture.layers()) {
-    layers_.push_back({layer.input_size, layer.output_size, offset, layer.activation});
-    offset = round_up(offset + (layer.input_size + 1) * layer.output_size * unit_models());
+    layers_.push_back({layer.input_size, layer.output_size, offset, model_floats_, layer.activation});
+    offset = round_up(offset + layer_bytes(layer), kAlign);
+    model_floats_ += (layer.input_size + header_rows(dtype)) * layer.output_size;
     widest = std::max(widest, layer.output_size);
   }
-  // Room for the whole-vector reads of the last layer's tail panel, see kernel.h.
-  const int64_t tail = architecture.output_size() % kPanelWidth;
-  if (kind == LayoutKind::panel && tail != 0) {
-    const LayerPlan& last = layers_.back();
-    offset = round_up(last.offset + (last.in + 1) * last.out + kPanelWidth - tail);
+  const LayerSpec& last = architecture.layers().back();
+  if (kind == LayoutKind::panel) {
+    // Room for the whole-vector reads of the last layer's tail panel, see kernel.h.
+    const int64_t beyond = last.output_size % kPanelWidth == 0 ? 0 : (kPanelWidth - 1) * element_bytes(dtype);
+    offset = round_up(layers_.back().offset + layer_bytes(last) + beyond, kAlign);
+  } else {
+    offset += kAlign;  // a tile ends with the marks of the models that are there
   }
-  unit_floats_ = offset;
-  buffer_width_ = round_up(widest);
+  unit_bytes_ = offset;
+  model_floats_ = round_up(model_floats_, kAlign / 4);
+  buffer_width_ = round_up(widest, kAlign / 4);
+}
+
+int64_t Layout::layer_bytes(const LayerSpec& layer) const {
+  return (layer.input_size * element_bytes(dtype_) + 4 * header_rows(dtype_)) * layer.output_size * unit_models();
 }
 
 Plan Layout::plan() const {
   const auto num_layers = static_cast<int64_t>(layers_.size());
-  return {layers_.data(), num_layers, unit_floats_, unit_models(), panel_width(), buffer_width_};
+  return {layers_.data(), num_layers, unit_bytes_, unit_models(), panel_width(), model_floats_, buffer_width_};
 }
 
-// Calls visit(layer, panel's first output, its width, its offset in the unit) in the order of memory.
+// In the order of memory.
 template <class Visit>
 void Layout::for_each_panel(Visit visit) const {
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     int64_t offset = layers_[l].offset;
     for (int64_t o = 0; o < layers_[l].out; o += panel_width()) {
       const int64_t width = std::min(panel_width(), layers_[l].out - o);
-      visit(l, o, width, offset);
-      offset += (layers_[l].in + 1) * width * unit_models();
+      visit(Panel{l, o, width, offset});
+      offset += (layers_[l].in * element_bytes(dtype_) + 4 * header_rows(dtype_)) * width * unit_models();
     }
   }
 }
 
-void Layout::pack(const std::vector<LayerView>& views, int64_t begin, int64_t end, int64_t first,
-                  float* buffer) const {
-  if (kind_ == LayoutKind::panel) {
-    for (int64_t m = begin; m < end; ++m) pack_model(views, m, buffer + (first + m) * unit_floats_);
-    return;
-  }
-  for (int64_t m = begin; m < end;) {
-    const int64_t lane = (first + m) % kTileModels;
-    const int64_t models = std::min(kTileModels - lane, end - m);
-    pack_lanes(views, m, models, buffer + (first + m) / kTileModels * unit_floats_ + lane);
-    m += models;
+namespace {
+
+// `rows` rows of `width` values, each `from_stride` behind the one before, for each of `models` models that lie
+// `model_stride` apart, become rows of width * step elements: element j of model i goes to j * step + i.
+template <class To>
+void copy_rows(const float* from, int64_t from_stride, int64_t rows, int64_t width, int64_t models, int64_t model_stride,
+               To* to, int64_t step) {
+  for (int64_t k = 0; k < rows; ++k, from += from_stride, to += width * step) {
+    if constexpr (std::is_same_v<To, float>) {
+      if (step > 1) {
+        transpose(from, model_stride, models, width, to, step);
+      } else if (width == kPanelWidth) {  // a size the compiler knows becomes four moves
+        std::memcpy(to, from, sizeof(float) * kPanelWidth);
+      } else {
+        std::memcpy(to, from, sizeof(float) * static_cast<std::size_t>(width));
+      }
+    } else if (step == 1) {
+      for (int64_t j = 0; j < width; ++j) encode(from[j], to[j]);
+    } else {
+      float columns[kLanePanelWidth * kTileModels];
+      transpose(from, model_stride, models, width, columns, kTileModels);
+      for (int64_t j = 0; j < width; ++j) {
+        for (int64_t i = 0; i < models; ++i) encode(columns[j * kTileModels + i], to[j * step + i]);
+      }
+    }
   }
 }
 
-void Layout::pack_model(const std::vector<LayerView>& views, int64_t m, float* unit) const {
-  for_each_panel([&](std::size_t l, int64_t o, int64_t width, int64_t offset) {
-    const int64_t in = layers_[l].in, out = layers_[l].out;
-    const std::size_t bytes = sizeof(float) * static_cast<std::size_t>(width);
-    float* to = unit + offset;
-    if (views[l].bias != nullptr) {
-      std::memcpy(to, views[l].bias + m * out + o, bytes);
-    } else {
-      std::memset(to, 0, bytes);
+}  // namespace
+
+template <class Weight>
+void Layout::pack_panel(const Panel& panel, const LayerView& view, int64_t source, int64_t models, Bytes* unit,
+                        int64_t lane) const {
+  const LayerPlan& layer = layers_[panel.layer];
+  const int64_t in = layer.in, out = layer.out, width = panel.width, step = unit_models();
+  auto* header = reinterpret_cast<float*>(unit + panel.offset) + lane;
+  if (view.bias != nullptr) {
+    copy_rows(view.bias + source * out + panel.first_output, out, 1, width, models, out, header, step);
+  } else {
+    for (int64_t j = 0; j < width; ++j) std::fill_n(header + j * step, models, 0.0f);
+  }
+  const float* from = view.weight + source * in * out + panel.first_output;
+  auto* to = reinterpret_cast<Weight*>(unit + panel.offset + 4 * header_rows(dtype_) * width * step) + lane;
+  if constexpr (!std::is_same_v<Weight, int8_t>) {
+    copy_rows(from, out, in, width, models, in * out, to, step);
+  } else {
+    // Symmetric, one scale for each output of each model: the largest weight becomes 127.
+    float* scales = header + width * step;
+    for (int64_t i = 0; i < models; ++i) {
+      for (int64_t j = 0; j < width; ++j) {
+        const float* column = from + i * in * out + j;
+        float largest = 0.0f;
+        for (int64_t k = 0; k < in; ++k) largest = std::max(largest, std::abs(column[k * out]));
+        const float scale = largest / 127.0f;
+        scales[j * step + i] = scale;
+        for (int64_t k = 0; k < in; ++k) {
+          // A scale that underflowed can make the quotient leave the range, or be 0 / 0.
+          const float quotient = scale > 0.0f ? column[k * out] / scale : 0.0f;
+          encode(std::clamp(quotient, -127.0f, 127.0f), to[(k * width + j) * step + i]);
+        }
+      }
     }
-    const float* from = views[l].weight + m * in * out + o;
-    if (width == kPanelWidth) {  // a size the compiler knows becomes four moves
-      for (int64_t k = 0; k < in; ++k) std::memcpy(to += kPanelWidth, from + k * out, sizeof(float) * kPanelWidth);
-    } else {
-      for (int64_t k = 0; k < in; ++k) std::memcpy(to += width, from + k * out, bytes);
+  }
+}
+
+template <class Weight>
+void Layout::unpack_panel(const Panel& panel, const Bytes* unit, int64_t lane, float* weight, float* bias) const {
+  const LayerPlan& layer = layers_[panel.layer];
+  const int64_t width = panel.width, step = unit_models();
+  const auto* header = reinterpret_cast<const float*>(unit + panel.offset) + lane;
+  const auto* from = reinterpret_cast<const Weight*>(unit + panel.offset + 4 * header_rows(dtype_) * width * step) + lane;
+  for (int64_t j = 0; j < width; ++j) {
+    bias[panel.first_output + j] = header[j * step];
+    float scale = 1.0f;
+    if (dtype_ == Dtype::int8) scale = header[(width + j) * step];
+    for (int64_t k = 0; k < layer.in; ++k) {
+      const float value = decode(from[(k * width + j) * step]);
+      weight[k * layer.out + panel.first_output + j] = dtype_ == Dtype::int8 ? value * scale : value;
+    }
+  }
+}
+
+void Layout::pack(const std::vector<LayerView>& views, int64_t source, int64_t models, Bytes* unit,
+                  int64_t lane) const {
+  for_each_panel([&](const Panel& panel) {
+    const LayerView& view = views[panel.layer];
+    switch (dtype_) {
+      case Dtype::float32:
+        return pack_panel<float>(panel, view, source, models, unit, lane);
+      case Dtype::float16:
+        return pack_panel<Half>(panel, view, source, models, unit, lane);
+      case Dtype::bfloat16:
+        return pack_panel<BFloat>(panel, view, source, models, unit, lane);
+      case Dtype::int8:
+        return pack_panel<int8_t>(panel, view, source, models, unit, lane);
     }
   });
+  if (kind_ == LayoutKind::lane) set_lanes(unit, lanes(unit) | ((1u << models) - 1) << lane);
 }
 
-// `models` models, the first at `lane` of their tile: rows of `width` outputs, one for each model, become columns.
-void Layout::pack_lanes(const std::vector<LayerView>& views, int64_t m, int64_t models, float* lane) const {
-  for_each_panel([&](std::size_t l, int64_t o, int64_t width, int64_t offset) {
-    const int64_t in = layers_[l].in, out = layers_[l].out;
-    float* to = lane + offset;
-    if (views[l].bias != nullptr) {
-      transpose(views[l].bias + m * out + o, out, models, width, to, kTileModels);
-    } else {
-      for (int64_t j = 0; j < width; ++j) std::fill_n(to + j * kTileModels, models, 0.0f);
-    }
-    const float* from = views[l].weight + m * in * out + o;
-    for (int64_t k = 0; k < in; ++k) {
-      to += width * kTileModels;
-      transpose(from + k * out, in * out, models, width, to, kTileModels);
-    }
-  });
-}
-
-void Layout::unpack(const float* buffer, int64_t model, const std::vector<float*>& weight,
+void Layout::unpack(const Bytes* unit, int64_t lane, const std::vector<float*>& weight,
                     const std::vector<float*>& bias) const {
-  const int64_t step = unit_models();
-  const float* unit = buffer + model / step * unit_floats_ + model % step;
-  for_each_panel([&](std::size_t l, int64_t o, int64_t width, int64_t offset) {
-    const float* from = unit + offset;
-    for (int64_t j = 0; j < width; ++j, from += step) bias[l][o + j] = *from;
-    for (int64_t k = 0; k < layers_[l].in; ++k) {
-      for (int64_t j = 0; j < width; ++j, from += step) weight[l][k * layers_[l].out + o + j] = *from;
+  for_each_panel([&](const Panel& panel) {
+    float* w = weight[panel.layer];
+    float* b = bias[panel.layer];
+    switch (dtype_) {
+      case Dtype::float32:
+        return unpack_panel<float>(panel, unit, lane, w, b);
+      case Dtype::float16:
+        return unpack_panel<Half>(panel, unit, lane, w, b);
+      case Dtype::bfloat16:
+        return unpack_panel<BFloat>(panel, unit, lane, w, b);
+      case Dtype::int8:
+        return unpack_panel<int8_t>(panel, unit, lane, w, b);
     }
   });
+}
+
+uint32_t Layout::lanes(const Bytes* unit) const {
+  if (kind_ == LayoutKind::panel) return 1;
+  uint32_t lanes;
+  std::memcpy(&lanes, unit + unit_bytes_ - kAlign, sizeof lanes);
+  return lanes;
+}
+
+void Layout::set_lanes(Bytes* unit, uint32_t lanes) const {
+  std::memcpy(unit + unit_bytes_ - kAlign, &lanes, sizeof lanes);
 }
 
 }  // namespace mlpbank

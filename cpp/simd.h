@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernel.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -41,6 +43,14 @@ inline Vec bit_or(Vec a, Vec b) { return from_bits(_mm512_or_si512(bits(a), bits
 inline Vec int_add(Vec a, Vec b) { return from_bits(_mm512_add_epi32(bits(a), bits(b))); }
 inline Vec int_shift_left_23(Vec a) { return from_bits(_mm512_slli_epi32(bits(a), 23)); }
 
+inline __m256i load_16_bits(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline Vec load(const Half* p) { return {_mm512_cvtph_ps(load_16_bits(p))}; }
+inline Vec load(const BFloat* p) { return from_bits(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_16_bits(p)), 16)); }
+inline Vec load(const int8_t* p) {
+  const __m128i eight_bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(eight_bits))};
+}
+
 #elif defined(__AVX2__)
 
 constexpr int kLanes = 8;
@@ -68,6 +78,14 @@ inline Vec bit_and(Vec a, Vec b) { return {_mm256_and_ps(a.v, b.v)}; }
 inline Vec bit_or(Vec a, Vec b) { return {_mm256_or_ps(a.v, b.v)}; }
 inline Vec int_add(Vec a, Vec b) { return from_bits(_mm256_add_epi32(bits(a), bits(b))); }
 inline Vec int_shift_left_23(Vec a) { return from_bits(_mm256_slli_epi32(bits(a), 23)); }
+
+inline __m128i load_16_bits(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline Vec load(const Half* p) { return {_mm256_cvtph_ps(load_16_bits(p))}; }
+inline Vec load(const BFloat* p) { return from_bits(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_16_bits(p)), 16)); }
+inline Vec load(const int8_t* p) {
+  const __m128i eight_bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight_bits))};
+}
 
 #else
 
@@ -105,6 +123,21 @@ inline Vec bit_and(Vec a, Vec b) { return from_bits(bits(a) & bits(b)); }
 inline Vec bit_or(Vec a, Vec b) { return from_bits(bits(a) | bits(b)); }
 inline Vec int_add(Vec a, Vec b) { return from_bits(bits(a) + bits(b)); }
 inline Vec int_shift_left_23(Vec a) { return from_bits(bits(a) << 23); }
+
+inline Vec load(const BFloat* p) { return from_bits(Uint4{p[0].bits, p[1].bits, p[2].bits, p[3].bits} << 16); }
+// Exponent and mantissa move to their places in a float32; multiplying by 2^112 mends the exponent's offset, also of
+// subnormals. What was infinity or NaN gets the exponent of those back.
+inline Vec load(const Half* p) {
+  const Uint4 half = {p[0].bits, p[1].bits, p[2].bits, p[3].bits};
+  const Vec magnitude = from_bits((half & 0x7fff) << 13);
+  const Vec scaled = {magnitude.v * 0x1p112f};
+  const Uint4 special = (Uint4)(scaled.v >= 65536.0f) & 0x7f800000;
+  return from_bits(bits(scaled) | special | (half & 0x8000) << 16);
+}
+inline Vec load(const int8_t* p) {
+  return {Float4{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]),
+                 static_cast<float>(p[3])}};
+}
 
 #endif
 

@@ -1,74 +1,115 @@
-// BatchedWeights: the weights of all models, contiguous and 64-byte aligned, and which of them are loaded.
+// BatchedWeights: the weights of all models, and how they change while others read them.
+//
+// A table maps each unit (a model, or in the lane layout a tile of 16) to its place in memory. A load packs into a free
+// place, publishes it with one atomic store, and retires the old one, which is free again once every reader that may
+// have seen it has left (epochs.h). Readers take no lock and never wait. Nothing ever moves:
+//
+//   table      [ unit 0 | unit 1 | unit 2 | ... ]        pointers; a new table when the bank grows
+//                  |        |        +-----------------------------------------+
+//   chunks     [ home 0 | home 1 | home 2 | ... ]  [ spare | spare | ... ]     |
+//                                                      ^----------------------+   unit 2 was swapped
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
-#include <shared_mutex>
+#include <mutex>
 #include <vector>
 
 #include "architecture.h"
+#include "buffer.h"
+#include "epochs.h"
 #include "layout.h"
 
 namespace mlpbank {
 
-// Zeroed, 64-byte aligned floats. Large ones ask for huge pages: a stream of weights then misses the TLB 512 times less.
-class AlignedBuffer {
- public:
-  AlignedBuffer() = default;
-  explicit AlignedBuffer(int64_t floats);
-  ~AlignedBuffer();
-  AlignedBuffer(AlignedBuffer&& other) noexcept { swap(other); }
-  AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
-    swap(other);
-    return *this;
-  }
-
-  float* data() const { return data_; }
-  int64_t size() const { return floats_; }
-
- private:
-  void swap(AlignedBuffer& other) noexcept;
-
-  float* data_ = nullptr;
-  int64_t floats_ = 0;
-};
-
 class BatchedWeights {
  public:
   // All models start unloaded. Throws std::invalid_argument, std::overflow_error or std::bad_alloc.
-  BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind);
+  BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype = Dtype::float32);
+  ~BatchedWeights();
+  BatchedWeights(const BatchedWeights&) = delete;
+  BatchedWeights& operator=(const BatchedWeights&) = delete;
 
-  int64_t num_models() const { return num_models_; }
   const Architecture& architecture() const { return architecture_; }
   const Layout& layout() const { return layout_; }
-  int64_t nbytes() const { return buffer_.size() * static_cast<int64_t>(sizeof(float)); }
-  const float* data() const { return buffer_.data(); }
+  int64_t num_models() const { return num_models_.load(); }
+  int64_t nbytes() const;
+  const Bytes* data() const { return chunks_.front().bytes(); }  // where the first model lies unless it was swapped
 
-  // Whoever reads weights or `loaded` holds this shared for as long as it reads; loading takes it alone.
-  std::shared_mutex& mutex() const { return mutex_; }
-
-  // Packs `count` models from `first` on, see Layout::pack; throws std::out_of_range before anything is touched.
+  // Packs `count` models from `first` on, see Layout::pack. Throws before anything is touched: std::out_of_range,
+  // std::bad_alloc. Each model is published when all are packed.
   void load(int64_t first, int64_t count, const std::vector<LayerView>& views, int num_threads);
+  void unload(int64_t model);
+  // Adds `count` unloaded models behind the others.
+  void grow(int64_t count);
+  // How often the model was loaded.
+  int64_t generation(int64_t model) const;
+  std::vector<bool> loaded_flags() const;
   // The weights of one loaded model: weight[l] (in * out floats) and bias[l] (out floats) receive layer l.
   void get(int64_t model, const std::vector<float*>& weight, const std::vector<float*>& bias) const;
 
-  // Call with the mutex held.
-  bool all_loaded() const { return num_loaded_ == num_models_; }
-  bool loaded(int64_t model) const { return loaded_[static_cast<std::size_t>(model)]; }
   [[noreturn]] static void throw_not_loaded(int64_t model);
 
-  std::vector<bool> loaded_flags() const;
+  // What one call sees. While it lives, the memory of all it has seen stays as it is.
+  class Reader {
+   public:
+    explicit Reader(const BatchedWeights& weights)
+        : weights_(weights), token_(weights.epochs_.enter()), units_(weights.units_.load()) {}
+    ~Reader() { weights_.epochs_.leave(token_); }
+    Reader(const Reader&) = delete;
+    Reader& operator=(const Reader&) = delete;
+
+    // The unit as it is now, null if none of its models was loaded. Two calls may see two generations.
+    const Bytes* unit(int64_t i) const { return units_[i].load(std::memory_order_acquire); }
+    bool all_loaded() const { return weights_.num_loaded_.load() == weights_.num_models(); }
+
+   private:
+    const BatchedWeights& weights_;
+    int token_;
+    const std::atomic<Bytes*>* units_;
+  };
 
  private:
-  void check_model(int64_t model) const;
+  struct Retired {
+    uint64_t stamp;
+    int64_t unit;
+    Bytes* place;
+  };
+  using Units = std::unique_ptr<std::atomic<Bytes*>[]>;
 
-  int64_t num_models_;
-  Architecture architecture_;
-  Layout layout_;
-  AlignedBuffer buffer_;
-  std::vector<bool> loaded_;
-  int64_t num_loaded_ = 0;
-  mutable std::shared_mutex mutex_;
+  static void lock_all();
+  static void unlock_all();
+  static void unlock_all_in_child();
+  void enlist();
+
+  void check_model(int64_t model) const;
+  int64_t units_for(int64_t models) const;
+  void load_units(int64_t first, int64_t end, int64_t source, const std::vector<LayerView>& views, int num_threads);
+  void change_lanes(int64_t begin, int64_t end, const std::vector<LayerView>& views, int64_t source);
+  void take_places(int64_t first, int64_t count, std::vector<Bytes*>& places);
+  void add_spares(int64_t count);
+  void reclaim();
+  void publish(int64_t unit, Bytes* place);
+
+  const Architecture architecture_;
+  const Layout layout_;
+  std::atomic<int64_t> num_models_{0};
+  std::atomic<int64_t> num_loaded_{0};
+  std::atomic<std::atomic<Bytes*>*> units_{nullptr};
+  mutable Epochs epochs_;
+
+  // Writers only, with the mutex held.
+  mutable std::mutex mutex_;
+  Units table_;                                    // what units_ points to
+  std::vector<std::pair<uint64_t, Units>> retired_tables_;
+  std::vector<AlignedBuffer> chunks_;
+  std::vector<Bytes*> homes_;                      // of each unit
+  std::vector<bool> home_free_;
+  std::vector<Bytes*> spares_;                     // free places that are nobody's home
+  std::vector<Retired> retired_;                   // oldest first
+  std::vector<int64_t> generations_;
+  BatchedWeights* next_ = nullptr;                 // all BatchedWeights of the process, for fork
 };
 
 }  // namespace mlpbank

@@ -80,6 +80,7 @@ class BatchedInference:
     engine : Engine, optional
         ``Engine()`` by default.
     layout : {"auto", "panel", "lane"}
+    dtype : {"float32", "float16", "bfloat16", "int8"}
         See `BatchedWeights`.
 
     Notes
@@ -88,7 +89,9 @@ class BatchedInference:
     the same model therefore gives the same bits whatever else is in the call, for any number of threads and rows, and
     with AVX2 as with AVX-512. (The portable instruction set may differ by rounding.)
 
-    Any number of threads may call `forward` at once; the GIL is released while it computes.
+    Any number of threads may call `forward` at once, while others load, unload and grow; the GIL is released while it
+    computes. Forwards never wait for loads. Each call sees exactly one generation of each model, and a call that starts
+    after a load has returned sees what was loaded.
 
     Examples
     --------
@@ -102,9 +105,15 @@ class BatchedInference:
     """
 
     def __init__(
-        self, num_models: int, architecture: Architecture, engine: Engine | None = None, *, layout: str = "auto"
+        self,
+        num_models: int,
+        architecture: Architecture,
+        engine: Engine | None = None,
+        *,
+        layout: str = "auto",
+        dtype: str = "float32",
     ) -> None:
-        self._bind(BatchedWeights(num_models, architecture, layout=layout), engine)
+        self._bind(BatchedWeights(num_models, architecture, layout=layout, dtype=dtype), engine)
 
     @classmethod
     def from_weights(cls, weights: BatchedWeights, engine: Engine | None = None) -> BatchedInference:
@@ -133,14 +142,13 @@ class BatchedInference:
         self._core = _core.BatchedInference(weights._core, engine._core)
         # Looked up once: forward is called for microseconds of work.
         self._direct = self._core.forward_direct
-        self._num_models = weights.num_models
         self._input_size = weights.architecture.input_size
         self._output_size = weights.architecture.output_size
 
     @property
     def num_models(self) -> int:
         """Number of models."""
-        return self._num_models
+        return self._weights.num_models
 
     @property
     def architecture(self) -> Architecture:
@@ -160,6 +168,18 @@ class BatchedInference:
     def load_weights(self, model_idx: int, weights: WeightsMapping, *, check_finite: bool = False) -> None:
         """Load the weights of one model; the same as ``self.weights.load``, see `BatchedWeights.load`."""
         self._weights.load(model_idx, weights, check_finite=check_finite)
+
+    def unload(self, model_idx: int) -> None:
+        """Forget the weights of one model; the same as ``self.weights.unload``."""
+        self._weights.unload(model_idx)
+
+    def grow(self, count: int) -> None:
+        """Add `count` models without weights; the same as ``self.weights.grow``."""
+        self._weights.grow(count)
+
+    def generation(self, model_idx: int) -> int:
+        """Return how often a model was loaded; the same as ``self.weights.generation``."""
+        return self._weights.generation(model_idx)
 
     def forward(
         self,
@@ -208,7 +228,7 @@ class BatchedInference:
         x = as_float32(inputs, "inputs")
         shape = x.shape
         ids = None if models is None else as_ids(models, "models")
-        entries = self._num_models if ids is None else ids.shape[0]
+        entries = self._weights.num_models if ids is None else ids.shape[0]
         if not 2 <= len(shape) <= 3 or shape[-1] != self._input_size or shape[0] != entries:
             self._raise_shape(shape, "num_models" if ids is None else "len(models)", entries)
         y_shape = (*shape[:-1], self._output_size)
@@ -253,7 +273,7 @@ class BatchedInference:
             raise ValueError(f"inputs: expected shape ({size},) or (rows, {size}), got {x.shape}")
         if x.shape[-1] != size:
             raise ValueError(f"inputs: expected last dimension {size}, got {x.shape[-1]}")
-        y_shape = (self._num_models, *x.shape[:-1], self._output_size)
+        y_shape = (self._weights.num_models, *x.shape[:-1], self._output_size)
         y = np.empty(y_shape, np.float32) if out is None else check_out(out, y_shape, x)
         self._core.forward_shared(x, y, *_options(num_threads, missing))
         return y
@@ -267,7 +287,7 @@ class BatchedInference:
         raise ValueError(f"inputs: expected first dimension {entries} ({entries_name}), got {shape[0]}")
 
     def __repr__(self) -> str:
-        return f"BatchedInference({self._num_models}, {self.architecture!r}, {self._engine!r})"
+        return f"BatchedInference({self.num_models}, {self.architecture!r}, {self._engine!r})"
 
 
 def _options(num_threads: int | None, missing: str) -> tuple[int, bool]:
