@@ -53,6 +53,7 @@ class Scratch {
 };
 
 thread_local Scratch thread_scratch;
+thread_local Grouping thread_grouping;  // of the calling thread
 
 void fill_nan(float* y, int64_t n) { std::fill(y, y + n, std::numeric_limits<float>::quiet_NaN()); }
 
@@ -114,18 +115,17 @@ class Failures {
 // Rows scattered over x and y, brought together for the kernel block by block and put back.
 class ScatteredRows {
  public:
-  ScatteredRows(const Call& call, const int64_t* models, const float* x, int64_t rows, float* y)
-      : call_(call), models_(models), x_(x), rows_(rows), y_(y) {}
+  ScatteredRows(const Call& call, const Grouping& grouping, const float* x, int64_t rows, float* y)
+      : call_(call), grouping_(grouping), x_(x), rows_(rows), y_(y) {}
 
   // One piece of the panel layout: all entries are of one model.
-  void run_panel(const Piece& piece, const Bytes* weights, const int64_t* order, const Bytes* next,
-                 Scratch& scratch) const {
+  void run_panel(const Piece& piece, const Bytes* weights, const Bytes* next, Scratch& scratch) const {
     const int64_t entries = piece.end - piece.begin;
-    const bool contiguous = order[piece.end - 1] - order[piece.begin] == entries - 1;
+    const bool contiguous = grouping_.entry(piece.end - 1) - grouping_.entry(piece.begin) == entries - 1;
     if (contiguous || rows_ >= kGatherRows) {  // entries that are runs of rows already need no copy
       const int64_t step = contiguous ? entries : 1;
       for (int64_t i = piece.begin; i < piece.end; i += step) {
-        const int64_t row = order[i] * rows_;
+        const int64_t row = grouping_.entry(i) * rows_;
         call_.panel(call_.plan, {weights, next, x_ + row * call_.in, y_ + row * call_.out, step * rows_},
                            scratch.kernel());
       }
@@ -134,19 +134,18 @@ class ScatteredRows {
     const int64_t step = std::max<int64_t>(1, kGatherRows / rows_);
     for (int64_t i = piece.begin; i < piece.end; i += step) {
       const int64_t n = std::min(step, piece.end - i);
-      for (int64_t j = 0; j < n; ++j) gather(order[i + j], 0, rows_, scratch.x() + j * rows_ * call_.in);
+      for (int64_t j = 0; j < n; ++j) gather(grouping_.entry(i + j), 0, rows_, scratch.x() + j * rows_ * call_.in);
       call_.panel(call_.plan, {weights, next, scratch.x(), scratch.y(), n * rows_}, scratch.kernel());
-      for (int64_t j = 0; j < n; ++j) scatter(order[i + j], 0, rows_, scratch.y() + j * rows_ * call_.out);
+      for (int64_t j = 0; j < n; ++j) scatter(grouping_.entry(i + j), 0, rows_, scratch.y() + j * rows_ * call_.out);
     }
   }
 
   // One piece of the lane layout: entries of the models of one tile. Each step takes one entry of every model that
   // still has some; the lanes of the others compute on whatever is in the buffer, and nobody reads them.
-  void run_lane(const Piece& piece, const Bytes* weights, const int64_t* order, const Bytes* next,
-                Scratch& scratch) const {
+  void run_lane(const Piece& piece, const Bytes* weights, const Bytes* next, Scratch& scratch) const {
     int64_t from[kTileModels], left[kTileModels] = {};
     for (int64_t i = piece.end; i-- > piece.begin;) {
-      const int64_t lane = models_[order[i]] % kTileModels;
+      const int64_t lane = grouping_.model(i) % kTileModels;
       from[lane] = i;
       ++left[lane];
     }
@@ -155,13 +154,13 @@ class ScatteredRows {
       for (int64_t row = 0; row < rows_; row += block) {
         const int64_t n = std::min(block, rows_ - row);
         for (int64_t l = 0; l < kTileModels; ++l) {
-          if (left[l] > 0) gather(order[from[l]], row, n, scratch.x() + l * n * call_.in);
+          if (left[l] > 0) gather(grouping_.entry(from[l]), row, n, scratch.x() + l * n * call_.in);
         }
         const LaneJob job = {weights, next, scratch.x(), n * call_.in, scratch.y(), n * call_.out, n,
                              kTileModels};
         call_.lane(call_.plan, job, scratch.kernel());
         for (int64_t l = 0; l < kTileModels; ++l) {
-          if (left[l] > 0) scatter(order[from[l]], row, n, scratch.y() + l * n * call_.out);
+          if (left[l] > 0) scatter(grouping_.entry(from[l]), row, n, scratch.y() + l * n * call_.out);
         }
       }
       for (int64_t l = 0; l < kTileModels; ++l) {
@@ -179,7 +178,7 @@ class ScatteredRows {
   }
 
   const Call& call_;
-  const int64_t* models_;
+  const Grouping& grouping_;
   const float* x_;
   int64_t rows_;
   float* y_;
@@ -270,26 +269,26 @@ void BatchedInference::forward_models(const int64_t* models, int64_t entries, co
   const bool nan = options.missing == Missing::nan;
   // A piece is at most what one thread should take at a time, so that one huge group keeps all threads busy.
   const int64_t max_rows = 8 * kGatherRows * call.unit_models;
-  const Grouping grouping = group_by_model(models, entries, num_models, call.unit_models,
-                                           std::max<int64_t>(1, max_rows / std::max<int64_t>(1, rows)));
-  const int64_t* order = grouping.order.data();
-  const auto pieces = static_cast<int64_t>(grouping.pieces.size());
+  Grouping& grouping = thread_grouping;
+  grouping.group(models, entries, num_models, call.unit_models,
+                 std::max<int64_t>(1, max_rows / std::max<int64_t>(1, rows)));
+  const auto pieces = static_cast<int64_t>(grouping.pieces().size());
   // Each unit is looked up once: all its pieces see the same generation.
   std::vector<const Bytes*> seen;
-  seen.reserve(grouping.pieces.size());
+  seen.reserve(grouping.pieces().size());
   for (int64_t i = 0; i < pieces; ++i) {
-    const Piece& piece = grouping.pieces[static_cast<std::size_t>(i)];
-    const bool again = i > 0 && grouping.pieces[static_cast<std::size_t>(i - 1)].unit == piece.unit;
+    const Piece& piece = grouping.pieces()[static_cast<std::size_t>(i)];
+    const bool again = i > 0 && grouping.pieces()[static_cast<std::size_t>(i - 1)].unit == piece.unit;
     seen.push_back(again ? seen.back() : call.reader.unit(piece.unit));
     for (int64_t j = piece.begin; !nan && j < piece.end; ++j) {
-      if (!call.has(seen.back(), models[order[j]])) BatchedWeights::throw_not_loaded(models[order[j]]);
+      if (!call.has(seen.back(), grouping.model(j))) BatchedWeights::throw_not_loaded(grouping.model(j));
     }
   }
   if (rows == 0) return;
 
   const bool lanes = call.unit_models > 1;
   const int64_t gathered = lanes ? kTileModels * std::min(rows, kGatherRows) : kGatherRows;
-  const ScatteredRows scattered(call, models, x, rows, y);
+  const ScatteredRows scattered(call, grouping, x, rows, y);
   Failures failures;
   const ChunkedWork work = {pieces, std::max<int64_t>(1, pieces / (threads * kChunksPerThread)),
                             call.nanoseconds(pieces, entries * rows)};
@@ -297,16 +296,16 @@ void BatchedInference::forward_models(const int64_t* models, int64_t entries, co
     Scratch& scratch = thread_scratch;
     if (!scratch.reserve(call.scratch_floats(), gathered * call.in, gathered * call.out)) return failures.no_memory();
     for (int64_t i = begin; i < end; ++i) {
-      const Piece& piece = grouping.pieces[static_cast<std::size_t>(i)];
+      const Piece& piece = grouping.pieces()[static_cast<std::size_t>(i)];
       const Bytes* weights = seen[static_cast<std::size_t>(i)];
       const Bytes* next = seen[static_cast<std::size_t>(i + 1 < end ? i + 1 : i)];
       if (weights != nullptr && lanes) {
-        scattered.run_lane(piece, weights, order, next, scratch);
+        scattered.run_lane(piece, weights, next, scratch);
       } else if (weights != nullptr) {
-        scattered.run_panel(piece, weights, order, next, scratch);
+        scattered.run_panel(piece, weights, next, scratch);
       }
       for (int64_t j = piece.begin; nan && j < piece.end; ++j) {
-        if (!call.has(weights, models[order[j]])) fill_nan(y + order[j] * rows * call.out, rows * call.out);
+        if (!call.has(weights, grouping.model(j))) fill_nan(y + grouping.entry(j) * rows * call.out, rows * call.out);
       }
     }
   });

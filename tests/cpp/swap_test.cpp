@@ -75,7 +75,7 @@ void run(LayoutKind kind, int swaps) {
       if (by_ids) {
         inference.forward_models(ids.data(), kModels, x.data(), 1, y.data(), {});
       } else {
-        inference.forward(kModels, x.data(), 1, y.data(), {});
+        inference.forward(x.data(), 1, y.data(), {1, Missing::error, kModels});
       }
       for (int64_t i = 0; i < kModels; ++i) {
         const int64_t model = by_ids ? ids[static_cast<std::size_t>(i)] : i;
