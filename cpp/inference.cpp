@@ -276,14 +276,16 @@ void BatchedInference::forward_models(const int64_t* models, int64_t entries, co
   // Each unit is looked up once: all its pieces see the same generation.
   std::vector<const Bytes*> seen;
   seen.reserve(grouping.pieces().size());
+  int64_t missing = entries;
   for (int64_t i = 0; i < pieces; ++i) {
     const Piece& piece = grouping.pieces()[static_cast<std::size_t>(i)];
     const bool again = i > 0 && grouping.pieces()[static_cast<std::size_t>(i - 1)].unit == piece.unit;
     seen.push_back(again ? seen.back() : call.reader.unit(piece.unit));
     for (int64_t j = piece.begin; !nan && j < piece.end; ++j) {
-      if (!call.has(seen.back(), grouping.model(j))) BatchedWeights::throw_not_loaded(grouping.model(j));
+      if (!call.has(seen.back(), grouping.model(j))) missing = std::min(missing, grouping.entry(j));
     }
   }
+  if (missing < entries) BatchedWeights::throw_not_loaded(models[missing]);  // the first as the caller wrote them
   if (rows == 0) return;
 
   const bool lanes = call.unit_models > 1;
