@@ -7,7 +7,8 @@
 namespace mlpbank {
 
 const std::vector<std::string>& activation_names() {
-  static const std::vector<std::string> names = {"none", "relu", "tanh"};
+  static const std::vector<std::string> names = {"none",      "relu", "tanh",     "sigmoid", "leaky_relu", "elu", "gelu",
+                                                 "gelu_tanh", "silu", "softplus", "softmax"};
   return names;
 }
 
@@ -60,6 +61,10 @@ void Architecture::validate() const {
       throw std::invalid_argument(where + "expected input_size " + std::to_string(layers_[i - 1].output_size) +
                                   ", the output_size of layer " + std::to_string(i - 1) + ", got " +
                                   std::to_string(layer.input_size));
+    }
+    if (layer.activation == Activation::softmax && i + 1 < layers_.size()) {
+      throw std::invalid_argument(where + "expected softmax on the last layer only, which is layer " +
+                                  std::to_string(layers_.size() - 1));
     }
     const int64_t with_bias = checked_add(layer.input_size, 1, kWhat);
     parameters = checked_add(parameters, checked_mul(with_bias, layer.output_size, kWhat), kWhat);

@@ -168,7 +168,7 @@ void outputs_block(const Plan& plan, const Stream& stream, const float* x, float
     float* out = buffers[turn];
     outputs_layer<Weight, R>(*layer, stream, x, x_stride, out, plan.buffer_width);
     for (int64_t r = 0; r < R; ++r) {
-      apply(layer->activation, out + r * plan.buffer_width, (layer->out + kLanes - 1) / kLanes * kLanes);
+      apply_row(layer->activation, out + r * plan.buffer_width, layer->out);
     }
     x = out;
     x_stride = plan.buffer_width;
@@ -277,7 +277,7 @@ void rows_block(const Plan& plan, const Stream& stream, const float* x, int64_t 
                                              buffers[turn], out + o * kRows, kIsFloat<Weight> ? ahead : 0);
       panel += (Scaled ? 8 : 4) * width + layer.in * width * static_cast<int64_t>(sizeof(Weight));
     }
-    apply(layer.activation, out, layer.out * kRows);
+    apply_columns(layer.activation, out, layer.out, kRows);
   }
   const int64_t out = plan.layers[plan.num_layers - 1].out;
   transpose(buffers[turn], kRows, out, rows, y, out);
@@ -405,7 +405,7 @@ void models_block(const Plan& plan, const Stream& stream, const LaneJob& job, in
                            to + o * kTileModels, stride, stream.ahead(panel));
       panel += panel_bytes<Weight>(layer.in, width * kTileModels);
     }
-    for (int64_t r = 0; r < rows; ++r) apply(layer.activation, to + r * stride, layer.out * kTileModels);
+    for (int64_t r = 0; r < rows; ++r) apply_columns(layer.activation, to + r * stride, layer.out, kTileModels);
   }
   for (int64_t r = 0; r < rows; ++r) {
     transpose(buffers[turn] + r * stride, kTileModels, out, job.models, job.y + (first + r) * out, job.y_stride);

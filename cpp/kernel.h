@@ -39,7 +39,19 @@
 namespace mlpbank {
 
 // The order is that of `activation_names` in architecture.cpp.
-enum class Activation : uint8_t { none, relu, tanh };
+enum class Activation : uint8_t {
+  none,
+  relu,
+  tanh,
+  sigmoid,
+  leaky_relu,
+  elu,
+  gelu,
+  gelu_tanh,
+  silu,
+  softplus,
+  softmax,  // over all outputs of the last layer
+};
 
 // How weights are stored. The order is that of `dtype_names` in layout.cpp.
 enum class Dtype : uint8_t { float32, float16, bfloat16, int8 };

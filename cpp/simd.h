@@ -40,6 +40,9 @@ inline Vec min_keep_nan(Vec limit, Vec a) { return {_mm512_min_ps(limit.v, a.v)}
 inline Vec max_keep_nan(Vec limit, Vec a) { return {_mm512_max_ps(limit.v, a.v)}; }
 inline Vec bit_and(Vec a, Vec b) { return from_bits(_mm512_and_si512(bits(a), bits(b))); }
 inline Vec bit_or(Vec a, Vec b) { return from_bits(_mm512_or_si512(bits(a), bits(b))); }
+inline Vec where_negative(Vec a, Vec yes, Vec no) {  // by the sign bit
+  return {_mm512_mask_blend_ps(_mm512_movepi32_mask(bits(a)), no.v, yes.v)};
+}
 inline Vec int_add(Vec a, Vec b) { return from_bits(_mm512_add_epi32(bits(a), bits(b))); }
 inline Vec int_shift_left_23(Vec a) { return from_bits(_mm512_slli_epi32(bits(a), 23)); }
 
@@ -76,6 +79,7 @@ inline Vec min_keep_nan(Vec limit, Vec a) { return {_mm256_min_ps(limit.v, a.v)}
 inline Vec max_keep_nan(Vec limit, Vec a) { return {_mm256_max_ps(limit.v, a.v)}; }
 inline Vec bit_and(Vec a, Vec b) { return {_mm256_and_ps(a.v, b.v)}; }
 inline Vec bit_or(Vec a, Vec b) { return {_mm256_or_ps(a.v, b.v)}; }
+inline Vec where_negative(Vec a, Vec yes, Vec no) { return {_mm256_blendv_ps(no.v, yes.v, a.v)}; }  // by the sign bit
 inline Vec int_add(Vec a, Vec b) { return from_bits(_mm256_add_epi32(bits(a), bits(b))); }
 inline Vec int_shift_left_23(Vec a) { return from_bits(_mm256_slli_epi32(bits(a), 23)); }
 
@@ -121,6 +125,7 @@ inline Vec min_keep_nan(Vec limit, Vec a) { return pick(limit.v < a.v, limit, a)
 inline Vec max_keep_nan(Vec limit, Vec a) { return pick(limit.v > a.v, limit, a); }
 inline Vec bit_and(Vec a, Vec b) { return from_bits(bits(a) & bits(b)); }
 inline Vec bit_or(Vec a, Vec b) { return from_bits(bits(a) | bits(b)); }
+inline Vec where_negative(Vec a, Vec yes, Vec no) { return pick((Int4)bits(a) < 0, yes, no); }  // by the sign bit
 inline Vec int_add(Vec a, Vec b) { return from_bits(bits(a) + bits(b)); }
 inline Vec int_shift_left_23(Vec a) { return from_bits(bits(a) << 23); }
 

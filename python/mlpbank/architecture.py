@@ -11,11 +11,23 @@ from mlpbank import _core
 
 
 class Activation(str, enum.Enum):
-    """What a layer applies to each of its outputs. The plain string works wherever one is expected: ``"relu"``."""
+    """What a layer applies to its outputs. The plain string works wherever one is expected: ``"relu"``.
+
+    ``leaky_relu`` has slope 0.01 and ``elu`` alpha 1; ``gelu`` is the exact one (erf), ``gelu_tanh`` its approximation.
+    ``softmax`` runs over all outputs of a row and may stand on the last layer only.
+    """
 
     NONE = "none"
     RELU = "relu"
     TANH = "tanh"
+    SIGMOID = "sigmoid"
+    LEAKY_RELU = "leaky_relu"
+    ELU = "elu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    SILU = "silu"
+    SOFTPLUS = "softplus"
+    SOFTMAX = "softmax"
 
     def __str__(self) -> str:
         return self.value
