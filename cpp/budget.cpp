@@ -90,7 +90,8 @@ int cpu_budget() {
     const std::string list = text;
     if (const int n = positive_int(list.substr(0, list.find(',')).c_str())) budget = std::min(budget, n);
   }
-  if (const char* text = std::getenv("MLPBANK_NUM_THREADS")) {
+  const char* text = std::getenv("MLPBANK_NUM_THREADS");
+  if (text != nullptr && *text != '\0') {
     const int n = positive_int(text);
     if (n == 0) {
       throw std::invalid_argument(std::string("MLPBANK_NUM_THREADS: expected a positive integer, got '") + text + "'");

@@ -2,8 +2,8 @@
 
     python tests/swap_stress.py             # 10,000,000 observations of each kind, some minutes
 
-Every weight and bias of a model's generation g is the number g, so that its output on a row of ones is a polynomial of g
-that shows which generation computed it, and that no mixture of two gives. Writers load generation after generation;
+Every weight and bias of a model's generation g is the number g, so that its output on a row of ones is a polynomial of
+g that shows which generation computed it, and that no mixture of two gives. Writers load generation after generation;
 readers check that every output belongs to one generation, not older than what had been loaded when the call began.
 """
 
@@ -100,8 +100,13 @@ class Stress:
             self.check(ids, y.reshape(len(ids), -1).astype(np.int64), before, after)
             observations -= len(ids)
 
-    def check(self, ids: npt.NDArray[np.int64], y: npt.NDArray[np.int64], before: npt.NDArray[np.int64],
-              after: npt.NDArray[np.int64]) -> None:
+    def check(
+        self,
+        ids: npt.NDArray[np.int64],
+        y: npt.NDArray[np.int64],
+        before: npt.NDArray[np.int64],
+        after: npt.NDArray[np.int64],
+    ) -> None:
         """Count what one call got wrong."""
         one = (y == y[:, :1]).all(axis=1)  # every row and output of an entry agrees,
         order = np.argsort(ids, kind="stable")  # and every entry of a model
@@ -130,8 +135,7 @@ class Stress:
         share = [range(w, self.num_models, writers) for w in range(writers)]
         writing = [threading.Thread(target=guarded, args=(self.write, share[w], w)) for w in range(writers)]
         reading = [
-            threading.Thread(target=guarded, args=(self.read, observations // readers, 100 + r))
-            for r in range(readers)
+            threading.Thread(target=guarded, args=(self.read, observations // readers, 100 + r)) for r in range(readers)
         ]
         for thread in [*writing, *reading]:
             thread.start()

@@ -25,7 +25,9 @@ def as_float32(values: Any, name: str) -> Float32Array:
         flags = values.flags
         if flags.c_contiguous and flags.aligned:
             return values
-    if isinstance(values, np.ma.MaskedArray):
+    # NumPy would drop a mask and hand over what lies below.
+    parts = values if isinstance(values, (list, tuple)) else (values,)
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
         raise TypeError(f"{name}: expected an array without mask, got a masked array; fill it first")
     try:
         array = np.asarray(values)
@@ -48,7 +50,10 @@ def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:
     IndexError
         One does not even fit int64.
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected one dimension, got {error}") from None
     if array.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
     if array.size == 0:
@@ -72,8 +77,8 @@ def check_out(out: Any, shape: tuple[int, ...], inputs: Float32Array) -> Float32
     ValueError
         Its shape, memory order, writability or overlap with the inputs stands in the way.
     """
-    if not isinstance(out, np.ndarray) or out.dtype != _FLOAT32:
-        got = f"dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray) or out.dtype != _FLOAT32:
+        got = f"dtype {out.dtype}" if type(out) is np.ndarray else type(out).__name__
         raise TypeError(f"out: expected a float32 NumPy array, got {got}")
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")

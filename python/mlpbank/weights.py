@@ -44,8 +44,9 @@ class BatchedWeights:
 
     Notes
     -----
-    Loading, unloading, growing and predicting may happen in different threads at once. A load packs into free memory and
-    then replaces the model in one step; the memory of what it replaced is used again when no running forward can see it.
+    Loading, unloading, growing and predicting may happen in different threads at once. A load packs into free memory
+    and then replaces the model in one step; the memory of what it replaced is used again when no running forward can
+    see it.
     """
 
     def __init__(
@@ -146,7 +147,9 @@ class BatchedWeights:
         try:
             index = operator.index(model_idx)
         except TypeError:
-            raise TypeError(f"model_idx: expected an integer, got {model_idx!r}") from None
+            index = None
+        if index is None or isinstance(model_idx, bool):
+            raise TypeError(f"model_idx: expected an integer, got {model_idx!r}")
         if not 0 <= index < self.num_models:
             raise IndexError(f"model_idx: expected 0 to {self.num_models - 1}, got {index}")
         return index
@@ -170,8 +173,9 @@ class BatchedWeights:
         self._core.load(0, self.num_models, *self._collect(weights, (self.num_models,), check_finite))
 
     def get(self, model_idx: int) -> dict[str, Float32Array]:
-        """Return the weights of one model as they are stored, in float32: as they were loaded, bit for bit, if that is
-        their dtype, else rounded to it.
+        """Return the weights of one model as they are stored.
+
+        With dtype float32 they are those that were loaded, bit for bit; else those rounded to the dtype.
 
         Returns
         -------
@@ -216,7 +220,9 @@ class BatchedWeights:
             matrices.append(matrix)
             bias = f"{name}.bias"
             given = bias in weights
-            biases.append(_checked(weights[bias], bias, ((*batch, layer.output_size),), check_finite) if given else None)
+            biases.append(
+                _checked(weights[bias], bias, ((*batch, layer.output_size),), check_finite) if given else None
+            )
         return matrices, biases
 
     def __repr__(self) -> str:

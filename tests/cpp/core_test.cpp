@@ -1,0 +1,314 @@
+// The core without Python: what sanitizers and other compilers can run. Exits with 1 at the first check that fails.
+//
+// Numbers are checked against double arithmetic with the bound that tests/tolerance.py derives, and bit for bit between
+// kernels, layouts and thread counts. What only Python can see (dtypes, messages about arrays, the GIL) is tested there.
+#include <fenv.h>
+#include <omp.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "check_threads.h"
+#include "dispatch.h"
+#include "errors.h"
+#include "grouping.h"
+#include "inference.h"
+#include "network.h"
+#include "threads.h"
+
+// Claims four CPUs, so that four threads work together on any machine, unless a cgroup's quota forbids it: a definition in
+// the program goes before libc's.
+extern "C" int sched_getaffinity(pid_t, size_t size, cpu_set_t* set) noexcept {
+  std::memset(set, 0, size);
+  for (int cpu = 0; cpu < 4; ++cpu) CPU_SET_S(cpu, size, set);
+  return 0;
+}
+
+namespace {
+
+using namespace mlpbank;
+
+void check_against_reference(const Network& net, int64_t rows, LayoutKind kind, const std::string& isa) {
+  const BatchedInference inference(net.weights(kind), Engine(0, isa));
+  CHECK(inference.engine().kernel().isa == isa);
+  const Floats x = net.inputs(net.models, rows);
+  const Floats y = forward(inference, x, rows);
+  const int64_t in = net.architecture.input_size(), out = net.architecture.output_size();
+  std::vector<double> expected, error;
+  for (int64_t row = 0; row < net.models * rows; ++row) {
+    reference(net, row / rows, x.data() + row * in, expected, error);
+    for (int64_t o = 0; o < out; ++o) {
+      const auto i = static_cast<std::size_t>(o);
+      CHECK(std::abs(y[static_cast<std::size_t>(row * out + o)] - expected[i]) <= error[i]);
+    }
+  }
+}
+
+void test_architecture() {
+  CHECK_THROWS(std::invalid_argument, "layers: expected at least one layer, got none", Architecture({}));
+  CHECK_THROWS(std::invalid_argument, "layer 0: expected a positive input_size, got 0", mlp({0, 1}));
+  CHECK_THROWS(std::invalid_argument, "layer 1: expected a positive output_size, got -3", mlp({2, 1, -3}));
+  const Activation none = activation_from_name("none");
+  CHECK_THROWS(std::invalid_argument, "layer 1: expected input_size 3, the output_size of layer 0, got 4",
+               Architecture({{2, 3, none}, {4, 1, none}}));
+  constexpr int64_t kBit32 = int64_t{1} << 32, kBit62 = int64_t{1} << 62;
+  const std::vector<std::vector<int64_t>> too_large = {{INT64_MAX, 1}, {1, INT64_MAX}, {kBit32, kBit32}, {1, kBit62, 1}};
+  for (const auto& sizes : too_large) {
+    CHECK_THROWS(std::overflow_error, "number of parameters: too large", mlp(sizes));
+  }
+  const Architecture architecture = mlp({3, 4, 2});
+  CHECK(architecture.input_size() == 3 && architecture.output_size() == 2);
+  CHECK(architecture.num_parameters() == 4 * 4 + 5 * 2);
+  CHECK(architecture == mlp({3, 4, 2}) && !(architecture == mlp({3, 4, 2}, "relu")));
+  for (const std::string& name : activation_names()) CHECK(activation_name(activation_from_name(name)) == name);
+}
+
+void test_engine() {
+  CHECK(available_isas().back() == "portable");
+  for (const std::string& isa : available_isas()) CHECK(choose_kernel(isa).isa == isa);
+  bool refused = false;
+  try {
+    choose_kernel("sse9");
+  } catch (const std::invalid_argument&) {
+    refused = true;
+  }
+  CHECK(refused);
+  CHECK_THROWS(std::invalid_argument, "num_threads: expected a positive integer, got -1", Engine(-1, ""));
+  CHECK(Engine(1, "").num_threads() == 1);
+  CHECK(Engine(1000, "").num_threads() == cpu_budget());
+}
+
+void test_layout_round_trip() {
+  for (const LayoutKind kind : kLayouts) {
+    for (const int64_t size : kSizes) {
+      for (const int64_t models : {1, 15, 16, 17, 33}) {
+        const Network net({size, kSizes[random_below(12)], size}, models);
+        const auto weights = net.weights(kind);
+        CHECK(reinterpret_cast<uintptr_t>(weights->data()) % 64 == 0);
+        for (int64_t m = 0; m < models; ++m) {
+          std::vector<Floats> weight, bias;
+          std::vector<float*> weight_data, bias_data;
+          for (const LayerSpec& layer : net.architecture.layers()) {
+            weight.emplace_back(layer.input_size * layer.output_size);
+            bias.emplace_back(layer.output_size);
+          }
+          for (std::size_t l = 0; l < weight.size(); ++l) {
+            weight_data.push_back(weight[l].data());
+            bias_data.push_back(bias[l].data());
+          }
+          weights->get(m, weight_data, bias_data);
+          for (std::size_t l = 0; l < weight.size(); ++l) {
+            const auto per_model = static_cast<std::ptrdiff_t>(weight[l].size());
+            const auto first = net.parameters.weight[l].begin() + m * per_model;
+            CHECK(same_bits(weight[l], Floats(first, first + per_model)));
+            const auto outputs = static_cast<std::ptrdiff_t>(bias[l].size());
+            const auto first_bias = net.parameters.bias[l].begin() + m * outputs;
+            CHECK(same_bits(bias[l], Floats(first_bias, first_bias + outputs)));
+          }
+        }
+      }
+    }
+  }
+}
+
+void test_weights_errors() {
+  const Network net({3, 2}, 4);
+  for (const LayoutKind kind : kLayouts) {
+    BatchedWeights weights(4, net.architecture, kind);
+    CHECK_THROWS(std::out_of_range, "model_idx: expected 0 to 3, got 4",
+                 (weights.load(4, 1, net.parameters.views(), 1), 0));
+    CHECK_THROWS(std::out_of_range, "model_idx: expected 0 to 3, got 4",
+                 (weights.load(1, 4, net.parameters.views(), 1), 0));
+    CHECK_THROWS(std::out_of_range, "model_idx: expected 0 to 3, got -1", (weights.get(-1, {}, {}), 0));
+    CHECK_THROWS(ModelNotLoaded, "model 2: no weights were loaded", (weights.get(2, {}, {}), 0));
+    CHECK_THROWS(std::invalid_argument, "num_models: expected a positive integer, got 0",
+                 BatchedWeights(0, net.architecture, kind));
+    CHECK_THROWS(std::overflow_error, "num_models x parameters: too large",
+                 BatchedWeights(INT64_MAX, net.architecture, kind));
+    CHECK(weights.loaded_flags() == std::vector<bool>(4, false));
+  }
+}
+
+void test_kernels_against_reference() {
+  const int64_t all_rows[] = {1, 2, 7, 9, 17, 48, 49};
+  for (const std::string& isa : available_isas()) {
+    for (const LayoutKind kind : kLayouts) {
+      for (const int64_t a : kSizes) {
+        for (const int64_t b : kSizes) {
+          const int64_t rows = all_rows[random_below(7)];
+          const char* activation = random_below(2) ? "tanh" : "relu";
+          check_against_reference(Network({a, b}, 3, activation), rows, kind, isa);
+        }
+        check_against_reference(Network({a, 17, 5, 33, 3}, 18, "none"), all_rows[random_below(7)], kind, isa);
+      }
+    }
+  }
+}
+
+// x and y begin at any float, and nothing before or after y is written.
+void test_unaligned_rows_between_guards() {
+  for (const std::string& isa : available_isas()) {
+    for (const LayoutKind kind : kLayouts) {
+      for (const int64_t out : {1, 3, 8, 17}) {
+        for (const int64_t rows : {1, 5, 20, 50}) {
+          const Network net({5, 9, out}, 3);
+          const BatchedInference inference(net.weights(kind), Engine(1, isa));
+          const Floats x = net.inputs(3, rows), expected = forward(inference, x, rows);
+          for (std::size_t shift = 1; shift < 5; ++shift) {
+            Floats shifted(x.size() + shift);
+            std::copy(x.begin(), x.end(), shifted.begin() + static_cast<std::ptrdiff_t>(shift));
+            Floats guarded(expected.size() + shift + 20, 77.0f);
+            inference.forward(shifted.data() + shift, rows, guarded.data() + shift, {});
+            Floats wanted(guarded.size(), 77.0f);
+            std::copy(expected.begin(), expected.end(), wanted.begin() + static_cast<std::ptrdiff_t>(shift));
+            CHECK(same_bits(guarded, wanted));
+          }
+        }
+      }
+    }
+  }
+}
+
+// Every way to ask for the same rows, with 1 to 4 threads, gives the same bits; so do all kernels that fuse.
+void test_bits() {
+  for (int round = 0; round < 60; ++round) {
+    const std::vector<int64_t> sizes = {kSizes[random_below(12)], 1 + random_below(70), kSizes[random_below(8)]};
+    const int64_t rows = 1 + random_below(60);
+    const Network net(sizes, 1 + random_below(60));
+    const int64_t in = net.architecture.input_size(), out = net.architecture.output_size();
+    const int64_t entries = 1 + random_below(2 * net.models);
+    std::vector<int64_t> ids(static_cast<std::size_t>(entries));
+    for (int64_t& id : ids) id = random_below(net.models);
+    const Floats x = net.inputs(net.models, rows);
+    Floats x_of_ids, expected, expected_of_ids;
+    for (const std::string& isa : available_isas()) {
+      if (isa == "portable") expected.clear();  // without a fused multiply-add it rounds differently
+      for (const LayoutKind kind : kLayouts) {
+        const BatchedInference inference(net.weights(kind), Engine(0, isa));
+        if (expected.empty()) {
+          expected = forward(inference, x, rows);
+          x_of_ids.clear(), expected_of_ids.clear();
+          for (const int64_t id : ids) {
+            const float *from = x.data() + id * rows * in, *to = expected.data() + id * rows * out;
+            x_of_ids.insert(x_of_ids.end(), from, from + rows * in);
+            expected_of_ids.insert(expected_of_ids.end(), to, to + rows * out);
+          }
+        }
+        for (int threads = 1; threads <= 4; ++threads) {
+          CHECK(same_bits(forward(inference, x, rows, threads), expected));
+          Floats y(expected_of_ids.size());
+          inference.forward_models(ids.data(), entries, x_of_ids.data(), rows, y.data(), {threads, Missing::error});
+          CHECK(same_bits(y, expected_of_ids));
+        }
+        Floats shared(expected.size());
+        inference.forward_shared(x.data(), rows, shared.data(), {});
+        CHECK(same_bits(Floats(shared.begin(), shared.begin() + rows * out),
+                        Floats(expected.begin(), expected.begin() + rows * out)));
+      }
+    }
+  }
+}
+
+void test_missing_models() {
+  const Network net({3, 5, 2}, 20);
+  const Floats x = net.inputs(20, 4);
+  for (const LayoutKind kind : kLayouts) {
+    const auto weights = std::make_shared<BatchedWeights>(20, net.architecture, kind);
+    const BatchedInference inference(weights, Engine(0, ""));
+    weights->load(0, 5, net.parameters.views(), 1);
+    CHECK_THROWS(ModelNotLoaded, "model 5: no weights were loaded", forward(inference, x, 4));
+    Floats y(20 * 4 * 2, 0.0f);
+    inference.forward(x.data(), 4, y.data(), {0, Missing::nan});
+    for (std::size_t i = 0; i < y.size(); ++i) CHECK(std::isnan(y[i]) == (i >= 5 * 4 * 2));
+    const int64_t bad[] = {1, 2, 20}, missing[] = {4, 19, 18};
+    CHECK_THROWS(std::out_of_range, "models[2]: expected 0 to 19, got 20",
+                 (inference.forward_models(bad, 3, x.data(), 4, y.data(), {}), 0));
+    CHECK_THROWS(ModelNotLoaded, "model 19: no weights were loaded",
+                 (inference.forward_models(missing, 3, x.data(), 4, y.data(), {}), 0));
+  }
+}
+
+void test_grouping() {
+  for (const int64_t num_models : {1, 2, 255, 256, 257, 70000}) {
+    for (const int64_t entries : {0, 1, 5, 300, 2000}) {
+      for (const int64_t unit_models : {1, 16}) {
+        std::vector<int64_t> models(static_cast<std::size_t>(entries));
+        for (int64_t& model : models) model = random_below(num_models);
+        const int64_t max_entries = 1 + random_below(40);
+        Grouping grouping;
+        grouping.group(models.data(), entries, num_models, unit_models, max_entries);
+        // A stable sort: by model, and by position among the entries of one model.
+        std::vector<int64_t> expected(models.size());
+        for (std::size_t i = 0; i < expected.size(); ++i) expected[i] = static_cast<int64_t>(i);
+        const auto model_of = [&](int64_t entry) { return models[static_cast<std::size_t>(entry)]; };
+        std::stable_sort(expected.begin(), expected.end(),
+                         [&](int64_t a, int64_t b) { return model_of(a) < model_of(b); });
+        for (int64_t i = 0; i < entries; ++i) {
+          CHECK(grouping.entry(i) == expected[static_cast<std::size_t>(i)]);
+          CHECK(grouping.model(i) == model_of(grouping.entry(i)));
+        }
+        // Pieces cover everything, each within one unit and no longer than allowed.
+        int64_t position = 0;
+        for (const Piece& piece : grouping.pieces()) {
+          CHECK(piece.begin == position && piece.end > piece.begin && piece.end - piece.begin <= max_entries);
+          for (; position < piece.end; ++position) {
+            CHECK(model_of(expected[static_cast<std::size_t>(position)]) / unit_models == piece.unit);
+          }
+        }
+        CHECK(position == entries);
+      }
+    }
+  }
+  const int64_t models[] = {3, 0, -1, 9};
+  Grouping grouping;
+  CHECK_THROWS(std::out_of_range, "models[2]: expected 0 to 3, got -1", (grouping.group(models, 4, 4, 1, 10), 0));
+}
+
+// Rounding mode and the treatment of subnormals stay as the caller has them.
+void test_floating_point_environment() {
+  const Network net({9, 20, 3}, 20);
+  const Floats x = net.inputs(20, 5);
+  for (const std::string& isa : available_isas()) {
+    for (const LayoutKind kind : kLayouts) {
+      fenv_t before, after;
+      fegetenv(&before);
+      forward(BatchedInference(net.weights(kind), Engine(0, isa)), x, 5);
+      fegetenv(&after);
+#if defined(__x86_64__)
+      constexpr unsigned kExceptionFlags = 0x3f;  // those may be raised
+      CHECK((before.__mxcsr & ~kExceptionFlags) == (after.__mxcsr & ~kExceptionFlags));
+#endif
+      CHECK(fegetround() == FE_TONEAREST);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  unsetenv("MLPBANK_ISA"), unsetenv("MLPBANK_NUM_THREADS"), unsetenv("OMP_NUM_THREADS");
+  omp_set_num_threads(4);  // OpenMP has counted the CPUs by itself
+  test_architecture();
+  test_engine();
+  test_layout_round_trip();
+  test_weights_errors();
+  test_kernels_against_reference();
+  test_unaligned_rows_between_guards();
+  test_bits();
+  test_missing_models();
+  test_grouping();
+  test_parallel_for_runs_every_item_once();
+  test_parallel_for_uses_the_threads_it_may();
+  test_calls_share_the_budget();
+  test_forked_child_shares_out_its_work();
+  test_parallel_for_is_serial_inside_a_parallel_region();
+  test_loading_while_others_predict();
+  test_floating_point_environment();
+  std::printf("all checks passed, up to %d threads\n", std::min(4, cpu_budget()));
+}

@@ -1,0 +1,84 @@
+"""Every activation against float64, over a million points and every edge, for every instruction set."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from cases import ELEMENTWISE, Float32Array, bits
+from mlpbank import Activation, Architecture, BatchedInference, Engine, LayerSpec, _core, _reference
+from tolerance import ABSOLUTE, EPSILON, EXACT, OWN_ULPS
+
+EDGES = np.array(
+    [
+        *(0.0, 2.0**-149, 2.0**-127, 2.0**-126, 2.0**-64, 2.0**-24, 0.1, 0.5, 1.0, 2.0, 5.0, 9.0, 9.01, 10.0, 16.0),
+        *(17.0, 20.0, 33.0, 80.0, 87.0, 88.0, 88.72, 89.0, 100.0, 104.0, 127.0, 128.0, 1e4, 1e10, 3.4028235e38, np.inf),
+    ],
+    np.float32,
+)
+
+
+@functools.lru_cache(maxsize=1)
+def points() -> Float32Array:
+    """Return a million floats spread over all bit patterns, as many where activations bend, and the edges."""
+    rng = np.random.default_rng(2)
+    everywhere = rng.integers(0, 2**32, 500_000, dtype=np.uint32).view(np.float32)
+    bend = rng.uniform(-12, 12, 500_000).astype(np.float32)
+    with np.errstate(over="ignore"):  # the neighbour of the largest float
+        neighbours = [np.nextafter(EDGES, np.float32(to)) for to in (-np.inf, np.inf)]
+    near = np.concatenate([EDGES, *neighbours])
+    all_points = np.concatenate([everywhere, bend, near, -near])
+    return all_points[~np.isnan(all_points)]
+
+
+def apply(activation: Activation, x: Float32Array, isa: str, layout: str = "panel") -> Float32Array:
+    """Return the activation of x, through a layer that changes nothing else."""
+    bi = BatchedInference(1, Architecture([LayerSpec(1, 1, activation)]), Engine(isa=isa), layout=layout)
+    bi.load_weights(0, {"layer_0": [1.0], "layer_0.bias": [-0.0]})
+    return bi.forward(x.reshape(1, -1, 1)).reshape(-1)
+
+
+def ulp(y: np.ndarray) -> np.ndarray:
+    """Return the distance of float32 numbers around each of these float64 ones."""
+    _, exponent = np.frexp(np.abs(y))
+    return np.ldexp(1.0, np.maximum(exponent - 24, -149))
+
+
+def test_names_of_the_enum_are_those_of_the_core() -> None:
+    assert [a.value for a in Activation] == _core.activation_names()
+
+
+@pytest.mark.parametrize("activation", ELEMENTWISE)
+def test_error_is_within_the_promised_ulps(isa: str, layout: str, activation: Activation) -> None:
+    x = points()
+    with np.errstate(all="ignore"):
+        expected = _reference.ACTIVATIONS[activation](x.astype(np.float64))
+    y = apply(activation, x, isa, layout)
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(y[~finite], expected[~finite])
+    unit = ulp(expected[finite])
+    if activation.value in ABSOLUTE:
+        unit = np.maximum(unit, EPSILON)
+    error = np.abs(y[finite].astype(np.float64) - expected[finite]) / unit
+    worst = int(error.argmax())
+    limit = 0 if activation.value in EXACT else OWN_ULPS
+    assert error[worst] <= limit, f"{activation}({x[finite][worst]!r}): off by {error[worst]:.2f} ULP"
+
+
+@pytest.mark.parametrize("activation", ELEMENTWISE)
+def test_nan_stays_nan_whatever_its_sign_and_payload(isa: str, layout: str, activation: Activation) -> None:
+    nans = np.array([0x7FC00000, 0xFFC00000, 0x7FC12345, 0xFFFFFFFF, 0x7F800001], np.uint32).view(np.float32)
+    assert np.isnan(apply(activation, nans, isa, layout)).all()
+
+
+def test_tanh_is_odd_and_never_exceeds_one(isa: str) -> None:
+    x = points()
+    y = apply(Activation.TANH, x, isa)
+    np.testing.assert_array_equal(bits(apply(Activation.TANH, -x, isa)), bits(-y))
+    assert np.abs(y).max() == 1
+
+
+def test_relu_of_minus_zero_is_zero(isa: str, layout: str) -> None:
+    assert apply(Activation.RELU, np.array([-0.0, 0.0], np.float32), isa, layout).tolist() == [0.0, 0.0]

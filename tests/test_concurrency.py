@@ -1,0 +1,291 @@
+"""Many Python threads at once: right values, loads beside predictions, and the GIL left to others."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from cases import (
+    FUSED_ISAS,
+    ISAS,
+    LAYOUTS,
+    Case,
+    Float32Array,
+    Weights,
+    architecture,
+    assert_same_bits,
+    case,
+    one_model,
+)
+from mlpbank import Activation, Architecture, BatchedInference, BatchedWeights, Engine
+
+# Far longer than anything here takes: it turns a hang into a failure.
+TIMEOUT = 120
+
+
+def in_threads(workers: list[Callable[[], None]]) -> None:
+    """Run all at once and raise what any of them raises."""
+    barrier = threading.Barrier(len(workers))
+
+    def start(worker: Callable[[], None]) -> None:
+        barrier.wait(TIMEOUT)
+        worker()
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        for future in [pool.submit(start, worker) for worker in workers]:
+            future.result(TIMEOUT)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_calls_in_many_threads_do_not_disturb_each_other(layout: str, num_threads: int) -> None:
+    """One inference and several of other sizes, above and below the grain of work that is shared out."""
+    shapes = [((20, 33, 17), 300, 5), ((3, 5, 2), 20, 1), ((65, 64, 64, 3), 40, 30)]
+    cases = [case(architecture(sizes, Activation.TANH), num_models, rows) for sizes, num_models, rows in shapes]
+    inferences = [c.inference(ISAS[0], layout, num_threads) for c in cases]
+    expected = [bi.forward(c.x, num_threads=1) for bi, c in zip(inferences, cases, strict=True)]
+
+    def worker(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(40):
+            i = int(rng.integers(len(cases)))
+            bi, c = inferences[i], cases[i]
+            assert_same_bits(bi.forward(c.x, num_threads=num_threads), expected[i])
+            ids = rng.integers(0, len(c.x), 30)
+            assert_same_bits(bi.forward(c.x[ids], models=ids), expected[i][ids])
+
+    in_threads([lambda seed=seed: worker(seed) for seed in range(6)])  # type: ignore[misc]
+
+
+@pytest.mark.skipif(len(FUSED_ISAS) < 2, reason="this CPU has only one instruction set with fused multiply-add")
+def test_different_instruction_sets_at_once() -> None:
+    c = case(architecture((20, 33, 17), Activation.TANH), 100, 5)
+    inferences = [c.inference(isa, layout) for isa in FUSED_ISAS for layout in LAYOUTS]
+    expected = inferences[0].forward(c.x)
+
+    def worker(bi: BatchedInference) -> None:
+        for _ in range(40):
+            assert_same_bits(bi.forward(c.x), expected)
+
+    in_threads([lambda bi=bi: worker(bi) for bi in inferences])  # type: ignore[misc]
+
+
+def test_errors_in_one_thread_leave_the_others_alone(layout: str) -> None:
+    c = case(architecture((20, 33, 17), Activation.TANH), 100, 5)
+    bi = c.inference(ISAS[0], layout)
+    expected = bi.forward(c.x)
+
+    def right() -> None:
+        for _ in range(50):
+            assert_same_bits(bi.forward(c.x), expected)
+
+    def wrong() -> None:
+        for _ in range(50):
+            with pytest.raises(IndexError, match=r"^models\[0\]: "):
+                bi.forward(c.x[:1], models=[100])
+
+    in_threads([right, wrong, right, wrong])
+
+
+# --- Loading while others predict.
+
+
+@pytest.fixture
+def generations(layout: str) -> tuple[BatchedWeights, Case, list[Weights], list[Float32Array]]:
+    """Weights, two generations of their contents, and the results of each."""
+    old = case(architecture((9, 33, 17), Activation.TANH), 40, 3)
+    new = Case(old.architecture, {name: -array for name, array in old.weights.items()}, old.x)
+    results = [c.inference(ISAS[0], layout).forward(c.x) for c in (old, new)]
+    return old.batched_weights(layout), old, [old.weights, new.weights], results
+
+
+class Stop:
+    """Runs functions over and over in threads until the block ends, and raises what they raised."""
+
+    def __init__(self, *functions: Callable[[], object]) -> None:
+        self._stop = threading.Event()
+        self._errors: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._run, args=(f,), daemon=True) for f in functions]
+        self.rounds = 0
+
+    def _run(self, function: Callable[[], object]) -> None:
+        try:
+            while not self._stop.is_set():
+                function()
+                self.rounds += 1  # two threads may count one round only, which is good enough
+        except BaseException as error:
+            self._errors.append(error)
+
+    @property
+    def alive(self) -> bool:
+        return not self._errors
+
+    def __enter__(self) -> Stop:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT)
+            assert not thread.is_alive(), "hangs"
+        if self._errors:
+            raise self._errors[0]
+
+
+def generation_of(rows: Float32Array, results: list[Float32Array], model: int) -> int:
+    for i, result in enumerate(results):
+        if np.array_equal(rows, result[model]):
+            return i
+    raise AssertionError(f"model {model}: neither the old nor the new weights give this")
+
+
+def test_each_result_is_of_one_generation(
+    generations: tuple[BatchedWeights, Case, list[Weights], list[Float32Array]],
+) -> None:
+    weights, c, contents, results = generations
+    bi = BatchedInference.from_weights(weights)
+    seen = set()
+
+    def predict() -> None:
+        for model, rows in enumerate(bi.forward(c.x)):
+            seen.add(generation_of(rows, results, model))
+
+    def predict_some() -> None:
+        ids = np.array([3, 39, 3, 17, 16])
+        for model, rows in zip(ids, bi.forward(c.x[ids], models=ids), strict=True):
+            generation_of(rows, results, model)
+
+    with Stop(predict, predict_some):
+        for turn in range(60):
+            generation = (turn + 1) % 2
+            for model in np.random.default_rng(turn).permutation(40):
+                weights.load(model, one_model(contents[generation], model))
+            # Whatever starts after a load has returned sees it.
+            assert_same_bits(bi.forward(c.x), results[generation])
+            weights.load_stacked(contents[1 - generation])
+            assert_same_bits(bi.forward(c.x), results[1 - generation])
+    assert seen == {0, 1}
+
+
+def test_all_rows_of_a_model_are_of_one_generation_however_they_are_shared_out(layout: str) -> None:
+    """Thousands of rows of one model go to several threads, piece by piece."""
+    old = case(architecture((9, 33, 17), Activation.TANH), 2, 3000)
+    new = Case(old.architecture, {name: -array for name, array in old.weights.items()}, old.x)
+    weights = old.batched_weights(layout)
+    bi = BatchedInference.from_weights(weights)
+    ids = np.repeat([0, 1], 3000)
+    x_of_ids = old.x.reshape(6000, 9)
+    results = [c.inference(ISAS[0], layout).forward(c.x) for c in (old, new)]
+
+    def predict() -> None:
+        for model, rows in enumerate(bi.forward(old.x)):
+            generation_of(rows, results, model)
+
+    def predict_entries() -> None:
+        for model, rows in enumerate(bi.forward(x_of_ids, models=ids).reshape(2, 3000, 17)):
+            generation_of(rows, results, model)
+
+    with Stop(predict, predict_entries) as busy:
+        turn = 0
+        while busy.rounds < 100 and busy.alive:
+            turn += 1
+            for model in range(2):
+                weights.load(model, one_model((old, new)[turn % 2].weights, model))
+
+
+def test_a_model_read_back_is_of_one_generation(
+    generations: tuple[BatchedWeights, Case, list[Weights], list[Float32Array]],
+) -> None:
+    weights, _, contents, _ = generations
+
+    def read() -> None:
+        got = weights.get(5)
+        sign = 1 if np.array_equal(got["layer_0"], contents[0]["layer_0"][5]) else 0
+        for name, array in got.items():
+            assert_same_bits(array, contents[1 - sign][name][5])
+        assert weights.loaded.all()
+
+    with Stop(read, read):
+        for turn in range(500):
+            weights.load(5, one_model(contents[turn % 2], 5))
+
+
+def test_loads_come_through_however_busy_the_readers_are(layout: str) -> None:
+    """With eight threads always in forward there is hardly a moment without a reader.
+
+    Counted in forwards and not in seconds: a load waits for those that run, not for those that are still to come.
+    """
+    c = case(architecture((64, 64, 64), Activation.RELU), 200, 10)
+    bi = c.inference(ISAS[0], layout, 1)
+    readers, loads = 8, 150
+    allowed = loads * readers
+    loaded = threading.Event()
+
+    def load() -> None:
+        for model in range(loads):
+            bi.load_weights(model % 200, one_model(c.weights, model % 200))
+        loaded.set()
+
+    with Stop(*[lambda: bi.forward(c.x)] * readers) as busy:
+        start = busy.rounds
+        loader = threading.Thread(target=load, daemon=True)
+        loader.start()
+        while not loaded.wait(0.05) and busy.rounds - start < allowed:
+            pass
+        forwards = busy.rounds - start
+        came_through = loaded.is_set()
+    loader.join(TIMEOUT)
+    assert came_through, f"{forwards} forwards went before {loads} loads"
+
+
+# --- The GIL.
+
+
+def test_other_python_threads_run_during_forward(layout: str) -> None:
+    """No thread gives the GIL away by itself here, so that what counts on can only be the core's releasing it."""
+    c = case(architecture((128, 128, 128), Activation.TANH), 64, 200)
+    bi = c.inference(ISAS[-1], layout, 1)
+    count, stop = 0, threading.Event()
+
+    def counter() -> None:
+        nonlocal count
+        while not stop.is_set():
+            count += 1
+            time.sleep(0)  # hands the GIL back
+
+    thread = threading.Thread(target=counter, daemon=True)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    progress = 0
+    try:
+        thread.start()
+        for _ in range(50):  # more than once, should the system not run the other thread in time
+            before = count
+            bi.forward(c.x)
+            progress = count - before
+            if progress:
+                break
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        thread.join(TIMEOUT)
+    assert progress > 0
+
+
+def test_inferences_are_made_and_dropped_in_many_threads() -> None:
+    arch = Architecture.mlp(3, 20, 2)
+
+    def worker() -> None:
+        for n in range(1, 40):
+            bi = BatchedInference(n, arch, Engine())
+            bi.weights.load_stacked({"layer_0": np.ones((n, 60)), "layer_1": np.ones((n, 40))})
+            assert (bi.forward(np.ones((n, 3))) == 60).all()
+
+    in_threads([worker] * 4)

@@ -1,0 +1,77 @@
+"""The Python-free check of tests/cpp, as users' compilers build the core and under sanitizers."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cases import BuildCore, program
+
+# GCC counts the last -O. Under sanitizers -O3 takes five times as long to compile as -O1 and finds the same.
+RULE = "<CMAKE_CXX_COMPILER> <DEFINES> <INCLUDES> <FLAGS> -O1 -o <OBJECT> -c <SOURCE>"
+# Warnings are errors in the plain build only: instrumented code sets off false ones.
+QUICK = ("-DMLPBANK_WERROR=OFF", "-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_COMPILE_OBJECT={RULE}")
+
+
+def run(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **variables}
+    return subprocess.run([path], env=env, capture_output=True, text=True, timeout=600, check=False)
+
+
+def check_passes(path: Path, **variables: str) -> None:
+    done = run(path, **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def check_has(path: Path, *symbols: str) -> None:
+    """Check that the build did what it was asked for."""
+    names = subprocess.run([program("nm"), path], capture_output=True, text=True, check=True).stdout
+    for symbol in symbols:
+        assert symbol in names
+
+
+@pytest.mark.parametrize("name", ["core_test", "swap_test"])
+def test_core_without_python(core_build: Path, name: str) -> None:
+    check_passes(core_build / name)
+
+
+def test_core_under_address_and_undefined_behaviour_sanitizers(build_core: BuildCore) -> None:
+    folder = build_core("-DMLPBANK_SANITIZE=address,undefined", *QUICK)
+    for name in ("core_test", "swap_test"):
+        check_has(folder / name, "__asan_init", "__ubsan_handle")
+        check_passes(folder / name, ASAN_OPTIONS="detect_leaks=1", UBSAN_OPTIONS="print_stacktrace=1")
+
+
+def test_swapping_under_thread_sanitizer(build_core: BuildCore) -> None:
+    folder = build_core("-DMLPBANK_SANITIZE=thread", *QUICK, target="swap_test")
+    check_has(folder / "swap_test", "__tsan_init")
+    done = run(folder / "swap_test", TSAN_OPTIONS="halt_on_error=1")
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("this kernel randomises addresses more than GCC's ThreadSanitizer can take")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_each_kernel_object_has_one_external_symbol(core_build: Path, isa: str) -> None:
+    """More would be code compiled for one instruction set that the linker could keep for all."""
+    objects = list(core_build.glob(f"**/kernel_{isa}.dir/**/*.o"))
+    if not objects and isa != "portable":
+        pytest.skip(f"there is no {isa} on this kind of CPU")
+    assert len(objects) == 1
+    command = [program("nm"), "--demangle", "--defined-only", "--extern-only", str(objects[0])]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    symbols = [re.sub(r"^[0-9a-f]* ", "", line) for line in lines if line]
+    # D or R: constant-initialised data, so nothing of it runs before main.
+    assert symbols in ([f"D mlpbank::kernel_{isa}"], [f"R mlpbank::kernel_{isa}"])
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_no_kernel_object_runs_code_at_import(core_build: Path, isa: str) -> None:
+    for path in core_build.glob(f"**/kernel_{isa}.dir/**/*.o"):
+        sections = subprocess.run([program("readelf"), "-SW", path], capture_output=True, text=True, check=True).stdout
+        assert ".init_array" not in sections
+        assert ".text" in sections

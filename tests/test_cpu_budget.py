@@ -1,0 +1,198 @@
+"""How many threads may work: the least of two variables, the affinity and the cgroup's quota."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cases import RunPython, raises
+from mlpbank import Engine, _core
+
+
+@pytest.fixture
+def available(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The budget without variables."""
+    monkeypatch.delenv("MLPBANK_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return _core.cpu_budget()
+
+
+def test_budget_is_at_least_one_and_at_most_the_affinity(available: int) -> None:
+    assert 1 <= available <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("name", ["MLPBANK_NUM_THREADS", "OMP_NUM_THREADS"])
+def test_variables_lower_the_budget_and_never_raise_it(
+    available: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in (1, 2, 3, 1000):
+        monkeypatch.setenv(name, str(value))
+        assert _core.cpu_budget() == Engine().num_threads == min(value, available)
+
+
+def test_the_smaller_variable_counts(available: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for own, others in [("1", "1000"), ("1000", "1")]:
+        monkeypatch.setenv("MLPBANK_NUM_THREADS", own)
+        monkeypatch.setenv("OMP_NUM_THREADS", others)
+        assert _core.cpu_budget() == 1
+
+
+def test_outermost_number_of_an_openmp_list_counts(available: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,8")
+    assert _core.cpu_budget() == 1
+
+
+WRONG = ["0", "-1", "two", "1.5", "2 threads", "99999999999999999999"]
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_own_variable_must_be_a_positive_integer(available: int, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLPBANK_NUM_THREADS", value)
+    with raises(ValueError, f"MLPBANK_NUM_THREADS: expected a positive integer, got '{value}'"):
+        Engine()
+
+
+def test_own_variable_may_be_empty(available: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MLPBANK_ISA may: that is how a variable is unset in many a service's configuration."""
+    monkeypatch.setenv("MLPBANK_NUM_THREADS", "")
+    assert _core.cpu_budget() == available
+
+
+@pytest.mark.parametrize("value", [*WRONG, ""])
+def test_openmps_variable_is_ignored_when_it_is_wrong(
+    available: int, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert _core.cpu_budget() == available
+
+
+def test_affinity_lowers_the_budget(run_python: RunPython) -> None:
+    script = """
+        import os
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        import mlpbank
+        print(mlpbank._core.cpu_budget(), mlpbank.Engine().num_threads, mlpbank.Engine(8).num_threads)
+    """
+    assert run_python(script) == "1 1 1"
+
+
+def test_affinity_changed_later_counts_for_new_engines(run_python: RunPython) -> None:
+    script = """
+        import os
+        import mlpbank
+        mlpbank.Engine()
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        print(mlpbank.Engine().num_threads)
+    """
+    assert run_python(script) == "1"
+
+
+def cgroup(root: Path, groups: str, **files: str) -> float:
+    """Return the quota found below `root`, whose files are given as cpu_max="group/cpu.max text"."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(groups)
+    for path, text in files.items():
+        file = root / "sys/fs/cgroup" / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return _core.cgroup_cpus(str(root))
+
+
+def test_no_cgroup_at_all(tmp_path: Path) -> None:
+    assert _core.cgroup_cpus(str(tmp_path)) == 0
+    assert _core.cgroup_cpus(str(tmp_path / "missing")) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [
+        ("150000 100000\n", 1.5),
+        ("100000 100000\n", 1),
+        ("5000 100000", 0.05),
+        ("800000 50000\n", 16),
+        ("max 100000\n", 0),
+        ("max", 0),
+    ],
+)
+def test_quota_of_version_2(tmp_path: Path, text: str, cpus: float) -> None:
+    assert cgroup(tmp_path, "0::/app\n", **{"app/cpu.max": text}) == pytest.approx(cpus)
+
+
+def test_quota_of_version_2_in_a_container(tmp_path: Path) -> None:
+    """A container with a namespace of its own sees its group as the root."""
+    assert cgroup(tmp_path, "0::/\n", **{"cpu.max": "300000 100000\n"}) == 3
+
+
+def test_smallest_quota_of_all_groups_above_counts(tmp_path: Path) -> None:
+    files = {"a/cpu.max": "400000 100000", "a/b/cpu.max": "200000 100000", "a/b/c/cpu.max": "max 100000"}
+    assert cgroup(tmp_path, "0::/a/b/c\n", **files) == 2
+
+
+def test_quotas_of_other_groups_do_not_count(tmp_path: Path) -> None:
+    files = {"a/cpu.max": "400000 100000", "b/cpu.max": "100000 100000", "a/below/cpu.max": "100000 100000"}
+    assert cgroup(tmp_path, "0::/a\n", **files) == 4
+
+
+@pytest.mark.parametrize("controllers", ["cpu", "cpu,cpuacct", "cpuacct,cpu"])
+def test_quota_of_version_1(tmp_path: Path, controllers: str) -> None:
+    files = {"cpu/app/cpu.cfs_quota_us": "250000\n", "cpu/app/cpu.cfs_period_us": "100000\n"}
+    groups = f"9:name=systemd:/app\n3:cpuset:/app\n2:{controllers}:/app\n"
+    assert cgroup(tmp_path, groups, **files) == 2.5
+
+
+def test_nested_quota_of_version_1(tmp_path: Path) -> None:
+    files = {
+        "cpu/cpu.cfs_quota_us": "-1",
+        "cpu/cpu.cfs_period_us": "100000",
+        "cpu/a/cpu.cfs_quota_us": "100000",
+        "cpu/a/cpu.cfs_period_us": "50000",
+        "cpu/a/b/cpu.cfs_quota_us": "600000",
+        "cpu/a/b/cpu.cfs_period_us": "100000",
+    }
+    assert cgroup(tmp_path, "2:cpu:/a/b\n", **files) == 2
+
+
+@pytest.mark.parametrize("quota", ["-1", "0", ""])
+def test_no_quota_of_version_1(tmp_path: Path, quota: str) -> None:
+    files = {"cpu/app/cpu.cfs_quota_us": quota, "cpu/app/cpu.cfs_period_us": "100000"}
+    assert cgroup(tmp_path, "2:cpu:/app\n", **files) == 0
+
+
+def test_other_controllers_of_version_1_do_not_count(tmp_path: Path) -> None:
+    files = {"cpu/app/cpu.cfs_quota_us": "100000", "cpu/app/cpu.cfs_period_us": "100000"}
+    assert cgroup(tmp_path, "2:cpuacct:/app\n3:cpuset:/app\n", **files) == 0
+
+
+def test_both_versions_at_once(tmp_path: Path) -> None:
+    files = {
+        "cpu/app/cpu.cfs_quota_us": "300000",
+        "cpu/app/cpu.cfs_period_us": "100000",
+        "slice/cpu.max": "200000 100000",
+    }
+    assert cgroup(tmp_path, "2:cpu:/app\n0::/slice\n", **files) == 2
+
+
+@pytest.mark.parametrize(
+    ("groups", "text"),
+    [
+        ("0::/app\n", "nonsense"),
+        ("0::/app\n", ""),
+        ("0::/app\n", "100000"),
+        ("0::/app\n", "100000 0"),
+        ("0::/app\n", "-100000 100000"),
+        ("", "100000 100000"),
+        ("garbage\n0:\n:\n\n", "100000 100000"),
+        ("0::relative", "100000 100000"),
+        ("0::/" + "x/" * 2000 + "\n", "max"),
+        ("0::/app\0/more\n", "nonsense"),
+    ],
+)
+def test_broken_files_mean_no_quota(tmp_path: Path, groups: str, text: str) -> None:
+    assert cgroup(tmp_path, groups, **{"app/cpu.max": text}) == 0
+
+
+def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "sys/fs/cgroup/app/cpu.max").mkdir(parents=True)
+    assert cgroup(tmp_path, "0::/app\n") == 0

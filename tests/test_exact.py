@@ -1,0 +1,38 @@
+"""Small integers make every sum exact in float32: there the tolerance is zero."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cases import MODELS, ROWS, SIZES, architecture, case, integer_weights, size_triples
+from mlpbank import Activation
+
+EXACT = [Activation.NONE, Activation.RELU]
+
+
+def test_no_partial_sum_can_be_inexact() -> None:
+    """Inputs and biases up to 3, weights up to 1: after two hidden layers of the widest size still below 2^24."""
+    largest = 3
+    for _ in range(3):
+        largest = max(SIZES) * largest + 3
+    assert largest < 2**24
+
+
+@pytest.mark.parametrize("activation", EXACT)
+def test_every_two_sizes_meet(isa: str, layout: str, activation: Activation) -> None:
+    for i, sizes in enumerate(size_triples()):
+        c = case(architecture(sizes, activation), 17, ROWS[i % 6], integer_weights)
+        np.testing.assert_array_equal(c.inference(isa, layout).forward(c.x), c.reference)
+
+
+@pytest.mark.parametrize("activation", EXACT)
+@pytest.mark.parametrize("num_models", MODELS)
+def test_numbers_of_models_and_rows(isa: str, layout: str, activation: Activation, num_models: int) -> None:
+    for sizes in [(16, 31, 33, 2), (3, 1, 7, 1)]:
+        for rows in ROWS:
+            c = case(architecture(sizes, activation), num_models, rows, integer_weights)
+            bi = c.inference(isa, layout)
+            np.testing.assert_array_equal(bi.forward(c.x), c.reference)
+            order = np.random.default_rng(rows).permutation(num_models)
+            np.testing.assert_array_equal(bi.forward(c.x[order], models=order), c.reference[order])

@@ -1,0 +1,102 @@
+"""Loading, unloading and growing while others predict."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlpbank import BatchedInference, ModelNotLoadedError
+from swap_stress import ARCHITECTURE, Stress, weights_of
+
+
+@pytest.mark.parametrize("by_ids", [False, True], ids=["dense", "ids"])
+@pytest.mark.parametrize("layout", ["panel", "lane"])
+def test_every_output_is_of_one_generation_and_not_an_old_one(layout: str, by_ids: bool) -> None:
+    stress = Stress(layout, by_ids, num_models=100)
+    result = stress.run(observations=100_000)
+    assert result.swaps > 0
+    assert result.observations >= 100_000
+    assert (result.mixed, result.stale) == (0, 0)
+
+
+@pytest.mark.parametrize("layout", ["panel", "lane"])
+def test_rows_shared_out_over_threads_see_one_generation(layout: str) -> None:
+    result = Stress(layout, by_ids=False, rows=2000, num_models=3).run(observations=1500)
+    assert result.swaps > 0
+    assert (result.mixed, result.stale) == (0, 0)
+
+
+@pytest.fixture(params=["panel", "lane"])
+def bank(request: pytest.FixtureRequest) -> BatchedInference:
+    bank = BatchedInference(20, ARCHITECTURE, layout=request.param)
+    for i in range(20):
+        bank.load_weights(i, weights_of(i))
+    return bank
+
+
+def outputs(bank: BatchedInference, **options: str) -> np.ndarray:
+    return bank.forward(np.ones((bank.num_models, 2), np.float32), **options)[:, 0]
+
+
+def test_memory_of_replaced_models_is_used_again(bank: BatchedInference) -> None:
+    for i in range(200):
+        bank.load_weights(i % 20, weights_of(1))
+    before = bank.weights.nbytes
+    for i in range(20_000):
+        bank.load_weights(i % 20, weights_of(i % 1000))
+    stacked = {name: np.stack([w] * 20) for name, w in weights_of(3).items()}
+    for _ in range(3):
+        bank.weights.load_stacked(stacked)
+    grown = bank.weights.nbytes
+    for _ in range(50):
+        bank.weights.load_stacked(stacked)
+    assert before < 200_000
+    assert bank.weights.nbytes == grown, "the third and later loads of everything need no new memory"
+    assert (outputs(bank) == 9 * 9 + 3).all()
+
+
+def test_generation_counts_loads(bank: BatchedInference) -> None:
+    assert [bank.generation(i) for i in (0, 19)] == [1, 1]
+    bank.load_weights(7, weights_of(5))
+    bank.weights.load_stacked({name: np.stack([w] * 20) for name, w in weights_of(2).items()})
+    bank.unload(3)
+    assert [bank.generation(i) for i in (3, 7, 8)] == [2, 3, 2]
+    with pytest.raises(IndexError, match=r"^model_idx: expected 0 to 19, got 20$"):
+        bank.generation(20)
+
+
+def test_unloaded_models_are_missing_and_others_are_not(bank: BatchedInference) -> None:
+    expected = outputs(bank)
+    for i in (0, 7, 19):
+        bank.unload(i)
+        bank.unload(i)  # again: nothing happens
+    with pytest.raises(ModelNotLoadedError, match=r"^model 0: no weights were loaded$"):
+        outputs(bank)
+    y = outputs(bank, missing="nan")
+    assert np.flatnonzero(np.isnan(y)).tolist() == [0, 7, 19]
+    assert np.flatnonzero(~bank.weights.loaded).tolist() == [0, 7, 19]
+    kept = ~np.isnan(y)
+    assert (y[kept] == expected[kept]).all()
+    for i in (0, 7, 19):
+        bank.load_weights(i, weights_of(i))
+    assert (outputs(bank) == expected).all()
+
+
+def test_growing_adds_unloaded_models_and_moves_no_other(bank: BatchedInference) -> None:
+    expected = outputs(bank)
+    address = bank.weights._core.address
+    bank.grow(50)
+    assert (bank.num_models, bank.weights.num_models, len(bank.weights.loaded)) == (70, 70, 70)
+    assert bank.weights._core.address == address
+    assert not bank.weights.loaded[20:].any()
+    assert (bank.forward(np.ones((20, 2)), models=np.arange(20))[:, 0] == expected).all()
+    for i in range(20, 70):
+        bank.load_weights(i, weights_of(i))
+    codes = np.arange(70)
+    assert (outputs(bank) == 9 * codes**2 + codes).all()
+    for bad, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match=r"^count: expected a positive integer"):
+            bank.grow(bad)  # type: ignore[arg-type]
+    with pytest.raises((OverflowError, MemoryError)):
+        bank.grow(2**62)
+    assert bank.num_models == 70

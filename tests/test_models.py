@@ -1,0 +1,187 @@
+"""models= chooses and repeats models; models without weights are an error, or NaN where that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mlpbank
+from cases import MODELS, Case, architecture, assert_same_bits, case, one_model, raises
+from mlpbank import Activation, BatchedInference, BatchedWeights, Engine, ModelNotLoadedError
+
+
+@pytest.fixture
+def c() -> Case:
+    return case(architecture((3, 18, 2), Activation.TANH), 20, 4)
+
+
+@pytest.fixture
+def bi(c: Case, layout: str) -> BatchedInference:
+    return BatchedInference.from_weights(c.batched_weights(layout))
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [3],
+        [0, 1, 2],
+        [19, 0, 7],
+        [5] * 40,
+        [0, 19] * 30,
+        list(range(20))[::-1],
+        [15, 16, 15, 17, 16, 0, 15],
+        np.array([3, 2], np.int8),
+        np.array([3, 2], np.uint64),
+        np.array([3, 2], ">i4"),
+        np.array([3, 0, 2, 0, 1])[::2],
+        range(4, 9),
+        (True + 1, 2),
+    ],
+    ids=str,
+)
+def test_entries_go_through_their_models(bi: BatchedInference, c: Case, ids: Any) -> None:
+    expected = bi.forward(c.x)
+    chosen = np.asarray(ids).astype(int)
+    assert_same_bits(bi.forward(c.x[chosen], models=ids), expected[chosen])
+    assert_same_bits(bi.forward(c.x[chosen, 1], models=ids), expected[chosen, 1])
+
+
+@pytest.mark.parametrize("num_models", MODELS)
+def test_many_entries_of_few_and_few_of_many(isa: str, layout: str, num_models: int) -> None:
+    c = case(architecture((5, 17, 3), Activation.TANH), num_models, 3)
+    bi = c.inference(isa, layout)
+    expected = bi.forward(c.x)
+    rng = np.random.default_rng(num_models)
+    for entries in (1, 2, 17, 400, 3000):
+        ids = rng.integers(0, num_models, entries)
+        assert_same_bits(bi.forward(c.x[ids], models=ids), expected[ids])
+        skewed = np.where(rng.random(entries) < 0.9, num_models - 1, ids)  # one huge group beside small ones
+        assert_same_bits(bi.forward(c.x[skewed, 2], models=skewed), expected[skewed, 2])
+
+
+def test_more_than_a_byte_of_models(layout: str) -> None:
+    """Entries are sorted by model digit by digit; here there are three digits."""
+    n = 70_000
+    bi = BatchedInference(n, mlpbank.Architecture.mlp(1, 1), layout=layout)
+    bi.weights.load_stacked({"layer_0": np.ones((n, 1, 1)), "layer_0.bias": np.arange(n)[:, None]})
+    ids = np.random.default_rng(0).permutation(np.r_[0:n:7, 0:300, n - 300 : n, 65_000:66_000])
+    x = np.random.default_rng(1).integers(0, 100, len(ids))
+    np.testing.assert_array_equal(bi.forward(x[:, None], models=ids)[:, 0], ids + x)
+
+
+@pytest.mark.parametrize(
+    ("ids", "position", "value"),
+    [([0, 20], 1, 20), ([-1], 0, -1), ([5, 3, 2**62], 2, 2**62), ([5, 3, -7, 20], 2, -7)],
+)
+def test_ids_out_of_range(bi: BatchedInference, ids: list[int], position: int, value: int) -> None:
+    with raises(IndexError, f"models[{position}]: expected 0 to 19, got {value}"):
+        bi.forward(np.zeros((len(ids), 3)), models=ids)
+
+
+def test_ids_beyond_64_bits(bi: BatchedInference) -> None:
+    ids = np.array([1, 2**63 + 1], np.uint64)
+    with raises(IndexError, f"models[1]: expected a model index, got {2**63 + 1}"):
+        bi.forward(np.zeros((2, 3)), models=ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([0, 1.5], "dtype float64, models[0] = np.float64(0.0)"),
+        (["0", "a"], "dtype <U1, models[0] = np.str_('0')"),
+        ([True, False], "dtype bool, models[0] = np.True_"),
+        ([0, None], "dtype object, models[1] = None"),
+    ],
+)
+def test_ids_that_are_no_integers(bi: BatchedInference, ids: Any, message: str) -> None:
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":  # NumPy 1 shows its scalars as Python's
+        message = message.replace("np.float64(0.0)", "0.0").replace("np.str_('0')", "'0'").replace("np.True_", "True")
+    with raises(TypeError, f"models: expected integers, got {message}"):
+        bi.forward(np.zeros((2, 3)), models=ids)
+
+
+@pytest.mark.parametrize(("ids", "shape"), [(3, "()"), ([[0, 1]], "(1, 2)")])
+def test_ids_of_other_dimensions(bi: BatchedInference, ids: Any, shape: str) -> None:
+    with raises(ValueError, f"models: expected one dimension, got shape {shape}"):
+        bi.forward(np.zeros((1, 3)), models=ids)
+
+
+def test_ragged_ids(bi: BatchedInference) -> None:
+    with pytest.raises(ValueError, match=r"^models: "):
+        bi.forward(np.zeros((2, 3)), models=[[0], [1, 2]])
+
+
+# Models 4 and 17, in different tiles of the lane layout, stay without weights.
+MISSING = (4, 17)
+CALLS: dict[str, Callable[..., Any]] = {
+    "forward": lambda bi, c, **options: bi.forward(c.x, **options),
+    "models": lambda bi, c, **options: bi.forward(c.x, models=range(20), **options),
+    "shared": lambda bi, c, **options: bi.forward_shared(c.x[0], **options),
+}
+
+
+def partly_loaded(c: Case, layout: str) -> BatchedInference:
+    weights = BatchedWeights(20, c.architecture, layout=layout)
+    for m in range(20):
+        if m not in MISSING:
+            weights.load(m, one_model(c.weights, m))
+    return BatchedInference.from_weights(weights, Engine())
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_missing_model_is_an_error_by_default(c: Case, layout: str, name: str) -> None:
+    bi = partly_loaded(c, layout)
+    out = np.full((20, 4, 2), 9, np.float32)
+    for options in ({}, {"missing": "error"}):
+        with raises(ModelNotLoadedError, "model 4: no weights were loaded"):
+            CALLS[name](bi, c, out=out, **options)
+    assert (out == 9).all()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_missing_nan(c: Case, layout: str, name: str) -> None:
+    full = CALLS[name](BatchedInference.from_weights(c.batched_weights(layout)), c)
+    y = CALLS[name](partly_loaded(c, layout), c, missing="nan")
+    present = np.setdiff1d(np.arange(20), MISSING)
+    assert_same_bits(y[present], full[present])
+    assert np.isnan(y[list(MISSING)]).all()
+
+
+def test_missing_models_among_entries(c: Case, layout: str) -> None:
+    full = BatchedInference.from_weights(c.batched_weights(layout)).forward(c.x)
+    bi = partly_loaded(c, layout)
+    ids = np.array([17, 3, 4, 3, 17, 5])
+    with raises(ModelNotLoadedError, "model 17: no weights were loaded"):
+        bi.forward(c.x[ids], models=ids)
+    y = bi.forward(c.x[ids], models=ids, missing="nan")
+    assert_same_bits(y[[1, 3, 5]], full[[3, 3, 5]])
+    assert np.isnan(y[[0, 2, 4]]).all()
+    assert_same_bits(bi.forward(c.x[[3, 5]], models=[3, 5]), full[[3, 5]])  # those without weights are not asked for
+
+
+def test_a_missing_model_is_an_error_even_without_rows(c: Case, layout: str) -> None:
+    with raises(ModelNotLoadedError, "model 4: no weights were loaded"):
+        partly_loaded(c, layout).forward(np.empty((20, 0, 3)))
+
+
+def test_loading_ends_being_missing(c: Case, layout: str) -> None:
+    bi = partly_loaded(c, layout)
+    for m in MISSING:
+        bi.load_weights(m, one_model(c.weights, m))
+    assert_same_bits(bi.forward(c.x), BatchedInference.from_weights(c.batched_weights(layout)).forward(c.x))
+
+
+@pytest.mark.parametrize("value", ["zero", "", None, True])
+def test_unknown_option_for_missing(bi: BatchedInference, c: Case, value: Any) -> None:
+    for call in CALLS.values():
+        with raises(ValueError, f"missing: expected 'error' or 'nan', got {value!r}"):
+            call(bi, c, missing=value)
+
+
+def test_error_class_is_public_and_a_runtime_error() -> None:
+    assert issubclass(ModelNotLoadedError, RuntimeError)
+    assert ModelNotLoadedError.__module__ == "mlpbank"
+    assert mlpbank.ModelNotLoadedError is ModelNotLoadedError
