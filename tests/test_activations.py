@@ -7,9 +7,9 @@ import functools
 import numpy as np
 import pytest
 
-from cases import ELEMENTWISE, Float32Array, bits
+from cases import ELEMENTWISE, SIZES, Float32Array, bits
 from mlpbank import Activation, Architecture, BatchedInference, Engine, LayerSpec, _core, _reference
-from tolerance import ABSOLUTE, EPSILON, EXACT, OWN_ULPS
+from tolerance import ABSOLUTE, EPSILON, EXACT, OWN_ULPS, softmax_own_error
 
 EDGES = np.array(
     [
@@ -82,3 +82,42 @@ def test_tanh_is_odd_and_never_exceeds_one(isa: str) -> None:
 
 def test_relu_of_minus_zero_is_zero(isa: str, layout: str) -> None:
     assert apply(Activation.RELU, np.array([-0.0, 0.0], np.float32), isa, layout).tolist() == [0.0, 0.0]
+
+
+def softmax(x: Float32Array, isa: str, layout: str) -> Float32Array:
+    """Return the softmax of each row of x (rows, n), through a layer that changes nothing else."""
+    n = x.shape[1]
+    bi = BatchedInference(1, Architecture([LayerSpec(n, n, "softmax")]), Engine(isa=isa), layout=layout)
+    bi.load_weights(0, {"layer_0": np.eye(n)})
+    return bi.forward(x[None])[0]
+
+
+@pytest.mark.parametrize("n", [*SIZES, 1000])
+def test_softmax_is_within_its_bound(isa: str, layout: str, n: int) -> None:
+    rng = np.random.default_rng(n)
+    for scale in (0.1, 1, 5, 30, 1000, 1e30):
+        for rows in (1, 5, 50):
+            x = (rng.standard_normal((rows, n)) * scale).astype(np.float32)
+            expected = _reference.ACTIVATIONS[Activation.SOFTMAX](x.astype(np.float64))
+            y = softmax(x, isa, layout)
+            assert (np.abs(y - expected) <= softmax_own_error(expected)).all()
+
+
+def test_softmax_of_edges(isa: str, layout: str) -> None:
+    largest = np.finfo(np.float32).max
+    x = np.array([[largest, largest, -largest], [0, -0.0, 0], [5, -largest, -largest], [1e-45, 0, -1e-45]], np.float32)
+    np.testing.assert_array_equal(
+        softmax(x, isa, layout), np.array([[0.5, 0.5, 0], [1 / 3] * 3, [1, 0, 0], [1 / 3] * 3], np.float32)
+    )
+    assert softmax(np.array([[-7.0], [1e38]], np.float32), isa, layout).tolist() == [[1], [1]]
+
+
+def test_softmax_of_nan_is_nan_throughout(isa: str, layout: str) -> None:
+    """One output that is not known leaves none of the shares known."""
+    for n in (2, 3, 16, 17, 33):
+        for position in range(n):
+            x = np.zeros((20, n), np.float32)
+            x[7, position] = np.nan
+            y = softmax(x, isa, layout)
+            assert np.isnan(y[7]).all()
+            assert not np.isnan(np.delete(y, 7, axis=0)).any()

@@ -175,6 +175,12 @@ def test_neighbours_that_do_not_fit() -> None:
         Architecture([LayerSpec(3, 4), LayerSpec(4, 1), LayerSpec(3, 1)])
 
 
+def test_softmax_on_a_hidden_layer() -> None:
+    assert Architecture.mlp(3, 4, 5, output_activation="softmax").layers[1].activation is Activation.SOFTMAX
+    with raises(ValueError, "layer 0: expected softmax on the last layer only, which is layer 1"):
+        Architecture.mlp(3, 4, 5, activation="softmax")
+
+
 def test_core_validates_by_itself() -> None:
     core = mlpbank._core
     with raises(ValueError, "layer 0: expected a positive input_size, got 0"):

@@ -29,7 +29,7 @@ EPSILON = 2.0**-23
 SMALLEST_SUBNORMAL = 2.0**-149
 OWN_ULPS = 4  # what the package promises of every activation that is computed and not merely selected
 
-# Upper bounds on |f'|, rounded up; softmax: see `activation_error`. tests/test_tolerance.py checks them.
+# Upper bounds on |f'|, rounded up; softmax's: see `activation_error`. tests/test_tolerance.py checks them.
 LIPSCHITZ = {
     "none": 1.0,
     "relu": 1.0,
@@ -63,11 +63,28 @@ def own_error(activation: Activation, magnitude: Float64Array) -> Float64Array:
     return OWN_ULPS * (EPSILON * magnitude + SMALLEST_SUBNORMAL)
 
 
+def softmax_own_error(y: Float64Array) -> Float64Array:
+    """Return the error a softmax may add of its own, y being its exact results over the last axis.
+
+    Of y_i = exp(s_i) / sum exp(s_j) with s = x - max(x): the subtraction's rounding, at most u |s_i|, is the
+    exponential's relative error; each exponential adds its own, the sum of n positive numbers at most gamma_(n-1), the
+    division one rounding. Those of the denominator count by their share in it.
+    """
+    largest = y.max(axis=-1, keepdims=True)
+    shift = np.log(largest / np.maximum(y, SMALLEST_SUBNORMAL))  # |s_i|
+    denominator = (y * shift).sum(axis=-1, keepdims=True) * UNIT_ROUNDOFF + OWN_ULPS * EPSILON + gamma(y.shape[-1])
+    relative = shift * UNIT_ROUNDOFF + OWN_ULPS * EPSILON + denominator + UNIT_ROUNDOFF
+    return y * relative / (1 - relative) + OWN_ULPS * SMALLEST_SUBNORMAL
+
+
 def activation_error(activation: Activation, y: Float64Array, e_z: Float64Array) -> Float64Array:
     """Return the bound after an activation: y its exact results, e_z the bound before it."""
     if activation.value == "softmax":
         # |dy_i| <= y_i (1 - y_i) (|dz_i| + max |dz_j|) <= max |dz_j| / 2
-        e_z = np.broadcast_to(e_z.max(axis=-1, keepdims=True), e_z.shape)
+        carried = LIPSCHITZ["softmax"] * np.broadcast_to(e_z.max(axis=-1, keepdims=True), e_z.shape)
+        # Its own error is that of the perturbed results; relative to them it stays below what |s_i| = 104, from where
+        # on the exponential is 0, and n outputs make of it.
+        return carried * (1 + 256 * UNIT_ROUNDOFF + gamma(y.shape[-1])) + softmax_own_error(y)
     carried = LIPSCHITZ[activation.value] * e_z
     return carried + own_error(activation, np.abs(y) + carried)
 

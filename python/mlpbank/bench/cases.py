@@ -1,0 +1,146 @@
+"""What the benchmark computes: cases, their random weights and inputs, and the right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpbank import _reference
+from mlpbank._arrays import Float32Array
+from mlpbank.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload.
+
+    Parameters
+    ----------
+    num_models, rows : int
+        So many models, each with so many rows of input.
+    sizes : tuple of int
+        Layer sizes, input first.
+    activation : str
+        Of all layers but the last, which has none.
+    target_ratio, target_share : float, optional
+        What mlpbank is meant to reach: times faster than the fastest peer, and the share of the limit that binds.
+    """
+
+    num_models: int
+    sizes: tuple[int, ...]
+    rows: int
+    activation: str = "relu"
+    target_ratio: float | None = None
+    target_share: float | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture of all models."""
+        return Architecture.mlp(*self.sizes, activation=self.activation)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parameters, which a forward has to read; without padding, inputs and outputs."""
+        return 4 * self.num_models * self.architecture.num_parameters
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions with weights that a forward has to do."""
+        weights = sum(i * o for i, o in zip(self.sizes, self.sizes[1:], strict=False))
+        return 2 * self.num_models * self.rows * weights
+
+    def __str__(self) -> str:
+        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
+        return f"{self.num_models} × {'-'.join(map(str, self.sizes))}, {rows}"
+
+
+# From tiny to large networks, from one row per model (reading weights is the work) to many (arithmetic is).
+SUITE = (
+    Case(1000, (4, 8, 2), 1, target_ratio=20),
+    Case(100, (16, 32, 8), 1, target_ratio=4),
+    Case(100_000, (4, 8, 2), 1, target_ratio=5, target_share=0.75),
+    Case(1000, (32, 64, 64, 1), 1, target_ratio=1.4, target_share=0.88),
+    Case(1000, (64, 128, 64, 10), 1, target_ratio=1.35, target_share=0.88),
+    Case(10_000, (32, 64, 64, 1), 1, target_ratio=1.5, target_share=0.85),
+    Case(1000, (32, 64, 64, 1), 32, target_ratio=1.9, target_share=0.60),
+    Case(1000, (64, 128, 64, 10), 64, target_ratio=1.8, target_share=0.65),
+    Case(64, (256, 256, 256, 256), 256, target_ratio=1.4, target_share=0.70),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case with its numbers.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    x : float32 array
+        (num_models, rows, input_size).
+    weights, biases : list of float32 array
+        Per layer (num_models, input_size, output_size) and (num_models, 1, output_size).
+    expected : float64 array
+        (num_models, rows, output_size).
+    tolerance : float64 array
+        (num_models, 1, 1): how far from `expected` a float32 result may be.
+    """
+
+    case: Case
+    x: Float32Array
+    weights: list[Float32Array]
+    biases: list[Float32Array]
+    expected: npt.NDArray[np.float64]
+    tolerance: npt.NDArray[np.float64]
+
+
+def make_problem(case: Case, *, seed: int = 0, progress: Callable[[float], None] = lambda fraction: None) -> Problem:
+    """Return `case` with random numbers that keep every layer's outputs near 1.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    seed : int
+        Of the random numbers.
+    progress : callable
+        Called now and then with the fraction done: the reference goes through the models one by one.
+    """
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int, scale: float = 1.0) -> Float32Array:
+        array = aligned_empty(shape)
+        rng.standard_normal(out=array, dtype=np.float32)
+        array *= np.float32(scale)
+        return array
+
+    n = case.num_models
+    pairs = list(zip(case.sizes, case.sizes[1:], strict=False))
+    x = normal(n, case.rows, case.sizes[0])
+    weights = [normal(n, i, o, scale=float(np.sqrt(1.5 / i))) for i, o in pairs]
+    biases = [normal(n, 1, o, scale=0.5) for _, o in pairs]
+
+    architecture = case.architecture
+    expected = np.empty((n, case.rows, case.sizes[-1]))
+    step = max(1, n // 100)
+    for m in range(n):
+        model = {f"layer_{i}": w[m] for i, w in enumerate(weights)}
+        model |= {f"layer_{i}.bias": b[m, 0] for i, b in enumerate(biases)}
+        expected[m] = _reference.forward(architecture, model, x[m])
+        if (m + 1) % step == 0:
+            progress((m + 1) / n)
+    # An output is a chain of sums, each over the layer's inputs, of terms near 1; every term may be rounded twice.
+    scale = np.maximum(1.0, np.abs(expected).max(axis=(1, 2), keepdims=True))
+    tolerance = 2 * sum(i + 1 for i, _ in pairs) * np.finfo(np.float32).eps * scale
+    return Problem(case, x, weights, biases, expected, tolerance)
+
+
+def aligned_empty(shape: tuple[int, ...]) -> Float32Array:
+    """Return an uninitialised float32 array that starts at a cache line, which every library reads fastest."""
+    size = int(np.prod(shape))
+    raw = np.empty(size + 16, np.float32)
+    skip = -raw.ctypes.data % 64 // 4
+    return raw[skip : skip + size].reshape(shape)

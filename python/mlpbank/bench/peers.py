@@ -1,0 +1,130 @@
+"""The contenders by name, with mlpbank itself, NumPy and JAX. PyTorch and the ONNX runtimes have files of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from mlpbank._arrays import Float32Array
+from mlpbank.bench import peers_onnx, peers_torch
+from mlpbank.bench.cases import Problem, aligned_empty
+from mlpbank.bench.contender import Builder, Contender, Settings, activation, fastest
+from mlpbank.inference import BatchedInference, Engine
+
+
+def build_mlpbank(problem: Problem, settings: Settings) -> Contender:
+    """Return mlpbank as a user calls it: ``forward`` of NumPy arrays, with ``out=``."""
+    case = problem.case
+    engine = Engine(settings.threads, settings.isa)
+    models = BatchedInference(case.num_models, case.architecture, engine, layout=settings.layout)
+    weights = {f"layer_{i}": w for i, w in enumerate(problem.weights)}
+    weights |= {f"layer_{i}.bias": b[:, 0] for i, b in enumerate(problem.biases)}
+    models.weights.load_stacked(weights)
+    x = problem.x[:, 0] if case.rows == 1 else problem.x
+    y = np.empty((*x.shape[:-1], case.sizes[-1]), np.float32)
+    return Contender(
+        "mlpbank", lambda: models.forward(x, out=y), lambda: y, f"{engine.isa}, {models.weights.layout} layout"
+    )
+
+
+def _numpy_sigmoid(y: Float32Array) -> None:
+    np.negative(y, out=y)
+    np.exp(y, out=y)
+    y += 1
+    np.reciprocal(y, out=y)
+
+
+# In place.
+_NUMPY: dict[str, Any] = {
+    "none": lambda y: None,
+    "relu": lambda y: np.maximum(y, 0, out=y),
+    "tanh": lambda y: np.tanh(y, out=y),
+    "sigmoid": _numpy_sigmoid,
+    "leaky_relu": lambda y: np.maximum(y, np.float32(0.01) * y, out=y),
+}
+
+
+def build_numpy(problem: Problem, settings: Settings) -> Contender:
+    """Return NumPy: matmul or einsum, whichever is faster, into arrays made before."""
+    del settings  # its BLAS is told the number of threads once, by machine.limit_blas
+    act = activation(_NUMPY, problem.case.activation, "numpy")
+    layers = [
+        (w, b, aligned_empty((w.shape[0], problem.case.rows, w.shape[2])))
+        for w, b in zip(problem.weights, problem.biases, strict=True)
+    ]
+
+    def run(multiply: Any) -> None:
+        y = problem.x
+        for w, b, out in layers:
+            if y is not problem.x:
+                act(y)
+            multiply(y, w, out=out)
+            y = out
+            y += b
+
+    def output() -> Float32Array:
+        return layers[-1][2]
+
+    matmul = functools.partial(run, np.matmul)
+    einsum = functools.partial(run, functools.partial(np.einsum, "nri,nio->nro"))
+    return fastest([Contender("numpy", matmul, output, "matmul"), Contender("numpy", einsum, output, "einsum")])
+
+
+def build_jax(problem: Problem, settings: Settings) -> Contender:
+    """Return JAX: one network under vmap and jit, on arrays that JAX holds."""
+    if "jax" not in sys.modules:
+        os.environ.setdefault("NPROC", str(settings.threads))  # the only number of threads that XLA on CPUs listens to
+    import jax
+    import jax.numpy as jnp
+
+    with contextlib.suppress(AttributeError):  # a call that returns when it is done is faster than waiting for one
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    act = activation(
+        {
+            "none": lambda y: y,
+            "relu": jax.nn.relu,
+            "tanh": jnp.tanh,
+            "sigmoid": jax.nn.sigmoid,
+            "leaky_relu": jax.nn.leaky_relu,
+            "elu": jax.nn.elu,
+            "gelu": functools.partial(jax.nn.gelu, approximate=False),
+            "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+            "silu": jax.nn.silu,
+            "softplus": jax.nn.softplus,
+        },
+        problem.case.activation,
+        "jax",
+    )
+
+    def network(x: Any, weights: Any, biases: Any) -> Any:
+        y = x
+        for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
+            y = (y if i == 0 else act(y)) @ w + b
+        return y
+
+    arguments = jax.device_put((problem.x, problem.weights, problem.biases))
+    forward = jax.jit(jax.vmap(network))
+    last: list[Any] = [None]
+
+    def run() -> None:
+        last[0] = forward(*arguments).block_until_ready()
+
+    run()  # compiles
+    return Contender("jax", run, lambda: np.asarray(last[0]))
+
+
+# As the user names them, in the order of the tables.
+PEERS: dict[str, Builder] = {
+    "numpy": build_numpy,
+    "torch": peers_torch.build_torch,
+    "torch-compile": peers_torch.build_torch_compile,
+    "torch-loop": peers_torch.build_torch_loop,
+    "jax": build_jax,
+    "onnxruntime": peers_onnx.build_onnxruntime,
+    "openvino": peers_onnx.build_openvino,
+}
