@@ -250,7 +250,9 @@ void BatchedInference::forward_dense(const float* x, bool shared, int64_t rows, 
         const LaneJob job = {weights, next, from, shared ? 0 : rows * call.in, to, rows * call.out, n, count};
         call.lane(call.plan, job, scratch.kernel());
       }
-      for (int64_t m = 0; m < count; ++m) {
+      const uint32_t wanted = (1u << count) - 1;
+      const bool complete = weights != nullptr && (call.layout.lanes(weights) & wanted) == wanted;
+      for (int64_t m = 0; !complete && m < count; ++m) {
         if (call.has(weights, model + m)) continue;
         fill_nan(to + m * rows * call.out, n * call.out);
         if (!nan) failures.not_loaded(model + m);

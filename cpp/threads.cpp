@@ -26,9 +26,11 @@ constexpr microseconds kHelperSpin{50};
 // A caller looks this long whether its last helper has finished before it sleeps. Sleeping frees the core for a helper
 // that was pushed off its own.
 constexpr microseconds kCallerSpin{20};
-// Shared with helpers that are awake only from here on: handing over costs about 0.5 us.
-constexpr double kShareNanoseconds = 3000;
-// Helpers are woken only from here on: the system call costs the caller some 3 us, and they arrive 5 to 50 us later.
+// Shared with helpers that are awake only from here on: handing over and waiting for the last chunk costs 1 to 2 us.
+// (Estimates are on the long side: these 15 us are 7 us for 1000 x 4-8-2, where a second thread gained nothing.)
+constexpr double kShareNanoseconds = 15000;
+// Helpers are woken only from here on: the system call costs the caller some 3 us, and they arrive 5 to 50 us later. When
+// calls follow each other so closely that a helper would find the next before it sleeps again, any of them may.
 constexpr double kWakeNanoseconds = 30000;
 
 inline void pause() {
@@ -78,8 +80,13 @@ class Pool {
     }).detach();
   }
 
-  void run(Job& job, bool wake) {
-    if (!wake && awake_.load(std::memory_order_relaxed) == 0) return job.run();
+  void run(Job& job) {
+    bool wake = job.work.nanoseconds >= kWakeNanoseconds;
+    if (!wake && awake_.load(std::memory_order_relaxed) == 0) {
+      const int64_t now = Clock::now().time_since_epoch().count();
+      wake = Clock::duration(now - last_small_.exchange(now, std::memory_order_relaxed)) < kHelperSpin;
+      if (!wake) return job.run();
+    }
     bool notify;
     {
       const std::lock_guard lock(mutex_);
@@ -140,6 +147,7 @@ class Pool {
   Job* first_ = nullptr;
   std::atomic<int> open_places_{0};
   std::atomic<int> awake_{0};  // helpers that look for work without sleeping
+  std::atomic<int64_t> last_small_{0};  // when a call last found none of them
   int asleep_ = 0;
   int waiting_callers_ = 0;
 };
@@ -202,7 +210,7 @@ void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* cont
   const Share share(threads);
   if (helpers == nullptr || share.threads() == 1) return body(context, 0, work.items);
   Job job(work, body, context, share.threads() - 1);
-  helpers->run(job, work.nanoseconds >= kWakeNanoseconds);
+  helpers->run(job);
 }
 
 }  // namespace mlpbank
