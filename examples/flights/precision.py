@@ -22,9 +22,8 @@ def main() -> None:
         exact = predicted if exact is None else exact
         difference = np.abs(predicted - exact)
         error = np.abs(predicted - actual).mean()
-        print(
-            f"{dtype:10s} {error:19.3f} {difference.mean():14.4f} {difference.max():10.3f} {inference.weights.nbytes:31d}"
-        )
+        nbytes = inference.weights.nbytes
+        print(f"{dtype:10s} {error:19.3f} {difference.mean():14.4f} {difference.max():10.3f} {nbytes:30d}")
 
 
 if __name__ == "__main__":
