@@ -62,6 +62,11 @@ std::vector<LayerView> layer_views(const Architecture& architecture, int64_t cou
   return views;
 }
 
+// `models` is what the Python package saw when it checked shapes; another thread may have let the bank grow since.
+void check_models(const BatchedInference& self, int64_t models) {
+  expect(models > 0 && models <= self.weights().num_models(), "models: more than the bank has");
+}
+
 // Rows of each entry, from the sizes of x and y.
 int64_t rows_of(const BatchedInference& self, int64_t x_entries, int64_t y_entries, const Floats& x, const Floats& y) {
   const int64_t in = self.weights().architecture().input_size(), out = self.weights().architecture().output_size();
@@ -196,25 +201,29 @@ PYBIND11_MODULE(_core, m) {
       .def(py::init<std::shared_ptr<BatchedWeights>, Engine>(), py::arg("weights"), py::arg("engine"))
       .def("forward_direct", &forward_direct, py::arg("inputs"), py::arg("out"))
       .def("forward",
-           [](const BatchedInference& self, const Floats& x, Floats& y, int num_threads, bool missing_nan) {
-             const int64_t models = self.weights().num_models();
+           [](const BatchedInference& self, const Floats& x, Floats& y, int64_t models, int num_threads,
+              bool missing_nan) {
+             check_models(self, models);
              const int64_t rows = rows_of(self, models, models, x, y);
              const float* from = x.data();
              float* to = y.mutable_data();
              const py::gil_scoped_release release;
              self.forward(from, rows, to, options(num_threads, missing_nan, models));
            },
-           py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("num_threads"), py::arg("missing_nan"))
+           py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("models"), py::arg("num_threads"),
+           py::arg("missing_nan"))
       .def("forward_shared",
-           [](const BatchedInference& self, const Floats& x, Floats& y, int num_threads, bool missing_nan) {
-             const int64_t models = self.weights().num_models();
+           [](const BatchedInference& self, const Floats& x, Floats& y, int64_t models, int num_threads,
+              bool missing_nan) {
+             check_models(self, models);
              const int64_t rows = rows_of(self, 1, models, x, y);
              const float* from = x.data();
              float* to = y.mutable_data();
              const py::gil_scoped_release release;
              self.forward_shared(from, rows, to, options(num_threads, missing_nan, models));
            },
-           py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("num_threads"), py::arg("missing_nan"))
+           py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("models"), py::arg("num_threads"),
+           py::arg("missing_nan"))
       .def("forward_models",
            [](const BatchedInference& self, const Ids& models, const Floats& x, Floats& y, int num_threads,
               bool missing_nan) {

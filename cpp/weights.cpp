@@ -37,9 +37,8 @@ BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, La
 
 BatchedWeights::~BatchedWeights() {
   const std::lock_guard lock(list_mutex);
-  BatchedWeights** link = &list_first;
-  while (*link != this) link = &(*link)->next_;
-  *link = next_;
+  (before_ == nullptr ? list_first : before_->next_) = next_;
+  if (next_ != nullptr) next_->before_ = before_;
 }
 
 // A fork takes all writers' mutexes first, so that the child finds every bank whole.
@@ -48,6 +47,7 @@ void BatchedWeights::enlist() {
   (void)handlers;
   const std::lock_guard lock(list_mutex);
   next_ = list_first;
+  if (next_ != nullptr) next_->before_ = this;
   list_first = this;
 }
 

@@ -110,6 +110,7 @@ class BatchedWeights {
   std::vector<Retired> retired_;                   // oldest first
   std::vector<int64_t> generations_;
   BatchedWeights* next_ = nullptr;                 // all BatchedWeights of the process, for fork
+  BatchedWeights* before_ = nullptr;
 };
 
 }  // namespace mlpbank

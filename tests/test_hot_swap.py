@@ -100,3 +100,32 @@ def test_growing_adds_unloaded_models_and_moves_no_other(bank: BatchedInference)
     with pytest.raises((OverflowError, MemoryError)):
         bank.grow(2**62)
     assert bank.num_models == 70
+
+
+class Grows:
+    """A number of threads that lets the bank grow while the arguments of a call are looked at."""
+
+    def __init__(self, bank: BatchedInference) -> None:
+        self.bank = bank
+
+    def __index__(self) -> int:
+        self.bank.grow(self.bank.num_models)
+        for i in range(self.bank.num_models):
+            self.bank.load_weights(i, weights_of(i))
+        return 1
+
+
+@pytest.mark.parametrize("layout", ["panel", "lane"])
+def test_growing_in_the_middle_of_a_call_does_not_move_rows_to_other_models(layout: str) -> None:
+    bank = BatchedInference(4, ARCHITECTURE, layout=layout)
+    for i in range(4):
+        bank.load_weights(i, weights_of(i))
+    codes = np.arange(4)
+    expected = np.repeat(9 * codes**2 + codes, 2).reshape(4, 2)
+    y = bank.forward(np.ones((4, 2, 2), np.float32), num_threads=Grows(bank))  # type: ignore[arg-type]
+    assert (y[:, :, 0] == expected).all()
+    models = bank.num_models
+    shared = bank.forward_shared(np.ones(2), num_threads=Grows(bank))  # type: ignore[arg-type]
+    assert shared.shape == (models, 2)
+    codes = np.arange(models)
+    assert (shared[:, 0] == 9 * codes**2 + codes).all()

@@ -50,6 +50,8 @@ def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:
     IndexError
         One does not even fit int64.
     """
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without mask, got a masked array")
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -67,7 +69,7 @@ def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:
     return np.require(array, _INT64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
-def check_out(out: Any, shape: tuple[int, ...], inputs: Float32Array) -> Float32Array:
+def check_out(out: Any, shape: tuple[int, ...], inputs: Float32Array, models: Any = None) -> Float32Array:
     """Return `out` if results can be written straight into it; it is never silently replaced by a copy.
 
     Raises
@@ -87,4 +89,6 @@ def check_out(out: Any, shape: tuple[int, ...], inputs: Float32Array) -> Float32
         raise ValueError("out: expected a C-contiguous, aligned, writeable array, got one that is not")
     if np.may_share_memory(out, inputs):
         raise ValueError("out: expected memory of its own, got an array that overlaps the inputs")
+    if isinstance(models, np.ndarray) and np.may_share_memory(out, models):
+        raise ValueError("out: expected memory of its own, got an array that overlaps models")
     return out

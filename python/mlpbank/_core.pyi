@@ -56,10 +56,20 @@ class BatchedInference:
     def __init__(self, weights: BatchedWeights, engine: Engine) -> None: ...
     def forward_direct(self, inputs: object, out: object) -> npt.NDArray[np.float32] | None: ...
     def forward(
-        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], num_threads: int, missing_nan: bool
+        self,
+        x: npt.NDArray[np.float32],
+        y: npt.NDArray[np.float32],
+        models: int,
+        num_threads: int,
+        missing_nan: bool,
     ) -> None: ...
     def forward_shared(
-        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], num_threads: int, missing_nan: bool
+        self,
+        x: npt.NDArray[np.float32],
+        y: npt.NDArray[np.float32],
+        models: int,
+        num_threads: int,
+        missing_nan: bool,
     ) -> None: ...
     def forward_models(
         self,

@@ -112,7 +112,10 @@ class Architecture:
     __slots__ = ("_core", "_layers")
 
     def __init__(self, layers: Iterable[LayerSpec]) -> None:
-        self._layers = tuple(layers)
+        try:
+            self._layers = tuple(layers)
+        except TypeError:
+            raise TypeError(f"layers: expected LayerSpecs, got {layers!r}") from None
         for i, layer in enumerate(self._layers):
             if not isinstance(layer, LayerSpec):
                 raise TypeError(f"layers[{i}]: expected a LayerSpec, got {layer!r}")

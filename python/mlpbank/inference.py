@@ -232,10 +232,10 @@ class BatchedInference:
         if not 2 <= len(shape) <= 3 or shape[-1] != self._input_size or shape[0] != entries:
             self._raise_shape(shape, "num_models" if ids is None else "len(models)", entries)
         y_shape = (*shape[:-1], self._output_size)
-        y = np.empty(y_shape, np.float32) if out is None else check_out(out, y_shape, x)
+        y = np.empty(y_shape, np.float32) if out is None else check_out(out, y_shape, x, models)
         threads, nan = _options(num_threads, missing)
         if ids is None:
-            self._core.forward(x, y, threads, nan)
+            self._core.forward(x, y, entries, threads, nan)
         else:
             self._core.forward_models(ids, x, y, threads, nan)
         return y
@@ -273,9 +273,10 @@ class BatchedInference:
             raise ValueError(f"inputs: expected shape ({size},) or (rows, {size}), got {x.shape}")
         if x.shape[-1] != size:
             raise ValueError(f"inputs: expected last dimension {size}, got {x.shape[-1]}")
-        y_shape = (self._weights.num_models, *x.shape[:-1], self._output_size)
+        models = self._weights.num_models
+        y_shape = (models, *x.shape[:-1], self._output_size)
         y = np.empty(y_shape, np.float32) if out is None else check_out(out, y_shape, x)
-        self._core.forward_shared(x, y, *_options(num_threads, missing))
+        self._core.forward_shared(x, y, models, *_options(num_threads, missing))
         return y
 
     def _raise_shape(self, shape: tuple[int, ...], entries_name: str, entries: int) -> None:
@@ -292,7 +293,7 @@ class BatchedInference:
 
 def _options(num_threads: int | None, missing: str) -> tuple[int, bool]:
     """Return the core's options: a number of threads (0: the engine's), and whether missing models give NaN."""
-    if missing not in _MISSING:
+    if not isinstance(missing, str) or missing not in _MISSING:
         raise ValueError(f"missing: expected 'error' or 'nan', got {missing!r}")
     threads = 0 if num_threads is None else min(positive_int(num_threads, "num_threads"), 2**31 - 1)
     return threads, _MISSING[missing]

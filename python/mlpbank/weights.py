@@ -55,6 +55,10 @@ class BatchedWeights:
         if not isinstance(architecture, Architecture):
             raise TypeError(f"architecture: expected an Architecture, got {architecture!r}")
         self._architecture = architecture
+        if not isinstance(layout, str):
+            raise TypeError(f"layout: expected a string, got {layout!r}")
+        if not isinstance(dtype, str):
+            raise TypeError(f"dtype: expected a string such as 'float16', got {dtype!r}")
         self._core = _core.BatchedWeights(positive_int(num_models, "num_models"), architecture._core, layout, dtype)
 
     @property
@@ -170,7 +174,8 @@ class BatchedWeights:
         KeyError, TypeError, ValueError
             As for `load`.
         """
-        self._core.load(0, self.num_models, *self._collect(weights, (self.num_models,), check_finite))
+        models = self.num_models  # read once: another thread may let the bank grow
+        self._core.load(0, models, *self._collect(weights, (models,), check_finite))
 
     def get(self, model_idx: int) -> dict[str, Float32Array]:
         """Return the weights of one model as they are stored.

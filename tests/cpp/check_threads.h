@@ -119,7 +119,8 @@ inline void test_loading_while_others_predict() {
     Floats results[2] = {forward(inference, x, 4), {}};
     weights->load(0, 60, other.views(), 1);
     results[1] = forward(inference, x, 4);
-    constexpr int kReaders = 4, kForwardsPerLoad = 1000;
+    // So many take seconds: the system has let the loading thread run long before.
+    constexpr int kReaders = 4, kForwardsPerLoad = 1000000;
     std::atomic<bool> stop{false}, starved{false};
     std::atomic<int> mixed{0}, forwards_since_load{0};
     const auto predict = [&](int threads) {

@@ -177,10 +177,10 @@ void test_unaligned_rows_between_guards() {
 
 // Every way to ask for the same rows, with 1 to 4 threads, gives the same bits; so do all kernels that fuse.
 void test_bits() {
-  for (int round = 0; round < 60; ++round) {
+  for (int round = 0; round < 20; ++round) {
     const std::vector<int64_t> sizes = {kSizes[random_below(12)], 1 + random_below(70), kSizes[random_below(8)]};
-    const int64_t rows = 1 + random_below(60);
-    const Network net(sizes, 1 + random_below(60));
+    const int64_t rows = 1 + random_below(50);
+    const Network net(sizes, 1 + random_below(40));
     const int64_t in = net.architecture.input_size(), out = net.architecture.output_size();
     const int64_t entries = 1 + random_below(2 * net.models);
     std::vector<int64_t> ids(static_cast<std::size_t>(entries));
