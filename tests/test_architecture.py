@@ -189,3 +189,9 @@ def test_core_validates_by_itself() -> None:
         core.Architecture([(1, 3, "relu"), (3, -2, "none")])
     with raises(ValueError, f"activation: expected one of {KNOWN}, got 'swish2'"):
         core.Architecture([(1, 3, "swish2")])
+
+
+@pytest.mark.parametrize("layers", [None, 5])
+def test_layers_that_are_no_sequence(layers: object) -> None:
+    with pytest.raises(TypeError, match=rf"^layers: expected LayerSpecs, got {layers}$"):
+        Architecture(layers)  # type: ignore[arg-type]

@@ -112,10 +112,9 @@ class Architecture:
     __slots__ = ("_core", "_layers")
 
     def __init__(self, layers: Iterable[LayerSpec]) -> None:
-        try:
-            self._layers = tuple(layers)
-        except TypeError:
-            raise TypeError(f"layers: expected LayerSpecs, got {layers!r}") from None
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers: expected LayerSpecs, got {layers!r}")
+        self._layers = tuple(layers)
         for i, layer in enumerate(self._layers):
             if not isinstance(layer, LayerSpec):
                 raise TypeError(f"layers[{i}]: expected a LayerSpec, got {layer!r}")
