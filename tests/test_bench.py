@@ -124,7 +124,7 @@ class TestMeasuring:
         log: list[str] = []
         contenders = [Contender(name, lambda name=name: log.append(name), lambda: ()) for name in "ab"]
         samples, calls = measure.take_turns(contenders, None, seconds=1e-9)
-        assert len(samples[0]) == len(samples[1]) >= 11
+        assert min(map(len, samples)) >= 11  # how many more depends on how long each took
         assert min(calls) > 1, "a call of a microsecond is repeated for one sample"
         turns = sum(before != after for before, after in itertools.pairwise(log))
         assert turns >= 10
