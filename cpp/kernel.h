@@ -25,7 +25,7 @@
 //
 // Biases are float32. Weights are float32, float16, bfloat16 or int8; with int8 a row of float32 scales, one per output,
 // stands between biases and weights. Each layer starts at a multiple of 64 bytes. A tail panel is read with whole
-// vectors, up to 15 elements past its end; the layout leaves that room inside the model's own place.
+// vectors, up to 15 elements past the end of its rows; the layout leaves that room inside the model's own place.
 //
 // For many rows a tile is unpacked first: its models one by one, the same panels in float32 (int8: not yet multiplied by
 // the scales), without gaps, in the kernel's scratch memory.

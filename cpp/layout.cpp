@@ -66,11 +66,16 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype) :
     model_floats_ += (layer.input_size + header_rows(dtype)) * layer.output_size;
     widest = std::max(widest, layer.output_size);
   }
-  const LayerSpec& last = architecture.layers().back();
   if (kind == LayoutKind::panel) {
-    // Room for the whole-vector reads of the last layer's tail panel, see kernel.h.
-    const int64_t beyond = last.output_size % kPanelWidth == 0 ? 0 : (kPanelWidth - 1) * element_bytes(dtype);
-    offset = round_up(layers_.back().offset + layer_bytes(last) + beyond, kAlign);
+    // Room for whole-vector reads, see kernel.h: of biases, of scales, of a panel's last weights.
+    int64_t end = 0;
+    for_each_panel([&](const Panel& panel) {
+      const int64_t header = 4 * header_rows(dtype) * panel.width;
+      const int64_t last_row = header + (layers_[panel.layer].in - 1) * panel.width * element_bytes(dtype);
+      const int64_t header_end = 4 * ((header_rows(dtype) - 1) * panel.width + kPanelWidth);
+      end = std::max(end, panel.offset + std::max(header_end, last_row + kPanelWidth * element_bytes(dtype)));
+    });
+    offset = round_up(end, kAlign);
   } else {
     offset += kAlign;  // a tile ends with the marks of the models that are there
   }

@@ -32,6 +32,7 @@ ROWS = (1, 2, 7, 9, 16, 17, 48, 49, 300)
 ISAS = tuple(mlpbank.available_isas())
 FUSED_ISAS = tuple(isa for isa in ISAS if isa != "portable")
 LAYOUTS = ("panel", "lane")
+DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 # Those that take a whole layer at once make sense on the last layer only.
 LAST_LAYER_ONLY = ("softmax",)
@@ -101,9 +102,9 @@ class Case:
         """How far an ISA may be off, for each output."""
         return self._bounds[isa != "portable"]
 
-    def batched_weights(self, layout: str) -> BatchedWeights:
+    def batched_weights(self, layout: str, dtype: str = "float32") -> BatchedWeights:
         """Return the weights, loaded."""
-        weights = BatchedWeights(len(self.x), self.architecture, layout=layout)
+        weights = BatchedWeights(len(self.x), self.architecture, layout=layout, dtype=dtype)
         weights.load_stacked(self.weights)
         return weights
 

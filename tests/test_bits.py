@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cases import (
+    DTYPES,
     FUSED_ISAS,
     LAYOUTS,
     ROWS,
@@ -81,14 +82,15 @@ def check_calls(bi: BatchedInference, x: Float32Array, y: Float32Array, rng: np.
 def check_configuration(seed: int) -> None:
     rng = np.random.default_rng(seed)
     c = random_case(rng)
-    weights = {layout: c.batched_weights(layout) for layout in LAYOUTS}
+    dtype = "float32" if rng.random() < 0.5 else str(rng.choice(DTYPES))
+    weights = {layout: c.batched_weights(layout, dtype) for layout in LAYOUTS}
     for group in GROUPS:
         expected = BatchedInference.from_weights(weights["panel"], Engine(1, group[0])).forward(c.x)
         for bi in engines(group, weights, threads=4):
             try:
                 check_calls(bi, c.x, expected, rng)
             except AssertionError as error:
-                raise AssertionError(f"configuration {seed}: {bi!r}, x {c.x.shape}: {error}") from error
+                raise AssertionError(f"configuration {seed}: {bi!r}, {dtype}, x {c.x.shape}: {error}") from error
 
 
 @pytest.mark.parametrize("first", range(0, CONFIGS, BLOCK))

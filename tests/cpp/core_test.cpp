@@ -34,11 +34,8 @@ namespace {
 
 using namespace mlpbank;
 
-void check_against_reference(const Network& net, int64_t rows, LayoutKind kind, const std::string& isa) {
-  const BatchedInference inference(net.weights(kind), Engine(0, isa));
-  CHECK(inference.engine().kernel().isa == isa);
-  const Floats x = net.inputs(net.models, rows);
-  const Floats y = forward(inference, x, rows);
+// Results of `rows` rows for each model of the network, against the reference.
+void check_rows(const Network& net, const Floats& x, const Floats& y, int64_t rows) {
   const int64_t in = net.architecture.input_size(), out = net.architecture.output_size();
   std::vector<double> expected, error;
   for (int64_t row = 0; row < net.models * rows; ++row) {
@@ -48,6 +45,13 @@ void check_against_reference(const Network& net, int64_t rows, LayoutKind kind, 
       CHECK(std::abs(y[static_cast<std::size_t>(row * out + o)] - expected[i]) <= error[i]);
     }
   }
+}
+
+void check_against_reference(const Network& net, int64_t rows, LayoutKind kind, const std::string& isa) {
+  const BatchedInference inference(net.weights(kind), Engine(0, isa));
+  CHECK(inference.engine().kernel().isa == isa);
+  const Floats x = net.inputs(net.models, rows);
+  check_rows(net, x, forward(inference, x, rows), rows);
 }
 
 void test_architecture() {
@@ -215,6 +219,34 @@ void test_bits() {
   }
 }
 
+// Narrower weights, also where their panels end and whole vectors are read. The reference gets what was kept of them.
+void test_narrow_weights() {
+  for (const Dtype dtype : {Dtype::float16, Dtype::bfloat16, Dtype::int8}) {
+    for (const int64_t in : {1, 2, 3, 8, 16, 33}) {
+      for (const int64_t out : {1, 2, 3, 7, 8, 15, 16, 17, 31, 33}) {
+        const Network net({in, out}, 1 + random_below(18), "none");
+        for (const LayoutKind kind : kLayouts) {
+          const auto weights = std::make_shared<BatchedWeights>(net.models, net.architecture, kind, dtype);
+          weights->load(0, net.models, net.parameters.views(), 1);
+          Network kept = net;
+          if (dtype == Dtype::int8) kept.roundings = 4;  // scale times integer, times scale, plus bias, and the product
+          for (int64_t m = 0; m < net.models; ++m) {
+            weights->get(m, {kept.parameters.weight[0].data() + m * in * out},
+                         {kept.parameters.bias[0].data() + m * out});
+          }
+          const int64_t rows = 1 + random_below(random_below(2) ? 5 : 50);
+          const Floats x = net.inputs(net.models, rows);
+          for (const std::string& isa : available_isas()) {
+            const BatchedInference inference(weights, Engine(1, isa));
+            const Floats y = forward(inference, x, rows);
+            check_rows(kept, x, y, rows);
+          }
+        }
+      }
+    }
+  }
+}
+
 void test_missing_models() {
   const Network net({3, 5, 2}, 20);
   const Floats x = net.inputs(20, 4);
@@ -301,6 +333,7 @@ int main() {
   test_kernels_against_reference();
   test_unaligned_rows_between_guards();
   test_bits();
+  test_narrow_weights();
   test_missing_models();
   test_grouping();
   test_parallel_for_runs_every_item_once();

@@ -105,6 +105,7 @@ struct Network {
   Architecture architecture;
   int64_t models;
   Parameters parameters;
+  int64_t roundings = 1;  // of each term of a sum, beside one for each input
 
   Network(const std::vector<int64_t>& sizes, int64_t n, const char* activation = "tanh")
       : architecture(mlp(sizes, activation)), models(n), parameters(architecture, n) {}
@@ -137,7 +138,7 @@ inline void reference(const Network& net, int64_t model, const float* x, std::ve
     const LayerSpec& layer = net.architecture.layers()[l];
     const int64_t in = layer.input_size, out = layer.output_size;
     const float* w = net.parameters.weight[l].data() + model * in * out;
-    const double gamma = static_cast<double>(in + 1) * u / (1 - static_cast<double>(in + 1) * u);
+    const double n = static_cast<double>(in + net.roundings), gamma = n * u / (1 - n * u);
     std::vector<double> z(static_cast<std::size_t>(out)), e(z.size());
     for (int64_t o = 0; o < out; ++o) {
       const double b = net.parameters.bias[l][static_cast<std::size_t>(model * out + o)];
