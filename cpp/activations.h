@@ -1,138 +1,91 @@
 // Activations over the vector type of simd.h. Every instruction set runs the same operations in the same order, so
-// AVX2 and AVX-512 give the same bits; nothing here uses an approximate reciprocal.
+// AVX2 and AVX-512 give the same bits; nothing here uses an approximate reciprocal. Their errors over all floats are in
+// docs/activations.md.
 //
 // A new activation is one function here, one line in `apply`, and the entries that CONTRIBUTING.md lists.
 #pragma once
 
 #include "kernel.h"
+#include "piecewise.h"
 #include "simd.h"
 
 namespace mlpbank {
 namespace MLPBANK_ISA {
 namespace {
 
-inline Vec float_bits(uint32_t pattern) {
-  float f;
-  memcpy(&f, &pattern, sizeof f);
-  return broadcast(f);
-}
-
 // max(0, x) with the operands in the order that hands a NaN through.
 inline Vec relu(Vec x) { return max_keep_nan(broadcast(0.0f), x); }
 
-// exp(x) = 2^n (1 + expm1(r)) with x = n ln2 + r and |r| <= ln2 / 2: Cody and Waite's reduction, ln2 in two parts.
-struct ExpParts {
-  Vec shifted;   // n in the low bits of the mantissa
-  Vec expm1_r;
-};
-
-// expm1(r) = r + r^2 q(r), q the minimax polynomial of degree 4 for the relative error of expm1 on |r| <= 0.3466 (by linear
-// programming in float64; 2^-26 relative).
-inline ExpParts exp_parts(Vec x) {
-  const Vec shifter = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Vec shifted = fma(x, broadcast(1.44269504f), shifter);
-  const Vec n = sub(shifted, shifter);
-  Vec r = fma(n, broadcast(-0.693359375f), x);
-  r = fma(n, broadcast(2.12194440e-4f), r);
-  Vec p = broadcast(0.0013882520f);
-  p = fma(p, r, broadcast(0.0083665190f));
-  p = fma(p, r, broadcast(0.041667200f));
-  p = fma(p, r, broadcast(0.16666544f));
-  p = fma(p, r, broadcast(0.49999998f));
-  return {shifted, fma(mul(r, r), p, r)};
-}
-
-// exp(x) - 1 for |x| <= 25, accurate relative to the result also near 0: 2^n expm1(r) + (2^n - 1).
-inline Vec expm1_small(Vec x) {
-  const ExpParts e = exp_parts(x);
-  const Vec two_n = int_add(int_shift_left_23(e.shifted), float_bits(0x3f800000));
-  return fma(e.expm1_r, two_n, sub(two_n, broadcast(1.0f)));
-}
-
-// exp(x) for x <= 0, down to subnormal results: scaled by 2^(n + 64), which is exact, and then by 2^-64. Below -104 it
-// is 0.
-inline Vec exp_nonpositive(Vec x) {
-  const ExpParts e = exp_parts(max_keep_nan(broadcast(-104.0f), x));
-  const Vec two_n = int_add(int_shift_left_23(e.shifted), float_bits((127u + 64u) << 23));
-  return mul(mul(add(broadcast(1.0f), e.expm1_r), two_n), broadcast(0x1p-64f));
-}
-
-inline Vec magnitude(Vec x) { return bit_and(x, float_bits(0x7fffffff)); }
-inline Vec minus_magnitude(Vec x) { return bit_or(x, float_bits(0x80000000)); }
-
-// tanh(x) = expm1(2|x|) / (expm1(2|x|) + 2) with the sign of x: one formula without cancellation at either end.
-// From |x| = 9.02 on the float result is 1, so the argument may be clamped at 10.
-inline Vec tanh(Vec x) {
-  const Vec a = min_keep_nan(broadcast(10.0f), magnitude(x));
-  const Vec e = expm1_small(add(a, a));
-  return bit_or(div(e, add(e, broadcast(2.0f))), bit_and(x, float_bits(0x80000000)));
-}
-
-// 1 / (1 + exp(-x)), for negative x as exp(x) / (1 + exp(x)): no overflow, no cancellation.
-inline Vec sigmoid(Vec x) {
-  const Vec e = exp_nonpositive(minus_magnitude(x));
-  return div(where_negative(x, e, broadcast(1.0f)), add(broadcast(1.0f), e));
-}
-
+// The slope is PyTorch's default.
 inline Vec leaky_relu(Vec x) { return max_keep_nan(mul(broadcast(0.01f), x), x); }
 
-// x, or exp(x) - 1 where x is negative; below -20 that is -1.
+// x, or exp(x) - 1 where x is negative, which below -20 is -1. x = n ln2 + r with |r| <= ln2 / 2; n is so small that
+// one product with ln2 does. exp(x) - 1 = 2^n expm1(r) + (2^n - 1), accurate relative to the result also near 0.
+// expm1(r) = r + r^2 q(r), q the minimax polynomial of degree 4 for the relative error (by linear programming in
+// float64, coefficients rounded one after the other; 0.3 * 2^-24). 0.91 ULP.
 inline Vec elu(Vec x) {
   const Vec negative = max_keep_nan(broadcast(-20.0f), min_keep_nan(broadcast(0.0f), x));
-  return where_negative(x, expm1_small(negative), x);
+  const Vec shifter = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec shifted = fma(negative, broadcast(1.44269504f), shifter);
+  const Vec r = fma(sub(shifted, shifter), broadcast(-0.693147182f), negative);
+  Vec p = broadcast(0.0013882528f);
+  p = fma(p, r, broadcast(0.008366527f));
+  p = fma(p, r, broadcast(0.0416672f));
+  p = fma(p, r, broadcast(0.16666543f));
+  p = fma(p, r, broadcast(0.49999997f));
+  p = fma(mul(r, r), p, r);
+  const Vec two_n = int_add(int_shift_left<23>(shifted), float_bits(0x3f800000));
+  // For positive x that is 0, for negative above x.
+  return max_keep_nan(fma(p, two_n, sub(two_n, broadcast(1.0f))), x);
 }
 
-// log(1 + exp(x)) = max(x, 0) + log1p(e), e = exp(-|x|). log1p(e) = 2 atanh(s), s = e / (2 + e) <= 1/3, by its series to
-// s^15, whose next term is below 2^-29 relative.
+// 2^32 exp(x) for -104 <= x <= 20; the factor keeps results that are subnormal without it at full precision.
+// x = k ln2 + r with k a multiple of 1/8 and |r| <= ln2 / 16: Cody and Waite's reduction, ln2 in two parts, and a table
+// of 2^(j/8) as P. T. P. Tang has it (ACM TOMS 15, 1989). exp(r) = 1 + r + r^2 (c2 + c3 r), minimax as above;
+// 0.4 * 2^-24.
+constexpr uint32_t kPowerBits[8] = {0x4f800000, 0x4f8b95c2, 0x4f9837f0, 0x4fa5fed7,
+                                    0x4fb504f3, 0x4fc5672a, 0x4fd744fd, 0x4feac0c7};
+constexpr Powers kPowers = Powers(kPowerBits);  // 2^(32 + j/8)
+
+inline Vec exp_scaled(Vec x) {
+  const Vec shifter = broadcast(1572864.0f);  // 1.5 * 2^20: adding it rounds to a multiple of 1/8
+  const Vec shifted = fma(x, broadcast(1.44269504f), shifter);
+  const Vec k = sub(shifted, shifter);
+  Vec r = fma(k, broadcast(-0.693359375f), x);
+  r = fma(k, broadcast(2.12194440e-4f), r);
+  const Vec scale = power(kPowers, shifted, k);
+  const Vec p = fma(broadcast(0.16666858f), r, broadcast(0.50006455f));
+  return fma(scale, fma(mul(p, r), r, r), scale);
+}
+
+// exp(x) / (1 + exp(x)), which from 20 on is 1 and below -104 is 0. The division holds this up (AVX-512: +34 % of
+// relu's time), but a reciprocal from an integer seed and Newton's method takes longer (+36 %; AVX2 +34 % against
+// +24 %), and so do divisions in a loop of their own (+43 %). 2.9 ULP.
+inline Vec sigmoid(Vec x) {
+  const Vec e = exp_scaled(max_keep_nan(broadcast(-104.0f), min_keep_nan(broadcast(20.0f), x)));
+  return div(e, add(e, broadcast(0x1p32f)));
+}
+
+// log(1 + exp(x)) = max(0, x) + log1p(e), e = exp(-|x|). log1p(e) = e g(e), g the minimax polynomial of degree 8 on
+// 0 <= e <= 1 (as above; 1.0 * 2^-24). 3.3 ULP.
 inline Vec softplus(Vec x) {
-  const Vec e = exp_nonpositive(minus_magnitude(x));
-  const Vec s = div(e, add(broadcast(2.0f), e));
-  const Vec u = mul(s, s);
-  Vec p = broadcast(1.0f / 15);
-  p = fma(p, u, broadcast(1.0f / 13));
-  p = fma(p, u, broadcast(1.0f / 11));
-  p = fma(p, u, broadcast(1.0f / 9));
-  p = fma(p, u, broadcast(1.0f / 7));
-  p = fma(p, u, broadcast(1.0f / 5));
-  p = fma(p, u, broadcast(1.0f / 3));
-  const Vec s2 = add(s, s);
-  return add(max_keep_nan(broadcast(0.0f), x), fma(mul(s2, u), p, s2));
+  const Vec scaled = exp_scaled(minus_min_magnitude(broadcast(104.0f), x));
+  const Vec e = mul(scaled, broadcast(0x1p-32f));
+  Vec p = broadcast(0x1p-32f * 0.0052323262f);
+  p = fma(p, e, broadcast(0x1p-32f * -0.029503772f));
+  p = fma(p, e, broadcast(0x1p-32f * 0.078223564f));
+  p = fma(p, e, broadcast(0x1p-32f * -0.13663042f));
+  p = fma(p, e, broadcast(0x1p-32f * 0.19105908f));
+  p = fma(p, e, broadcast(0x1p-32f * -0.24842955f));
+  p = fma(p, e, broadcast(0x1p-32f * 0.33319092f));
+  p = fma(p, e, broadcast(0x1p-32f * -0.49999493f));
+  p = fma(p, e, broadcast(0x1p-32f));
+  return fma(scaled, p, max_keep_nan(broadcast(0.0f), x));
 }
 
-// x / (1 + exp(-s)), the common form of silu and both gelus. Below -87 the result is 0 to within 1e-35; clamping x there
-// and s at both ends keeps inf / inf and overflow away.
-inline Vec times_sigmoid(Vec x, Vec s) {
-  const Vec limit = broadcast(87.0f);
-  const ExpParts e = exp_parts(min_keep_nan(limit, max_keep_nan(broadcast(-87.0f), sub(broadcast(0.0f), s))));
-  const Vec exp_minus_s = int_add(add(broadcast(1.0f), e.expm1_r), int_shift_left_23(e.shifted));
-  return div(x, add(broadcast(1.0f), exp_minus_s));
-}
-
-inline Vec silu(Vec x) { return times_sigmoid(max_keep_nan(broadcast(-87.0f), x), x); }
-
-// x Phi(x), Phi the normal distribution, as x sigmoid(s), s = logit(Phi(x)) = x S(x^2). S is the minimax polynomial of
-// degree 6 for the error of the whole on |x| <= 5.6 (by linear programming in float64; 0.6 * 2^-23). From there on the
-// result is x or, within 2^-23, 0.
-inline Vec gelu(Vec x) {
-  x = max_keep_nan(broadcast(-5.6f), x);
-  const Vec a = min_keep_nan(broadcast(5.6f), x);
-  const Vec u = mul(a, a);
-  Vec p = broadcast(3.6223790e-9f);
-  p = fma(p, u, broadcast(-2.6748883e-7f));
-  p = fma(p, u, broadcast(7.9501144e-6f));
-  p = fma(p, u, broadcast(-1.1059246e-4f));
-  p = fma(p, u, broadcast(-6.5740624e-5f));
-  p = fma(p, u, broadcast(0.072667466f));
-  p = fma(p, u, broadcast(1.5957692f));
-  return times_sigmoid(x, mul(a, p));
-}
-
-// x (1 + tanh(u)) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
-inline Vec gelu_tanh(Vec x) {
-  x = max_keep_nan(broadcast(-10.0f), x);  // from there on the result is 0 to within 1e-19
-  const Vec a = min_keep_nan(broadcast(10.0f), x);
-  const Vec p = fma(mul(a, a), broadcast(0.071354814f), broadcast(1.5957691f));
-  return times_sigmoid(x, mul(a, p));
+// 2^32 exp(x - largest); the factor falls out when dividing by the sum.
+inline Vec exp_shifted(Vec x, Vec largest) {
+  return exp_scaled(max_keep_nan(broadcast(-104.0f), sub(x, largest)));
 }
 
 // Softmax of kLanes columns: output o of each at values + o * stride. Shifted by the maximum, so large inputs do no harm;
@@ -142,7 +95,7 @@ inline void softmax_columns(float* values, int64_t outputs, int64_t stride) {
   for (int64_t o = 1; o < outputs; ++o) largest = max_keep_nan(largest, load(values + o * stride));
   Vec sum = broadcast(0.0f);
   for (int64_t o = 0; o < outputs; ++o) {
-    const Vec e = exp_nonpositive(sub(load(values + o * stride), largest));
+    const Vec e = exp_shifted(load(values + o * stride), largest);
     sum = add(sum, e);
     store(values + o * stride, e);
   }
@@ -154,31 +107,30 @@ inline void softmax_row(float* values, int64_t outputs) {
   float largest = values[0];
   for (int64_t o = 1; o < outputs; ++o) largest = values[o] > largest ? values[o] : largest;
   for (int64_t o = 0; o < outputs; o += kLanes) {
-    store(values + o, exp_nonpositive(sub(load(values + o), broadcast(largest))));
+    store(values + o, exp_shifted(load(values + o), broadcast(largest)));
   }
   float sum = 0.0f;
   for (int64_t o = 0; o < outputs; ++o) sum += values[o];
   for (int64_t o = 0; o < outputs; o += kLanes) store(values + o, div(load(values + o), broadcast(sum)));
 }
 
-// Over n values, n a multiple of kLanes. Cost on 1000 x 32-64-64-1 with 32 rows, beside relu, AVX-512: elu 28 %, tanh, silu
-// and sigmoid 38 to 40 %, gelu_tanh 48 %, gelu 61 %, softplus 66 %. A reciprocal from an integer seed and two cubic
-// Newton steps instead of the division made each 10 % slower.
 template <Vec (*Function)(Vec)>
 inline void apply_function(float* values, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) store(values + i, Function(load(values + i)));
 }
 
-// In place over n values, n a multiple of kLanes. These run over what a layer has just written, which is still in
-// L1: a call per layer keeps the tiles small.
-inline void apply(Activation activation, float* values, int64_t n) {
+// In place over n values, n a multiple of kLanes. Not inlined: a call per tile is cheap, its code in every tile is not.
+// Cost on 1000 x 32-64-64-1 with 32 rows beside relu, AVX-512 / AVX2 in percent: tanh 22 / 36, sigmoid 34 / 23,
+// leaky_relu 1 / 3, elu 25 / 24, gelu and gelu_tanh 18 / 33, silu 20 / 35, softplus 41 / 43. Two, four or eight vectors
+// side by side in one loop step did not make it less (sigmoid 34 to 41, softplus 58 to 62).
+__attribute__((noinline)) void apply(Activation activation, float* values, int64_t n) {
   switch (activation) {
     case Activation::none:
     case Activation::relu:     // the tiles apply it in registers
     case Activation::softmax:  // needs all outputs of a row: softmax_row, softmax_columns
       return;
     case Activation::tanh:
-      return apply_function<tanh>(values, n);
+      return apply_piecewise<Tanh>(values, n);
     case Activation::sigmoid:
       return apply_function<sigmoid>(values, n);
     case Activation::leaky_relu:
@@ -186,11 +138,11 @@ inline void apply(Activation activation, float* values, int64_t n) {
     case Activation::elu:
       return apply_function<elu>(values, n);
     case Activation::gelu:
-      return apply_function<gelu>(values, n);
+      return apply_piecewise<Gelu>(values, n);
     case Activation::gelu_tanh:
-      return apply_function<gelu_tanh>(values, n);
+      return apply_piecewise<GeluTanh>(values, n);
     case Activation::silu:
-      return apply_function<silu>(values, n);
+      return apply_piecewise<Silu>(values, n);
     case Activation::softplus:
       return apply_function<softplus>(values, n);
   }

@@ -32,6 +32,7 @@ inline void store_first(float* p, Vec a, int64_t n) {
 }
 inline Vec broadcast(float s) { return {_mm512_set1_ps(s)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec fma_once(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -40,11 +41,17 @@ inline Vec min_keep_nan(Vec limit, Vec a) { return {_mm512_min_ps(limit.v, a.v)}
 inline Vec max_keep_nan(Vec limit, Vec a) { return {_mm512_max_ps(limit.v, a.v)}; }
 inline Vec bit_and(Vec a, Vec b) { return from_bits(_mm512_and_si512(bits(a), bits(b))); }
 inline Vec bit_or(Vec a, Vec b) { return from_bits(_mm512_or_si512(bits(a), bits(b))); }
-inline Vec where_negative(Vec a, Vec yes, Vec no) {  // by the sign bit
-  return {_mm512_mask_blend_ps(_mm512_movepi32_mask(bits(a)), no.v, yes.v)};
+// min(|a|, limit), or that with a minus; of a NaN the limit. vrangeps does in one operation what else takes two.
+inline Vec min_magnitude(Vec limit, Vec a) { return {_mm512_range_ps(a.v, limit.v, 0b1010)}; }
+inline Vec minus_min_magnitude(Vec limit, Vec a) { return {_mm512_range_ps(a.v, limit.v, 0b1110)}; }
+inline Vec copy_sign(Vec magnitude, Vec sign) {
+  return from_bits(_mm512_ternarylogic_epi32(bits(magnitude), bits(sign), _mm512_set1_epi32(INT32_MIN), 0xf8));
 }
 inline Vec int_add(Vec a, Vec b) { return from_bits(_mm512_add_epi32(bits(a), bits(b))); }
-inline Vec int_shift_left_23(Vec a) { return from_bits(_mm512_slli_epi32(bits(a), 23)); }
+template <int N>
+inline Vec int_shift_left(Vec a) { return from_bits(_mm512_slli_epi32(bits(a), N)); }
+template <int N>
+inline Vec int_shift_right(Vec a) { return from_bits(_mm512_srli_epi32(bits(a), N)); }
 
 inline __m256i load_16_bits(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline Vec load(const Half* p) { return {_mm512_cvtph_ps(load_16_bits(p))}; }
@@ -71,6 +78,7 @@ inline void store_first(float* p, Vec a, int64_t n) {
 }
 inline Vec broadcast(float s) { return {_mm256_set1_ps(s)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec fma_once(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -79,9 +87,21 @@ inline Vec min_keep_nan(Vec limit, Vec a) { return {_mm256_min_ps(limit.v, a.v)}
 inline Vec max_keep_nan(Vec limit, Vec a) { return {_mm256_max_ps(limit.v, a.v)}; }
 inline Vec bit_and(Vec a, Vec b) { return {_mm256_and_ps(a.v, b.v)}; }
 inline Vec bit_or(Vec a, Vec b) { return {_mm256_or_ps(a.v, b.v)}; }
-inline Vec where_negative(Vec a, Vec yes, Vec no) { return {_mm256_blendv_ps(no.v, yes.v, a.v)}; }  // by the sign bit
+inline Vec min_magnitude(Vec limit, Vec a) {
+  return {_mm256_min_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v), limit.v)};
+}
+inline Vec minus_min_magnitude(Vec limit, Vec a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_max_ps(_mm256_or_ps(sign, a.v), _mm256_xor_ps(sign, limit.v))};
+}
+inline Vec copy_sign(Vec magnitude, Vec sign) {
+  return {_mm256_or_ps(magnitude.v, _mm256_and_ps(_mm256_set1_ps(-0.0f), sign.v))};
+}
 inline Vec int_add(Vec a, Vec b) { return from_bits(_mm256_add_epi32(bits(a), bits(b))); }
-inline Vec int_shift_left_23(Vec a) { return from_bits(_mm256_slli_epi32(bits(a), 23)); }
+template <int N>
+inline Vec int_shift_left(Vec a) { return from_bits(_mm256_slli_epi32(bits(a), N)); }
+template <int N>
+inline Vec int_shift_right(Vec a) { return from_bits(_mm256_srli_epi32(bits(a), N)); }
 
 inline __m128i load_16_bits(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline Vec load(const Half* p) { return {_mm256_cvtph_ps(load_16_bits(p))}; }
@@ -116,6 +136,13 @@ inline void store_first(float* p, Vec a, int64_t n) {
 }
 inline Vec broadcast(float s) { return {Float4{s, s, s, s}}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
+// For sums that cancel: rounded once, but for the rounding of the sum to double.
+inline Vec fma_once(Vec a, Vec b, Vec c) {
+  typedef double Double4 __attribute__((vector_size(32)));
+  const Double4 sum = __builtin_convertvector(a.v, Double4) * __builtin_convertvector(b.v, Double4) +
+                      __builtin_convertvector(c.v, Double4);
+  return {__builtin_convertvector(sum, Float4)};
+}
 inline Vec add(Vec a, Vec b) { return {a.v + b.v}; }
 inline Vec sub(Vec a, Vec b) { return {a.v - b.v}; }
 inline Vec mul(Vec a, Vec b) { return {a.v * b.v}; }
@@ -125,9 +152,17 @@ inline Vec min_keep_nan(Vec limit, Vec a) { return pick(limit.v < a.v, limit, a)
 inline Vec max_keep_nan(Vec limit, Vec a) { return pick(limit.v > a.v, limit, a); }
 inline Vec bit_and(Vec a, Vec b) { return from_bits(bits(a) & bits(b)); }
 inline Vec bit_or(Vec a, Vec b) { return from_bits(bits(a) | bits(b)); }
-inline Vec where_negative(Vec a, Vec yes, Vec no) { return pick((Int4)bits(a) < 0, yes, no); }  // by the sign bit
+inline Vec min_magnitude(Vec limit, Vec a) {
+  const Vec magnitude = from_bits(bits(a) & 0x7fffffff);
+  return pick(magnitude.v < limit.v, magnitude, limit);
+}
+inline Vec minus_min_magnitude(Vec limit, Vec a) { return from_bits(bits(min_magnitude(limit, a)) | 0x80000000); }
+inline Vec copy_sign(Vec magnitude, Vec sign) { return from_bits(bits(magnitude) | (bits(sign) & 0x80000000)); }
 inline Vec int_add(Vec a, Vec b) { return from_bits(bits(a) + bits(b)); }
-inline Vec int_shift_left_23(Vec a) { return from_bits(bits(a) << 23); }
+template <int N>
+inline Vec int_shift_left(Vec a) { return from_bits(bits(a) << N); }
+template <int N>
+inline Vec int_shift_right(Vec a) { return from_bits(bits(a) >> N); }
 
 inline Vec load(const BFloat* p) { return from_bits(Uint4{p[0].bits, p[1].bits, p[2].bits, p[3].bits} << 16); }
 // Exponent and mantissa move to their places in a float32; multiplying by 2^112 mends the exponent's offset, also of
@@ -146,7 +181,140 @@ inline Vec load(const int8_t* p) {
 
 #endif
 
+inline Vec float_bits(uint32_t pattern) {
+  float f;
+  memcpy(&f, &pattern, sizeof f);
+  return broadcast(f);
+}
+
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Tables of constants.
+
+// Eight floats f(0) .. f(7) with power(index, e) = f(low three bits of index) * 2^floor(e). Above those three bits the
+// index holds floor(e) as an integer, whose bits are the exponent to add; AVX-512 has an instruction that takes e.
+struct Powers {
+  alignas(32) uint32_t word[8];
+
+  constexpr explicit Powers(const uint32_t (&float_bits)[8]) : word() {
+    for (uint32_t j = 0; j < 8; ++j) {
+#if defined(__AVX512F__)
+      word[j] = float_bits[j];
+#else
+      word[j] = float_bits[j] - (j << 20);  // what the three bits add when the index moves to the exponent's place
+#endif
+    }
+  }
+};
+
+// A table of 32 rows of four words: lookup gives each lane the row that the low five bits of its index name.
+struct Row {
+  Vec word[4];
+};
+
+#if defined(__AVX512F__)
+
+inline Vec power(const Powers& table, Vec index, Vec e) {
+  const __m512 factor = _mm512_castsi512_ps(_mm512_broadcast_i32x8(_mm256_load_si256((const __m256i*)table.word)));
+  return {_mm512_scalef_ps(_mm512_permutexvar_ps(bits(index), factor), e.v)};
+}
+
+struct Table {
+  alignas(64) uint32_t column[4][32];  // two registers each
+
+  constexpr explicit Table(const uint32_t (&rows)[32][4]) : column() {
+    for (int r = 0; r < 32; ++r) {
+      for (int c = 0; c < 4; ++c) column[c][r] = rows[r][c];
+    }
+  }
+};
+
+using Index = Vec;
+inline Row lookup(const Table& table, Index index) {
+  Row row = {};
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512i low = _mm512_load_si512(table.column[c]), high = _mm512_load_si512(table.column[c] + 16);
+    row.word[c] = from_bits(_mm512_permutex2var_epi32(low, bits(index), high));
+  }
+  return row;
+}
+
+#else
+
+struct Table {
+  alignas(64) uint32_t row[32][4];
+
+  constexpr explicit Table(const uint32_t (&rows)[32][4]) : row() {
+    for (int r = 0; r < 32; ++r) {
+      for (int c = 0; c < 4; ++c) row[r][c] = rows[r][c];
+    }
+  }
+};
+
+// Rows come from memory one lane at a time, so the indices go through memory too. Four gather instructions took twice
+// as long (AVX2).
+struct Index {
+  alignas(32) uint32_t offset[kLanes];
+};
+
+#if defined(__AVX2__)
+
+inline Vec power(const Powers& table, Vec index, Vec) {
+  const __m256i factor = _mm256_load_si256((const __m256i*)table.word);
+  return int_add(from_bits(_mm256_permutevar8x32_epi32(factor, bits(index))), int_shift_left<20>(index));
+}
+
+inline void keep(Index& to, Vec index) {
+  const __m256i offset = _mm256_and_si256(_mm256_slli_epi32(bits(index), 4), _mm256_set1_epi32(31 * 16));
+  _mm256_store_si256((__m256i*)to.offset, offset);
+}
+
+inline Row lookup(const Table& table, const Index& index) {
+  const auto row = [&](int lane) {
+    return _mm_load_ps((const float*)((const char*)table.row + index.offset[lane]));
+  };
+  __m256 rows[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(row(i)), row(i + 4), 1);  // rows i and i + 4
+  }
+  const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(rows[0], rows[1]));
+  const __m256d b = _mm256_castps_pd(_mm256_unpacklo_ps(rows[2], rows[3]));
+  const __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(rows[0], rows[1]));
+  const __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(rows[2], rows[3]));
+  return {{{_mm256_castpd_ps(_mm256_unpacklo_pd(a, b))},
+           {_mm256_castpd_ps(_mm256_unpackhi_pd(a, b))},
+           {_mm256_castpd_ps(_mm256_unpacklo_pd(c, d))},
+           {_mm256_castpd_ps(_mm256_unpackhi_pd(c, d))}}};
+}
+
+#else
+
+inline Vec power(const Powers& table, Vec index, Vec) {
+  const Uint4 j = bits(index) & 7;
+  const Uint4 factor = {table.word[j[0]], table.word[j[1]], table.word[j[2]], table.word[j[3]]};
+  return int_add(from_bits(factor), int_shift_left<20>(index));
+}
+
+inline void keep(Index& to, Vec index) {
+  const Uint4 row = bits(index) & 31;
+  memcpy(to.offset, &row, sizeof row);
+}
+
+inline Row lookup(const Table& table, const Index& index) {
+  const auto word = [&](int c) {
+    return from_bits(Uint4{table.row[index.offset[0]][c], table.row[index.offset[1]][c], table.row[index.offset[2]][c],
+                           table.row[index.offset[3]][c]});
+  };
+  return {{word(0), word(1), word(2), word(3)}};
+}
+
+#endif
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------------
 
 // dst[c * dst_stride + r] = src[r * src_stride + c] for r < rows, c < cols. Blocks of 4 x 4 in 16-byte vectors: eight
 // shuffles for 16 floats, and the same code for every instruction set.

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import pytest
 
-from cases import ELEMENTWISE, SIZES, Float32Array, bits
+from cases import ELEMENTWISE, FUSED_ISAS, SIZES, Float32Array, bits
 from mlpbank import Activation, Architecture, BatchedInference, Engine, LayerSpec, _core, _reference
 from tolerance import ABSOLUTE, EPSILON, EXACT, OWN_ULPS, softmax_own_error
 
@@ -78,6 +78,40 @@ def test_tanh_is_odd_and_never_exceeds_one(isa: str) -> None:
     y = apply(Activation.TANH, x, isa)
     np.testing.assert_array_equal(bits(apply(Activation.TANH, -x, isa)), bits(-y))
     assert np.abs(y).max() == 1
+
+
+LIMITS = {  # at -infinity, at infinity
+    "none": (-np.inf, np.inf),
+    "relu": (0, np.inf),
+    "tanh": (-1, 1),
+    "sigmoid": (0, 1),
+    "leaky_relu": (-np.inf, np.inf),
+    "elu": (-1, np.inf),
+    "gelu": (0, np.inf),
+    "gelu_tanh": (0, np.inf),
+    "silu": (0, np.inf),
+    "softplus": (0, np.inf),
+}
+
+
+@pytest.mark.parametrize("activation", ELEMENTWISE)
+def test_infinity_gives_the_limit(isa: str, layout: str, activation: Activation) -> None:
+    y = apply(activation, np.array([-np.inf, np.inf], np.float32), isa, layout)
+    assert tuple(y) == LIMITS[activation.value]
+
+
+@pytest.mark.parametrize("activation", ["none", "tanh", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu"])
+def test_minus_zero_keeps_its_sign(isa: str, layout: str, activation: str) -> None:
+    zeros = np.array([-0.0, 0.0], np.float32)
+    np.testing.assert_array_equal(bits(apply(Activation(activation), zeros, isa, layout)), bits(zeros))
+
+
+@pytest.mark.parametrize("activation", ELEMENTWISE)
+def test_fused_instruction_sets_give_the_same_bits(activation: Activation) -> None:
+    """Over a million points: in networks, few values reach the ends of the activations' tables."""
+    results = [bits(apply(activation, points(), isa)) for isa in FUSED_ISAS]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
 
 
 def test_relu_of_minus_zero_is_zero(isa: str, layout: str) -> None:
