@@ -1,0 +1,245 @@
+// The hot loops of the panel layout: outputs_tile for few rows, rows_tile for many. See kernel.cpp.
+#pragma once
+
+#include "activations.h"
+#include "kernel_stream.h"
+
+namespace mlpbank {
+namespace MLPBANK_ISA {
+namespace {
+
+// Few rows.
+
+// R rows x P panels, of each panel its first V vectors. x (R, in), y (R, P * 16 at least). `width` is the panel's.
+template <class Weight, int R, int P, int V>
+inline void outputs_tile(const Bytes* panel, int64_t width, int64_t in, bool with_relu, const float* x,
+                         int64_t x_stride, float* y, int64_t y_stride, int64_t ahead) {
+  const int64_t bytes = panel_bytes<Weight>(in, width);
+  Vec acc[P * V][R];
+  UNROLL for (int c = 0; c < P * V; ++c) {
+    const Vec bias = load(header_of(panel + c / V * bytes) + c % V * kLanes);
+    UNROLL for (int r = 0; r < R; ++r) acc[c][r] = kScaled<Weight> ? broadcast(0.0f) : bias;
+  }
+  const Bytes* w = panel + kHeaderBytes<Weight> * width;
+  for (int64_t k = 0; k < in; ++k, w += width * static_cast<int64_t>(sizeof(Weight))) {
+    Vec xk[R];
+    UNROLL for (int r = 0; r < R; ++r) xk[r] = broadcast(x[r * x_stride + k]);
+    UNROLL for (int p = 0; p < P; ++p) prefetch_ahead(w + p * bytes, ahead);
+    UNROLL for (int c = 0; c < P * V; ++c) {
+      const Vec wk = load(reinterpret_cast<const Weight*>(w + c / V * bytes) + c % V * kLanes);
+      UNROLL for (int r = 0; r < R; ++r) acc[c][r] = fma(xk[r], wk, acc[c][r]);
+    }
+  }
+  UNROLL for (int c = 0; c < P * V; ++c) {
+    UNROLL for (int r = 0; r < R; ++r) {
+      if (kScaled<Weight>) {
+        const float* header = header_of(panel + c / V * bytes) + c % V * kLanes;
+        acc[c][r] = fma(acc[c][r], load(header + width), load(header));
+      }
+      store(y + r * y_stride + c * kLanes, with_relu ? relu(acc[c][r]) : acc[c][r]);
+    }
+  }
+}
+
+// One layer: x (R, in) to y (R, out rounded up to whole vectors; what is past `out` is garbage nobody reads).
+template <class Weight, int R>
+inline void outputs_layer(const LayerPlan& layer, const Stream& stream, const float* x, int64_t x_stride, float* y,
+                          int64_t y_stride) {
+  constexpr int kVectors = kPanelWidth / kLanes, kPanels = kOutputsPanels[R];
+  const int64_t in = layer.in;
+  const bool with_relu = layer.activation == Activation::relu;
+  const Bytes* panel = stream.weights + layer.offset;
+  int64_t left = layer.out;
+  const auto run = [&](auto tile, int64_t width, int64_t outputs) {
+    tile(panel, width, in, with_relu, x, x_stride, y, y_stride, stream.ahead(panel));
+    panel += panel_bytes<Weight>(in, outputs);
+    y += outputs;
+    left -= outputs;
+  };
+  while (left >= kPanels * kPanelWidth) {
+    run(outputs_tile<Weight, R, kPanels, kVectors>, kPanelWidth, kPanels * kPanelWidth);
+  }
+  if (kPanels > 2 && left >= 2 * kPanelWidth) run(outputs_tile<Weight, R, 2, kVectors>, kPanelWidth, 2 * kPanelWidth);
+  if (kPanels > 1 && left >= kPanelWidth) run(outputs_tile<Weight, R, 1, kVectors>, kPanelWidth, kPanelWidth);
+  if (left == 0) return;
+  // The tail panel: only as many vectors as it needs.
+  if (left <= kLanes) {
+    run(outputs_tile<Weight, R, 1, 1>, left, left);
+  } else if (left <= 2 * kLanes) {
+    run(outputs_tile<Weight, R, 1, 2 < kVectors ? 2 : kVectors>, left, left);
+  } else {
+    run(outputs_tile<Weight, R, 1, kVectors>, left, left);
+  }
+}
+
+// All layers for R rows.
+template <class Weight, int R>
+void outputs_block(const Plan& plan, const Stream& stream, const float* x, float* y, float* scratch) {
+  float* buffers[2] = {scratch, scratch + kScratchRows / 2 * plan.buffer_width};
+  const LayerPlan* layer = plan.layers;
+  const LayerPlan* const end = layer + plan.num_layers;
+  int64_t x_stride = layer->in;
+  for (int turn = 0; layer != end; ++layer, turn ^= 1) {
+    float* out = buffers[turn];
+    outputs_layer<Weight, R>(*layer, stream, x, x_stride, out, plan.buffer_width);
+    for (int64_t r = 0; r < R; ++r) {
+      apply_row(layer->activation, out + r * plan.buffer_width, layer->out);
+    }
+    x = out;
+    x_stride = plan.buffer_width;
+  }
+  const int64_t out = end[-1].out;
+  for (int64_t r = 0; r < R; ++r, y += out) {
+    const float* from = x + r * x_stride;
+    int64_t o = 0;
+    for (; o + kLanes <= out; o += kLanes) store(y + o, load(from + o));
+    if (o < out) store_first(y + o, load(from + o), out - o);
+  }
+}
+
+// outputs_block for a number of rows known only now, 1 to R.
+template <class Weight, int R = kLanes / 2>
+inline void outputs_rows(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y,
+                         float* scratch) {
+  if (rows == R) return outputs_block<Weight, R>(plan, stream, x, y, scratch);
+  if constexpr (R > 1) outputs_rows<Weight, R - 1>(plan, stream, x, rows, y, scratch);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Many rows. Activations lie transposed, [unit][row], so no output size wastes a lane.
+
+// V vectors of rows x O outputs. x (in, V * kLanes), y (O, V * kLanes). `w` points at the first output's bias; the rows
+// of the panel, `width` floats each, are biases, scales if Scaled, and weights.
+template <bool Scaled, int V, int O>
+inline void rows_tile(const float* w, int64_t width, int64_t in, bool with_relu, const float* x, float* y,
+                      int64_t ahead) {
+  const float* const header = w;
+  Vec acc[O][V];
+  UNROLL for (int o = 0; o < O; ++o) {
+    UNROLL for (int v = 0; v < V; ++v) acc[o][v] = broadcast(Scaled ? 0.0f : w[o]);
+  }
+  if (Scaled) w += width;
+  for (int64_t k = 0; k < in; ++k) {
+    w += width;
+    Vec xk[V];
+    UNROLL for (int v = 0; v < V; ++v) xk[v] = load(x + (k * V + v) * kLanes);
+    prefetch_ahead(w, ahead);
+    UNROLL for (int o = 0; o < O; ++o) {
+      const Vec wk = broadcast(w[o]);
+      UNROLL for (int v = 0; v < V; ++v) acc[o][v] = fma(xk[v], wk, acc[o][v]);
+    }
+  }
+  UNROLL for (int o = 0; o < O; ++o) {
+    UNROLL for (int v = 0; v < V; ++v) {
+      if (Scaled) acc[o][v] = fma(acc[o][v], broadcast(header[width + o]), broadcast(header[o]));
+      store(y + (o * V + v) * kLanes, with_relu ? relu(acc[o][v]) : acc[o][v]);
+    }
+  }
+}
+
+// The outputs of one panel in tiles of O, the last one as wide as what is left.
+template <bool Scaled, int V, int O>
+inline void rows_panel(const float* w, int64_t width, int64_t left, int64_t in, Activation activation, const float* x,
+                       float* y, int64_t ahead) {
+  for (; left >= O; left -= O, w += O, y += O * V * kLanes) {
+    rows_tile<Scaled, V, O>(w, width, in, activation == Activation::relu, x, y, ahead);
+    if (kActivateTiles && activation > Activation::relu) apply(activation, y, O * V * kLanes);
+  }
+  if constexpr (O > 1) {
+    if (left > 0) rows_panel<Scaled, V, O - 1>(w, width, left, in, activation, x, y, ahead);
+  }
+}
+
+// Floats from `count` elements; `to` has room for whole vectors.
+template <class Weight>
+inline void to_floats(const Weight* from, int64_t count, float* to, int64_t ahead) {
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < count; i += kLanes) {
+    prefetch_ahead(from + i, ahead);
+    store(to + i, load(from + i));
+  }
+}
+
+// A panel in float32 rows: as it lies in the bank, or converted right before its use. Converted into `buffer` it stays in
+// L1; a whole model converted at once does not, and took twice the time (float16, 32-64-64-1, 32 rows).
+template <class Weight>
+inline const float* float_panel(const Bytes* panel, int64_t width, int64_t in, float* buffer, int64_t ahead) {
+  if (kIsFloat<Weight>) return header_of(panel);
+  const int64_t header = kHeaderBytes<Weight> / 4 * width;
+  memcpy(buffer, panel, sizeof(float) * header);
+  to_floats(weights_of<Weight>(panel, width), in * width, buffer + header, ahead);
+  return buffer;
+}
+
+// All layers for V vectors of rows, of which `rows` are real. Scaled is that of the panels as they are computed with.
+template <class Weight, bool Scaled, int V>
+void rows_block(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y, float* scratch) {
+  constexpr int64_t kRows = V * kLanes;
+  float* buffers[2] = {scratch, scratch + kScratchRows / 2 * plan.buffer_width};
+  float* panel_buffer = scratch + kScratchRows * plan.buffer_width;
+  const int64_t in = plan.layers[0].in;
+  if (rows < kRows) memset(buffers[0], 0, sizeof(float) * kRows * in);
+  transpose(x, in, rows, in, buffers[0], kRows);
+  int turn = 0;
+  for (int64_t i = 0; i < plan.num_layers; ++i, turn ^= 1) {
+    const LayerPlan& layer = plan.layers[i];
+    const Bytes* panel = stream.weights + (stream.unpacked ? 4 * layer.unpacked : layer.offset);
+    float* out = buffers[turn ^ 1];
+    for (int64_t o = 0; o < layer.out; o += plan.panel_width) {
+      const int64_t width = layer.out - o < plan.panel_width ? layer.out - o : plan.panel_width;
+      const int64_t ahead = stream.ahead(panel);
+      const float* w = float_panel<Weight>(panel, width, layer.in, panel_buffer, ahead);
+      rows_panel<Scaled, V, kRowsOutputs[V]>(w, width, width, layer.in, layer.activation, buffers[turn],
+                                             out + o * kRows, kIsFloat<Weight> ? ahead : 0);
+      panel += (Scaled ? 8 : 4) * width + layer.in * width * static_cast<int64_t>(sizeof(Weight));
+    }
+    if (!kActivateTiles || layer.activation == Activation::softmax) {
+      apply_columns(layer.activation, out, layer.out, kRows);
+    }
+  }
+  const int64_t out = plan.layers[plan.num_layers - 1].out;
+  transpose(buffers[turn], kRows, out, rows, y, out);
+}
+
+// How many of `rows` rows go through rows_block: all but a last vector that would be at most half full. Such rest is faster
+// through the few-rows tiles, also at exactly half (24 rows of 64-64-64: 131 against 100 GFLOP/s).
+inline int64_t rows_in_vectors(int64_t rows) {
+  const int64_t rest = rows % kLanes;
+  return rest > kLanes / 2 ? rows : rows - rest;
+}
+
+template <class Weight, bool Scaled>
+void rows_blocks(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y, float* scratch) {
+  const int64_t in = plan.layers[0].in, out = plan.layers[plan.num_layers - 1].out;
+  int64_t vectors = (rows + kLanes - 1) / kLanes;
+  while (vectors > 0) {
+    const int64_t v = vectors == 4 ? 2 : vectors < 3 ? vectors : 3;  // 4 = 2 + 2: one vector alone is the slowest tile
+    const int64_t n = rows < v * kLanes ? rows : v * kLanes;
+    if (v == 3) {
+      rows_block<Weight, Scaled, 3>(plan, stream, x, n, y, scratch);
+    } else if (v == 2) {
+      rows_block<Weight, Scaled, 2>(plan, stream, x, n, y, scratch);
+    } else {
+      rows_block<Weight, Scaled, 1>(plan, stream, x, n, y, scratch);
+    }
+    vectors -= v;
+    rows -= n;
+    x += n * in;
+    y += n * out;
+  }
+}
+
+template <class Weight>
+void panel(const Plan& plan, const PanelJob& job, float* scratch) {
+  const Stream stream = {job.weights, job.next_weights, plan.unit_bytes, false};
+  const int64_t many = rows_in_vectors(job.rows), few = job.rows - many;
+  if (many > 0) rows_blocks<Weight, kScaled<Weight>>(plan, stream, job.x, many, job.y, scratch);
+  if (few > 0) {
+    outputs_rows<Weight>(plan, stream, job.x + many * plan.layers[0].in, few,
+                         job.y + many * plan.layers[plan.num_layers - 1].out, scratch);
+  }
+}
+
+}  // namespace
+}  // namespace MLPBANK_ISA
+}  // namespace mlpbank

@@ -1,0 +1,86 @@
+// What all hot loops share: the sizes of their tiles, and how a unit's weights are read.
+#pragma once
+
+#include "kernel.h"
+#include "simd.h"
+
+#define UNROLL _Pragma("GCC unroll 24")
+
+namespace mlpbank {
+namespace MLPBANK_ISA {
+namespace {
+
+// Weights are read as one stream. This many bytes ahead is far enough for memory's latency at full bandwidth and near
+// enough not to push anything out of L1.
+constexpr int64_t kPrefetchBytes = 6144;
+
+// Tile sizes that fill the register file. kRowsOutputs[v]: outputs beside v vectors of rows. kOutputsPanels[r]: panels
+// beside r rows, at most kLanes / 2 of them.
+#if defined(__AVX512F__)                        // 32 registers, a panel is one vector
+constexpr int kRowsOutputs[] = {0, 16, 8, 8};  // at most 24 accumulators + 3 inputs + 1 weight
+constexpr int kOutputsPanels[] = {0, 4, 4, 4, 4, 4, 4, 2, 2};  // at most 24 accumulators + 6 inputs + 1 weight
+constexpr int kModelsRows = 3;                                 // 24 accumulators + 3 inputs + 1 weight
+#elif defined(__AVX2__)                        // 16 registers, a panel is two vectors
+constexpr int kRowsOutputs[] = {0, 8, 6, 4};  // at most 12 accumulators + 3 inputs + 1 weight
+constexpr int kOutputsPanels[] = {0, 2, 2, 2, 1};
+constexpr int kModelsRows = 1;
+#else  // 16 registers, of which a multiplication needs one; a panel is four vectors
+constexpr int kRowsOutputs[] = {0, 8, 4, 2};
+constexpr int kOutputsPanels[] = {0, 1, 1};
+constexpr int kModelsRows = 1;
+#endif
+
+// With AVX-512 an activation right after each tile runs beside the next tile's multiply-adds (tanh costs 22 % of relu's
+// time, after a whole layer 25 %). With AVX2, whose tables are in memory, a whole layer at once is better (36 against
+// 43 %).
+constexpr bool kActivateTiles = kLanes == 16;
+
+// The weights of one unit. Where to prefetch from while reading at `from`: kPrefetchBytes ahead in this unit, and past
+// its end in the unit that this thread takes next.
+struct Stream {
+  const Bytes* weights;
+  const Bytes* next;
+  int64_t unit_bytes;
+  bool unpacked;  // whether layers lie at LayerPlan::unpacked
+
+  int64_t ahead(const Bytes* from) const {
+    const int64_t position = from - weights + kPrefetchBytes;
+    const Bytes* target = position < unit_bytes ? weights + position : next + (position - unit_bytes);
+    return reinterpret_cast<intptr_t>(target) - reinterpret_cast<intptr_t>(from);
+  }
+};
+
+inline void prefetch_ahead(const void* w, int64_t ahead) {
+  prefetch(reinterpret_cast<const void*>(reinterpret_cast<intptr_t>(w) + ahead));
+}
+
+// int8 weights are summed as they are; the sum is multiplied by the output's scale in the end.
+template <class Weight>
+constexpr bool kScaled = false;
+template <>
+constexpr bool kScaled<int8_t> = true;
+
+template <class Weight>
+constexpr bool kIsFloat = false;
+template <>
+constexpr bool kIsFloat<float> = true;
+
+// Bytes from the start of a panel to its weights, for each output.
+template <class Weight>
+constexpr int64_t kHeaderBytes = kScaled<Weight> ? 8 : 4;
+
+template <class Weight>
+inline int64_t panel_bytes(int64_t in, int64_t width) {
+  return (kHeaderBytes<Weight> + in * static_cast<int64_t>(sizeof(Weight))) * width;
+}
+
+inline const float* header_of(const Bytes* panel) { return reinterpret_cast<const float*>(panel); }
+
+template <class Weight>
+inline const Weight* weights_of(const Bytes* panel, int64_t width) {
+  return reinterpret_cast<const Weight*>(panel + kHeaderBytes<Weight> * width);
+}
+
+}  // namespace
+}  // namespace MLPBANK_ISA
+}  // namespace mlpbank
