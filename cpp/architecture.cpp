@@ -69,7 +69,8 @@ void Architecture::validate() const {
     const int64_t with_bias = checked_add(layer.input_size, 1, kWhat);
     parameters = checked_add(parameters, checked_mul(with_bias, layer.output_size, kWhat), kWhat);
   }
-  checked_mul(parameters, 16 * static_cast<int64_t>(sizeof(float)), kWhat);  // 16: a whole tile of the lane layout
+  // 16: a whole tile of the lane layout. 4: room for scales and for rounding up.
+  checked_mul(parameters, 16 * 4 * static_cast<int64_t>(sizeof(float)), kWhat);
 }
 
 }  // namespace mlpbank

@@ -18,6 +18,7 @@
 #include "dispatch.h"
 #include "errors.h"
 #include "inference.h"
+#include "keys.h"
 #include "roofline.h"
 #include "threads.h"
 #include "weights.h"
@@ -29,6 +30,8 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 using Ids = py::array_t<int64_t, py::array::c_style>;
+using ByteArray = py::array_t<uint8_t, py::array::c_style>;
+using SlotArray = py::array_t<uint32_t, py::array::c_style>;
 using LayerTuple = std::tuple<int64_t, int64_t, std::string>;
 
 Architecture make_architecture(const std::vector<LayerTuple>& layers) {
@@ -43,6 +46,10 @@ LayoutKind layout_kind(const Architecture& architecture, const std::string& name
   if (name == "lane") return LayoutKind::lane;
   throw std::invalid_argument("layout: expected one of 'auto', 'panel', 'lane', got '" + name + "'");
 }
+
+const char* layout_name(LayoutKind kind) { return kind == LayoutKind::lane ? "lane" : "panel"; }
+
+bool is_power_of_two(py::ssize_t n) { return n > 0 && (n & (n - 1)) == 0; }
 
 void expect(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
@@ -88,6 +95,91 @@ bool is_direct(py::handle object, bool writeable) {
 
 ForwardOptions options(int num_threads, bool missing_nan, int64_t models = 0) {
   return {num_threads, missing_nan ? Missing::nan : Missing::error, models};
+}
+
+// An array as memory that the core keeps: its owner drops it with the GIL held.
+ReadOnly read_only(const ByteArray& array) {
+  auto owner = std::shared_ptr<ByteArray>(new ByteArray(array), [](ByteArray* held) {
+    const py::gil_scoped_acquire acquire;
+    delete held;
+  });
+  return {array.data(), array.nbytes(), owner};
+}
+
+// KeyTable, see keys.h, over arrays that it keeps.
+struct StringTable {
+  py::array_t<uint64_t, py::array::c_style> offsets;
+  ByteArray bytes;
+  SlotArray slots;
+
+  StringKeys keys() const {
+    return {offsets.size() - 1, offsets.data(), reinterpret_cast<const char*>(bytes.data()),
+            static_cast<uint64_t>(bytes.size())};
+  }
+  int64_t find(PyObject* key) const {
+    py::ssize_t size;
+    const char* text = PyUnicode_AsUTF8AndSize(key, &size);
+    if (text == nullptr) throw py::error_already_set();
+    return find_key(keys(), {slots.data(), static_cast<uint64_t>(slots.size())},
+                    std::string_view(text, static_cast<std::size_t>(size)));
+  }
+};
+
+struct IntTable {
+  Ids values;
+  SlotArray slots;
+
+  IntKeys keys() const { return {values.size(), values.data()}; }
+  int64_t find(int64_t key) const {
+    return find_key(keys(), {slots.data(), static_cast<uint64_t>(slots.size())}, key);
+  }
+};
+
+template <class Keys>
+std::pair<SlotArray, int64_t> make_slots(const Keys& keys) {
+  SlotArray slots(num_slots(keys.count));
+  std::fill_n(slots.mutable_data(), slots.size(), 0u);
+  const int64_t duplicate = fill_slots(keys, slots.mutable_data());
+  return {slots, duplicate};
+}
+
+// What `changes`, a dict of ints, has for a key, else what `otherwise` finds.
+template <class Find>
+int64_t changed_or(const py::dict& changes, PyObject* key, Find otherwise) {
+  PyObject* change = PyDict_GetItemWithError(changes.ptr(), key);
+  if (change != nullptr) return PyLong_AsLongLong(change);
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return otherwise();
+}
+
+// Ids of `count` keys, -1 where there is none, and how many there are not.
+template <class IdOf>
+std::pair<Ids, int64_t> find_all(py::ssize_t count, IdOf id_of) {
+  Ids ids(count);
+  int64_t* to = ids.mutable_data();
+  int64_t unknown = 0;
+  for (py::ssize_t i = 0; i < count; ++i) unknown += (to[i] = id_of(i)) < 0;
+  return {ids, unknown};
+}
+
+std::pair<Ids, int64_t> find_strings(const StringTable& self, const py::list& keys, const py::dict& changes) {
+  return find_all(static_cast<py::ssize_t>(keys.size()), [&](py::ssize_t i) {
+    PyObject* key = PyList_GET_ITEM(keys.ptr(), i);
+    if (!PyUnicode_Check(key)) {
+      throw py::type_error("keys[" + std::to_string(i) + "]: expected a str, got " +
+                           py::cast<std::string>(py::repr(key)));
+    }
+    return changed_or(changes, key, [&] { return self.find(key); });
+  });
+}
+
+std::pair<Ids, int64_t> find_ints(const IntTable& self, const Ids& keys, const py::dict& changes) {
+  const int64_t* from = keys.data();
+  const bool unchanged = changes.empty();
+  return find_all(keys.size(), [&](py::ssize_t i) {
+    if (unchanged) return self.find(from[i]);
+    return changed_or(changes, py::int_(from[i]).ptr(), [&] { return self.find(from[i]); });
+  });
 }
 
 // The everyday call without a detour: the result, or None where an argument needs the Python package's attention.
@@ -139,6 +231,39 @@ PYBIND11_MODULE(_core, m) {
         py::call_guard<py::gil_scoped_release>());
   m.def("fma_peak", &fma_peak, py::arg("isa"), py::arg("num_threads"), py::call_guard<py::gil_scoped_release>());
 
+  m.def("string_slots", [](py::array_t<uint64_t, py::array::c_style> offsets, ByteArray bytes) {
+    return make_slots(StringTable{std::move(offsets), std::move(bytes), SlotArray()}.keys());
+  });
+  m.def("int_slots", [](Ids values) { return make_slots(IntTable{std::move(values), SlotArray()}.keys()); });
+  py::class_<StringTable>(m, "StringTable")
+      .def(py::init([](py::array_t<uint64_t, py::array::c_style> offsets, ByteArray bytes, SlotArray slots) {
+             expect(offsets.size() > 0 && is_power_of_two(slots.size()), "offsets or slots of wrong size");
+             return StringTable{std::move(offsets), std::move(bytes), std::move(slots)};
+           }),
+           py::arg("offsets").noconvert(), py::arg("bytes").noconvert(), py::arg("slots").noconvert())
+      .def_readonly("offsets", &StringTable::offsets)
+      .def_readonly("bytes", &StringTable::bytes)
+      .def_readonly("slots", &StringTable::slots)
+      .def("find", &find_strings, py::arg("keys"), py::arg("changes"));
+  py::class_<IntTable>(m, "IntTable")
+      .def(py::init([](Ids values, SlotArray slots) {
+             expect(is_power_of_two(slots.size()), "slots of wrong size");
+             return IntTable{std::move(values), std::move(slots)};
+           }),
+           py::arg("values").noconvert(), py::arg("slots").noconvert())
+      .def_readonly("values", &IntTable::values)
+      .def_readonly("slots", &IntTable::slots)
+      .def("find", &find_ints, py::arg("keys").noconvert(), py::arg("changes"));
+
+  // (models of a unit, bytes of a unit, the layout's name)
+  m.def(
+      "unit_of",
+      [](const Architecture& architecture, const std::string& layout, const std::string& dtype) {
+        const Layout l(architecture, layout_kind(architecture, layout), dtype_from_name(dtype));
+        return std::make_tuple(l.unit_models(), l.unit_bytes(), layout_name(l.kind()));
+      },
+      py::arg("architecture"), py::arg("layout"), py::arg("dtype"));
+
   py::class_<Architecture>(m, "Architecture")
       .def(py::init(&make_architecture), py::arg("layers"))
       .def("validate", &Architecture::validate)
@@ -158,13 +283,22 @@ PYBIND11_MODULE(_core, m) {
                                                      dtype_from_name(dtype));
            }),
            py::arg("num_models"), py::arg("architecture"), py::arg("layout"), py::arg("dtype"))
+      .def_static(
+          "over",
+          [](int64_t num_models, const Architecture& architecture, const std::string& layout, const std::string& dtype,
+             const ByteArray& units) {
+            return std::make_shared<BatchedWeights>(num_models, architecture, layout_kind(architecture, layout),
+                                                    dtype_from_name(dtype), read_only(units));
+          },
+          py::arg("num_models"), py::arg("architecture"), py::arg("layout"), py::arg("dtype"),
+          py::arg("units").noconvert())
       .def_property_readonly("num_models", &BatchedWeights::num_models)
       .def_property_readonly("nbytes", &BatchedWeights::nbytes)
       .def_property_readonly(
           "dtype", [](const BatchedWeights& w) { return dtype_names()[static_cast<int>(w.layout().dtype())]; })
       .def_property_readonly("address", [](const BatchedWeights& w) { return reinterpret_cast<uintptr_t>(w.data()); })
       .def_property_readonly(
-          "layout", [](const BatchedWeights& w) { return w.layout().kind() == LayoutKind::lane ? "lane" : "panel"; })
+          "layout", [](const BatchedWeights& w) { return layout_name(w.layout().kind()); })
       .def("loaded_flags",
            [](const BatchedWeights& self) {
              const std::vector<bool> flags = self.loaded_flags();
@@ -196,6 +330,19 @@ PYBIND11_MODULE(_core, m) {
         }
         return std::make_pair(weights, biases);
       });
+
+  py::class_<BatchedWeights::Snapshot>(m, "Snapshot")
+      .def(py::init<std::shared_ptr<const BatchedWeights>>(), py::arg("weights"))
+      .def(
+          "copy",
+          [](const BatchedWeights::Snapshot& self, const Ids& models, ByteArray& out) {
+            expect(out.nbytes() == self.copied_bytes(models.size()), "out of wrong size");
+            const int64_t* ids = models.data();
+            uint8_t* to = out.mutable_data();
+            const py::gil_scoped_release release;
+            self.copy(ids, models.size(), to);
+          },
+          py::arg("models").noconvert(), py::arg("out").noconvert());
 
   py::class_<BatchedInference>(m, "BatchedInference")
       .def(py::init<std::shared_ptr<BatchedWeights>, Engine>(), py::arg("weights"), py::arg("engine"))

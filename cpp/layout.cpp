@@ -224,6 +224,34 @@ void Layout::unpack(const Bytes* unit, int64_t lane, const std::vector<float*>& 
   });
 }
 
+void Layout::copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t to_lane) const {
+  if (kind_ == LayoutKind::panel) {
+    std::memcpy(to, from, static_cast<std::size_t>(unit_bytes_));
+    return;
+  }
+  // Elements of one model lie kTileModels of them apart.
+  const auto copy = [&](int64_t offset, int64_t elements, auto bytes) {
+    constexpr int64_t kBytes = bytes;
+    for (int64_t i = 0; i < elements; ++i, offset += kBytes * kTileModels) {
+      std::memcpy(to + offset + kBytes * to_lane, from + offset + kBytes * from_lane, kBytes);
+    }
+  };
+  for_each_panel([&](const Panel& panel) {
+    const int64_t headers = header_rows(dtype_) * panel.width, weights = layers_[panel.layer].in * panel.width;
+    const int64_t offset = panel.offset + 4 * headers * kTileModels;
+    copy(panel.offset, headers, std::integral_constant<int64_t, 4>());
+    switch (element_bytes(dtype_)) {
+      case 4:
+        return copy(offset, weights, std::integral_constant<int64_t, 4>());
+      case 2:
+        return copy(offset, weights, std::integral_constant<int64_t, 2>());
+      default:
+        return copy(offset, weights, std::integral_constant<int64_t, 1>());
+    }
+  });
+  set_lanes(to, lanes(to) | 1u << to_lane);
+}
+
 uint32_t Layout::lanes(const Bytes* unit) const {
   if (kind_ == LayoutKind::panel) return 1;
   uint32_t lanes;

@@ -44,6 +44,9 @@ class Layout {
   // The inverse for one model: weight[l] and bias[l] receive layer l.
   void unpack(const Bytes* unit, int64_t lane, const std::vector<float*>& weight, const std::vector<float*>& bias) const;
 
+  // Copies one model as it is stored, from a lane of one unit to a lane of another, and marks it as there.
+  void copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t to_lane) const;
+
   // Which models of a unit are there: always the one of the panel layout, and the marked ones of a tile.
   bool has_model(const Bytes* unit, int64_t lane) const { return (lanes(unit) >> lane & 1) != 0; }
   int64_t models_in(const Bytes* unit) const { return __builtin_popcount(lanes(unit)); }

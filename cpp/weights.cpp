@@ -20,6 +20,7 @@ constexpr int64_t kPackChunkBytes = 256 << 10;
 constexpr double kPackBytesPerNanosecond = 5;  // one thread, for an estimate
 // Spare places are added this many at a time.
 constexpr int64_t kSpareChunkBytes = 64 << 10;
+constexpr const char* kWhat = "num_models x parameters";
 
 std::mutex list_mutex;
 BatchedWeights* list_first = nullptr;
@@ -32,6 +33,20 @@ BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, La
     throw std::invalid_argument("num_models: expected a positive integer, got " + std::to_string(num_models));
   }
   grow(num_models);
+  enlist();
+}
+
+BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype,
+                               ReadOnly base)
+    : architecture_(std::move(architecture)), layout_(architecture_, kind, dtype), base_(std::move(base)) {
+  const int64_t units = units_for(std::max<int64_t>(num_models, 0));
+  const int64_t bytes = checked_mul(units, layout_.unit_bytes(), kWhat);
+  if (num_models <= 0 || base_.nbytes != bytes || reinterpret_cast<uintptr_t>(base_.data) % 64 != 0) {
+    throw std::invalid_argument("base: expected " + std::to_string(bytes) + " bytes, 64-byte aligned, got " +
+                                std::to_string(base_.nbytes));
+  }
+  append(num_models, base_.data);
+  num_loaded_ = num_models;
   enlist();
 }
 
@@ -79,33 +94,42 @@ int64_t BatchedWeights::units_for(int64_t models) const {
 
 int64_t BatchedWeights::nbytes() const {
   const std::lock_guard lock(mutex_);
-  int64_t bytes = 0;
+  int64_t bytes = base_.nbytes;
   for (const AlignedBuffer& chunk : chunks_) bytes += chunk.nbytes();
   return bytes;
 }
 
 void BatchedWeights::grow(int64_t count) {
-  constexpr const char* kWhat = "num_models x parameters";
   if (count <= 0) throw std::invalid_argument("count: expected a positive integer, got " + std::to_string(count));
+  append(count, nullptr);
+}
+
+// Adds `count` models: unloaded ones with homes of their own, or those whose units are given.
+void BatchedWeights::append(int64_t count, const Bytes* given) {
   const std::lock_guard lock(mutex_);
   const int64_t models = checked_add(num_models_, count, "num_models");
   const int64_t old_units = units_for(num_models_), units = units_for(models), added = units - old_units;
   if (added > 0) {
     const int64_t bytes = checked_mul(added, layout_.unit_bytes(), kWhat);
     Units table(new std::atomic<Bytes*>[static_cast<std::size_t>(units)]);
-    for (int64_t u = 0; u < units; ++u) table[u].store(u < old_units ? table_[u].load() : nullptr);
+    for (int64_t u = 0; u < units; ++u) {
+      // Never written to: a read-only home is never free.
+      Bytes* added_unit = given == nullptr ? nullptr : const_cast<Bytes*>(given) + (u - old_units) * layout_.unit_bytes();
+      table[u].store(u < old_units ? table_[u].load() : added_unit, std::memory_order_relaxed);
+    }
     retired_tables_.reserve(retired_tables_.size() + 1);
     homes_.reserve(static_cast<std::size_t>(units));
     home_free_.reserve(static_cast<std::size_t>(units));
     generations_.reserve(static_cast<std::size_t>(models));
-    chunks_.push_back(AlignedBuffer::of_bytes(bytes));
-    for (int64_t u = 0; u < added; ++u) homes_.push_back(chunks_.back().bytes() + u * layout_.unit_bytes());
-    home_free_.resize(static_cast<std::size_t>(units), true);
+    if (given == nullptr) chunks_.push_back(AlignedBuffer::of_bytes(bytes));
+    Bytes* const homes = given == nullptr ? chunks_.back().bytes() : const_cast<Bytes*>(given);
+    for (int64_t u = 0; u < added; ++u) homes_.push_back(homes + u * layout_.unit_bytes());
+    home_free_.resize(static_cast<std::size_t>(units), given == nullptr);
     units_.store(table.get());
     retired_tables_.emplace_back(epochs_.stamp(), std::move(table_));
     table_ = std::move(table);
   }
-  generations_.resize(static_cast<std::size_t>(models));
+  generations_.resize(static_cast<std::size_t>(models), given == nullptr ? 0 : 1);
   num_models_.store(models);
   reclaim();
 }
@@ -145,6 +169,7 @@ void BatchedWeights::reclaim() {
   std::size_t done = 0;
   while (done < retired_.size() && epochs_.passed(retired_[done].stamp)) {
     const Retired& old = retired_[done++];
+    if (is_read_only(old.place)) continue;
     if (old.place == homes_[static_cast<std::size_t>(old.unit)]) {
       home_free_[static_cast<std::size_t>(old.unit)] = true;
     } else {
@@ -253,6 +278,27 @@ std::vector<bool> BatchedWeights::loaded_flags() const {
     flags[m] = unit != nullptr && layout_.has_model(unit, static_cast<int64_t>(m % width));
   }
   return flags;
+}
+
+BatchedWeights::Snapshot::Snapshot(std::shared_ptr<const BatchedWeights> weights)
+    : weights_(std::move(weights)), reader_(*weights_) {
+  const int64_t count = weights_->units_for(weights_->num_models());
+  units_.reserve(static_cast<std::size_t>(count));
+  // Without the mutex two models could be of two moments, and the table shorter than the number of models.
+  const std::lock_guard lock(weights_->mutex_);
+  for (int64_t u = 0; u < count; ++u) units_.push_back(weights_->table_[static_cast<std::size_t>(u)].load());
+}
+
+void BatchedWeights::Snapshot::copy(const int64_t* models, int64_t count, Bytes* out) const {
+  const Layout& layout = weights_->layout_;
+  const int64_t width = layout.unit_models();
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t model = models[i];
+    if (model < 0 || model / width >= static_cast<int64_t>(units_.size())) throw_not_loaded(model);
+    const Bytes* unit = units_[static_cast<std::size_t>(model / width)];
+    if (unit == nullptr || !layout.has_model(unit, model % width)) throw_not_loaded(model);
+    layout.copy_model(unit, model % width, out + i / width * layout.unit_bytes(), i % width);
+  }
 }
 
 void BatchedWeights::throw_not_loaded(int64_t model) {

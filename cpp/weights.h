@@ -8,6 +8,8 @@
 //                  |        |        +-----------------------------------------+
 //   chunks     [ home 0 | home 1 | home 2 | ... ]  [ spare | spare | ... ]     |
 //                                                      ^----------------------+   unit 2 was swapped
+//
+// The first homes may be a read-only base, such as a mapped file: what replaces a model of it lies in a spare place.
 #pragma once
 
 #include <atomic>
@@ -23,10 +25,19 @@
 
 namespace mlpbank {
 
+// Memory that is only read, such as a mapped file, and what keeps it there.
+struct ReadOnly {
+  const Bytes* data;
+  int64_t nbytes;
+  std::shared_ptr<const void> owner;
+};
+
 class BatchedWeights {
  public:
   // All models start unloaded. Throws std::invalid_argument, std::overflow_error or std::bad_alloc.
   BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype = Dtype::float32);
+  // All models are those of `base`, whose units lie one behind the other, 64-byte aligned.
+  BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype, ReadOnly base);
   ~BatchedWeights();
   BatchedWeights(const BatchedWeights&) = delete;
   BatchedWeights& operator=(const BatchedWeights&) = delete;
@@ -35,7 +46,8 @@ class BatchedWeights {
   const Layout& layout() const { return layout_; }
   int64_t num_models() const { return num_models_.load(); }
   int64_t nbytes() const;
-  const Bytes* data() const { return chunks_.front().bytes(); }  // where the first model lies unless it was swapped
+  // Where the first model lies unless it was swapped.
+  const Bytes* data() const { return base_.data != nullptr ? base_.data : chunks_.front().bytes(); }
 
   // Packs `count` models from `first` on, see Layout::pack. Throws before anything is touched: std::out_of_range,
   // std::bad_alloc. Each model is published when all are packed.
@@ -70,6 +82,21 @@ class BatchedWeights {
     const std::atomic<Bytes*>* units_;
   };
 
+  // All models as they are at one moment. While it lives, no memory of replaced models is used again.
+  class Snapshot {
+   public:
+    explicit Snapshot(std::shared_ptr<const BatchedWeights> weights);
+    // Copies models[0 .. count) to as many units as they need, one behind the other; `out` holds zeros. Throws
+    // ModelNotLoaded.
+    void copy(const int64_t* models, int64_t count, Bytes* out) const;
+    int64_t copied_bytes(int64_t count) const { return weights_->units_for(count) * weights_->layout().unit_bytes(); }
+
+   private:
+    std::shared_ptr<const BatchedWeights> weights_;
+    Reader reader_;
+    std::vector<const Bytes*> units_;
+  };
+
  private:
   struct Retired {
     uint64_t stamp;
@@ -83,6 +110,8 @@ class BatchedWeights {
   static void unlock_all_in_child();
   void enlist();
 
+  void append(int64_t count, const Bytes* given);
+  bool is_read_only(const Bytes* place) const { return place >= base_.data && place < base_.data + base_.nbytes; }
   void check_model(int64_t model) const;
   int64_t units_for(int64_t models) const;
   void load_units(int64_t first, int64_t end, int64_t source, const std::vector<LayerView>& views, int num_threads);
@@ -94,6 +123,7 @@ class BatchedWeights {
 
   const Architecture architecture_;
   const Layout layout_;
+  const ReadOnly base_{nullptr, 0, nullptr};
   std::atomic<int64_t> num_models_{0};
   std::atomic<int64_t> num_loaded_{0};
   std::atomic<std::atomic<Bytes*>*> units_{nullptr};

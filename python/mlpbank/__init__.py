@@ -1,18 +1,25 @@
 """Run thousands to millions of small neural networks of one architecture in one call, on CPUs."""
 
 from mlpbank._core import ModelNotLoadedError
+from mlpbank._directory import ModelInfo, UnknownModelError
+from mlpbank._files import BankFileError
 from mlpbank.architecture import Activation, Architecture, LayerSpec
+from mlpbank.bank import Bank
 from mlpbank.inference import BatchedInference, Engine, available_isas
 from mlpbank.weights import BatchedWeights
 
 __all__ = [
     "Activation",
     "Architecture",
+    "Bank",
+    "BankFileError",
     "BatchedInference",
     "BatchedWeights",
     "Engine",
     "LayerSpec",
+    "ModelInfo",
     "ModelNotLoadedError",
+    "UnknownModelError",
     "__version__",
     "available_isas",
 ]

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,16 +26,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from mlpbank._arrays import Float32Array, as_float32
+from mlpbank._files import BankFileError, atomic_writer
 from mlpbank.architecture import Architecture, LayerSpec
 
 FORMAT, VERSION = "mlpbank-plain", 1
 # One entry holds all of our metadata: safetensors keeps no order among several, and equal banks shall be equal bytes.
 _ENTRY = "mlpbank"
 _EXTRA = "extra."
-
-
-class BankFileError(ValueError):
-    """A file is not a valid bank file; the message has its path, what was expected and what came."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,9 @@ def save_plain(
         "keys": None if keys is None else _checked_keys(list(keys), len(arrays["layer_0"])),
         "metadata": dict(metadata or {}),
     }
-    _write_atomically(Path(path), to_safetensors(tensors, {_ENTRY: json.dumps(header, allow_nan=False)}))
+    data = to_safetensors(tensors, {_ENTRY: json.dumps(header, allow_nan=False)})
+    with atomic_writer(path) as file:
+        file.write(data)
 
 
 def load_plain(path: str | os.PathLike[str]) -> PlainBank:
@@ -227,22 +224,3 @@ def _checked_keys(keys: list[Any], n: int) -> list[str]:
     if count > 1:
         raise ValueError(f"keys: expected different ones, got {key!r} {count} times")
     return keys
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, also one after a power cut, finds the old content or all of the new."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)

@@ -61,6 +61,14 @@ class BatchedWeights:
             raise TypeError(f"dtype: expected a string such as 'float16', got {dtype!r}")
         self._core = _core.BatchedWeights(positive_int(num_models, "num_models"), architecture._core, layout, dtype)
 
+    @classmethod
+    def _over(cls, core: _core.BatchedWeights, architecture: Architecture) -> BatchedWeights:
+        """Return the weights that a core has already."""
+        self = cls.__new__(cls)
+        self._architecture = architecture
+        self._core = core
+        return self
+
     @property
     def num_models(self) -> int:
         """Number of models."""

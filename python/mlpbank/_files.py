@@ -1,0 +1,40 @@
+"""What all bank files share: the error, and writing so that a file appears complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+class BankFileError(ValueError):
+    """A file is not a valid bank file; the message has its path, what was expected and what came."""
+
+
+@contextmanager
+def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file for writing so that a reader, also one after a power cut, finds the old content or all of the new.
+
+    What is written goes to a temporary file in the same folder, which takes the place of `path` when the block ends
+    without an error. Whoever has the old file open or mapped keeps it. A process that is killed leaves the temporary
+    file, ``.<name>.<16 hex digits>.tmp``, behind.
+    """
+    target = Path(os.path.realpath(path))  # a link stays one
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)

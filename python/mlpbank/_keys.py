@@ -1,0 +1,178 @@
+"""Keys: from the names of models to their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpbank import _core
+from mlpbank._arrays import as_ids
+
+Key = str | int
+Table = _core.StringTable | _core.IntTable
+Ids = npt.NDArray[np.int64]
+
+_DELETED = -1
+
+
+def make_table(keys: Any) -> Table:
+    """Return a table in which the key at position i has id i.
+
+    Raises
+    ------
+    TypeError
+        The keys are not all str or all int.
+    ValueError
+        Two are equal, or one cannot be encoded as UTF-8.
+    """
+    keys, kind = as_keys(keys)
+    if kind is int:
+        slots, duplicate = _core.int_slots(keys)
+        table: Table = _core.IntTable(keys, slots)
+    else:
+        for i, key in enumerate(keys):
+            if not isinstance(key, str):
+                raise TypeError(f"keys[{i}]: expected a str, got {key!r}")
+        encoded = [encode(key) for key in keys]
+        offsets = np.zeros(len(keys) + 1, np.uint64)
+        np.cumsum([len(e) for e in encoded], out=offsets[1:])
+        data = np.frombuffer(b"".join(encoded), np.uint8)
+        slots, duplicate = _core.string_slots(offsets, data)
+        table = _core.StringTable(offsets, data, slots)
+    if duplicate >= 0:
+        raise ValueError(f"keys: expected different ones, got {keys[duplicate]!r} again at position {duplicate}")
+    return table
+
+
+def encode(key: str) -> bytes:
+    """Return a key as UTF-8."""
+    try:
+        return key.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"key: expected a str that UTF-8 can hold, got {key!r} ({error.reason})") from None
+
+
+def as_keys(keys: Any) -> tuple[Any, type]:
+    """Return many keys as a list (of str) or an int64 array, and which of the two the first one asks for.
+
+    Raises
+    ------
+    TypeError
+        `keys` is not a sequence or column, or its first entry is neither str nor int.
+    """
+    if not isinstance(keys, list):
+        if isinstance(keys, np.ndarray) and keys.dtype.kind in "iu":
+            return as_ids(keys, "keys"), int
+        to_list = getattr(keys, "tolist", None) or getattr(keys, "to_list", None)  # NumPy, pandas; polars
+        if to_list is None and (isinstance(keys, (str, bytes)) or not hasattr(keys, "__iter__")):
+            raise TypeError(f"keys: expected a list, tuple, array or column of str or int, got {keys!r}")
+        keys = list(keys) if to_list is None else to_list()
+        if not isinstance(keys, list):
+            raise TypeError(f"keys: expected one dimension, got {keys!r}")
+    if not keys or isinstance(keys[0], str):
+        return keys, str
+    if isinstance(keys[0], (int, np.integer)) and not isinstance(keys[0], bool):
+        return as_ids(keys, "keys"), int
+    raise TypeError(f"keys[0]: expected a str or an int, got {keys[0]!r}")
+
+
+class Keys:
+    """A table that never changes and, in a dict, what was added to and deleted from it since. All str or all int.
+
+    Changing needs a lock, reading does not: each change is one step of a dict.
+    """
+
+    def __init__(self, table: Table | None = None) -> None:
+        self.table = table
+        self.changes: dict[Any, int] = {}
+        self._count = 0 if table is None else table_size(table)
+
+    @property
+    def kind(self) -> type | None:
+        """``str`` or ``int``; None as long as there never was a key."""
+        return None if self.table is None else str if isinstance(self.table, _core.StringTable) else int
+
+    def check(self, key: Any) -> None:
+        """Raise TypeError or ValueError if a key could not be one of these."""
+        kind = self.kind
+        if not isinstance(key, (str, int, np.integer)) or isinstance(key, bool):
+            raise TypeError(f"key: expected a str or an int, got {key!r}")
+        if kind is not None and isinstance(key, str) != (kind is str):
+            raise TypeError(f"key: expected {kind.__name__} like the bank's other keys, got {key!r}")
+        if isinstance(key, str):
+            encode(key)
+        elif not -(2**63) <= key < 2**63:
+            raise ValueError(f"key: expected an int of 64 bits, got {key}")
+
+    def find(self, keys: Any, kind: type) -> tuple[Ids, int]:
+        """Return the ids of keys as `as_keys` gave them, -1 for those that are unknown, and how many are unknown."""
+        table = self.table
+        if table is None or len(keys) == 0:
+            return np.full(len(keys), -1, np.int64), len(keys)
+        if isinstance(table, _core.StringTable) != (kind is str):
+            raise TypeError(f"keys: expected {'int' if kind is str else 'str'} like the bank's, got {keys[0]!r}")
+        return table.find(keys, self.changes)
+
+    def id(self, key: Any) -> int:
+        """Return the id of one key, -1 if it is unknown."""
+        kind = self.kind
+        if kind is None or isinstance(key, str) != (kind is str) or isinstance(key, bool):
+            return -1
+        if kind is int and not -(2**63) <= key < 2**63:
+            return -1
+        return int(self.find([key] if kind is str else np.array([key], np.int64), kind)[0][0])
+
+    def add(self, key: Any, model: int) -> None:
+        """Give an id to a new key."""
+        if self.table is None:
+            self.table = make_table([] if isinstance(key, str) else np.empty(0, np.int64))
+        self.changes[key if isinstance(key, str) else int(key)] = model
+        self._count += 1
+
+    def remove(self, key: Any) -> None:
+        """Forget a key that is there."""
+        key = key if isinstance(key, str) else int(key)
+        assert self.table is not None
+        in_table = self.table.find([key] if isinstance(key, str) else np.array([key], np.int64), {})[1] == 0
+        if in_table:
+            self.changes[key] = _DELETED
+        else:
+            del self.changes[key]
+        self._count -= 1
+
+    def items(self) -> Iterator[tuple[Key, int]]:
+        """Yield every key with its id, in the order of the table and then of addition."""
+        changes = dict(self.changes)
+        for i, key in enumerate(table_keys(self.table) if self.table is not None else ()):
+            model = changes.pop(key, i) if changes else i
+            if model != _DELETED:
+                yield key, model
+        yield from changes.items()
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def table_size(table: Table) -> int:
+    """Return the number of keys of a table."""
+    return len(table.values) if isinstance(table, _core.IntTable) else len(table.offsets) - 1
+
+
+def table_keys(table: Table) -> Sequence[Key]:
+    """Return all keys of a table, each at the position that is its id.
+
+    Raises
+    ------
+    ValueError
+        The table came from a damaged file.
+    """
+    if isinstance(table, _core.IntTable):
+        return table.values.tolist()  # type: ignore[no-any-return]
+    offsets, data = table.offsets.tolist(), table.bytes.tobytes()
+    if any(a > b for a, b in pairwise(offsets)) or offsets[0] != 0 or offsets[-1] != len(data):
+        raise ValueError("keys: expected offsets that ascend")
+    return [data[a:b].decode() for a, b in pairwise(offsets)]

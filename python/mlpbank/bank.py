@@ -1,0 +1,580 @@
+"""Bank: models by key, added, replaced and removed while others predict, and kept in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpbank import _core, bank_file
+from mlpbank._arrays import Float32Array, as_float32, as_ids, check_out
+from mlpbank._directory import Directory, ModelInfo, Records, UnknownModelError, lock
+from mlpbank._files import atomic_writer
+from mlpbank._keys import Ids, Key, as_keys, make_table, table_size
+from mlpbank.architecture import Architecture
+from mlpbank.inference import BatchedInference, Engine
+from mlpbank.weights import BatchedWeights
+
+_MISSING = ("error", "nan", "fallback")
+
+
+class Bank:
+    """Models of one architecture by key.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        Shared by all models.
+    dtype : {"float32", "float16", "bfloat16", "int8"}
+    layout : {"auto", "panel", "lane"}
+        How weights are stored, see `BatchedWeights`.
+    engine : Engine, optional
+        ``Engine()`` by default.
+    fallback : str or int, optional
+        The key of the model that answers for keys that are unknown. It may be added later.
+
+    Notes
+    -----
+    Keys are all str or all int. Any number of threads may predict while others add, replace and delete: predictions
+    never wait, each sees every model whole, and one that starts after a change has returned sees the change.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bank = Bank(Architecture.mlp(3, 1))
+    >>> bank["sum"] = {"layer_0": [1, 1, 1]}
+    >>> bank["first"] = {"layer_0": [1, 0, 0], "layer_0.bias": [10]}
+    >>> bank.predict(["first", "sum", "first"], np.ones((3, 3)))
+    array([[11.],
+           [ 3.],
+           [11.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        dtype: str = "float32",
+        layout: str = "auto",
+        engine: Engine | None = None,
+        fallback: Key | None = None,
+    ) -> None:
+        weights = BatchedWeights(1, architecture, layout=layout, dtype=dtype)
+        self._bind(weights, Records.new(None), engine, fallback)
+
+    def _bind(self, weights: BatchedWeights, records: Records, engine: Engine | None, fallback: Key | None) -> None:
+        self._inference = BatchedInference.from_weights(weights, engine)
+        self._weights = weights
+        self._directory = Directory(records)
+        self._keys = self._directory.keys
+        self._readers = self._directory.readers
+        if fallback is not None:
+            self._keys.check(fallback)
+        self.fallback = fallback
+        self.metadata: dict[str, Any] = {}
+
+    @classmethod
+    def from_stacked(
+        cls,
+        keys: Any,
+        architecture: Architecture,
+        weights: Mapping[str, Any],
+        *,
+        dtype: str = "float32",
+        layout: str = "auto",
+        engine: Engine | None = None,
+        fallback: Key | None = None,
+        version: str | None = None,
+        input_scaler: Any = None,
+        output_scaler: Any = None,
+    ) -> Bank:
+        """Return a bank of models whose weights are stacked.
+
+        Parameters
+        ----------
+        keys : sequence of N str or int
+            All different.
+        architecture : Architecture
+        weights : mapping of str to array
+            ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N, output_size).
+        dtype, layout, engine, fallback
+            As for `Bank`.
+        version : str, optional
+            Of all models.
+        input_scaler, output_scaler : optional
+            As for `add`; mean and scale may also have a leading dimension N.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            The message says what was expected and what came.
+        """
+        table = make_table(keys)
+        models = table_size(table)
+        if models == 0:
+            return cls(architecture, dtype=dtype, layout=layout, engine=engine, fallback=fallback)
+        stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
+        stored.load_stacked(_folded(architecture, weights, input_scaler, output_scaler))
+        self = cls.__new__(cls)
+        self._bind(stored, Records.new(table, version), engine, fallback)
+        return self
+
+    @classmethod
+    def from_models(
+        cls,
+        models: Mapping[Key, Any] | Iterable[tuple[Key, Any]],
+        architecture: Architecture | None = None,
+        *,
+        progress: bool = False,
+        **options: Any,
+    ) -> Bank:
+        """Return a bank of models as people have them: of PyTorch, scikit-learn, Keras, ONNX, or weights mappings.
+
+        Parameters
+        ----------
+        models : mapping of key to model, or iterable of such pairs
+            See `mlpbank.convert` for what a model may be. All have one architecture.
+        architecture : Architecture, optional
+            Needed where the models do not tell: state dicts, parameter trees, weights mappings.
+        progress : bool
+            Show a bar on stderr (needs tqdm).
+        **options
+            As for `from_stacked`.
+
+        Raises
+        ------
+        ValueError
+            A model cannot be converted, or differs in architecture; the message names the first.
+        """
+        from mlpbank import convert
+
+        pairs = models if isinstance(models, Mapping) else dict(models)
+        keys, found, weights = convert.stack(pairs, architecture, progress=progress)
+        return cls.from_stacked(keys, found, weights, **options)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture that all models share."""
+        return self._weights.architecture
+
+    @property
+    def dtype(self) -> str:
+        """How weights are stored."""
+        return self._weights.dtype
+
+    @property
+    def layout(self) -> str:
+        """``"panel"`` or ``"lane"``."""
+        return self._weights.layout
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that predictions are computed with."""
+        return self._inference.engine
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, those of a mapped file included."""
+        return self._weights.nbytes
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, (str, int, np.integer)) and self._keys.id(key) >= 0
+
+    def __iter__(self) -> Iterator[Key]:
+        return (key for key, _ in self._keys.items())
+
+    def keys(self) -> list[Key]:
+        """Return all keys."""
+        return [key for key, _ in self._keys.items()]
+
+    def __getitem__(self, key: Key) -> dict[str, Float32Array]:
+        """Return a model's weights as they are stored, see `BatchedWeights.get`."""
+        token = self._readers.enter()
+        try:
+            return self._weights.get(self._directory.place_of(key))
+        except _core.ModelNotLoadedError:  # deleted in this moment
+            raise UnknownModelError([key], 1) from None
+        finally:
+            self._readers.leave(token)
+
+    def __setitem__(self, key: Key, model: Any) -> None:
+        """Add or replace a model; the same as ``add(key, model)``."""
+        self.add(key, model)
+
+    def __delitem__(self, key: Key) -> None:
+        """Remove a model; predictions for its key fail from now on, and those that run are not disturbed."""
+        with lock:
+            self._weights.unload(self._directory.remove(key))
+
+    def add(
+        self,
+        key: Key,
+        model: Any,
+        *,
+        version: str | None = None,
+        input_scaler: Any = None,
+        output_scaler: Any = None,
+        check_finite: bool = False,
+    ) -> None:
+        """Add a model, or replace it in one step while others predict. An error changes nothing.
+
+        Parameters
+        ----------
+        key : str or int
+        model : mapping or model
+            ``"layer_<i>"`` and ``"layer_<i>.bias"`` arrays as for `BatchedWeights.load`, or whatever `mlpbank.convert`
+            takes.
+        version : str, optional
+            Kept for `info`.
+        input_scaler, output_scaler : (mean, scale) or fitted scikit-learn scaler, optional
+            The model was trained on ``(x - mean) / scale``, and its outputs times scale plus mean are what is wanted.
+            They are folded into the first and last layer in float64, and cost nothing when predicting. An output scaler
+            needs a last activation ``"none"``.
+        check_finite : bool
+            Refuse NaN and infinity.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Key or weights do not fit; see also `BatchedWeights.load`.
+        """
+        if version is not None and not isinstance(version, str):
+            raise TypeError(f"version: expected a str, got {version!r}")
+        self._keys.check(key)
+        if not (isinstance(model, Mapping) and all(isinstance(k, str) and k.startswith("layer_") for k in model)):
+            model = self._converted(model)
+        weights = _folded(self.architecture, model, input_scaler, output_scaler)
+        with lock:
+            self._keys.check(key)  # again: another thread may have added the first one
+            known = self._keys.id(key)
+            place = known if known >= 0 else self._directory.free_place()
+            try:
+                if place >= self._weights.num_models:
+                    self._weights.grow(min(max(16, place // 4), 4096))
+                self._weights.load(place, weights, check_finite=check_finite)
+            except BaseException:
+                if known < 0:
+                    self._directory.give_back(place)
+                raise
+            self._directory.loaded(key, place, version)
+
+    def _converted(self, model: Any) -> Mapping[str, Any]:
+        from mlpbank import convert
+
+        converted = convert.convert(model, self.architecture)
+        if converted.architecture != self.architecture:
+            raise ValueError(f"model: expected {self.architecture}, got {converted.architecture}")
+        return converted.weights
+
+    def info(self, key: Key) -> ModelInfo:
+        """Return version, generation and time of loading of a model.
+
+        Raises
+        ------
+        UnknownModelError
+            There is no such model.
+        """
+        with lock:
+            return self._directory.info(key)
+
+    def index(self, keys: Any) -> Ids:
+        """Return the ids of keys, which `predict_ids` takes: look up once, predict often.
+
+        Parameters
+        ----------
+        keys : sequence or column of str or int
+
+        Returns
+        -------
+        int64 array (n,)
+            An id stays that of its key until the key is deleted; from then on it is refused.
+
+        Raises
+        ------
+        UnknownModelError
+            Some keys are unknown.
+        """
+        keys, kind = as_keys(keys)
+        with lock:
+            places, unknown = self._keys.find(keys, kind)
+            if unknown:
+                raise _unknown_of(keys, places)
+            return self._directory.ids(places)
+
+    def predict_ids(
+        self, ids: Any, x: Any, *, out: Float32Array | None = None, num_threads: int | None = None
+    ) -> Float32Array:
+        """Send every row through the model of its id.
+
+        Parameters
+        ----------
+        ids : int array (n,)
+            From `index`.
+        x, out, num_threads
+            As for `predict`.
+
+        Raises
+        ------
+        UnknownModelError
+            The model of an id was deleted.
+        IndexError
+            An id never was one.
+        """
+        token = self._readers.enter()
+        try:
+            models = self._directory.places(as_ids(ids, "ids"))
+            return self._inference.forward(x, models=models, out=out, num_threads=num_threads)
+        except _core.ModelNotLoadedError as error:  # deleted in this moment
+            raise UnknownModelError(models[~self._weights.loaded[models]].tolist(), len(models), "ids") from error
+        finally:
+            self._readers.leave(token)
+
+    def predict(
+        self,
+        keys: Any,
+        x: Any,
+        *,
+        missing: str | None = None,
+        out: Float32Array | None = None,
+        num_threads: int | None = None,
+    ) -> Float32Array:
+        """Send every row through the model of its key.
+
+        Parameters
+        ----------
+        keys : sequence or column of n str or int, or one key
+            In any order, repeats allowed: a list, a tuple, a NumPy array, a pandas or polars column.
+        x : array_like of real numbers
+            (n, input_size) or (n, rows, input_size); for one key (input_size,) or (rows, input_size).
+        missing : {"error", "nan", "fallback"}, optional
+            What to do about unknown keys: raise, answer NaN, or let the fallback model answer, which is the default if
+            the bank has one.
+        out : float32 array, optional
+            Where the result is written, C-contiguous and not overlapping the inputs.
+        num_threads : int, optional
+            Lowers the engine's number of threads for this call.
+
+        Returns
+        -------
+        float32 array
+            (n, output_size), or (n, rows, output_size); for one key without the first dimension.
+
+        Raises
+        ------
+        UnknownModelError
+            Keys are unknown; a KeyError that lists the first few and has all in `keys`.
+        TypeError, ValueError
+            An argument does not fit; the message says what was expected and what came.
+        """
+        if isinstance(keys, (str, int, np.integer)):
+            one = None if out is None else out[None]
+            rows = as_float32(x, "x")
+            return self.predict([keys], rows[None], missing=missing, out=one, num_threads=num_threads)[0]
+        if missing is None:
+            missing = "error" if self.fallback is None else "fallback"
+        elif missing not in _MISSING:
+            raise ValueError(f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}")
+        keys, kind = as_keys(keys)
+        token = self._readers.enter()
+        try:
+            before = None
+            while True:
+                ids, unknown = self._keys.find(keys, kind)
+                try:
+                    if unknown == 0:
+                        return self._inference.forward(x, models=ids, out=out, num_threads=num_threads)
+                    return self._predict_some(keys, ids, x, missing, out, num_threads)
+                except _core.ModelNotLoadedError:  # deleted while this call had its id: it is unknown now
+                    if before is not None and np.array_equal(ids, before):
+                        raise
+                    before = ids
+        finally:
+            self._readers.leave(token)
+
+    def _predict_some(
+        self, keys: Any, ids: Ids, x: Any, missing: str, out: Float32Array | None, num_threads: int | None
+    ) -> Float32Array:
+        """Predict where some ids are -1."""
+        if missing == "fallback":
+            fallback = -1 if self.fallback is None else self._keys.id(self.fallback)
+            if fallback < 0:
+                raise _unknown_of(keys, ids)
+            ids = np.where(ids < 0, fallback, ids)
+            return self._inference.forward(x, models=ids, out=out, num_threads=num_threads)
+        if missing == "error":
+            raise _unknown_of(keys, ids)
+        rows = as_float32(x, "x")
+        known = ids >= 0
+        if rows.ndim not in (2, 3) or rows.shape[0] != len(ids):
+            raise ValueError(f"x: expected shape ({len(ids)}, ...), one entry for each key, got {rows.shape}")
+        shape = (*rows.shape[:-1], self.architecture.output_size)
+        y = np.empty(shape, np.float32) if out is None else check_out(out, shape, rows)
+        y[~known] = np.nan
+        y[known] = self._inference.forward(rows[known], models=ids[known], num_threads=num_threads)
+        return y
+
+    async def apredict(self, keys: Any, x: Any, **options: Any) -> Float32Array:
+        """Predict in a worker thread, so that the event loop goes on meanwhile; arguments as for `predict`.
+
+        Handing over takes some 50 microseconds, more than predicting for a few small models does.
+        """
+        return await asyncio.to_thread(self.predict, keys, x, **options)
+
+    def predict_frame(self, df: Any, *, key: str, features: list[str], name: str = "prediction", **options: Any) -> Any:
+        """Predict for every row of a data frame.
+
+        Parameters
+        ----------
+        df : pandas or polars DataFrame
+        key : str
+            The column of keys.
+        features : list of str
+            The columns of inputs, input_size of them in order.
+        name : str
+            Of the result; with several outputs ``<name>_0``, ``<name>_1``, ...
+        **options
+            As for `predict`.
+
+        Returns
+        -------
+        column, or data frame where the models have several outputs
+            Of the kind of `df`; in pandas with its index.
+        """
+        wanted = self.architecture.input_size
+        if isinstance(features, str) or len(features) != wanted:
+            raise ValueError(f"features: expected {wanted} columns, got {features!r}")
+        kind = type(df).__module__.split(".")[0]
+        if kind not in ("pandas", "polars"):
+            raise TypeError(f"df: expected a pandas or polars DataFrame, got {type(df).__name__}")
+        y = self.predict(df[key], df[list(features)].to_numpy(), **options)
+        names = [f"{name}_{i}" for i in range(y.shape[1])]
+        if kind == "polars":
+            import polars
+
+            return polars.Series(name, y[:, 0]) if y.shape[1] == 1 else polars.DataFrame(y, schema=names)
+        import pandas
+
+        if y.shape[1] == 1:
+            return pandas.Series(y[:, 0], index=df.index, name=name)
+        return pandas.DataFrame(y, index=df.index, columns=names)
+
+    def save(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
+        """Save the bank as it is now; others may predict and change it meanwhile.
+
+        The file appears complete or not at all, and replaces an older one in one step: whoever has that open or mapped,
+        be it this bank, keeps it.
+
+        Parameters
+        ----------
+        path : path-like
+            Its folder exists.
+        progress : bool
+            Show a bar on stderr (needs tqdm).
+
+        Raises
+        ------
+        OSError
+            Writing failed; an older file is still there.
+        ValueError
+            `metadata` is not JSON.
+        """
+        with atomic_writer(path) as file:
+            self._write(file, progress)
+
+    def _write(self, file: Any, progress: bool) -> None:
+        with lock:
+            snapshot = _core.Snapshot(self._weights._core)
+            directory = self._directory.copy()
+        places, records = directory.compact()
+        contents = bank_file.Contents(
+            architecture=self.architecture,
+            dtype=self.dtype,
+            layout=self.layout,
+            models=len(places),
+            units=np.empty(0, np.uint8),
+            records=records,
+            fallback=self.fallback,
+            metadata=self.metadata,
+            checksums={},
+        )
+        unit_models, unit_bytes, _ = _core.unit_of(self.architecture._core, self.layout, self.dtype)
+
+        def copy_units(first: int, count: int) -> npt.NDArray[np.uint8]:
+            data = np.zeros(count * unit_bytes, np.uint8)
+            snapshot.copy(places[first * unit_models : (first + count) * unit_models], data)
+            return data
+
+        bank_file.write(file, contents, copy_units, progress)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, mmap: bool = True, engine: Engine | None = None) -> Bank:
+        """Open a bank file.
+
+        Parameters
+        ----------
+        path : path-like
+        mmap : bool
+            Map the file: opening takes milliseconds however large it is, weights are read when they are first needed,
+            and all processes that have it open share its memory. It must not be changed in place or shortened
+            meanwhile; `save` never does that. False reads all of it.
+        engine : Engine, optional
+            ``Engine()`` by default.
+
+        Returns
+        -------
+        Bank
+            Changes to it stay in memory; `save` keeps them.
+
+        Raises
+        ------
+        BankFileError
+            It is not a valid bank file.
+        OSError
+            It cannot be opened or read.
+        """
+        return cls._from_contents(bank_file.open_file(path, map_file=mmap), engine)
+
+    @classmethod
+    def _from_contents(cls, contents: bank_file.Contents, engine: Engine | None) -> Bank:
+        if contents.models == 0:
+            weights = BatchedWeights(1, contents.architecture, layout=contents.layout, dtype=contents.dtype)
+        else:
+            weights = BatchedWeights._over(bank_file.over(contents), contents.architecture)
+        self = cls.__new__(cls)
+        self._bind(weights, contents.records, engine, contents.fallback)
+        self.metadata = contents.metadata
+        return self
+
+    @classmethod
+    def _from_bytes(cls, data: bytes) -> Bank:
+        return cls._from_contents(bank_file.from_bytes(data), None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        file = io.BytesIO()
+        self._write(file, False)
+        return Bank._from_bytes, (file.getvalue(),)
+
+    def __repr__(self) -> str:
+        return f"Bank({len(self)} models, {self.architecture!r}, dtype={self.dtype!r}, layout={self.layout!r})"
+
+
+def _folded(architecture: Architecture, weights: Mapping[str, Any], input_scaler: Any, output_scaler: Any) -> Any:
+    if input_scaler is None and output_scaler is None:
+        return weights
+    from mlpbank.convert import fold_scalers
+
+    return fold_scalers(architecture, weights, input_scaler, output_scaler)
+
+
+def _unknown_of(keys: Any, ids: Ids) -> UnknownModelError:
+    """Return the error for the keys whose id is -1."""
+    unknown = [keys[i] for i in np.flatnonzero(ids < 0)]
+    return UnknownModelError([key if isinstance(key, str) else int(key) for key in unknown], len(ids))
