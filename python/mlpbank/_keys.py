@@ -80,6 +80,11 @@ def as_keys(keys: Any) -> tuple[Any, type]:
     raise TypeError(f"keys[0]: expected a str or an int, got {keys[0]!r}")
 
 
+def _find_in(table: Any, keys: Any, changes: dict[Any, int]) -> tuple[Ids, int]:
+    found: tuple[Ids, int] = table.find(keys, changes)
+    return found
+
+
 class Keys:
     """A table that never changes and, in a dict, what was added to and deleted from it since. All str or all int.
 
@@ -115,7 +120,7 @@ class Keys:
             return np.full(len(keys), -1, np.int64), len(keys)
         if isinstance(table, _core.StringTable) != (kind is str):
             raise TypeError(f"keys: expected {'int' if kind is str else 'str'} like the bank's, got {keys[0]!r}")
-        return table.find(keys, self.changes)
+        return _find_in(table, keys, self.changes)
 
     def id(self, key: Any) -> int:
         """Return the id of one key, -1 if it is unknown."""
@@ -137,8 +142,7 @@ class Keys:
         """Forget a key that is there."""
         key = key if isinstance(key, str) else int(key)
         assert self.table is not None
-        in_table = self.table.find([key] if isinstance(key, str) else np.array([key], np.int64), {})[1] == 0
-        if in_table:
+        if _find_in(self.table, [key] if isinstance(key, str) else np.array([key], np.int64), {})[1] == 0:
             self.changes[key] = _DELETED
         else:
             del self.changes[key]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,18 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core, bank_file
-from mlpbank._arrays import Float32Array, as_float32, as_ids, check_out
+from mlpbank._arrays import Float32Array
 from mlpbank._directory import Directory, ModelInfo, Records, UnknownModelError, lock
 from mlpbank._files import atomic_writer
-from mlpbank._keys import Ids, Key, as_keys, make_table, table_size
+from mlpbank._keys import Key, make_table, table_size
+from mlpbank._predictions import Predictions
 from mlpbank.architecture import Architecture
 from mlpbank.inference import BatchedInference, Engine
 from mlpbank.weights import BatchedWeights
 
-_MISSING = ("error", "nan", "fallback")
 
-
-class Bank:
+class Bank(Predictions):
     """Models of one architecture by key.
 
     Parameters
@@ -157,31 +155,6 @@ class Bank:
         keys, found, weights = convert.stack(pairs, architecture, progress=progress)
         return cls.from_stacked(keys, found, weights, **options)
 
-    @property
-    def architecture(self) -> Architecture:
-        """The architecture that all models share."""
-        return self._weights.architecture
-
-    @property
-    def dtype(self) -> str:
-        """How weights are stored."""
-        return self._weights.dtype
-
-    @property
-    def layout(self) -> str:
-        """``"panel"`` or ``"lane"``."""
-        return self._weights.layout
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that predictions are computed with."""
-        return self._inference.engine
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights, those of a mapped file included."""
-        return self._weights.nbytes
-
     def __len__(self) -> int:
         return len(self._keys)
 
@@ -272,7 +245,8 @@ class Bank:
         converted = convert.convert(model, self.architecture)
         if converted.architecture != self.architecture:
             raise ValueError(f"model: expected {self.architecture}, got {converted.architecture}")
-        return converted.weights
+        weights: Mapping[str, Any] = converted.weights
+        return weights
 
     def info(self, key: Key) -> ModelInfo:
         """Return version, generation and time of loading of a model.
@@ -284,187 +258,6 @@ class Bank:
         """
         with lock:
             return self._directory.info(key)
-
-    def index(self, keys: Any) -> Ids:
-        """Return the ids of keys, which `predict_ids` takes: look up once, predict often.
-
-        Parameters
-        ----------
-        keys : sequence or column of str or int
-
-        Returns
-        -------
-        int64 array (n,)
-            An id stays that of its key until the key is deleted; from then on it is refused.
-
-        Raises
-        ------
-        UnknownModelError
-            Some keys are unknown.
-        """
-        keys, kind = as_keys(keys)
-        with lock:
-            places, unknown = self._keys.find(keys, kind)
-            if unknown:
-                raise _unknown_of(keys, places)
-            return self._directory.ids(places)
-
-    def predict_ids(
-        self, ids: Any, x: Any, *, out: Float32Array | None = None, num_threads: int | None = None
-    ) -> Float32Array:
-        """Send every row through the model of its id.
-
-        Parameters
-        ----------
-        ids : int array (n,)
-            From `index`.
-        x, out, num_threads
-            As for `predict`.
-
-        Raises
-        ------
-        UnknownModelError
-            The model of an id was deleted.
-        IndexError
-            An id never was one.
-        """
-        token = self._readers.enter()
-        try:
-            models = self._directory.places(as_ids(ids, "ids"))
-            return self._inference.forward(x, models=models, out=out, num_threads=num_threads)
-        except _core.ModelNotLoadedError as error:  # deleted in this moment
-            raise UnknownModelError(models[~self._weights.loaded[models]].tolist(), len(models), "ids") from error
-        finally:
-            self._readers.leave(token)
-
-    def predict(
-        self,
-        keys: Any,
-        x: Any,
-        *,
-        missing: str | None = None,
-        out: Float32Array | None = None,
-        num_threads: int | None = None,
-    ) -> Float32Array:
-        """Send every row through the model of its key.
-
-        Parameters
-        ----------
-        keys : sequence or column of n str or int, or one key
-            In any order, repeats allowed: a list, a tuple, a NumPy array, a pandas or polars column.
-        x : array_like of real numbers
-            (n, input_size) or (n, rows, input_size); for one key (input_size,) or (rows, input_size).
-        missing : {"error", "nan", "fallback"}, optional
-            What to do about unknown keys: raise, answer NaN, or let the fallback model answer, which is the default if
-            the bank has one.
-        out : float32 array, optional
-            Where the result is written, C-contiguous and not overlapping the inputs.
-        num_threads : int, optional
-            Lowers the engine's number of threads for this call.
-
-        Returns
-        -------
-        float32 array
-            (n, output_size), or (n, rows, output_size); for one key without the first dimension.
-
-        Raises
-        ------
-        UnknownModelError
-            Keys are unknown; a KeyError that lists the first few and has all in `keys`.
-        TypeError, ValueError
-            An argument does not fit; the message says what was expected and what came.
-        """
-        if isinstance(keys, (str, int, np.integer)):
-            one = None if out is None else out[None]
-            rows = as_float32(x, "x")
-            return self.predict([keys], rows[None], missing=missing, out=one, num_threads=num_threads)[0]
-        if missing is None:
-            missing = "error" if self.fallback is None else "fallback"
-        elif missing not in _MISSING:
-            raise ValueError(f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}")
-        keys, kind = as_keys(keys)
-        token = self._readers.enter()
-        try:
-            before = None
-            while True:
-                ids, unknown = self._keys.find(keys, kind)
-                try:
-                    if unknown == 0:
-                        return self._inference.forward(x, models=ids, out=out, num_threads=num_threads)
-                    return self._predict_some(keys, ids, x, missing, out, num_threads)
-                except _core.ModelNotLoadedError:  # deleted while this call had its id: it is unknown now
-                    if before is not None and np.array_equal(ids, before):
-                        raise
-                    before = ids
-        finally:
-            self._readers.leave(token)
-
-    def _predict_some(
-        self, keys: Any, ids: Ids, x: Any, missing: str, out: Float32Array | None, num_threads: int | None
-    ) -> Float32Array:
-        """Predict where some ids are -1."""
-        if missing == "fallback":
-            fallback = -1 if self.fallback is None else self._keys.id(self.fallback)
-            if fallback < 0:
-                raise _unknown_of(keys, ids)
-            ids = np.where(ids < 0, fallback, ids)
-            return self._inference.forward(x, models=ids, out=out, num_threads=num_threads)
-        if missing == "error":
-            raise _unknown_of(keys, ids)
-        rows = as_float32(x, "x")
-        known = ids >= 0
-        if rows.ndim not in (2, 3) or rows.shape[0] != len(ids):
-            raise ValueError(f"x: expected shape ({len(ids)}, ...), one entry for each key, got {rows.shape}")
-        shape = (*rows.shape[:-1], self.architecture.output_size)
-        y = np.empty(shape, np.float32) if out is None else check_out(out, shape, rows)
-        y[~known] = np.nan
-        y[known] = self._inference.forward(rows[known], models=ids[known], num_threads=num_threads)
-        return y
-
-    async def apredict(self, keys: Any, x: Any, **options: Any) -> Float32Array:
-        """Predict in a worker thread, so that the event loop goes on meanwhile; arguments as for `predict`.
-
-        Handing over takes some 50 microseconds, more than predicting for a few small models does.
-        """
-        return await asyncio.to_thread(self.predict, keys, x, **options)
-
-    def predict_frame(self, df: Any, *, key: str, features: list[str], name: str = "prediction", **options: Any) -> Any:
-        """Predict for every row of a data frame.
-
-        Parameters
-        ----------
-        df : pandas or polars DataFrame
-        key : str
-            The column of keys.
-        features : list of str
-            The columns of inputs, input_size of them in order.
-        name : str
-            Of the result; with several outputs ``<name>_0``, ``<name>_1``, ...
-        **options
-            As for `predict`.
-
-        Returns
-        -------
-        column, or data frame where the models have several outputs
-            Of the kind of `df`; in pandas with its index.
-        """
-        wanted = self.architecture.input_size
-        if isinstance(features, str) or len(features) != wanted:
-            raise ValueError(f"features: expected {wanted} columns, got {features!r}")
-        kind = type(df).__module__.split(".")[0]
-        if kind not in ("pandas", "polars"):
-            raise TypeError(f"df: expected a pandas or polars DataFrame, got {type(df).__name__}")
-        y = self.predict(df[key], df[list(features)].to_numpy(), **options)
-        names = [f"{name}_{i}" for i in range(y.shape[1])]
-        if kind == "polars":
-            import polars
-
-            return polars.Series(name, y[:, 0]) if y.shape[1] == 1 else polars.DataFrame(y, schema=names)
-        import pandas
-
-        if y.shape[1] == 1:
-            return pandas.Series(y[:, 0], index=df.index, name=name)
-        return pandas.DataFrame(y, index=df.index, columns=names)
 
     def save(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
         """Save the bank as it is now; others may predict and change it meanwhile.
@@ -572,9 +365,3 @@ def _folded(architecture: Architecture, weights: Mapping[str, Any], input_scaler
     from mlpbank.convert import fold_scalers
 
     return fold_scalers(architecture, weights, input_scaler, output_scaler)
-
-
-def _unknown_of(keys: Any, ids: Ids) -> UnknownModelError:
-    """Return the error for the keys whose id is -1."""
-    unknown = [keys[i] for i in np.flatnonzero(ids < 0)]
-    return UnknownModelError([key if isinstance(key, str) else int(key) for key in unknown], len(ids))

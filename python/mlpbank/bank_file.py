@@ -31,8 +31,10 @@ _PAGE = 4096  # where the data starts, at a multiple of it
 _MAX_HEADER = 16 << 20  # bytes
 _MAX_MODELS = 2**32 - 2  # slots are 32 bits wide
 _WRITE_BYTES = 8 << 20  # at a time
-_DTYPES = {"U8": np.dtype("<u1"), "U32": np.dtype("<u4"), "U64": np.dtype("<u8"), "I64": np.dtype("<i8")}
-_DTYPES["F64"] = np.dtype("<f8")
+_DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(dtype)
+    for name, dtype in (("U8", "<u1"), ("U32", "<u4"), ("U64", "<u8"), ("I64", "<i8"), ("F64", "<f8"))
+}
 
 Array = npt.NDArray[Any]
 
@@ -119,11 +121,11 @@ def write(
     step = max(1, _WRITE_BYTES // unit_bytes)
     with_bar = progress_bar(range(0, units, step), "saving", progress, unit_scale=step * unit_bytes, unit="B")
     for first in with_bar:
-        data = copy_units(first, min(step, units - first))
+        data = copy_units(first, min(step, units - first)).data
         checksums["weights"] = zlib.crc32(data, checksums["weights"])
         file.write(data)
     for name, array in tensors.items():
-        data = array.reshape(-1).view(np.uint8)
+        data = _bytes(array)
         checksums[name] = zlib.crc32(data)
         file.write(data)
     file.seek(0)
@@ -156,6 +158,10 @@ def _header(contents: Contents, shapes: Mapping[str, tuple[str, list[int]]], che
     return len(text).to_bytes(8, "little") + text
 
 
+def _bytes(array: Array) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
 def _nbytes(dtype: str, shape: list[int]) -> int:
     count = _DTYPES[dtype].itemsize
     for size in shape:
@@ -184,9 +190,9 @@ def open_file(path: str | os.PathLike[str], *, map_file: bool) -> Contents:
             data = np.frombuffer(mapped, np.uint8)
         else:
             data = _aligned(size)
-            view = memoryview(data)
+            view = data.data
             while view:
-                count = file.readinto(view)  # type: ignore[attr-defined]
+                count = file.readinto(view)
                 if count == 0:
                     raise BankFileError(f"{os.fspath(path)}: expected {size} bytes, got {size - len(view)}")
                 view = view[count:]
@@ -368,7 +374,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
         Something is not as it was written, or a weight is not finite; the message names the model.
     """
     for name, array in ({"weights": contents.units} | tensors_of(contents)).items():
-        checksum = f"{zlib.crc32(array.reshape(-1).view(np.uint8)):08x}"
+        checksum = f"{zlib.crc32(_bytes(array)):08x}"
         if checksum != contents.checksums[name]:
             raise BankFileError(f"{name}: expected CRC-32 {contents.checksums[name]}, got {checksum}")
     records = contents.records
