@@ -44,7 +44,8 @@ def make_table(keys: Any) -> Table:
         slots, duplicate = _core.string_slots(offsets, data)
         table = _core.StringTable(offsets, data, slots)
     if duplicate >= 0:
-        raise ValueError(f"keys: expected different ones, got {keys[duplicate]!r} again at position {duplicate}")
+        key = keys[duplicate] if isinstance(keys, list) else int(keys[duplicate])
+        raise ValueError(f"keys: expected different ones, got {key!r} again at position {duplicate}")
     return table
 
 

@@ -356,7 +356,7 @@ class Bank(Predictions):
         return Bank._from_bytes, (file.getvalue(),)
 
     def __repr__(self) -> str:
-        return f"Bank({len(self)} models, {self.architecture!r}, dtype={self.dtype!r}, layout={self.layout!r})"
+        return f"<Bank of {len(self)}: {self.architecture!r}, dtype={self.dtype!r}, layout={self.layout!r}>"
 
 
 def _folded(architecture: Architecture, weights: Mapping[str, Any], input_scaler: Any, output_scaler: Any) -> Any:
