@@ -1,4 +1,4 @@
-"""Bank: keys, adding, replacing, removing, unknown keys, ids, data frames. Files and concurrency are tested elsewhere."""
+"""Bank: keys, adding, replacing, removing, unknown keys, ids, data frames; files and threads are tested elsewhere."""
 
 from __future__ import annotations
 

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlpbank import Architecture, BatchedInference, demo
-from mlpbank.storage import PlainBank
+from mlpbank import Architecture, Bank, BatchedInference, demo
 from tolerance import error_bound
 
 
 @pytest.fixture(scope="module")
-def bank() -> PlainBank:
+def bank() -> Bank:
     return demo.load_bank()
 
 
@@ -37,34 +36,37 @@ def numbers(report: str, label: str) -> list[float]:
     return [float(word) for word in re.findall(r"-?\d+\.?\d*(?:e[-+]\d+)?", line.replace(label, ""))]
 
 
-def test_report_is_short_and_complete(report: str, bank: PlainBank) -> None:
+def test_report_is_short_and_complete(report: str, bank: Bank) -> None:
     lines = report.splitlines()
     assert 12 <= len(lines) <= 16
     assert max(map(len, lines)) <= 100
-    assert numbers(report, "networks")[0] == len(bank.keys)
+    assert numbers(report, "networks")[0] == len(bank)
     assert "10-8-1" in report
-    assert numbers(report, "flights")[:2] == [len(bank.extra["model"]), len(np.unique(bank.extra["model"]))]
+    assert numbers(report, "flights")[:2] == [
+        len(demo.load_flights()["model"]),
+        len(np.unique(demo.load_flights()["model"])),
+    ]
     call, loop = numbers(report, "one call for all flights")[0], numbers(report, "loop, one NumPy forward each")
     assert call > 0
     assert loop[1] == pytest.approx(loop[0] / call, rel=0.05, abs=1)
     assert loop[1] > 1, "one call is slower than a loop over NumPy"
 
 
-def test_difference_from_float64_is_within_what_float32_may_do(report: str, bank: PlainBank) -> None:
-    models = bank.extra["model"]
-    weights = {name: array[models] for name, array in bank.weights.items()}
-    bound = error_bound(bank.architecture, weights, bank.extra["features"][:, None], fused=False)
+def test_difference_from_float64_is_within_what_float32_may_do(report: str, bank: Bank) -> None:
+    models = demo.load_flights()["model"]
+    weights = {name: array[models] for name, array in demo.stacked_weights(bank).items()}
+    bound = error_bound(bank.architecture, weights, demo.load_flights()["features"][:, None], fused=False)
     (printed,) = numbers(report, "largest difference from float64")
     assert 0 < printed <= bound.max() * 1.05  # printed with two digits
     assert bound.max() < 0.01, "minutes; a larger bound would prove nothing"
 
 
-def test_printed_errors_are_those_of_the_bank(report: str, bank: PlainBank) -> None:
-    x, actual = bank.extra["features"], bank.extra["arrival_delay"]
-    inference = BatchedInference(len(bank.keys), bank.architecture)
-    inference.weights.load_stacked(bank.weights)
-    own = inference.forward(x, models=bank.extra["model"])[:, 0]
-    common = inference.forward(x, models=np.full(len(x), bank.keys.index("*")))[:, 0]
+def test_printed_errors_are_those_of_the_bank(report: str, bank: Bank) -> None:
+    x, actual = demo.load_flights()["features"], demo.load_flights()["arrival_delay"]
+    inference = BatchedInference(len(bank), bank.architecture)
+    inference.weights.load_stacked(demo.stacked_weights(bank))
+    own = inference.forward(x, models=demo.load_flights()["model"])[:, 0]
+    common = inference.forward(x, models=np.full(len(x), bank.keys().index("*")))[:, 0]
     departure_delay = x[:, bank.metadata["features"].index("departure_delay")]
     whole = bank.metadata["mean_absolute_error_minutes"]
     errors = {}
@@ -80,11 +82,11 @@ def test_printed_errors_are_those_of_the_bank(report: str, bank: PlainBank) -> N
         assert e["aircraft"] < 1.01 * e["global"], "networks of aircraft overfit"
 
 
-def test_bank_is_sound(bank: PlainBank) -> None:
-    aircraft = len(bank.keys) - 1
-    x, actual, models = (bank.extra[name] for name in ("features", "arrival_delay", "model"))
+def test_bank_is_sound(bank: Bank) -> None:
+    aircraft = len(bank) - 1
+    x, actual, models = (demo.load_flights()[name] for name in ("features", "arrival_delay", "model"))
     assert aircraft >= 2000
-    assert bank.keys[-1] == bank.metadata["global_key"] == "*"
+    assert bank.keys()[-1] == bank.fallback == "*"
     assert bank.architecture == Architecture.mlp(len(bank.metadata["features"]), 8, 1)
     assert bank.metadata["licence"] == "CC0-1.0"
     assert x.shape == (len(models), bank.architecture.input_size)
@@ -93,11 +95,12 @@ def test_bank_is_sound(bank: PlainBank) -> None:
     assert models.min() >= 0
     assert models.max() < aircraft  # the global network is nobody's own
     assert np.bincount(models).max() == 2
-    for array in (x, actual, *bank.weights.values()):
+    weights = demo.stacked_weights(bank)
+    for array in (x, actual, *weights.values()):
         assert np.isfinite(array).all()
-    assert len(np.unique(bank.weights["layer_0"], axis=0)) == len(bank.keys), "each aircraft has weights of its own"
+    assert len(np.unique(weights["layer_0"], axis=0)) == len(bank), "each aircraft has weights of its own"
 
 
 def test_bank_is_small(root: Path) -> None:
-    size = (root / "python" / "mlpbank" / "data" / "flights.safetensors").stat().st_size
+    size = sum(path.stat().st_size for path in (root / "python" / "mlpbank" / "data").iterdir())
     assert size <= 1_500_000

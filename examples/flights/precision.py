@@ -6,18 +6,19 @@ python examples/flights/precision.py
 import numpy as np
 
 from mlpbank import BatchedInference
-from mlpbank.demo import load_bank
+from mlpbank.demo import load_bank, load_flights, stacked_weights
 
 
 def main() -> None:
     """Print a row for each dtype."""
-    bank = load_bank()
-    features, actual, models = (bank.extra[name] for name in ("features", "arrival_delay", "model"))
+    bank, flights = load_bank(), load_flights()
+    stacked = stacked_weights(bank)
+    features, actual, models = (flights[name] for name in ("features", "arrival_delay", "model"))
     exact = None
     print("dtype      mean absolute error  mean and largest difference from float32 (minutes)  bytes")
     for dtype in ("float32", "float16", "bfloat16", "int8"):
-        inference = BatchedInference(len(bank.keys), bank.architecture, dtype=dtype)
-        inference.weights.load_stacked(bank.weights)
+        inference = BatchedInference(len(bank), bank.architecture, dtype=dtype)
+        inference.weights.load_stacked(stacked)
         predicted = inference.forward(features, models=models)[:, 0]
         exact = predicted if exact is None else exact
         difference = np.abs(predicted - exact)

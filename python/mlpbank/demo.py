@@ -1,6 +1,6 @@
 """``python -m mlpbank demo``: the arrival delay of real flights, one network for each aircraft, in one call.
 
-The bank in data/flights.safetensors comes from examples/flights/train.py, whose README tells how it was made.
+The bank in data/flights.mlpbank comes from examples/flights/train.py, whose README tells how it was made.
 """
 
 from __future__ import annotations
@@ -12,22 +12,35 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load_file
 
+from mlpbank._arrays import Float32Array
 from mlpbank.architecture import Activation, Architecture
-from mlpbank.inference import BatchedInference
-from mlpbank.storage import PlainBank, load_plain
+from mlpbank.bank import Bank
 
 Arrays = Sequence[npt.NDArray[Any]]
 
 
-def load_bank() -> PlainBank:
-    """Return the bank that comes with the package.
+def load_bank() -> Bank:
+    """Return the bank that comes with the package: tail numbers of aircraft as keys, and "*" for all others."""
+    with resources.as_file(resources.files("mlpbank") / "data" / "flights.mlpbank") as path:
+        return Bank.open(path)
 
-    Its `extra` arrays are flights that no network was trained on: ``features`` (flights, inputs) float32,
-    ``arrival_delay`` (flights,) float32 in minutes, and ``model`` (flights,) int32, the index of the flight's aircraft.
+
+def load_flights() -> dict[str, npt.NDArray[Any]]:
+    """Return flights that no network was trained on.
+
+    ``features`` (flights, inputs) float32, ``arrival_delay`` (flights,) float32 in minutes, and ``model`` (flights,)
+    int32, the position of the flight's aircraft among the bank's keys.
     """
     with resources.as_file(resources.files("mlpbank") / "data" / "flights.safetensors") as path:
-        return load_plain(path)
+        return load_file(path)
+
+
+def stacked_weights(bank: Bank) -> dict[str, Float32Array]:
+    """Return the weights of all models, in the order of the keys, as `Bank.from_stacked` takes them."""
+    models = [bank[key] for key in bank]
+    return {name: np.stack([model[name] for model in models]) for name in models[0]}
 
 
 def numpy_forward(architecture: Architecture, weights: Arrays, biases: Arrays, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -54,20 +67,20 @@ def median_seconds(function: Callable[[], object], repeats: int) -> float:
 
 def main() -> int:
     """Predict every held-out flight with its aircraft's network and print a report; return the exit code."""
-    bank = load_bank()
+    bank, flights = load_bank(), load_flights()
     architecture = bank.architecture
-    features, actual, models = (bank.extra[name] for name in ("features", "arrival_delay", "model"))
+    features, actual, models = (flights[name] for name in ("features", "arrival_delay", "model"))
     departure_delay = features[:, bank.metadata["features"].index("departure_delay")]
-    for_all = bank.keys.index(bank.metadata["global_key"])
+    keys = bank.keys()
+    tailnums = [keys[i] for i in models]
 
-    inference = BatchedInference(len(bank.keys), architecture)
-    inference.weights.load_stacked(bank.weights)
-    predicted = inference.forward(features, models=models)[:, 0]  # the one call
-    by_global = inference.forward(features, models=np.full(len(models), for_all))[:, 0]
+    predicted = bank.predict(tailnums, features)[:, 0]  # the one call
+    by_global = bank.predict([bank.fallback] * len(models), features)[:, 0]
 
     # The same in float64, every flight with its own copy of its network.
-    weights = [bank.weights[f"layer_{i}"] for i in range(len(architecture.layers))]
-    biases = [bank.weights[f"layer_{i}.bias"] for i in range(len(architecture.layers))]
+    stacked = stacked_weights(bank)
+    weights = [stacked[f"layer_{i}"] for i in range(len(architecture.layers))]
+    biases = [stacked[f"layer_{i}.bias"] for i in range(len(architecture.layers))]
     exact = numpy_forward(
         architecture,
         [w[models].astype(np.float64) for w in weights],
@@ -84,16 +97,16 @@ def main() -> int:
         for w, b, x in work:
             numpy_forward(architecture, w, b, x)
 
-    call_seconds = median_seconds(lambda: inference.forward(features, models=models), 101)
+    call_seconds = median_seconds(lambda: bank.predict(tailnums, features), 101)
     loop_seconds = median_seconds(loop, 9)
 
     sizes = "-".join(str(size) for size in (architecture.input_size, *(s.output_size for s in architecture.layers)))
     ratio = loop_seconds / call_seconds
     whole = bank.metadata["mean_absolute_error_minutes"]
     print("Arrival delay of flights that left New York in December 2013, predicted at departure")
-    print(f"  networks                        {len(bank.keys):8d}     {sizes}, one for each aircraft and one for all")
+    print(f"  networks                        {len(bank):8d}     {sizes}, one for each aircraft and one for all")
     print(f"  flights                         {len(models):8d}     of {len(aircraft)} aircraft, none was trained on")
-    print(f"  one call for all flights        {call_seconds * 1e3:8.3f} ms  {inference.engine!r}")
+    print(f"  one call for all flights        {call_seconds * 1e3:8.3f} ms  {bank.engine!r}")
     print(f"  loop, one NumPy forward each    {loop_seconds * 1e3:8.3f} ms  {ratio:.0f} times as long")
     print(f"  largest difference from float64 {difference:8.1e} minutes")
     print(f"Mean absolute error, in minutes       here  all {bank.metadata['held_out_flights']} flights of that month")
@@ -105,5 +118,5 @@ def main() -> int:
         print(f"  {name:31s} {np.abs(guess - actual).mean():8.2f} {whole[method]:8.2f}")
     print("Some of the flights  left late by  predicted  arrived late by (minutes)")
     for i in np.linspace(0, len(models) - 1, 4).astype(int):
-        print(f"  {bank.keys[models[i]]:18s} {departure_delay[i]:12.0f} {predicted[i]:10.0f} {actual[i]:16.0f}")
+        print(f"  {tailnums[i]:18s} {departure_delay[i]:12.0f} {predicted[i]:10.0f} {actual[i]:16.0f}")
     return 0
