@@ -54,7 +54,7 @@ def test_report_is_short_and_complete(report: str, bank: Bank) -> None:
 
 def test_difference_from_float64_is_within_what_float32_may_do(report: str, bank: Bank) -> None:
     models = demo.load_flights()["model"]
-    weights = {name: array[models] for name, array in demo.stacked_weights(bank).items()}
+    weights = {name: array[models] for name, array in bank.to_stacked()[1].items()}
     bound = error_bound(bank.architecture, weights, demo.load_flights()["features"][:, None], fused=False)
     (printed,) = numbers(report, "largest difference from float64")
     assert 0 < printed <= bound.max() * 1.05  # printed with two digits
@@ -64,7 +64,7 @@ def test_difference_from_float64_is_within_what_float32_may_do(report: str, bank
 def test_printed_errors_are_those_of_the_bank(report: str, bank: Bank) -> None:
     x, actual = demo.load_flights()["features"], demo.load_flights()["arrival_delay"]
     inference = BatchedInference(len(bank), bank.architecture)
-    inference.weights.load_stacked(demo.stacked_weights(bank))
+    inference.weights.load_stacked(bank.to_stacked()[1])
     own = inference.forward(x, models=demo.load_flights()["model"])[:, 0]
     common = inference.forward(x, models=np.full(len(x), bank.keys().index("*")))[:, 0]
     departure_delay = x[:, bank.metadata["features"].index("departure_delay")]
@@ -95,7 +95,7 @@ def test_bank_is_sound(bank: Bank) -> None:
     assert models.min() >= 0
     assert models.max() < aircraft  # the global network is nobody's own
     assert np.bincount(models).max() == 2
-    weights = demo.stacked_weights(bank)
+    weights = bank.to_stacked()[1]
     for array in (x, actual, *weights.values()):
         assert np.isfinite(array).all()
     assert len(np.unique(weights["layer_0"], axis=0)) == len(bank), "each aircraft has weights of its own"

@@ -6,13 +6,13 @@ python examples/flights/precision.py
 import numpy as np
 
 from mlpbank import BatchedInference
-from mlpbank.demo import load_bank, load_flights, stacked_weights
+from mlpbank.demo import load_bank, load_flights
 
 
 def main() -> None:
     """Print a row for each dtype."""
     bank, flights = load_bank(), load_flights()
-    stacked = stacked_weights(bank)
+    stacked = bank.to_stacked()[1]
     features, actual, models = (flights[name] for name in ("features", "arrival_delay", "model"))
     exact = None
     print("dtype      mean absolute error  mean and largest difference from float32 (minutes)  bytes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -258,6 +259,27 @@ class Bank(Predictions):
         """
         with lock:
             return self._directory.info(key)
+
+    def to_stacked(self) -> tuple[list[Key], dict[str, Float32Array]]:
+        """Return all keys, and all weights as they are stored, at one moment.
+
+        Returns
+        -------
+        keys : list
+            Of all N models.
+        weights : dict of str to float32 array
+            ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size) in the order of the
+            keys: what `from_stacked` takes.
+        """
+        frozen = pickle.loads(pickle.dumps(self))
+        weights: dict[str, Float32Array] = {}
+        for i, layer in enumerate(self.architecture.layers):
+            weights[f"layer_{i}"] = np.empty((len(frozen), layer.input_size, layer.output_size), np.float32)
+            weights[f"layer_{i}.bias"] = np.empty((len(frozen), layer.output_size), np.float32)
+        for model in range(len(frozen)):  # the keys of a bank just opened are at places 0, 1, 2, ...
+            for name, array in frozen._weights.get(model).items():
+                weights[name][model] = array
+        return frozen.keys(), weights
 
     def save(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
         """Save the bank as it is now; others may predict and change it meanwhile.

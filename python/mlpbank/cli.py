@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
+from mlpbank.bank_commands import add_commands
 from mlpbank.bench.options import add_arguments
 
 
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="mlpbank", description="Many small neural networks in one call, on CPUs.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_commands(commands)
     demo = commands.add_parser("demo", help="predict the arrival delay of real flights, one network per aircraft")
     demo.set_defaults(run=_demo)
     bench = commands.add_parser("bench", help="measure speed here, against other libraries and the machine's limits")
@@ -48,5 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     info = commands.add_parser("info", help="show version, instruction sets and threads")
     info.set_defaults(run=_info)
     args = parser.parse_args(argv)
-    code: int = args.run(args)
+    try:
+        code: int = args.run(args)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, ImportError, MemoryError) as error:
+        text = error.args[0] if type(error) is KeyError and error.args else error  # a KeyError's str is its repr
+        print(f"mlpbank: error: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
+        return 2
     return code

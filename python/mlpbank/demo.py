@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from mlpbank._arrays import Float32Array
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.bank import Bank
 
@@ -35,12 +34,6 @@ def load_flights() -> dict[str, npt.NDArray[Any]]:
     """
     with resources.as_file(resources.files("mlpbank") / "data" / "flights.safetensors") as path:
         return load_file(path)
-
-
-def stacked_weights(bank: Bank) -> dict[str, Float32Array]:
-    """Return the weights of all models, in the order of the keys, as `Bank.from_stacked` takes them."""
-    models = [bank[key] for key in bank]
-    return {name: np.stack([model[name] for model in models]) for name in models[0]}
 
 
 def numpy_forward(architecture: Architecture, weights: Arrays, biases: Arrays, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -78,7 +71,7 @@ def main() -> int:
     by_global = bank.predict([bank.fallback] * len(models), features)[:, 0]
 
     # The same in float64, every flight with its own copy of its network.
-    stacked = stacked_weights(bank)
+    stacked = bank.to_stacked()[1]
     weights = [stacked[f"layer_{i}"] for i in range(len(architecture.layers))]
     biases = [stacked[f"layer_{i}.bias"] for i in range(len(architecture.layers))]
     exact = numpy_forward(
