@@ -108,9 +108,19 @@ class Case:
         weights.load_stacked(self.weights)
         return weights
 
-    def inference(self, isa: str, layout: str, num_threads: int | None = None) -> BatchedInference:
+    def inference(
+        self, isa: str, layout: str, num_threads: int | None = None, dtype: str = "float32"
+    ) -> BatchedInference:
         """Return the models on an engine with this ISA."""
-        return BatchedInference.from_weights(self.batched_weights(layout), Engine(num_threads, isa))
+        return BatchedInference.from_weights(self.batched_weights(layout, dtype), Engine(num_threads, isa))
+
+    def kept(self, dtype: str) -> Case:
+        """Return the case whose weights are what a bank of this dtype keeps of them."""
+        weights = self.batched_weights("panel", dtype)
+        models = [weights.get(m) for m in range(len(self.x))]
+        return Case(
+            self.architecture, {name: np.stack([model[name] for model in models]) for name in models[0]}, self.x
+        )
 
 
 @functools.lru_cache(maxsize=2048)

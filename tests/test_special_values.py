@@ -21,15 +21,17 @@ from mlpbank.architecture import Architecture
 SPECIAL = [np.nan, np.inf, -np.inf, -0.0, 1e-45, -1e-40]
 POISON = [np.nan, np.inf, -np.inf]
 ODD = (1, 2, 3, 7, 15, 17, 31, 33)
+WITH_NAN = pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])  # int8 has none
 
 
+@WITH_NAN
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 7, 1), (17, 5, 15), (2, 33, 3)])
-def test_a_models_weights_never_touch_another_model(isa: str, layout: str, sizes: tuple[int, ...]) -> None:
+def test_a_models_weights_never_touch_another_model(isa: str, layout: str, dtype: str, sizes: tuple[int, ...]) -> None:
     for num_models in ODD:
         c = case(architecture(sizes, Activation.TANH), num_models, 3)
-        clean = c.inference(isa, layout).forward(c.x)
+        clean = c.inference(isa, layout, dtype=dtype).forward(c.x)
         for model in range(num_models):
-            bi = c.inference(isa, layout)
+            bi = c.inference(isa, layout, dtype=dtype)
             value = SPECIAL[(num_models + model) % len(SPECIAL)]
             bi.load_weights(model, {name: np.full_like(array[model], value) for name, array in c.weights.items()})
             others = np.flatnonzero(np.arange(num_models) != model)
@@ -59,9 +61,10 @@ def test_a_rows_inputs_never_touch_another_row(isa: str, layout: str, rows: int)
             assert_same_bits(bi.forward_shared(x[0] if model == 0 else c.x[0])[:, others], shared_clean[:, others])
 
 
+@WITH_NAN
 @pytest.mark.parametrize("value", POISON)
 @pytest.mark.parametrize("out", ODD)
-def test_a_weight_touches_its_own_output_only(isa: str, layout: str, out: int, value: float) -> None:
+def test_a_weight_touches_its_own_output_only(isa: str, layout: str, dtype: str, out: int, value: float) -> None:
     """Inputs are zero, so that infinity times zero would betray any lane that multiplies where it should not."""
     for rows in (1, 5, 20, 48):
         c = case(architecture((3, out), Activation.NONE), 2, rows)
@@ -69,7 +72,7 @@ def test_a_weight_touches_its_own_output_only(isa: str, layout: str, out: int, v
         for o in range(out):
             weights = {name: array.copy() for name, array in c.weights.items()}
             weights["layer_0"][0, 1, o] = value
-            y = Case(c.architecture, weights, x).inference(isa, layout).forward(x)
+            y = Case(c.architecture, weights, x).inference(isa, layout, dtype=dtype).forward(x)
             assert np.isnan(y[0, :, o]).all()
             y[0, :, o] = weights["layer_0.bias"][0, o]
             assert_same_bits(y, np.broadcast_to(weights["layer_0.bias"][:, None, :], y.shape).copy())
