@@ -59,11 +59,13 @@ class Stress:
     rows : int
         Rows of each model in a call: many are shared out over threads.
     num_models : int
+    dtype : {"float32", "float16"}
+        float16 holds every code too.
     """
 
-    def __init__(self, layout: str, by_ids: bool, rows: int = 1, num_models: int = 500) -> None:
+    def __init__(self, layout: str, by_ids: bool, rows: int = 1, num_models: int = 500, dtype: str = "float32") -> None:
         self.by_ids, self.rows, self.num_models = by_ids, rows, num_models
-        self.bank = mlpbank.BatchedInference(num_models, ARCHITECTURE, layout=layout)
+        self.bank = mlpbank.BatchedInference(num_models, ARCHITECTURE, layout=layout, dtype=dtype)
         self.codes = [weights_of(code) for code in range(GENERATIONS)]
         self.known = dict(zip(expected(np.arange(GENERATIONS)).tolist(), range(GENERATIONS), strict=True))
         # Generation of each model whose load has returned; a model has one writer, which alone changes its entry.
@@ -153,11 +155,12 @@ def main() -> None:
     """Run every kind and print what it saw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--observations", type=int, default=10_000_000)
+    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
     args = parser.parse_args()
     for layout in ("panel", "lane"):
         for by_ids in (False, True):
             for rows in (1, 200):
-                stress = Stress(layout, by_ids, rows, num_models=500 if rows == 1 else 6)
+                stress = Stress(layout, by_ids, rows, 500 if rows == 1 else 6, args.dtype)
                 before, began = stress.bank.weights.nbytes, time.perf_counter()
                 result = stress.run(args.observations if rows == 1 else args.observations // 100)
                 print(

@@ -11,8 +11,9 @@ from swap_stress import ARCHITECTURE, Stress, weights_of
 
 @pytest.mark.parametrize("by_ids", [False, True], ids=["dense", "ids"])
 @pytest.mark.parametrize("layout", ["panel", "lane"])
-def test_every_output_is_of_one_generation_and_not_an_old_one(layout: str, by_ids: bool) -> None:
-    stress = Stress(layout, by_ids, num_models=100)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_every_output_is_of_one_generation_and_not_an_old_one(layout: str, by_ids: bool, dtype: str) -> None:
+    stress = Stress(layout, by_ids, num_models=100, dtype=dtype)
     result = stress.run(observations=100_000)
     assert result.swaps > 0
     assert result.observations >= 100_000
