@@ -148,16 +148,27 @@ __attribute__((noinline)) void apply(Activation activation, float* values, int64
   }
 }
 
-// Over one row of outputs, which has room for whole vectors.
-inline void apply_row(Activation activation, float* values, int64_t outputs) {
+// Whether the tiles apply it in registers.
+inline bool in_tile(Activation activation) { return activation <= Activation::relu; }
+
+__attribute__((noinline)) void apply_to_row(Activation activation, float* values, int64_t outputs) {
   if (activation == Activation::softmax) return softmax_row(values, outputs);
   apply(activation, values, (outputs + kLanes - 1) / kLanes * kLanes);
 }
 
-// Over `columns` columns of outputs, a multiple of kLanes.
-inline void apply_columns(Activation activation, float* values, int64_t outputs, int64_t columns) {
+__attribute__((noinline)) void apply_to_columns(Activation activation, float* values, int64_t outputs, int64_t columns) {
   if (activation != Activation::softmax) return apply(activation, values, outputs * columns);
   for (int64_t c = 0; c < columns; c += kLanes) softmax_columns(values + c, outputs, columns);
+}
+
+// Over one row of outputs, which has room for whole vectors.
+inline void apply_row(Activation activation, float* values, int64_t outputs) {
+  if (!in_tile(activation)) apply_to_row(activation, values, outputs);
+}
+
+// Over `columns` columns of outputs, a multiple of kLanes.
+inline void apply_columns(Activation activation, float* values, int64_t outputs, int64_t columns) {
+  if (!in_tile(activation)) apply_to_columns(activation, values, outputs, columns);
 }
 
 }  // namespace
