@@ -1,0 +1,248 @@
+"""What every importer turns a model into: a chain of steps, folded into layers in float64 and rounded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpbank._arrays import Float32Array
+from mlpbank.architecture import Activation, Architecture, LayerSpec
+
+FloatArray = npt.NDArray[np.floating[Any]]
+Float64Array = npt.NDArray[np.float64]
+
+
+class UnsupportedLayerError(ValueError):
+    """A model has a part that mlpbank cannot express; the message names the part and where it stands."""
+
+
+def unsupported(where: str, what: str) -> UnsupportedLayerError:
+    """Return the error for the part at `where` ("" for the model itself)."""
+    return UnsupportedLayerError(f"{where}: {what}" if where else what)
+
+
+def join(where: str, name: str) -> str:
+    """Return where the part `name` of the part at `where` stands."""
+    return f"{where}.{name}" if where else name
+
+
+def require(where: str, layer: str, option: str, got: Any, allowed: tuple[Any, ...]) -> None:
+    """Raise if an option of a layer has a value that mlpbank has not."""
+    if not any(got is value if value is None else got == value for value in allowed):
+        raise unsupported(where, f"{layer}: expected {option} {' or '.join(map(repr, allowed))}, got {got!r}")
+
+
+# Tuples, not dataclasses: thousands of models are read one by one, and these are made the fastest.
+class Dense(NamedTuple):
+    """``x @ weight + bias``, weight being (in, out)."""
+
+    weight: FloatArray
+    bias: FloatArray | None
+    where: str
+
+
+class Activate(NamedTuple):
+    """A nonlinear function."""
+
+    activation: Activation
+    where: str
+
+
+class Affine(NamedTuple):
+    """``x * scale + shift``, element by element; each a number or one for each feature."""
+
+    scale: Float64Array
+    shift: Float64Array
+    where: str
+
+
+Step = Dense | Activate | Affine
+
+
+class Layer(NamedTuple):
+    """One layer after folding. The arrays are the model's own where nothing was folded into them, else float64."""
+
+    weight: FloatArray
+    bias: FloatArray | None
+    activation: Activation
+
+
+# (input size, output size, activation) of each layer: what has to be equal for models to share a bank.
+Shape = tuple[tuple[int, int, Activation], ...]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model in mlpbank's form.
+
+    Attributes
+    ----------
+    architecture : Architecture
+        Its layers.
+    weights : dict of str to float32 array
+        ``"layer_<i>"`` (in, out) and ``"layer_<i>.bias"`` (out,) of every layer: what `BatchedWeights.load` takes.
+    """
+
+    architecture: Architecture
+    weights: dict[str, Float32Array]
+
+
+def affine(scale: npt.ArrayLike, shift: npt.ArrayLike, where: str) -> Affine:
+    """Return the step, computed in float64 whatever the arrays are."""
+    return Affine(np.asarray(scale, np.float64), np.asarray(shift, np.float64), where)
+
+
+def batch_norm(
+    mean: npt.ArrayLike,
+    variance: npt.ArrayLike,
+    gamma: npt.ArrayLike | None,
+    beta: npt.ArrayLike | None,
+    epsilon: float,
+    where: str,
+) -> Affine:
+    """Return ``(x - mean) / sqrt(variance + epsilon) * gamma + beta`` as one step."""
+    scale = 1.0 / np.sqrt(np.asarray(variance, np.float64) + epsilon)
+    if gamma is not None:
+        scale = scale * np.asarray(gamma, np.float64)
+    shift = -np.asarray(mean, np.float64) * scale
+    if beta is not None:
+        shift = shift + np.asarray(beta, np.float64)
+    return Affine(scale, shift, where)
+
+
+def fold(steps: Iterable[Step]) -> list[Layer]:
+    """Return the layers that compute what the steps compute.
+
+    An affine step goes into the layer before it where that has no activation yet, else into the layer after it.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        There is no layer to fold an affine step into, or the steps are no layers that mlpbank has.
+    """
+    layers: list[Layer] = []
+    pending: Affine | None = None
+    for step in steps:
+        if isinstance(step, Dense):
+            layers.append(_dense(step, pending, layers))
+            pending = None
+        elif isinstance(step, Affine):
+            last = layers[-1] if layers else None
+            if last is not None and last.activation is Activation.NONE:
+                layers[-1] = _scale_outputs(last, step)
+            elif last is not None and last.activation is Activation.SOFTMAX:
+                raise unsupported(step.where, "softmax can stand on the last layer only")
+            else:
+                pending = step if pending is None else _compose(pending, step)
+        else:
+            _activate(step, pending, layers)
+    if pending is not None:
+        raise unsupported(pending.where, "no dense layer follows that this scale and shift could be folded into")
+    if not layers:
+        raise UnsupportedLayerError("expected at least one dense layer, got none")
+    return layers
+
+
+def _dense(step: Dense, pending: Affine | None, layers: list[Layer]) -> Layer:
+    weight, bias = step.weight, step.bias
+    if layers:
+        before = layers[-1]
+        if before.activation is Activation.SOFTMAX:
+            raise unsupported(step.where, "softmax can stand on the last layer only, and this layer follows it")
+        if before.weight.shape[1] != weight.shape[0]:
+            raise unsupported(step.where, f"expected {before.weight.shape[1]} inputs, got {weight.shape[0]}")
+    if pending is not None:
+        wide = weight.astype(np.float64)
+        scale = _per_feature(pending.scale, wide.shape[0], pending.where)
+        shift = _per_feature(pending.shift, wide.shape[0], pending.where) @ wide
+        weight, bias = scale[:, None] * wide, shift if bias is None else shift + bias
+    return Layer(weight, bias, Activation.NONE)
+
+
+def _scale_outputs(layer: Layer, step: Affine) -> Layer:
+    size = layer.weight.shape[1]
+    scale, shift = _per_feature(step.scale, size, step.where), _per_feature(step.shift, size, step.where)
+    bias = shift if layer.bias is None else layer.bias * scale + shift
+    return Layer(layer.weight * scale, bias, layer.activation)
+
+
+def _compose(first: Affine, then: Affine) -> Affine:
+    return Affine(first.scale * then.scale, first.shift * then.scale + then.shift, then.where)
+
+
+def _activate(step: Activate, pending: Affine | None, layers: list[Layer]) -> None:
+    if step.activation is Activation.NONE:
+        return
+    if pending is not None:
+        raise unsupported(pending.where, f"stands between two activations, so no dense layer can take it ({step.where})")
+    if not layers:
+        raise unsupported(step.where, f"expected a dense layer before the first activation, got {step.activation}")
+    last = layers[-1]
+    if last.activation is not Activation.NONE:
+        raise unsupported(step.where, f"expected one activation for each layer, got {step.activation} after another")
+    layers[-1] = Layer(last.weight, last.bias, step.activation)
+
+
+def _per_feature(values: Float64Array, size: int, where: str) -> Float64Array:
+    if values.shape not in ((), (1,), (size,)):
+        raise unsupported(where, f"expected one value for each of {size} features, got shape {values.shape}")
+    return np.broadcast_to(values, (size,))
+
+
+def shape_of(layers: list[Layer]) -> Shape:
+    """Return what has to be equal for models to share a bank."""
+    return tuple((*layer.weight.shape, layer.activation) for layer in layers)  # type: ignore[misc]
+
+
+def architecture_of(layers: list[Layer]) -> Architecture:
+    """Return the layers' architecture."""
+    return Architecture(LayerSpec(*layer.weight.shape, layer.activation) for layer in layers)
+
+
+def shape_of_architecture(architecture: Architecture) -> Shape:
+    """Return what `shape_of` returns for models of this architecture."""
+    return tuple((layer.input_size, layer.output_size, layer.activation) for layer in architecture.layers)
+
+
+def difference(expected: Shape, got: Shape) -> str:
+    """Return how two differ, in words."""
+    for i, (a, b) in enumerate(zip(expected, got, strict=False)):
+        if a != b:
+            return f"layer {i}: expected {_in_words(a)}, got {_in_words(b)}"
+    return f"expected {len(expected)} layers, got {len(got)}"
+
+
+def _in_words(layer: tuple[int, int, Activation]) -> str:
+    return f"{layer[0]} -> {layer[1]} with activation {layer[2].value!r}"
+
+
+def to_float32(array: npt.NDArray[Any], name: str) -> Float32Array:
+    """Return the array rounded to float32, in C order.
+
+    Raises
+    ------
+    ValueError
+        A finite value rounds to infinity.
+    """
+    if array.dtype == np.float32:
+        return np.ascontiguousarray(array)
+    with np.errstate(over="ignore"):
+        rounded = np.ascontiguousarray(array, np.float32)
+    if (bad := np.isinf(rounded) & np.isfinite(array)).any():
+        raise ValueError(f"{name}: expected values that float32 can hold, got {array[bad][0]:g}")
+    return rounded
+
+
+def weights_of(layers: list[Layer]) -> dict[str, Float32Array]:
+    """Return the layers' arrays in mlpbank's form, zeros for biases that are not there."""
+    weights: dict[str, Float32Array] = {}
+    for i, layer in enumerate(layers):
+        name = f"layer_{i}"
+        weights[name] = to_float32(layer.weight, name)
+        bias = np.zeros(layer.weight.shape[1], np.float32) if layer.bias is None else layer.bias
+        weights[f"{name}.bias"] = to_float32(bias, f"{name}.bias")
+    return weights

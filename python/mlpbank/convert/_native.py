@@ -1,0 +1,91 @@
+"""Weights that are in mlpbank's form already: ``"layer_<i>"`` and ``"layer_<i>.bias"``, of one model or stacked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpbank._arrays import Float32Array, as_float32
+from mlpbank.architecture import Architecture
+from mlpbank.convert._chain import Layer
+
+_KEY = re.compile(r"layer_\d+(\.bias)?")
+
+
+def is_native(model: Any) -> bool:
+    """Return whether the names are mlpbank's. Values that are mappings are a tree's, whatever its names."""
+    return isinstance(model, Mapping) and all(
+        isinstance(key, str) and _KEY.fullmatch(key) and not isinstance(value, Mapping) for key, value in model.items()
+    )
+
+
+def native_layers(weights: Mapping[str, Any], architecture: Architecture) -> list[Layer]:
+    """Return one model's layers."""
+    arrays, _ = unflattened(weights, architecture, stacked=False)
+    return [
+        Layer(arrays[f"layer_{i}"], arrays[f"layer_{i}.bias"], spec.activation)
+        for i, spec in enumerate(architecture.layers)
+    ]
+
+
+def unflattened(
+    weights: Mapping[str, Any], architecture: Architecture, stacked: bool | None = None
+) -> tuple[dict[str, Float32Array], bool]:
+    """Return all arrays, biases included, with their dimensions, and whether they are stacked.
+
+    Parameters
+    ----------
+    weights : mapping of str to array
+        Of one model or stacked, matrices flat or not, biases optional.
+    architecture : Architecture
+    stacked : bool, optional
+        Which of the two they are; told by the first matrix if not given.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As for `BatchedWeights.load`.
+    """
+    layers = architecture.layers
+    known = {f"layer_{i}{suffix}" for i in range(len(layers)) for suffix in ("", ".bias")}
+    if unknown := [key for key in weights if key not in known]:
+        raise KeyError(f"weights: unknown key {unknown[0]!r}, expected those of {len(layers)} layers")
+    arrays: dict[str, Float32Array] = {}
+    batch: tuple[int, ...] = ()
+    for i, layer in enumerate(layers):
+        name = f"layer_{i}"
+        if name not in weights:
+            raise KeyError(f"weights: missing key {name!r}")
+        matrix = as_float32(as_array(weights[name], name), name)
+        size = (layer.input_size, layer.output_size)
+        if i == 0:
+            if stacked is None:  # one model's matrix is (in, out) or flat
+                stacked = matrix.shape not in (size, (size[0] * size[1],))
+            batch = matrix.shape[:1] if stacked else ()
+        shapes = ((*batch, *size), (*batch, size[0] * size[1]))
+        if matrix.shape not in shapes:
+            raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {matrix.shape}")
+        arrays[name] = matrix.reshape(*batch, *size)
+        name = f"{name}.bias"
+        shape = (*batch, layer.output_size)
+        bias = as_float32(as_array(weights[name], name), name) if name in weights else np.zeros(shape, np.float32)
+        if bias.shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {bias.shape}")
+        arrays[name] = bias
+    return arrays, bool(stacked)
+
+
+def as_array(values: Any, name: str) -> npt.NDArray[Any]:
+    """Return an array of any framework as NumPy's."""
+    if hasattr(values, "detach"):  # a PyTorch tensor; NumPy would refuse one that has a gradient
+        from mlpbank.convert import torch
+
+        return torch.to_numpy(values, name)
+    array = np.asarray(values)
+    if array.dtype.kind == "V" or array.dtype.name == "bfloat16":  # JAX's bfloat16 is no dtype of NumPy's own
+        array = array.astype(np.float32)
+    return array

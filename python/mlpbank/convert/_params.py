@@ -1,0 +1,324 @@
+"""Parameters without a model: state_dicts, parameter trees and flat vectors, with the architecture told.
+
+Nothing is inferred from a shape that two layers could have: a square matrix looks the same either way round. Each
+framework's orientation is known by its names and types, or told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpbank._arrays import Float32Array, as_float32
+from mlpbank.architecture import Architecture
+from mlpbank.convert._chain import Converted, to_float32, unsupported
+from mlpbank.convert._native import as_array
+
+_ROLES = {"kernel": "weight", "weight": "weight", "w": "weight", "W": "weight", "bias": "bias", "b": "bias"}
+_LAYOUTS = ("in_out", "out_in")
+
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass
+class _DenseParams:
+    """What belongs to one layer: its arrays, and how its matrix lies if that is known."""
+
+    weight: Any = None
+    bias: Any = None
+    layout: str | None = None
+
+
+def from_params(
+    params: Any, architecture: Architecture, *, layers: Sequence[str] | None = None, weight_layout: str | None = None
+) -> Converted:
+    """Return one model from its parameters.
+
+    Parameters
+    ----------
+    params : mapping, sequence or module
+        A PyTorch state_dict, parameters of Flax (Linen or NNX), an Equinox module, or any nesting of mappings and
+        sequences whose arrays are called ``weight``, ``kernel``, ``w`` or ``W``, and ``bias`` or ``b``, or are pairs of
+        a matrix and a vector.
+    architecture : Architecture
+        Layers and activations, which parameters say nothing of.
+    layers : sequence of str, optional
+        The names of the layers, first to last, such as ``["encoder.0", "head"]``. Not needed where names end with
+        numbers (``fc1``, ``fc2``; ``net.0``, ``net.2``) or no two layers have the same sizes.
+    weight_layout : {"in_out", "out_in"}, optional
+        Whether matrices are (in, out), for ``x @ w``, or (out, in). Known, and not needed, for PyTorch, Equinox and
+        what is called ``kernel`` (Flax, Keras).
+
+    Returns
+    -------
+    Converted
+
+    Raises
+    ------
+    UnsupportedLayerError
+        An array belongs to no dense layer; the message names it.
+    TypeError, ValueError
+        Names or shapes do not fit the architecture, or the order or orientation of layers has to be told.
+    """
+    return Converted(architecture, _read(params, architecture, layers, weight_layout, stacked=False))
+
+
+def from_stacked_params(
+    params: Any, architecture: Architecture, *, layers: Sequence[str] | None = None, weight_layout: str | None = None
+) -> dict[str, Float32Array]:
+    """Return the stacked weights of N models from their stacked parameters.
+
+    Parameters
+    ----------
+    params : mapping, sequence or module
+        As for `from_params`, each array with a leading dimension of N: the first of what
+        ``torch.func.stack_module_state`` returns, or what ``jax.vmap`` of an initialisation does.
+    architecture, layers, weight_layout
+        As for `from_params`.
+
+    Returns
+    -------
+    dict of str to float32 array
+        ``"layer_<i>"`` (N, in, out) and ``"layer_<i>.bias"`` (N, out): what `BatchedWeights.load_stacked` takes.
+
+    Raises
+    ------
+    UnsupportedLayerError, TypeError, ValueError
+        As for `from_params`.
+    """
+    return _read(params, architecture, layers, weight_layout, stacked=True)
+
+
+def from_flat(
+    vectors: npt.ArrayLike, architecture: Architecture, *, order: str | Sequence[str], weight_layout: str
+) -> dict[str, Float32Array]:
+    """Return weights from flat parameter vectors.
+
+    Parameters
+    ----------
+    vectors : array_like
+        (N, P) for N models, or (P,) for one.
+    architecture : Architecture
+    order : str or sequence of str
+        In which order parameters follow each other: ``"weight,bias"`` or ``"bias,weight"`` in each layer, layer by
+        layer; ``"weight"`` if there are no biases; or the names of all arrays, as in
+        ``["layer_0", "layer_1", "layer_0.bias", "layer_1.bias"]``, those of biases that are not there left out.
+        PyTorch's ``parameters_to_vector``, EvoTorch and EvoX have ``"weight,bias"``; ``jax.flatten_util.ravel_pytree``
+        of Flax parameters has ``"bias,weight"``, as it sorts by name (with more than ten layers, ``Dense_10`` comes
+        before ``Dense_2``: give all names).
+    weight_layout : {"in_out", "out_in"}
+        Whether each matrix was (in, out) in C order, as in Flax, or (out, in), as in PyTorch, EvoTorch, EvoX and
+        Equinox.
+
+    Returns
+    -------
+    dict of str to float32 array
+        Stacked if `vectors` is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `order` or `weight_layout` is not one of the above, or the number of parameters differs.
+    """
+    _check_layout(weight_layout)
+    flat = as_array(vectors, "vectors")
+    flat = to_float32(flat, "vectors") if flat.dtype.kind == "f" else as_float32(flat, "vectors")
+    if flat.ndim not in (1, 2):
+        raise ValueError(f"vectors: expected shape (N, P) or (P,), got {flat.shape}")
+    names = _names_in_order(architecture, order)
+    sizes = {f"layer_{i}": layer.input_size * layer.output_size for i, layer in enumerate(architecture.layers)}
+    sizes |= {f"layer_{i}.bias": layer.output_size for i, layer in enumerate(architecture.layers)}
+    expected = sum(sizes[name] for name in names)
+    if flat.shape[-1] != expected:
+        raise ValueError(f"vectors: expected {expected} parameters for each model, got {flat.shape[-1]}")
+    batch = flat.shape[:-1]
+    parts: dict[str, Float32Array] = {}
+    start = 0
+    for name in names:
+        parts[name] = flat[..., start : start + sizes[name]]
+        start += sizes[name]
+    weights: dict[str, Float32Array] = {}
+    for i, layer in enumerate(architecture.layers):
+        matrix = parts[f"layer_{i}"]
+        if weight_layout == "in_out":
+            matrix = matrix.reshape(*batch, layer.input_size, layer.output_size)
+        else:
+            matrix = matrix.reshape(*batch, layer.output_size, layer.input_size).swapaxes(-1, -2)
+        weights[f"layer_{i}"] = np.ascontiguousarray(matrix)
+        bias = parts.get(f"layer_{i}.bias", np.zeros((*batch, layer.output_size), np.float32))
+        weights[f"layer_{i}.bias"] = np.ascontiguousarray(bias)
+    return weights
+
+
+def _names_in_order(architecture: Architecture, order: str | Sequence[str]) -> list[str]:
+    n = len(architecture.layers)
+    if isinstance(order, str):
+        suffixes = {"weight": ("",), "weight,bias": ("", ".bias"), "bias,weight": (".bias", "")}.get(order)
+        if suffixes is None:
+            raise ValueError(f"order: expected 'weight,bias', 'bias,weight', 'weight' or all names, got {order!r}")
+        return [f"layer_{i}{suffix}" for i in range(n) for suffix in suffixes]
+    names = list(order)
+    matrices = {f"layer_{i}" for i in range(n)}
+    if not matrices <= set(names) <= matrices | {f"{m}.bias" for m in matrices} or len(set(names)) != len(names):
+        raise ValueError(f"order: expected each of {', '.join(sorted(matrices))} and of their biases once, got {names}")
+    return names
+
+
+def _check_layout(weight_layout: str | None) -> None:
+    if weight_layout not in _LAYOUTS:
+        raise ValueError(f"weight_layout: expected 'in_out' or 'out_in', got {weight_layout!r}")
+
+
+def _read(
+    params: Any, architecture: Architecture, layers: Sequence[str] | None, weight_layout: str | None, stacked: bool
+) -> dict[str, Float32Array]:
+    if not isinstance(architecture, Architecture):
+        raise TypeError(f"architecture: expected an Architecture, got {architecture!r}")
+    if weight_layout is not None:
+        _check_layout(weight_layout)
+    groups: dict[Path, _DenseParams] = {}
+    _gather(params, (), groups, None)
+    arrays = {}
+    for path, group in groups.items():
+        arrays[path] = _matrix(path, group, weight_layout, stacked)
+    batch: tuple[int, ...] = ()
+    weights: dict[str, Float32Array] = {}
+    for i, (path, spec) in enumerate(zip(_ordered(arrays, architecture, layers), architecture.layers, strict=True)):
+        name = ".".join(path)
+        matrix, group = arrays[path], groups[path]
+        if i == 0 and stacked:
+            batch = matrix.shape[:1]
+        shape = (*batch, spec.input_size, spec.output_size)
+        if matrix.shape != shape:
+            raise ValueError(f"{name}: expected an (in, out) matrix {shape} for layer {i}, got {matrix.shape}")
+        weights[f"layer_{i}"] = to_float32(matrix, name)
+        shape = (*batch, spec.output_size)
+        bias = np.zeros(shape, np.float32) if group.bias is None else as_array(group.bias, name)
+        if bias.shape != shape:
+            raise ValueError(f"{name}: expected a bias {shape} for layer {i}, got {bias.shape}")
+        weights[f"layer_{i}.bias"] = to_float32(bias, name)
+    return weights
+
+
+def _matrix(path: Path, group: _DenseParams, weight_layout: str | None, stacked: bool) -> npt.NDArray[Any]:
+    """Return a layer's matrix as (in, out), with the models' dimension in front if it is stacked."""
+    name = ".".join(path)
+    if group.weight is None:
+        raise unsupported(name, "has a bias but no weight matrix, so it is no dense layer")
+    matrix = as_array(group.weight, name)
+    if matrix.ndim != 2 + stacked or matrix.dtype.kind != "f":
+        what = "a stack of matrices" if stacked else "a matrix"
+        raise unsupported(name, f"expected {what} of floating-point weights, got {matrix.dtype} {matrix.shape}")
+    layout = weight_layout or group.layout
+    if layout is None:
+        raise ValueError(
+            f"{name}: nothing tells which way round this matrix is; pass weight_layout='in_out' if the layer computes "
+            f"x @ w, 'out_in' if w @ x"
+        )
+    return matrix if layout == "in_out" else matrix.swapaxes(-1, -2)
+
+
+def _ordered(
+    matrices: Mapping[Path, npt.NDArray[Any]], architecture: Architecture, layers: Sequence[str] | None
+) -> list[Path]:
+    """Return the layers' names, first to last."""
+    names = {".".join(path): path for path in matrices}
+    if layers is not None:
+        if isinstance(layers, str) or sorted(layers) != sorted(names):
+            raise ValueError(f"layers: expected each of {list(names)} once, got {layers!r}")
+        paths = [names[name] for name in layers]
+    else:
+        paths = sorted(matrices, key=_by_number)
+    if len(paths) != len(architecture.layers):
+        raise ValueError(f"architecture: expected {len(paths)} layers for {list(names)}, got {len(architecture.layers)}")
+    if layers is not None or all(_numbered(a, b) for a, b in zip(paths, paths[1:], strict=False)):
+        return paths
+    # Names do not tell the order, but sizes do if no two layers have the same.
+    sizes = [(layer.input_size, layer.output_size) for layer in architecture.layers]
+    if len(set(sizes)) < len(sizes):
+        raise ValueError(f"layers: the names {list(names)} do not tell the order of the layers; pass layers=[...]")
+    by_size = {matrix.shape[-2:]: path for path, matrix in matrices.items()}
+    if by_size.keys() != set(sizes):
+        got = {name: matrices[path].shape[-2:] for name, path in names.items()}
+        raise ValueError(f"architecture: expected layers (in, out) {sizes}, got {got}")
+    return [by_size[size] for size in sizes]
+
+
+def _number(part: str) -> tuple[str, int]:
+    """Return a name without the number at its end, and the number, -1 if there is none."""
+    match = re.fullmatch(r"(.*?)(\d+)", part, re.DOTALL)
+    return (match[1], int(match[2])) if match else (part, -1)
+
+
+def _by_number(path: Path) -> list[tuple[str, int]]:
+    return [_number(part) for part in path]
+
+
+def _numbered(before: Path, after: Path) -> bool:
+    """Return whether two neighbours in sorted order differ first in a number, so that their order is no guess."""
+    for a, b in zip(_by_number(before), _by_number(after), strict=False):
+        if a != b:
+            return a[0] == b[0] and min(a[1], b[1]) >= 0
+    return False
+
+
+def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str | None) -> None:
+    """Put every array below a node of a tree into the group of its layer."""
+    kind = type(node)
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            _gather(value, (*path, *re.split(r"[./]", str(key))), groups, layout)
+    elif _is_module(kind, "equinox"):
+        # Only the layer itself knows its orientation: another module's `weight` may be anything.
+        below = "out_in" if kind.__name__ == "Linear" else None
+        for field in dataclasses.fields(node):
+            value = getattr(node, field.name, None)
+            if not isinstance(value, (bool, int, float, str)):  # sizes and options
+                _gather(value, (*path, field.name), groups, below)
+    elif _is_module(kind, "flax"):
+        from mlpbank.convert import jax
+
+        _gather(jax.nnx_state(node), path, groups, layout)
+    elif isinstance(node, (list, tuple)):
+        if len(node) == 2 and all(map(_is_array, node)) and node[0].ndim == node[1].ndim + 1:
+            node = {"weight": node[0], "bias": node[1]}  # the pair that hand-written JAX code has for a layer
+            _gather(node, path, groups, layout)
+        else:
+            for i, value in enumerate(node):
+                _gather(value, (*path, str(i)), groups, layout)
+    elif _is_array(node):
+        _put(node, path, groups, layout)
+    elif node is not None and not callable(node):
+        raise unsupported(".".join(path), f"expected arrays, got {kind.__name__}")
+
+
+def _put(array: Any, path: Path, groups: dict[Path, _DenseParams], layout: str | None) -> None:
+    if type(array).__name__.startswith("Rng"):  # the random state of a dropout of Flax NNX
+        return
+    *parents, name = path or ("",)
+    role = _ROLES.get(name)
+    if role is None:
+        raise unsupported(".".join(path), "is no weight or bias of a dense layer (to fold normalisation, convert the model)")
+    group = groups.setdefault(tuple(parents), _DenseParams())
+    if getattr(group, role) is not None:
+        raise unsupported(".".join(parents), f"has two arrays that could be its {role}")
+    setattr(group, role, array)
+    if role == "weight":
+        if name == "kernel":
+            layout = "in_out"
+        elif hasattr(array, "detach"):
+            layout = "out_in"  # PyTorch
+        group.layout = layout
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _is_module(kind: type, root: str) -> bool:
+    return any(base.__name__ == "Module" and base.__module__.partition(".")[0] == root for base in kind.__mro__)

@@ -1,0 +1,219 @@
+"""PyTorch modules with a forward of their own, read through torch.fx where that is a chain of layers."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F  # noqa: N812
+
+from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
+from mlpbank.convert.torch import OPTIONS, Plans, activation, collect as collect_module, dense, require_flat, to_numpy
+
+_FUNCTIONS: dict[Any, str] = {
+    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), "relu"),
+    **dict.fromkeys((F.tanh, torch.tanh), "tanh"),
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.special.expit), "sigmoid"),
+    **dict.fromkeys((F.softmax, torch.softmax), "softmax"),
+    **dict.fromkeys((operator.add, operator.iadd, torch.add), "add"),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub, torch.subtract), "sub"),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul, torch.multiply), "mul"),
+    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide), "div"),
+    **dict.fromkeys((operator.matmul, torch.matmul, torch.mm), "matmul"),
+    F.leaky_relu: "leaky_relu",
+    F.elu: "elu",
+    F.gelu: "gelu",
+    F.silu: "silu",
+    F.softplus: "softplus",
+    F.dropout: "dropout",
+    F.linear: "linear",
+    torch.flatten: "flatten",
+    torch.squeeze: "squeeze",
+    operator.neg: "neg",
+}
+_METHODS = {
+    **{name: name for name in ("relu", "tanh", "sigmoid", "softmax", "add", "sub", "mul", "div", "matmul", "squeeze")},
+    **{name: name for name in ("flatten", "view", "reshape")},
+    **{name: "nothing" for name in ("contiguous", "clone", "detach", "float")},
+    **{f"{name}_": name for name in ("relu", "tanh", "sigmoid", "add", "sub", "mul", "div")},
+}
+_ACTIVATIONS = {"relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", "softplus", "softmax"}
+_ARITHMETIC = {"add", "sub", "mul", "div"}
+
+
+class _Tracer(fx.Tracer):
+    """A tracer that looks into no tensor: a forward that branches on one cannot be traced."""
+
+    proxy_buffer_attributes = True
+
+
+def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+    """Append the steps of a module's forward to a chain.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        The forward cannot be traced, or is not a chain of what is supported; the message names the first such part.
+    """
+    key = _fingerprint(module)
+    path = plans.get(key) if key is not None else None
+    if path is None:
+        path = _data_path(_trace(module, where), where)
+        if key is not None:
+            plans[key] = path
+    for i, node in enumerate(path):
+        if node.op == "call_module":
+            collect_module(module.get_submodule(node.target), join(where, node.target), chain, plans)
+        else:
+            step = _step(node, module, join(where, node.name), last=i == len(path) - 1)
+            if step is not None:
+                chain.append(step)
+
+
+def _trace(module: Any, where: str) -> Any:
+    try:
+        return _Tracer().trace(module)
+    except Exception as error:  # whatever the user's forward raises when it is given a proxy
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise unsupported(where, f"the forward of {type(module).__name__} cannot be traced: {reason[0]}") from error
+
+
+# What every module has; a forward that depends on other attributes depends on their values.
+_COMMON = frozenset(nn.Module().__dict__) - {"training"}
+_PLAIN = (int, float, str, bool, type(None), type, torch.dtype)
+
+
+def _fingerprint(module: Any) -> Any:
+    """Return what a traced forward depends on, hashable; None if that cannot be told."""
+    kind = type(module)
+    parts: list[Any] = [kind, kind.forward]
+    for name, value in module.__dict__.items():
+        if name not in _COMMON:
+            if not isinstance(value, _PLAIN):
+                return None
+            parts.append((name, type(value), value))
+    for tensors in (module._parameters, module._buffers):
+        parts.append(tuple((name, None if value is None else value.shape) for name, value in tensors.items()))
+    for name, child in module._modules.items():
+        child_parts = None if child is None else _fingerprint(child)
+        if child_parts is None:
+            return None
+        parts.append((name, child_parts))
+    return tuple(parts)
+
+
+def _data_path(graph: Any, where: str) -> list[Any]:
+    """Return the nodes that rows pass through, first to last."""
+    data: list[Any] = []  # nodes whose value depends on the input's, not only on its shape
+    known: set[Any] = set()
+    for node in graph.nodes:
+        shape_only = node.op == "call_method" and node.target in ("size", "dim")
+        shape_only |= node.op == "call_function" and node.target is getattr
+        if node.op == "placeholder" or (not shape_only and any(n in known for n in node.all_input_nodes)):
+            data.append(node)
+            known.add(node)
+    *nodes, output = data
+    if output.op != "output" or not isinstance(output.args[0], fx.Node):
+        raise unsupported(where, "expected a forward that returns one tensor computed from its input")
+    path: list[Any] = []
+    node = output.args[0]
+    while node.op != "placeholder":
+        path.append(node)
+        inputs = [n for n in node.all_input_nodes if n in known]
+        if len(inputs) != 1:
+            raise unsupported(join(where, node.name), "joins several results, and only chains are supported")
+        node = inputs[0]
+    # A result nobody uses may still be computed in place, or show that rows take a second way.
+    unused = [n for n in nodes if n.op != "placeholder" and n not in path]
+    if unused:
+        raise unsupported(join(where, unused[0].name), "stands beside the chain of layers, and only chains are supported")
+    return path[::-1]
+
+
+def _step(node: Any, module: Any, where: str, last: bool) -> Step | None:
+    """Return what a call of a function or method does, None for nothing."""
+    table: Any = _METHODS if node.op == "call_method" else _FUNCTIONS
+    name = table.get(node.target) if node.op in ("call_method", "call_function") else None
+    if name in _ACTIVATIONS:
+        return activation(name, _arguments(node, OPTIONS.get(name, {})), where)
+    if name in _ARITHMETIC:
+        return _arithmetic(name, node, module, where)
+    if name == "neg":
+        return affine(-1.0, 0.0, where)
+    if name == "linear":
+        given = _arguments(node, {"weight": None, "bias": None})
+        bias = given["bias"]
+        return dense(_value(given["weight"], module), None if bias is None else _value(bias, module), where)
+    if name == "matmul" and node.args[0].op != "get_attr" and len(node.args) == 2:
+        weight = to_numpy(_value(node.args[1], module), where)
+        if weight.ndim == 2:
+            return Dense(weight, None, where)
+    if name == "dropout":
+        if _arguments(node, {"p": 0.5, "training": True})["training"]:
+            raise unsupported(where, "dropout is active; call model.eval() first, and pass training=self.training")
+        return None
+    if name == "nothing":
+        return None
+    if name == "flatten":
+        given = _arguments(node, {"start_dim": 0, "end_dim": -1})
+        require_flat(given["start_dim"], given["end_dim"], where)
+        return None
+    # view(n, -1) flattens rows, and squeeze(-1) at the end only drops the dimension of a single output.
+    if name in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
+        return None
+    if name == "squeeze" and last and _arguments(node, {"dim": None})["dim"] in (-1, 1):
+        return None
+    raise unsupported(where, f"{_name(node)} is not supported")
+
+
+def _arguments(node: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options a call was given, or their defaults."""
+    given = dict(zip(options, node.args[1:], strict=False))
+    return {**options, **given, **{name: value for name, value in node.kwargs.items() if name in options}}
+
+
+def _arithmetic(name: str, node: Any, module: Any, where: str) -> Step:
+    if len(node.args) != 2 or node.kwargs:
+        raise unsupported(where, f"{_name(node)} with options is not supported")
+    left, right = node.args
+    reverse = isinstance(right, fx.Node) and _depends_on_input(right)
+    if reverse and isinstance(left, fx.Node) and _depends_on_input(left):
+        raise unsupported(where, f"{_name(node)} of a result with itself is not supported")
+    constant = _value(left if reverse else right, module)
+    value = to_numpy(constant, where).astype(float) if isinstance(constant, torch.Tensor) else float(constant)
+    if not isinstance(value, float) and value.ndim == 2 and value.shape[0] == 1:
+        value = value[0]
+    if name == "add":
+        return affine(1.0, value, where)
+    if name == "mul":
+        return affine(value, 0.0, where)
+    if name == "sub":
+        return affine(-1.0, value, where) if reverse else affine(1.0, -value, where)
+    if reverse:
+        raise unsupported(where, "a division by a result is not supported")
+    return affine(1.0 / value, 0.0, where)
+
+
+def _depends_on_input(node: Any) -> bool:
+    return node.op == "placeholder" or any(_depends_on_input(n) for n in node.all_input_nodes)
+
+
+def _value(argument: Any, module: Any) -> Any:
+    """Return a number or tensor that is computed from a module's own tensors and constants."""
+    if not isinstance(argument, fx.Node):
+        return argument
+    if argument.op == "get_attr":
+        return operator.attrgetter(argument.target)(module)
+    args = [_value(a, module) for a in argument.args]
+    kwargs = {name: _value(a, module) for name, a in argument.kwargs.items()}
+    with torch.no_grad():
+        if argument.op == "call_method":
+            return getattr(args[0], argument.target)(*args[1:], **kwargs)
+        return argument.target(*args, **kwargs)
+
+
+def _name(node: Any) -> str:
+    target = node.target
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

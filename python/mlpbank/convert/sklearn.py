@@ -1,0 +1,95 @@
+"""scikit-learn: MLPRegressor, MLPClassifier, Pipelines of scalers and one of them, TransformedTargetRegressor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mlpbank.architecture import Activation
+from mlpbank.convert._chain import Activate, Affine, Dense, Step, affine, join, unsupported
+from mlpbank.convert.scalers import mean_and_scale
+
+_HIDDEN = {
+    "identity": Activation.NONE,
+    "logistic": Activation.SIGMOID,
+    "tanh": Activation.TANH,
+    "relu": Activation.RELU,
+}
+_OUTPUT = {"identity": Activation.NONE, "logistic": Activation.SIGMOID, "softmax": Activation.SOFTMAX}
+
+
+def steps(estimator: Any, where: str = "") -> list[Step]:
+    """Return what ``predict`` (of a regressor) or ``predict_proba`` (of a classifier) computes.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        An estimator or transformer that is not a chain of scalers and dense layers.
+    ValueError
+        An estimator is not fitted.
+    """
+    kind = type(estimator).__name__
+    if not type(estimator).__module__.startswith("sklearn."):
+        raise unsupported(where, f"{kind} is a class of its own, which may compute anything")
+    if kind in ("MLPRegressor", "MLPClassifier"):
+        return _network(estimator, where)
+    if kind == "Pipeline":
+        return _pipeline(estimator, where)
+    if kind == "TransformedTargetRegressor":
+        regressor = _fitted(estimator, "regressor_", where)
+        return [*steps(regressor, join(where, "regressor")), _target(estimator.transformer_, join(where, "transformer"))]
+    if kind in ("GridSearchCV", "RandomizedSearchCV"):
+        return steps(_fitted(estimator, "best_estimator_", where), where)
+    raise unsupported(where, f"{kind} is not supported; an MLPRegressor, an MLPClassifier or a Pipeline to one is")
+
+
+def _network(network: Any, where: str) -> list[Step]:
+    matrices = list(_fitted(network, "coefs_", where))
+    biases = list(network.intercepts_)
+    output = network.out_activation_
+    if output not in _OUTPUT:
+        raise unsupported(where, f"output activation {output!r} is not supported")
+    activation = _OUTPUT[output]
+    if output == "logistic" and network.n_outputs_ == 1:
+        # Two classes. predict_proba gives both, and sigmoid(z) is the second of softmax([0, z]).
+        matrices[-1] = np.concatenate([np.zeros_like(matrices[-1]), matrices[-1]], axis=1)
+        biases[-1] = np.concatenate([np.zeros_like(biases[-1]), biases[-1]])
+        activation = Activation.SOFTMAX
+    last = len(matrices) - 1
+    chain: list[Step] = []
+    for i, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
+        place = join(where, f"layer {i}")
+        chain += [Dense(matrix, bias, place), Activate(activation if i == last else _HIDDEN[network.activation], place)]
+    return chain
+
+
+def _pipeline(pipeline: Any, where: str) -> list[Step]:
+    chain: list[Step] = []
+    *transformers, (last_name, last) = pipeline.steps
+    for name, transformer in transformers:
+        if transformer is not None and transformer != "passthrough":
+            chain.append(_scaler(transformer, join(where, name)))
+    if last is None or last == "passthrough":
+        raise unsupported(join(where, last_name), "expected an MLP at the end, got nothing")
+    return chain + steps(last, join(where, last_name))
+
+
+def _scaler(transformer: Any, where: str) -> Affine:
+    try:
+        mean, scale = mean_and_scale(transformer, type(transformer).__name__)
+    except (TypeError, ValueError) as error:
+        raise unsupported(where, str(error)) from error
+    return affine(1.0 / scale, -mean / scale, where)
+
+
+def _target(transformer: Any, where: str) -> Affine:
+    """Return the inverse of a transformer: what makes predictions of the network's outputs."""
+    forward = _scaler(transformer, where)
+    return affine(1.0 / forward.scale, -forward.shift / forward.scale, where)
+
+
+def _fitted(estimator: Any, attribute: str, where: str) -> Any:
+    if not hasattr(estimator, attribute):
+        raise ValueError(f"{where + ': ' if where else ''}expected a fitted {type(estimator).__name__}, got one that is not")
+    return getattr(estimator, attribute)

@@ -1,0 +1,173 @@
+"""PyTorch: modules whose forward is a chain of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from mlpbank.architecture import Activation
+from mlpbank.convert._chain import Activate, Dense, Step, batch_norm, join, require, unsupported
+
+# Traced forwards, by what they depend on, so that thousands of modules of one class are traced once.
+Plans = dict[Any, Any]
+_Reader = Callable[[Any, str, list[Step], Plans], None]
+
+
+def steps(module: Any, where: str = "", plans: Plans | None = None) -> list[Step]:
+    """Return the chain of steps that a module computes in eval mode.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    where : str
+        Where it stands, for messages.
+    plans : dict, optional
+        The same one for all modules of one import: traced forwards are kept in it.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        The module is not such a chain, or has a layer that is not supported.
+    """
+    chain: list[Step] = []
+    collect(module, where, chain, {} if plans is None else plans)
+    return chain
+
+
+def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+    """Append a module's steps to a chain."""
+    kind = type(module)
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+        raise unsupported(where, f"{kind.__name__} has forward hooks, or a forward of its own, that may do anything")
+    read = _LAYERS.get(kind) or _inherited(kind)  # exact types first: this runs for every layer of every model
+    if read is not None:
+        read(module, where, chain, plans)
+    elif kind is nn.DataParallel:
+        collect(module.module, join(where, "module"), chain, plans)
+    elif isinstance(getattr(module, "_orig_mod", None), nn.Module):  # what torch.compile returns
+        collect(module._orig_mod, where, chain, plans)
+    elif isinstance(module, torch.jit.ScriptModule) or kind.__module__.startswith("torch."):
+        raise unsupported(where, f"{kind.__name__} is not supported")
+    else:
+        from mlpbank.convert import _torch_fx
+
+        _torch_fx.collect(module, where, chain, plans)
+
+
+def to_numpy(tensor: Any, where: str) -> npt.NDArray[Any]:
+    """Return a tensor's values, without a copy where NumPy can look at them."""
+    try:
+        if tensor.dtype is not torch.float32 and tensor.dtype is not torch.float64:
+            if not tensor.is_floating_point():
+                raise unsupported(where, f"expected floating-point parameters, got {tensor.dtype}")
+            tensor = tensor.to(torch.float32)  # NumPy has no bfloat16
+        array: npt.NDArray[Any] = tensor.detach().cpu().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, on the meta device
+        raise unsupported(where, f"its parameters cannot be read: {error}") from error
+    return array
+
+
+def dense(weight: Any, bias: Any, where: str) -> Dense:
+    """Return the step of ``torch.nn.functional.linear``, whose weight is (out, in)."""
+    return Dense(to_numpy(weight, where).T, None if bias is None else to_numpy(bias, where), where)
+
+
+# The options of each activation, in the order of the function's arguments, with their defaults there.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "leaky_relu": {"negative_slope": 0.01},
+    "elu": {"alpha": 1.0},
+    "gelu": {"approximate": "none"},
+    "softplus": {"beta": 1, "threshold": 20},
+    "softmax": {"dim": None},
+}
+# What mlpbank has of them. A row has its features in dimension 1, the last; None means that for rows.
+_ALLOWED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "leaky_relu": {"negative_slope": (0.01,)},
+    "elu": {"alpha": (1.0,)},
+    "softplus": {"beta": (1.0,), "threshold": (20.0,)},
+    "softmax": {"dim": (-1, 1, None)},
+}
+
+
+def activation(name: str, options: Mapping[str, Any], where: str) -> Activate:
+    """Return the step of an activation with these options."""
+    for option, allowed in _ALLOWED.get(name, {}).items():
+        require(where, name, option, options[option], allowed)
+    if name == "gelu":
+        require(where, name, "approximate", options["approximate"], ("none", "tanh"))
+        if options["approximate"] == "tanh":
+            name = "gelu_tanh"
+    return Activate(Activation(name), where)
+
+
+def require_flat(start: int, end: int, where: str) -> None:
+    """Raise if a flatten is none that leaves rows as they are."""
+    if start != 1 or end not in (-1, 1):
+        raise unsupported(where, f"expected Flatten from dimension 1 to the last, got {start} to {end}")
+
+
+def _sequential(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+    for name, child in module._modules.items():
+        collect(child, join(where, name), chain, plans)
+
+
+def _linear(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+    chain.append(dense(module.weight, module.bias, where))
+
+
+def _batch_norm(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+    if module.training:
+        raise unsupported(where, "BatchNorm1d is in training mode; call model.eval() first")
+    if module.running_mean is None:
+        raise unsupported(where, "BatchNorm1d without running statistics depends on the other rows")
+    parts = (module.running_mean, module.running_var, module.weight, module.bias)
+    mean, variance, gamma, beta = (None if part is None else to_numpy(part, where) for part in parts)
+    assert mean is not None and variance is not None
+    chain.append(batch_norm(mean, variance, gamma, beta, module.eps, where))
+
+
+def _flatten(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+    require_flat(module.start_dim, module.end_dim, where)
+
+
+def _nothing(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+    pass
+
+
+def _activation(name: str) -> _Reader:
+    def read(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+        chain.append(activation(name, {option: getattr(module, option) for option in OPTIONS.get(name, ())}, where))
+
+    return read
+
+
+_LAYERS: dict[type, _Reader] = {
+    nn.Sequential: _sequential,
+    nn.Linear: _linear,
+    nn.BatchNorm1d: _batch_norm,
+    nn.Flatten: _flatten,
+    nn.Identity: _nothing,
+    nn.Dropout: _nothing,
+    nn.AlphaDropout: _nothing,
+    nn.ReLU: _activation("relu"),
+    nn.Tanh: _activation("tanh"),
+    nn.Sigmoid: _activation("sigmoid"),
+    nn.LeakyReLU: _activation("leaky_relu"),
+    nn.ELU: _activation("elu"),
+    nn.GELU: _activation("gelu"),
+    nn.SiLU: _activation("silu"),
+    nn.Softplus: _activation("softplus"),
+    nn.Softmax: _activation("softmax"),
+}
+
+
+def _inherited(kind: Any) -> _Reader | None:
+    """Return how to read a subclass that computes what its base does, such as a parametrised Linear."""
+    for base in kind.__mro__[1:]:
+        if base in _LAYERS and kind.forward is base.forward and kind.__call__ is nn.Module.__call__:
+            return _LAYERS[base]
+    return None
