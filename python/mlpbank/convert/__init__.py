@@ -6,8 +6,8 @@ its bytes, import ``onnx``.
 
 from __future__ import annotations
 
-import functools
 import os
+import weakref
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -202,22 +202,24 @@ def _layers(model: Any, architecture: Architecture | None, plans: dict[Any, Any]
     return native_layers(from_params(model, architecture).weights, architecture)
 
 
-@functools.cache
+# (name, package) of the class by which a framework's models are known.
+_BASES = {
+    ("Module", "torch"): "torch",
+    ("BaseEstimator", "sklearn"): "sklearn",
+    ("Layer", "keras"): "keras",
+    ("ModelProto", "onnx"): "onnx",
+    ("Module", "equinox"): "jax",
+    ("Module", "flax"): "jax",
+}
+_known: weakref.WeakKeyDictionary[type, str | None] = weakref.WeakKeyDictionary()
+
+
 def _framework(kind: type) -> str | None:
-    """Return the framework a class belongs to, by its bases: no framework has to be imported to ask."""
-    for base in kind.__mro__:
-        root, _, rest = base.__module__.partition(".")
-        if base.__name__ == "Module" and root == "torch":
-            return "torch"
-        if base.__name__ == "BaseEstimator" and root == "sklearn":
-            return "sklearn"
-        if base.__name__ == "Layer" and root == "keras":
-            return "keras"
-        if base.__name__ == "ModelProto" and root == "onnx":
-            return "onnx"
-        if base.__name__ == "Module" and (root == "equinox" or (root == "flax" and rest.startswith("nnx"))):
-            return "jax"
-    return None
+    """Return the framework of a class, by the names of its bases: so none has to be imported to ask."""
+    if kind not in _known:
+        bases = ((base.__name__, base.__module__.partition(".")[0]) for base in kind.__mro__)
+        _known[kind] = next((_BASES[base] for base in bases if base in _BASES), None)
+    return _known[kind]
 
 
 def _rounded(array: Any, name: str) -> Any:

@@ -178,7 +178,9 @@ def _activate(step: Activate, pending: Affine | None, layers: list[Layer]) -> No
     if step.activation is Activation.NONE:
         return
     if pending is not None:
-        raise unsupported(pending.where, f"stands between two activations, so no dense layer can take it ({step.where})")
+        raise unsupported(
+            pending.where, f"stands between two activations, so no dense layer can take it ({step.where})"
+        )
     if not layers:
         raise unsupported(step.where, f"expected a dense layer before the first activation, got {step.activation}")
     last = layers[-1]
@@ -195,12 +197,12 @@ def _per_feature(values: Float64Array, size: int, where: str) -> Float64Array:
 
 def shape_of(layers: list[Layer]) -> Shape:
     """Return what has to be equal for models to share a bank."""
-    return tuple((*layer.weight.shape, layer.activation) for layer in layers)  # type: ignore[misc]
+    return tuple((layer.weight.shape[0], layer.weight.shape[1], layer.activation) for layer in layers)
 
 
 def architecture_of(layers: list[Layer]) -> Architecture:
     """Return the layers' architecture."""
-    return Architecture(LayerSpec(*layer.weight.shape, layer.activation) for layer in layers)
+    return Architecture(LayerSpec(*layer) for layer in shape_of(layers))
 
 
 def shape_of_architecture(architecture: Architecture) -> Shape:

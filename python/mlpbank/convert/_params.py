@@ -7,6 +7,7 @@ framework's orientation is known by its names and types, or told.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -235,8 +236,10 @@ def _ordered(
     else:
         paths = sorted(matrices, key=_by_number)
     if len(paths) != len(architecture.layers):
-        raise ValueError(f"architecture: expected {len(paths)} layers for {list(names)}, got {len(architecture.layers)}")
-    if layers is not None or all(_numbered(a, b) for a, b in zip(paths, paths[1:], strict=False)):
+        raise ValueError(
+            f"architecture: expected {len(paths)} layers for {list(names)}, got {len(architecture.layers)}"
+        )
+    if layers is not None or all(_numbered(a, b) for a, b in itertools.pairwise(paths)):
         return paths
     # Names do not tell the order, but sizes do if no two layers have the same.
     sizes = [(layer.input_size, layer.output_size) for layer in architecture.layers]
@@ -303,7 +306,9 @@ def _put(array: Any, path: Path, groups: dict[Path, _DenseParams], layout: str |
     *parents, name = path or ("",)
     role = _ROLES.get(name)
     if role is None:
-        raise unsupported(".".join(path), "is no weight or bias of a dense layer (to fold normalisation, convert the model)")
+        raise unsupported(
+            ".".join(path), "is no weight or bias of a dense layer (to fold normalisation, convert the model)"
+        )
     group = groups.setdefault(tuple(parents), _DenseParams())
     if getattr(group, role) is not None:
         raise unsupported(".".join(parents), f"has two arrays that could be its {role}")

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
-from mlpbank.convert.torch import OPTIONS, Plans, activation, collect as collect_module, dense, require_flat, to_numpy
+from mlpbank.convert.torch import OPTIONS, Plans, activation, dense, require_flat, to_numpy
+from mlpbank.convert.torch import collect as collect_module
 
 _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), "relu"),
@@ -36,14 +37,14 @@ _FUNCTIONS: dict[Any, str] = {
 _METHODS = {
     **{name: name for name in ("relu", "tanh", "sigmoid", "softmax", "add", "sub", "mul", "div", "matmul", "squeeze")},
     **{name: name for name in ("flatten", "view", "reshape")},
-    **{name: "nothing" for name in ("contiguous", "clone", "detach", "float")},
+    **dict.fromkeys(("contiguous", "clone", "detach", "float"), "nothing"),
     **{f"{name}_": name for name in ("relu", "tanh", "sigmoid", "add", "sub", "mul", "div")},
 }
 _ACTIVATIONS = {"relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", "softplus", "softmax"}
 _ARITHMETIC = {"add", "sub", "mul", "div"}
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(fx.Tracer):  # type: ignore[misc]  # for mypy, PyTorch is Any
     """A tracer that looks into no tensor: a forward that branches on one cannot be traced."""
 
     proxy_buffer_attributes = True
@@ -128,7 +129,9 @@ def _data_path(graph: Any, where: str) -> list[Any]:
     # A result nobody uses may still be computed in place, or show that rows take a second way.
     unused = [n for n in nodes if n.op != "placeholder" and n not in path]
     if unused:
-        raise unsupported(join(where, unused[0].name), "stands beside the chain of layers, and only chains are supported")
+        raise unsupported(
+            join(where, unused[0].name), "stands beside the chain of layers, and only chains are supported"
+        )
     return path[::-1]
 
 

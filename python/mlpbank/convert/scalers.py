@@ -1,7 +1,7 @@
 """Scalers of inputs and outputs, folded into the first and the last layer so that they cost nothing at prediction.
 
-A scaler is a pair ``(mean, scale)``: inputs are ``(x - mean) / scale``, outputs ``y * scale + mean``. A fitted scaler of
-scikit-learn, or any object with its ``transform``, is taken as well if what it does is such a thing.
+A scaler is a pair ``(mean, scale)``: inputs are ``(x - mean) / scale``, outputs ``y * scale + mean``. A fitted scaler
+of scikit-learn, or any object with its ``transform``, is taken as well if what it does is such a thing.
 """
 
 from __future__ import annotations
@@ -100,26 +100,26 @@ def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Flo
 
 def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
     kind = type(scaler).__name__
-    # A subclass could do anything; only scikit-learn's own are known by name.
-    if type(scaler).__module__.startswith("sklearn."):
-        known = {
-            "StandardScaler": ("scale_", lambda s: (s.mean_, s.scale_)),
-            "MinMaxScaler": ("min_", lambda s: (-s.min_ / s.scale_, 1.0 / s.scale_)),
-            "MaxAbsScaler": ("scale_", lambda s: (None, s.scale_)),
-            "RobustScaler": ("scale_", lambda s: (s.center_, s.scale_)),
-        }
-        if kind in known:
-            fitted, read = known[kind]
-            if not hasattr(scaler, fitted):
-                raise ValueError(f"{name}: expected a fitted {kind}, got one that is not")
-            if getattr(scaler, "clip", False):
-                raise ValueError(f"{name}: {kind} with clip=True is not affine")
-            mean, scale = read(scaler)
-            return (
-                np.asarray(0.0 if mean is None else mean, np.float64),
-                np.asarray(1.0 if scale is None else scale, np.float64),
-            )
-    return _tried(scaler, name)
+    # By name only where it is scikit-learn's own: a subclass could do anything.
+    if not type(scaler).__module__.startswith("sklearn.") or kind not in _ATTRIBUTES:
+        return _tried(scaler, name)
+    if not hasattr(scaler, "scale_"):
+        raise ValueError(f"{name}: expected a fitted {kind}, got one that is not")
+    if getattr(scaler, "clip", False):
+        raise ValueError(f"{name}: {kind} with clip=True is not affine")
+    offset, scale = (None if a is None else getattr(scaler, a) for a in _ATTRIBUTES[kind])
+    scale = np.asarray(1.0 if scale is None else scale, np.float64)  # None: switched off
+    offset = np.asarray(0.0 if offset is None else offset, np.float64)
+    return (-offset / scale, 1.0 / scale) if kind == "MinMaxScaler" else (offset, scale)
+
+
+# Where scikit-learn's scalers keep what they subtract and what they divide by; MinMaxScaler multiplies, then adds.
+_ATTRIBUTES = {
+    "StandardScaler": ("mean_", "scale_"),
+    "RobustScaler": ("center_", "scale_"),
+    "MaxAbsScaler": (None, "scale_"),
+    "MinMaxScaler": ("min_", "scale_"),
+}
 
 
 def _tried(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
@@ -152,6 +152,4 @@ def _fitting(
         if part.shape not in shapes:
             wanted = " or ".join(str(shape) for shape in shapes[1:])
             raise ValueError(f"{name}: expected {what} of shape {wanted}, got {part.shape}")
-    return np.broadcast_to(mean, np.broadcast_shapes(mean.shape, (size,))), np.broadcast_to(
-        scale, np.broadcast_shapes(scale.shape, (size,))
-    )
+    return mean + np.zeros(size), scale + np.zeros(size)  # a number is one for every feature

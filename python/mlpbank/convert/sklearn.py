@@ -38,7 +38,10 @@ def steps(estimator: Any, where: str = "") -> list[Step]:
         return _pipeline(estimator, where)
     if kind == "TransformedTargetRegressor":
         regressor = _fitted(estimator, "regressor_", where)
-        return [*steps(regressor, join(where, "regressor")), _target(estimator.transformer_, join(where, "transformer"))]
+        return [
+            *steps(regressor, join(where, "regressor")),
+            _target(estimator.transformer_, join(where, "transformer")),
+        ]
     if kind in ("GridSearchCV", "RandomizedSearchCV"):
         return steps(_fitted(estimator, "best_estimator_", where), where)
     raise unsupported(where, f"{kind} is not supported; an MLPRegressor, an MLPClassifier or a Pipeline to one is")
@@ -91,5 +94,7 @@ def _target(transformer: Any, where: str) -> Affine:
 
 def _fitted(estimator: Any, attribute: str, where: str) -> Any:
     if not hasattr(estimator, attribute):
-        raise ValueError(f"{where + ': ' if where else ''}expected a fitted {type(estimator).__name__}, got one that is not")
+        raise ValueError(
+            f"{where + ': ' if where else ''}expected a fitted {type(estimator).__name__}, got one that is not"
+        )
     return getattr(estimator, attribute)

@@ -124,9 +124,9 @@ def _batch_norm(module: Any, where: str, chain: list[Step], plans: Plans) -> Non
         raise unsupported(where, "BatchNorm1d is in training mode; call model.eval() first")
     if module.running_mean is None:
         raise unsupported(where, "BatchNorm1d without running statistics depends on the other rows")
-    parts = (module.running_mean, module.running_var, module.weight, module.bias)
-    mean, variance, gamma, beta = (None if part is None else to_numpy(part, where) for part in parts)
-    assert mean is not None and variance is not None
+    mean, variance = to_numpy(module.running_mean, where), to_numpy(module.running_var, where)
+    gamma = None if module.weight is None else to_numpy(module.weight, where)
+    beta = None if module.bias is None else to_numpy(module.bias, where)
     chain.append(batch_norm(mean, variance, gamma, beta, module.eps, where))
 
 

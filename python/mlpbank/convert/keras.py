@@ -1,0 +1,198 @@
+"""Keras 3: Sequential and functional models that are a chain of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from mlpbank.architecture import Activation
+from mlpbank.convert._chain import Activate, Dense, Step, affine, batch_norm, join, require, unsupported
+from mlpbank.convert._recognise import recognise
+
+_FUNCTIONS = {
+    keras.activations.linear: Activation.NONE,
+    keras.activations.relu: Activation.RELU,
+    keras.activations.tanh: Activation.TANH,
+    keras.activations.sigmoid: Activation.SIGMOID,
+    keras.activations.elu: Activation.ELU,
+    keras.activations.gelu: Activation.GELU,
+    keras.activations.silu: Activation.SILU,
+    keras.activations.softplus: Activation.SOFTPLUS,
+    keras.activations.softmax: Activation.SOFTMAX,
+}
+
+
+def steps(model: Any, where: str = "") -> list[Step]:
+    """Return the chain of steps that a model computes at inference.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        The model is not such a chain, or has a layer that is not supported.
+    ValueError
+        The model is not built.
+    """
+    if not isinstance(model, keras.Model):
+        return _layer(model, where)
+    chain: list[Step] = []
+    flat = True
+    for layer, place in _layers(model, where):
+        if isinstance(layer, keras.layers.InputLayer):
+            flat = len(layer.batch_shape) == 2
+        elif isinstance(layer, keras.Model):
+            chain += steps(layer, place)
+        elif type(layer) is keras.layers.Flatten:
+            # Rows of a bank are flat: in C order, as this layer makes them of what is not.
+            if not flat and layer.data_format != "channels_last":
+                raise unsupported(place, "Flatten with channels first, which moves features about")
+            flat = True
+        else:
+            new = _layer(layer, place)
+            if not flat and any(isinstance(s, Dense) or (not isinstance(s, Activate) and s.scale.ndim) for s in new):
+                raise unsupported(
+                    place, f"{type(layer).__name__} of inputs that are not flat; Flatten has to stand first"
+                )
+            chain += new
+    return chain
+
+
+def _layers(model: Any, where: str) -> Iterator[tuple[Any, str]]:
+    """Yield the layers a row passes through, first to last, each with where it stands."""
+    if not model.built:
+        raise ValueError(f"{where + ': ' if where else ''}expected a built model, got one without weights")
+    if not type(model).__module__.startswith("keras."):
+        raise unsupported(
+            where, f"{type(model).__name__} has a call of its own; Sequential and functional models are read"
+        )
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise unsupported(where, f"expected one input and one output, got {len(model.inputs)} and {len(model.outputs)}")
+    found: list[tuple[Any, str]] = []
+    tensor, source = model.outputs[0], model.inputs[0]
+    while True:
+        operation, index, _ = tensor._keras_history
+        place = join(where, operation.name)
+        node = operation._inbound_nodes[index]
+        found.append((operation, place))
+        if tensor is source or not node.input_tensors:
+            break
+        if len(node.input_tensors) != 1:
+            raise unsupported(place, f"{type(operation).__name__} joins several results, and only chains are supported")
+        if node.arguments.kwargs.get("training"):
+            raise unsupported(place, f"{type(operation).__name__} is called with training=True")
+        tensor = node.input_tensors[0]
+    yield from reversed(found)
+
+
+def _layer(layer: Any, where: str) -> list[Step]:
+    kind = type(layer)
+    read = _LAYERS.get(kind)
+    if read is not None:
+        if not getattr(layer, "built", True):
+            raise ValueError(f"{where + ': ' if where else ''}expected a built layer, got one without weights")
+        return read(layer, where)
+    if kind.__module__.startswith("keras.") and not isinstance(layer, keras.Layer):  # keras.ops in a functional model
+        return _function(layer.call, where, kind.__name__)
+    raise unsupported(where, f"{kind.__name__} is not supported")
+
+
+def _dense(layer: Any, where: str) -> list[Step]:
+    bias = None if layer.bias is None else _array(layer.bias)
+    return [Dense(_array(layer.kernel), bias, where), *_activation(layer, where)]
+
+
+def _activation(layer: Any, where: str) -> list[Step]:
+    function = layer.activation
+    if function is None:
+        return []
+    if function in _FUNCTIONS:
+        return [Activate(_FUNCTIONS[function], where)]
+    return _function(function, where, getattr(function, "__name__", type(function).__name__))
+
+
+def _function(function: Callable[[Any], Any], where: str, name: str) -> list[Step]:
+    """Return the activation that a function is."""
+    activation = recognise(lambda x: _array(function(keras.ops.convert_to_tensor(x.astype(np.float32)))))
+    if activation is None:
+        raise unsupported(where, f"{name} is no activation that mlpbank has, with the same parameters")
+    return [Activate(activation, where)]
+
+
+def _relu(layer: Any, where: str) -> list[Step]:
+    require(where, "ReLU", "max_value", layer.max_value, (None,))
+    require(where, "ReLU", "threshold", layer.threshold, (0,))
+    require(where, "ReLU", "negative_slope", layer.negative_slope, (0, 0.01))
+    return [Activate(Activation.LEAKY_RELU if layer.negative_slope else Activation.RELU, where)]
+
+
+def _leaky_relu(layer: Any, where: str) -> list[Step]:
+    require(where, "LeakyReLU", "negative_slope", layer.negative_slope, (0.01,))
+    return [Activate(Activation.LEAKY_RELU, where)]
+
+
+def _elu(layer: Any, where: str) -> list[Step]:
+    require(where, "ELU", "alpha", layer.alpha, (1.0,))
+    return [Activate(Activation.ELU, where)]
+
+
+def _softmax(layer: Any, where: str) -> list[Step]:
+    require(where, "Softmax", "axis", layer.axis, (-1, 1))
+    return [Activate(Activation.SOFTMAX, where)]
+
+
+def _batch_normalization(layer: Any, where: str) -> list[Step]:
+    require(where, "BatchNormalization", "axis", layer.axis, (-1, 1))
+    gamma = _array(layer.gamma) if layer.scale else None
+    beta = _array(layer.beta) if layer.center else None
+    return [batch_norm(_array(layer.moving_mean), _array(layer.moving_variance), gamma, beta, layer.epsilon, where)]
+
+
+def _normalization(layer: Any, where: str) -> list[Step]:
+    if getattr(layer, "mean", None) is None:
+        raise ValueError(f"{where + ': ' if where else ''}expected an adapted Normalization, got one that is not")
+    mean = _array(layer.mean).astype(np.float64)
+    # As the layer does it: not sqrt(variance + epsilon).
+    deviation = np.maximum(np.sqrt(_array(layer.variance).astype(np.float64)), keras.config.epsilon())
+    mean, deviation = (part.reshape(-1) if part.size > 1 else part.reshape(()) for part in (mean, deviation))
+    return [affine(deviation, mean, where) if layer.invert else affine(1.0 / deviation, -mean / deviation, where)]
+
+
+def _rescaling(layer: Any, where: str) -> list[Step]:
+    return [affine(layer.scale, layer.offset, where)]
+
+
+def _nothing(layer: Any, where: str) -> list[Step]:
+    return []
+
+
+_LAYERS: dict[type, Callable[[Any, str], list[Step]]] = {
+    keras.layers.Dense: _dense,
+    keras.layers.Activation: _activation,
+    keras.layers.ReLU: _relu,
+    keras.layers.LeakyReLU: _leaky_relu,
+    keras.layers.ELU: _elu,
+    keras.layers.Softmax: _softmax,
+    keras.layers.BatchNormalization: _batch_normalization,
+    keras.layers.Normalization: _normalization,
+    keras.layers.Rescaling: _rescaling,
+    **dict.fromkeys(
+        (
+            keras.layers.Identity,
+            keras.layers.Dropout,
+            keras.layers.AlphaDropout,
+            keras.layers.GaussianDropout,
+            keras.layers.GaussianNoise,
+            keras.layers.ActivityRegularization,
+        ),
+        _nothing,
+    ),
+}
+
+
+def _array(tensor: Any) -> npt.NDArray[Any]:
+    # A Variable is asked for its value: NumPy warns about how Keras converts the Variable itself.
+    array = np.asarray(keras.ops.convert_to_numpy(getattr(tensor, "value", tensor)))
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)

@@ -1,0 +1,355 @@
+"""ONNX: graphs that are a chain of layers, read; and a bank as one batched graph, written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from mlpbank.architecture import Activation, Architecture
+from mlpbank.convert._chain import Activate, Dense, Step, affine, batch_norm, require, unsupported
+from mlpbank.convert._native import unflattened
+from mlpbank.convert._recognise import recognise
+
+Array = npt.NDArray[Any]
+
+_ACTIVATIONS = {
+    "Relu": Activation.RELU,
+    "Tanh": Activation.TANH,
+    "Sigmoid": Activation.SIGMOID,
+    "LeakyRelu": Activation.LEAKY_RELU,
+    "Elu": Activation.ELU,
+    "Gelu": Activation.GELU,
+    "Swish": Activation.SILU,
+    "Softplus": Activation.SOFTPLUS,
+    "Softmax": Activation.SOFTMAX,
+}
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
+# What an activation may be written with, one result for each element.
+_ELEMENTWISE = _ARITHMETIC | {
+    *("Relu", "Tanh", "Sigmoid", "LeakyRelu", "Elu", "Softplus", "Erf", "Exp", "Log", "Sqrt", "Pow", "Neg", "Abs"),
+    *("Reciprocal", "Max", "Min", "Clip", "Greater", "Less", "Where", "Identity", "Cast", "Sum"),
+}
+# What exporters do to weights inside the graph. None of them makes anything larger.
+_ON_CONSTANTS = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Neg", "Sqrt"}
+
+
+def load(model: Any) -> Any:
+    """Return a ModelProto, given one, its bytes, or the path of an .onnx file.
+
+    Raises
+    ------
+    ValueError
+        The bytes are no ONNX model, or the path has another suffix.
+    OSError
+        The file cannot be read.
+    """
+    if isinstance(model, onnx.ModelProto):
+        return model
+    name, path = "bytes", None
+    if not isinstance(model, (bytes, bytearray, memoryview)):
+        path = Path(os.fspath(model))
+        name = str(path)
+        if path.suffix.lower() != ".onnx":
+            raise ValueError(f"{name}: expected the path of an .onnx file")
+    try:
+        return onnx.load_model_from_string(bytes(model)) if path is None else onnx.load(path)
+    except OSError:
+        raise
+    except Exception as error:  # protobuf's own, and the checks of external data
+        raise ValueError(f"{name}: expected an ONNX model, got {str(error) or type(error).__name__}") from error
+
+
+def steps(model: Any) -> list[Step]:
+    """Return the chain of steps that a ModelProto computes.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        The graph is not such a chain, or has a node that is not supported; the message names it.
+    """
+    return _Graph(model).steps()
+
+
+class _Graph:
+    """A graph on the way from its input to its output."""
+
+    def __init__(self, model: Any) -> None:
+        graph = model.graph
+        if graph.sparse_initializer:
+            raise unsupported("", "sparse initializers are not supported")
+        self.opsets = model.opset_import
+        self.constants: dict[str, Array] = {t.name: _to_array(t) for t in graph.initializer}
+        self.nodes: list[Any] = []  # those that rows pass through
+        for node in graph.node:
+            if not self._fold_constant(node):
+                self.nodes.append(node)
+        inputs = [v for v in graph.input if v.name not in self.constants]
+        if len(inputs) != 1 or len(graph.output) != 1:
+            raise unsupported("", f"expected one input and one output, got {len(inputs)} and {len(graph.output)}")
+        self.input, self.output = inputs[0].name, graph.output[0].name
+        tensor = inputs[0].type.tensor_type
+        # Rows of a bank are flat; a model whose inputs are not may begin with Flatten, which leaves their order.
+        self.flat = not tensor.HasField("shape") or len(tensor.shape.dim) == 2
+
+    def _fold_constant(self, node: Any) -> bool:
+        """Compute a node whose inputs are constants, and return whether it was one."""
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            attributes = _attributes(node)
+            kind, value = next(iter(attributes.items()), ("nothing", None))
+            if kind == "value":
+                value = _to_array(value)
+            elif kind not in ("value_float", "value_floats", "value_int", "value_ints"):
+                raise unsupported(_where(node), f"Constant of {kind} is not supported")
+            self.constants[node.output[0]] = np.asarray(value, np.float32) if "float" in kind else np.asarray(value)
+            return True
+        if node.op_type in _ON_CONSTANTS and all(name in self.constants for name in node.input if name):
+            self.constants[node.output[0]] = self._evaluate([node], node.output[0], {})
+            return True
+        return False
+
+    def steps(self) -> list[Step]:
+        chain: list[Step] = []
+        tensor = self.input
+        seen = set()
+        while tensor != self.output:
+            users = [node for node in self.nodes if tensor in node.input]
+            if tensor in seen or not users:  # a graph in a circle is no valid one, but files are untrusted
+                raise unsupported(tensor, "leads nowhere: the output does not depend on the input through a chain")
+            seen.add(tensor)
+            node = users[0]
+            if node.domain not in ("", "ai.onnx", "ai.onnx.ml"):
+                raise unsupported(_where(node), f"{node.domain}.{node.op_type} is not supported")
+            if len(users) == 1 and list(node.input).count(tensor) == 1:
+                found = self._node(node, tensor)
+                if found is not None:
+                    chain += found
+                    tensor = node.output[0]
+                    continue
+            activation, tensor = self._region(tensor, users)
+            chain.append(activation)
+        return chain
+
+    def _node(self, node: Any, tensor: str) -> list[Step] | None:
+        """Return what one node does to rows, None if it is not known by itself."""
+        where, attributes = _where(node), _attributes(node)
+        op = node.op_type
+        if op in ("Gemm", "MatMul"):
+            if not self.flat:
+                raise unsupported(where, f"{op} of inputs that are not flat; Flatten has to stand first")
+            return self._product(node, tensor, attributes, where)
+        if op in _ARITHMETIC:
+            return self._arithmetic(node, tensor, where)
+        if op in _ACTIVATIONS:
+            return [_activation(op, attributes, where)]
+        if op == "BatchNormalization":
+            if attributes.get("training_mode", 0):
+                raise unsupported(where, "BatchNormalization is in training mode")
+            gamma, beta, mean, variance = (self._constant(name, where) for name in node.input[1:5])
+            return [batch_norm(mean, variance, gamma, beta, attributes.get("epsilon", 1e-5), where)]
+        if op == "Scaler":
+            return [_scaler(attributes, where)]
+        if op == "Dropout":
+            if len(node.input) > 2 and node.input[2] and self._constant(node.input[2], where).any():
+                raise unsupported(where, "Dropout is in training mode")
+            return []
+        if op in ("Identity", "Cast"):
+            if op == "Cast" and attributes["to"] not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+                raise unsupported(where, "Cast to anything but float or double is not supported")
+            return []
+        if op == "Flatten":
+            require(where, "Flatten", "axis", attributes.get("axis", 1), (1,))
+            self.flat = True
+            return []
+        if op == "Reshape":
+            shape = self._constant(node.input[1], where).tolist()
+            if len(shape) != 2 or shape[0] not in (-1, 0) or (shape[0] == 0 and shape[1] == 0):
+                raise unsupported(where, f"Reshape to {shape} does more than flatten rows")
+            self.flat = True
+            return []
+        if op in _ELEMENTWISE:
+            return None
+        raise unsupported(where, f"{op} is not supported")
+
+    def _product(self, node: Any, tensor: str, attributes: dict[str, Any], where: str) -> list[Step]:
+        if node.input[0] != tensor:
+            raise unsupported(where, f"{node.op_type} with the rows on its right is not supported")
+        weight = self._constant(node.input[1], where)
+        if weight.ndim != 2:
+            raise unsupported(where, f"expected a matrix, got a constant of shape {weight.shape}")
+        bias = None
+        if node.op_type == "Gemm":
+            require(where, "Gemm", "transA", attributes.get("transA", 0), (0,))
+            if attributes.get("transB", 0):
+                weight = weight.T
+            alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+            if alpha != 1:
+                weight = weight.astype(np.float64) * alpha
+            if len(node.input) > 2 and node.input[2]:
+                bias = _row(self._constant(node.input[2], where), where)
+                bias = np.broadcast_to(bias if beta == 1 else bias.astype(np.float64) * beta, weight.shape[1:])
+        return [Dense(weight, bias, where)]
+
+    def _arithmetic(self, node: Any, tensor: str, where: str) -> list[Step] | None:
+        first = node.input[0] == tensor
+        other = node.input[1 if first else 0]
+        if other not in self.constants:
+            return None
+        value = _row(self.constants[other], where).astype(np.float64)
+        if node.op_type == "Add":
+            return [affine(1.0, value, where)]
+        if node.op_type == "Mul":
+            return [affine(value, 0.0, where)]
+        if node.op_type == "Sub":
+            return [affine(1.0, -value, where) if first else affine(-1.0, value, where)]
+        return [affine(1.0 / value, 0.0, where)] if first else None
+
+    def _region(self, tensor: str, users: list[Any]) -> tuple[Step, str]:
+        """Return the activation that several nodes make up, told by what they compute, and their result's name.
+
+        Before opset 20 there is no Gelu, and silu is x * Sigmoid(x): exporters write what there is.
+        """
+        region: list[Any] = []
+        names = {tensor}
+        for node in self.nodes:
+            data = [name for name in node.input if name not in self.constants and name]
+            if not data or not all(name in names for name in data):
+                continue
+            if node.op_type not in _ELEMENTWISE or node.domain not in ("", "ai.onnx"):
+                break
+            if any(self.constants[name].size != 1 for name in node.input if name in self.constants):
+                break
+            region.append(node)
+            names.add(node.output[0])
+            inside = [id(n) for n in region]
+            later = [n for n in self.nodes if id(n) not in inside]
+            live = {name for name in names if name == self.output or any(name in n.input for n in later)}
+            if live == {node.output[0]}:  # everything came together here
+                result = node.output[0]
+                activation = recognise(lambda x, result=result: self._evaluate(region, result, {tensor: x}))  # type: ignore[misc]
+                if activation is not None:
+                    return Activate(activation, _where(node)), result
+        where = _where(users[0])
+        if len(users) == 1 and region:
+            raise unsupported(where, f"{users[0].op_type} is not supported, or not part of an activation mlpbank has")
+        raise unsupported(
+            where, f"{users[0].op_type} begins what is neither a chain of layers nor an activation mlpbank has"
+        )
+
+    def _evaluate(self, nodes: list[Any], result: str, inputs: dict[str, Array]) -> Array:
+        """Return what nodes compute from inputs and constants, in float64 where constants are floating-point."""
+        from onnx.reference import ReferenceEvaluator
+
+        given = dict(inputs)
+        for node in nodes:
+            given |= {name: self.constants[name] for name in node.input if name in self.constants}
+        if inputs:
+            given = {name: a.astype(np.float64) if a.dtype.kind == "f" else a for name, a in given.items()}
+        # A Cast to float32 would not fit the float64 of the others.
+        kept = [_without_cast(node) for node in nodes] if inputs else nodes
+        values = [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), None) for n, a in given.items()
+        ]
+        out = helper.make_tensor_value_info(result, TensorProto.UNDEFINED, None)
+        graph = helper.make_graph(kept, "part", values, [out])
+        model = helper.make_model(graph, opset_imports=self.opsets)
+        return np.asarray(ReferenceEvaluator(model).run(None, given)[0])
+
+    def _constant(self, name: str, where: str) -> Array:
+        if name not in self.constants:
+            raise unsupported(where, f"expected {name!r} to be a constant, got a computed value")
+        return self.constants[name]
+
+
+def _where(node: Any) -> str:
+    return str(node.name or node.output[0])
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _to_array(tensor: Any) -> Array:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise ValueError(f"{tensor.name}: expected data inside the model, got a reference to a file; pass the path")
+    array: Array = numpy_helper.to_array(tensor)
+    return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
+
+
+def _row(array: Array, where: str) -> Array:
+    """Return a constant that is added to rows without the dimensions of size 1 in front."""
+    if any(size != 1 for size in array.shape[:-1]):
+        raise unsupported(where, f"expected a constant for each feature, got shape {array.shape}")
+    return array.reshape(array.shape[-1:])
+
+
+def _without_cast(node: Any) -> Any:
+    return helper.make_node("Identity", node.input, node.output) if node.op_type == "Cast" else node
+
+
+def _activation(op: str, attributes: dict[str, Any], where: str) -> Step:
+    if op == "LeakyRelu" and np.float32(attributes.get("alpha", 0.01)) != np.float32(0.01):
+        require(where, op, "alpha", attributes["alpha"], (0.01,))
+    elif op in ("Elu", "Swish"):
+        require(where, op, "alpha", attributes.get("alpha", 1.0), (1.0,))
+    elif op == "Softmax":
+        require(where, op, "axis", attributes.get("axis", -1), (-1, 1))
+    elif op == "Gelu" and attributes.get("approximate", b"none") == b"tanh":
+        return Activate(Activation.GELU_TANH, where)
+    return Activate(_ACTIVATIONS[op], where)
+
+
+def _scaler(attributes: dict[str, Any], where: str) -> Step:
+    """Return scikit-learn's scalers as skl2onnx writes them: (x - offset) * scale."""
+    scale = np.asarray(attributes.get("scale", [1.0]), np.float64)
+    return affine(scale, -np.asarray(attributes.get("offset", [0.0]), np.float64) * scale, where)
+
+
+# What each activation is in opset 20, as nodes from x to y.
+_NODES: dict[Activation, list[tuple[str, list[str], str, dict[str, Any]]]] = {
+    Activation.RELU: [("Relu", ["x"], "y", {})],
+    Activation.TANH: [("Tanh", ["x"], "y", {})],
+    Activation.SIGMOID: [("Sigmoid", ["x"], "y", {})],
+    Activation.LEAKY_RELU: [("LeakyRelu", ["x"], "y", {"alpha": 0.01})],
+    Activation.ELU: [("Elu", ["x"], "y", {"alpha": 1.0})],
+    Activation.GELU: [("Gelu", ["x"], "y", {"approximate": "none"})],
+    Activation.GELU_TANH: [("Gelu", ["x"], "y", {"approximate": "tanh"})],
+    Activation.SILU: [("Sigmoid", ["x"], "share", {}), ("Mul", ["x", "share"], "y", {})],
+    Activation.SOFTPLUS: [("Softplus", ["x"], "y", {})],
+    Activation.SOFTMAX: [("Softmax", ["x"], "y", {"axis": -1})],
+}
+_LARGEST = 2**31 - 2**20  # protobuf holds 2 GiB; some room for the nodes
+
+
+def export(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
+    """Return stacked models as one graph; see `mlpbank.convert.to_onnx`."""
+    arrays, _ = unflattened(weights, architecture, stacked=True)
+    n = len(arrays["layer_0"])
+    if (size := sum(array.nbytes for array in arrays.values())) > _LARGEST:
+        raise ValueError(f"weights: expected at most 2 GiB, as an ONNX file can hold, got {size / 2**30:.1f} GiB")
+    nodes, initializers = [], []
+    x = "input"
+    for i, layer in enumerate(architecture.layers):
+        name = f"layer_{i}"
+        for key, array in ((f"{name}.weight", arrays[name]), (f"{name}.bias", arrays[f"{name}.bias"][:, None, :])):
+            initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), key))
+        nodes.append(helper.make_node("MatMul", [x, f"{name}.weight"], [f"{name}.product"], f"{name}.MatMul"))
+        nodes.append(helper.make_node("Add", [f"{name}.product", f"{name}.bias"], [f"{name}.sum"], f"{name}.Add"))
+        x = f"{name}.sum"
+        for op, inputs, output, attributes in _NODES.get(layer.activation, ()):
+            names = {"x": f"{name}.sum", "y": f"{name}.output", "share": f"{name}.share"}
+            given = [names[part] for part in inputs]
+            nodes.append(helper.make_node(op, given, [names[output]], f"{name}.{op}", **attributes))
+            x = names["y"]
+    nodes.append(helper.make_node("Identity", [x], ["output"], "output"))
+    rows = helper.make_tensor_value_info("input", TensorProto.FLOAT, [n, "rows", architecture.input_size])
+    result = helper.make_tensor_value_info("output", TensorProto.FLOAT, [n, "rows", architecture.output_size])
+    graph = helper.make_graph(nodes, "mlpbank", [rows], [result], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9, producer_name="mlpbank")
+    return model
