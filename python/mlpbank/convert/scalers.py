@@ -108,6 +108,8 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
     if getattr(scaler, "clip", False):
         raise ValueError(f"{name}: {kind} with clip=True is not affine")
     offset, scale = (None if a is None else getattr(scaler, a) for a in _ATTRIBUTES[kind])
+    if not getattr(scaler, "with_mean", True):
+        offset = None  # StandardScaler has the means all the same
     scale = np.asarray(1.0 if scale is None else scale, np.float64)  # None: switched off
     offset = np.asarray(0.0 if offset is None else offset, np.float64)
     return (-offset / scale, 1.0 / scale) if kind == "MinMaxScaler" else (offset, scale)

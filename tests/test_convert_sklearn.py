@@ -1,0 +1,176 @@
+"""scikit-learn estimators predict in a bank what they predict in scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cases import Float32Array, raises
+from convert_checks import assert_computes, silently, unsupported
+from mlpbank import Architecture, convert
+from mlpbank.convert import mean_and_scale
+
+pytest.importorskip("sklearn")
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    QuantileTransformer,
+    RobustScaler,
+    StandardScaler,
+)
+
+ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
+SCALERS = (
+    StandardScaler(),
+    StandardScaler(with_mean=False),
+    StandardScaler(with_std=False),
+    MinMaxScaler((-3, 2)),
+    MaxAbsScaler(),
+    RobustScaler(),
+    RobustScaler(with_centering=False, with_scaling=False),
+    FunctionTransformer(),
+    "passthrough",
+)
+
+
+def inputs(features: int, seed: int = 0) -> Float32Array:
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((60, features)) * rng.uniform(0.1, 9, features) + rng.normal(size=features)).astype("f")
+
+
+def fitted(estimator: Any, x: Any, y: Any) -> Any:
+    with silently():  # it has not converged
+        return estimator.fit(x.astype(np.float64), y)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_regressors(seed: int, outputs: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = inputs(5, seed)
+    y = np.stack([x[:, 0] * x[:, 1], x[:, 2], 7 + x[:, 3]], axis=1)[:, :outputs]
+    hidden = tuple(int(size) for size in rng.integers(1, 20, rng.integers(5)))
+    network = MLPRegressor(hidden_layer_sizes=hidden, activation=ACTIVATIONS[seed % 4], max_iter=5, random_state=seed)
+    estimator = fitted(network, x, y if outputs > 1 else y[:, 0])
+    converted = convert.convert(estimator)
+    assert len(converted.architecture.layers) == len(hidden) + 1
+    assert_computes(converted, x, estimator.predict(x.astype(np.float64)).reshape(60, outputs))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("kind", ["two classes", "strings", "four classes", "multilabel", "one label"])
+def test_classifiers(kind: str, activation: str) -> None:
+    x = inputs(4)
+    y = {
+        "two classes": x[:, 0] > 0,
+        "strings": np.where(x[:, 0] > 0, "yes", "no"),
+        "four classes": np.digitize(x[:, 0], [-1, 0, 1]),
+        "multilabel": (x[:, :3] > 0).astype(int),
+        "one label": (x[:, :1] > 0).astype(int),
+    }[kind]
+    estimator = fitted(MLPClassifier((7, 7), activation=activation, max_iter=9, random_state=0), x, y)
+    truth = estimator.predict_proba(x.astype(np.float64))
+    assert_computes(convert.convert(estimator), x, truth)
+    assert truth.shape[1] == {"four classes": 4, "multilabel": 3}.get(kind, 2)
+
+
+@pytest.mark.parametrize("scaler", SCALERS, ids=str)
+def test_pipelines_and_scaled_targets(scaler: Any) -> None:
+    x = inputs(4)
+    y = x[:, :2] * 40 + 1000
+    regressor = MLPRegressor(hidden_layer_sizes=(6, 6), activation="tanh", max_iter=20, random_state=0)
+    pipeline = Pipeline([("scale", scaler), ("again", MinMaxScaler()), ("network", regressor)])
+    target = None if scaler == "passthrough" else scaler
+    for labels in (y, y[:, 0]):
+        estimator = fitted(TransformedTargetRegressor(pipeline, transformer=target), x, labels)
+        truth = estimator.predict(x.astype(np.float64)).reshape(60, -1)
+        assert_computes(convert.convert(estimator), x, truth)
+    estimator = fitted(make_pipeline(scaler, MLPClassifier((5,), max_iter=5, random_state=0)), x, y[:, 0] > 1000)
+    assert_computes(convert.convert(estimator), x, estimator.predict_proba(x.astype(np.float64)))
+
+
+def test_the_best_of_a_search() -> None:
+    x = inputs(3)
+    network = MLPRegressor(hidden_layer_sizes=(4,), max_iter=3, random_state=0)
+    search = fitted(GridSearchCV(network, {"activation": ["tanh", "relu"]}, cv=2), x, x[:, 0])
+    assert_computes(convert.convert(search), x, search.predict(x.astype(np.float64))[:, None])
+
+
+@pytest.mark.parametrize("scaler", SCALERS[:-1], ids=str)
+def test_fitted_scalers_are_means_and_scales(scaler: Any) -> None:
+    x = inputs(4).astype(np.float64)
+    x[:, 3] = 5  # a feature that never changes has scale 1
+    mean, scale = mean_and_scale(scaler.fit(x))
+    np.testing.assert_allclose((x - mean) / scale, scaler.transform(x), rtol=1e-12, atol=1e-12)
+    both = make_pipeline(MinMaxScaler(), scaler).fit(x)
+    mean, scale = mean_and_scale(both)
+    np.testing.assert_allclose((x - mean) / scale, both.transform(x), rtol=1e-9, atol=1e-9)
+
+
+def test_scalers_fold_into_any_weights() -> None:
+    x = inputs(2)
+    arch = Architecture.mlp(2, 2)
+    before, after = StandardScaler().fit(x), MinMaxScaler().fit(x)
+    weights = convert.fold_scalers(arch, {"layer_0": np.eye(2)}, before, after)
+    truth = after.inverse_transform(before.transform(x.astype(np.float64)))
+    assert_computes(convert.Converted(arch, weights), x, truth)
+
+
+def test_what_is_not_supported_is_named() -> None:
+    x = inputs(3)
+    network = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2)
+
+    class Own(MLPRegressor):  # type: ignore[misc]
+        pass
+
+    for estimator, message in (
+        (
+            LinearRegression(),
+            "LinearRegression is not supported; an MLPRegressor, an MLPClassifier or a Pipeline to one",
+        ),
+        (make_pipeline(PCA(), network), "pca: PCA: expected a scaler that is affine in each feature, got a PCA that"),
+        (make_pipeline(StandardScaler(), LinearRegression()), "linearregression: LinearRegression is not supported"),
+        (make_pipeline(MinMaxScaler(clip=True), network), "minmaxscaler: MinMaxScaler: MinMaxScaler with clip=True"),
+        (
+            TransformedTargetRegressor(network, transformer=QuantileTransformer(n_quantiles=9)),
+            "transformer: QuantileTransformer: expected a scaler that is affine in each feature",
+        ),
+        (
+            TransformedTargetRegressor(network, func=np.cbrt, inverse_func=lambda z: z**3),
+            "transformer: FunctionTransformer: expected a scaler that is affine in each feature",
+        ),
+        (Own(max_iter=2), "Own is a class of its own, which may compute anything"),
+    ):
+        with pytest.raises(convert.UnsupportedLayerError) as caught:
+            convert.convert(fitted(estimator, x, x[:, 0]))
+        assert str(caught.value).startswith(message)
+    network = MLPRegressor()
+    with raises(ValueError, "expected a fitted MLPRegressor, got one that is not"):
+        convert.convert(network)
+    with raises(ValueError, "mlpregressor: expected a fitted MLPRegressor, got one that is not"):
+        convert.convert(Pipeline([("s", StandardScaler().fit(x)), ("mlpregressor", network)]))
+    with raises(ValueError, "scaler: expected a fitted StandardScaler, got one that is not"):
+        mean_and_scale(StandardScaler())
+    with unsupported("s: StandardScaler: expected a fitted StandardScaler, got one that is not"):
+        convert.convert(Pipeline([("s", StandardScaler()), ("n", network)]))
+
+
+def test_many_estimators_become_stacked_arrays() -> None:
+    x = inputs(3)
+    models = {
+        name: fitted(make_pipeline(StandardScaler(), MLPClassifier((4,), max_iter=2)), x[i:], x[i:, 0] > 0)
+        for i, name in enumerate("abc")
+    }
+    keys, arch, weights = convert.stack(models)
+    for i, key in enumerate(keys):
+        one = {name: array[i] for name, array in weights.items()}
+        assert_computes(convert.Converted(arch, one), x, models[key].predict_proba(x.astype(np.float64)))

@@ -1,0 +1,455 @@
+"""PyTorch models compute in a bank what they compute in PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cases import ACTIVATIONS, RunPython, Weights, one_model, raises, random_architecture, random_weights
+from convert_checks import SQUARE, assert_computes, assert_same_models, elementwise, rows, unsupported
+from mlpbank import Activation, Architecture, BatchedInference, LayerSpec, convert
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+F = torch.nn.functional
+
+MODULES: dict[Activation, Any] = {
+    Activation.NONE: nn.Identity,
+    Activation.RELU: nn.ReLU,
+    Activation.TANH: nn.Tanh,
+    Activation.SIGMOID: nn.Sigmoid,
+    Activation.LEAKY_RELU: nn.LeakyReLU,
+    Activation.ELU: nn.ELU,
+    Activation.GELU: nn.GELU,
+    Activation.GELU_TANH: lambda: nn.GELU(approximate="tanh"),
+    Activation.SILU: nn.SiLU,
+    Activation.SOFTPLUS: nn.Softplus,
+    Activation.SOFTMAX: lambda: nn.Softmax(dim=-1),
+}
+FUNCTIONS: dict[Activation, Any] = {
+    Activation.NONE: lambda x: x.contiguous(),
+    Activation.RELU: F.relu,
+    Activation.TANH: torch.tanh,
+    Activation.SIGMOID: torch.sigmoid,
+    Activation.LEAKY_RELU: F.leaky_relu,
+    Activation.ELU: F.elu,
+    Activation.GELU: F.gelu,
+    Activation.GELU_TANH: lambda x: F.gelu(x, approximate="tanh"),
+    Activation.SILU: F.silu,
+    Activation.SOFTPLUS: F.softplus,
+    Activation.SOFTMAX: lambda x: F.softmax(x, dim=-1),
+}
+
+
+def linear(weights: Weights, i: int) -> Any:
+    """Return layer i as a module."""
+    matrix = torch.tensor(weights[f"layer_{i}"])
+    layer = nn.Linear(*matrix.shape)
+    with torch.no_grad():
+        layer.weight.copy_(matrix.T)
+        layer.bias.copy_(torch.tensor(weights[f"layer_{i}.bias"]))
+    return layer
+
+
+def sequential(arch: Architecture, weights: Weights) -> Any:
+    """Return a model as one nn.Sequential."""
+    parts = [part for i, spec in enumerate(arch.layers) for part in (linear(weights, i), MODULES[spec.activation]())]
+    return nn.Sequential(*parts)
+
+
+def batch_norm(size: int, rng: np.random.Generator, affine: bool = True) -> Any:
+    """Return a BatchNorm1d that has seen something, in eval mode."""
+    norm = nn.BatchNorm1d(size, affine=affine)
+    with torch.no_grad():
+        norm.running_mean.copy_(torch.tensor(rng.standard_normal(size)))
+        norm.running_var.copy_(torch.tensor(rng.uniform(0.2, 3, size)))
+        if affine:
+            norm.weight.copy_(torch.tensor(rng.standard_normal(size)))
+            norm.bias.copy_(torch.tensor(rng.standard_normal(size)))
+    return norm.eval()
+
+
+def expected(module: Any, x: Any) -> Any:
+    """Return a module's outputs in float64."""
+    with torch.no_grad():
+        return module.double()(torch.tensor(x, dtype=torch.float64)).numpy()
+
+
+def weights_of(arch: Architecture, seed: int = 0) -> Weights:
+    return one_model(random_weights(arch, 1, np.random.default_rng(seed)), 0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_sequentials_of_any_architecture(seed: int) -> None:
+    arch = random_architecture(np.random.default_rng(seed))
+    weights = weights_of(arch, seed)
+    module = sequential(arch, weights)
+    converted = convert.convert(module)
+    assert_same_models(converted, arch, weights)
+    assert_computes(converted, rows(arch), expected(module, rows(arch)))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nested_sequentials_with_layers_that_fold_or_do_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arch = random_architecture(rng, 30)
+    weights = weights_of(arch, seed)
+    parts: list[Any] = [nn.Flatten(), nn.Identity()]
+    last = len(arch.layers) - 1
+    for i, spec in enumerate(arch.layers):
+        before = batch_norm(spec.input_size, rng, affine=bool(rng.integers(2)))
+        after = [batch_norm(spec.output_size, rng) for _ in range(rng.integers(3))]
+        block = [before, linear(weights, i), *after, MODULES[spec.activation](), nn.Dropout(0.5)]
+        if i == last and spec.activation is Activation.NONE:
+            block.append(batch_norm(spec.output_size, rng))
+        parts += [nn.Sequential(*block), nn.AlphaDropout()] if rng.integers(2) else block
+    module = nn.Sequential(*parts).eval()
+    converted = convert.convert(module)
+    assert [spec.activation for spec in converted.architecture.layers] == [spec.activation for spec in arch.layers]
+    x = rows(arch)
+    assert_computes(convert.convert(module.double()), x, expected(module, x))
+    # Rounding of the float32 parameters to begin with is none: they are the same numbers in float64.
+    for name, array in convert.convert(module).weights.items():
+        np.testing.assert_array_equal(array, converted.weights[name])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_forwards_that_call_functions(activation: Activation) -> None:
+    arch = elementwise(Architecture.mlp(5, 7, 7, 3), activation)
+    function = FUNCTIONS[activation]
+
+    class Net(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.rest = linear(weights, 0), nn.ModuleList([linear(weights, 1), linear(weights, 2)])
+
+        def forward(self, x: Any) -> Any:
+            hidden = F.relu if activation is Activation.SOFTMAX else function
+            x = hidden(self.first(x))
+            x = hidden(self.rest[0](x))
+            return function(self.rest[1](x))
+
+    weights = weights_of(arch)
+    module = Net()
+    assert_same_models(convert.convert(module), arch, weights)
+    assert_computes(convert.convert(module), rows(arch), expected(module, rows(arch)))
+
+
+class Arithmetic(nn.Module):  # type: ignore[misc]
+    """A forward that does by hand what layers do elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.arange(6.0))
+        self.scale = nn.Parameter(torch.linspace(0.5, 2, 6)[None])
+        self.matrix = nn.Parameter(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))
+        self.net = nn.Sequential(linear(weights_of(SQUARE), 0), nn.Tanh())
+        self.p = 0.5
+
+    def forward(self, x: Any) -> Any:
+        x = (x - self.mean) / torch.exp(self.scale)
+        x = x.view(x.size(0), -1)
+        x = F.dropout(x @ self.matrix.t() + 1, self.p, training=self.training)
+        x = F.linear(self.net(x).clone(), self.matrix, self.mean).relu_()
+        x = torch.flatten(x, 1).reshape(x.shape[0], -1)
+        x = 3 - x * self.scale
+        return F.linear(-x, self.matrix)[None].squeeze(0) if self.p > 1 else F.linear(-x, self.matrix[:1]).squeeze(-1)
+
+
+def test_forwards_that_calculate() -> None:
+    module = Arithmetic().eval()
+    converted = convert.convert(module)
+    assert converted.architecture == Architecture(
+        [LayerSpec(6, 6), LayerSpec(6, 6, "tanh"), LayerSpec(6, 6, "relu"), LayerSpec(6, 1)]
+    )
+    assert_computes(converted, rows(SQUARE), expected(module, rows(SQUARE))[:, None])
+
+
+def test_square_layers_are_the_right_way_round() -> None:
+    weights = weights_of(SQUARE)
+    module = sequential(SQUARE, weights)
+    x = rows(SQUARE)
+    truth = expected(module, x)
+    assert_computes(convert.convert(module), x, truth)
+    assert_computes(convert.convert(module.state_dict(), SQUARE), x, truth)
+    turned = {name: array.T for name, array in convert.convert(module).weights.items()}
+    with pytest.raises(AssertionError, match="times the bound"):
+        assert_computes(convert.Converted(SQUARE, turned), x, truth)
+
+
+def test_state_dicts_with_an_architecture() -> None:
+    arch = Architecture.mlp(4, 5, 6, 1)
+    weights = weights_of(arch)
+    module = sequential(arch, weights)
+    assert_same_models(convert.convert(module.state_dict(), arch), arch, weights)
+    named = {f"_orig_mod.net.{name}": tensor for name, tensor in reversed(module.state_dict().items())}
+    assert_same_models(convert.convert(named, arch), arch, weights)
+    tensors = {name: torch.tensor(array, requires_grad=True) for name, array in weights.items()}
+    assert_same_models(convert.convert(tensors, arch), arch, weights)
+    with raises(ValueError, "architecture: needed for weights without activations (OrderedDict), got None"):
+        convert.convert(module.state_dict())
+    with raises(ValueError, "0: expected an (in, out) matrix (4, 6) for layer 0, got (4, 5)"):
+        convert.convert(module.state_dict(), Architecture.mlp(4, 6, 6, 1))
+
+
+def test_order_of_layers_is_never_guessed() -> None:
+    weights = weights_of(Architecture.mlp(6, 6, 6, 6))
+    state = {}
+    for i, name in enumerate(("encoder", "middle", "head")):
+        state |= {f"{name}.{key}": tensor for key, tensor in linear(weights, i).state_dict().items()}
+    arch = Architecture.mlp(6, 6, 6, 6)
+    names = "['encoder', 'middle', 'head']"
+    with raises(ValueError, f"layers: the names {names} do not tell the order of the layers; pass layers=[...]"):
+        convert.convert(state, arch)
+    assert_same_models(convert.from_params(state, arch, layers=["encoder", "middle", "head"]), arch, weights)
+    with raises(ValueError, f"layers: expected each of {names} once, got ['encoder', 'head']"):
+        convert.from_params(state, arch, layers=["encoder", "head"])
+    # Sizes tell it where no two layers have the same.
+    arch = Architecture.mlp(2, 3, 4, 5)
+    weights = weights_of(arch)
+    state = {}
+    for i, name in ((2, "head"), (0, "encoder"), (1, "middle")):
+        state |= {f"{name}.{key}": tensor for key, tensor in linear(weights, i).state_dict().items()}
+    assert_same_models(convert.convert(state, arch), arch, weights)
+
+
+def test_layers_are_ordered_by_number_not_by_text() -> None:
+    arch = Architecture.mlp(*[3] * 13)
+    weights = weights_of(arch)
+    state = {}
+    for i in reversed(range(12)):
+        state |= {f"fc{i}.{key}": tensor for key, tensor in linear(weights, i).state_dict().items()}
+    assert_same_models(convert.convert(state, arch), arch, weights)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stack_module_state(seed: int) -> None:
+    arch = random_architecture(np.random.default_rng(seed), 20)
+    stacked = random_weights(arch, 4, np.random.default_rng(seed))
+    modules = [sequential(arch, one_model(stacked, i)) for i in range(4)]
+    params, _ = torch.func.stack_module_state(modules)
+    for name, array in convert.from_stacked_params(params, arch).items():
+        np.testing.assert_array_equal(array, stacked[name])
+
+
+def test_flat_vectors_of_torch() -> None:
+    stacked = random_weights(SQUARE, 3, np.random.default_rng(0))
+    modules = [sequential(SQUARE, one_model(stacked, i)) for i in range(3)]
+    vectors = torch.stack([nn.utils.parameters_to_vector(module.parameters()) for module in modules])
+    weights = convert.from_flat(vectors, SQUARE, order="weight,bias", weight_layout="out_in")
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, stacked[name])
+
+
+def test_layers_of_other_dtypes_and_kinds() -> None:
+    arch = Architecture.mlp(3, 4, 2)
+    module = sequential(arch, weights_of(arch))
+    assert convert.convert(module.to(torch.bfloat16)).weights["layer_0"].dtype == np.float32
+    module = sequential(arch, weights_of(arch))
+    truth = expected(module, rows(arch))
+    module.float()[0] = nn.utils.parametrizations.weight_norm(module[0])
+    assert_computes(convert.convert(module), rows(arch), truth, times=2)
+    assert_computes(convert.convert(nn.DataParallel(module)), rows(arch), truth, times=2)
+    unbiased = nn.Sequential(nn.Linear(3, 2, bias=False))
+    assert not convert.convert(unbiased).weights["layer_0.bias"].any()
+    with raises(ValueError, "layer_0: expected values that float32 can hold, got 1e+300"):
+        convert.convert(nn.Linear(1, 1).double().requires_grad_(False).apply(lambda m: m.weight.fill_(1e300)))
+
+
+def test_many_models_become_stacked_arrays() -> None:
+    arch = Architecture.mlp(3, 5, 2, activation="silu")
+    stacked = random_weights(arch, 6, np.random.default_rng(0))
+    models = {f"m{i}": sequential(arch, one_model(stacked, i)) for i in range(6)}
+    keys, found, weights = convert.stack(models, progress=True)
+    assert keys == list(models)
+    assert found == arch
+    bank = BatchedInference(6, found)
+    bank.weights.load_stacked(weights)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, stacked[name])
+
+
+def test_modules_of_one_class_may_differ() -> None:
+    class Net(nn.Module):  # type: ignore[misc]
+        def __init__(self, act: str, shift: float | None = None) -> None:
+            super().__init__()
+            self.act, self.fc = act, nn.Linear(2, 2)
+            if shift is not None:
+                self.shift = torch.tensor(shift)
+
+        def forward(self, x: Any) -> Any:
+            x = self.fc(x)
+            x = x + self.shift if hasattr(self, "shift") else x
+            return torch.relu(x) if self.act == "relu" else torch.tanh(x)
+
+    nets = {i: Net("relu", shift) for i, shift in enumerate((None, 1.0, 2.0, None))}
+    keys, _, weights = convert.stack(nets)
+    assert keys == [0, 1, 2, 3]
+    shifts = [weights["layer_0.bias"][i] - nets[i].fc.bias.detach().numpy() for i in keys]
+    np.testing.assert_allclose(np.mean(shifts, axis=1), [0, 1, 2, 0], atol=1e-6)
+    models = {"a": Net("relu"), "b": Net("relu"), "c": Net("tanh"), "d": nn.Linear(2, 3)}
+    message = "layer 0: expected 2 -> 2 with activation 'relu', got 2 -> 2 with activation 'tanh'"
+    with raises(ValueError, f"models['c']: differs from models['a']: {message}"):
+        convert.stack(models)
+    with raises(ValueError, "models['d']: differs from the architecture: expected 2 layers, got 1"):
+        convert.stack({"d": nn.Linear(2, 3)}, Architecture([LayerSpec(2, 3), LayerSpec(3, 3)]))
+    del models["c"], models["d"]
+    models["e"] = nn.Sequential(nn.Linear(2, 2), nn.GRU(2, 2))
+    with unsupported("models['e']: 1: GRU is not supported"):
+        convert.stack(models)
+    with raises(ValueError, "models: expected at least one, got none"):
+        convert.stack({})
+
+
+class Residual(nn.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+
+    def forward(self, x: Any) -> Any:
+        return x + self.fc(x)
+
+
+class Branch(Residual):
+    def forward(self, x: Any) -> Any:
+        return self.fc(x) if x.sum() > 0 else x
+
+
+class InPlace(Residual):
+    def forward(self, x: Any) -> Any:
+        x = self.fc(x)
+        F.relu(x, inplace=True)
+        return x
+
+
+class Pair(Residual):
+    def forward(self, x: Any) -> Any:
+        return self.fc(x), x
+
+
+def hooked() -> Any:
+    layer = nn.Linear(2, 2)
+    layer.register_forward_hook(lambda module, args, output: output * 2)
+    return nn.Sequential(layer)
+
+
+L = nn.Linear
+UNSUPPORTED: dict[str, tuple[Any, str]] = {
+    "layer": (nn.Sequential(L(2, 2), nn.Sequential(nn.ReLU(), nn.LSTM(2, 2))), "1.1: LSTM is not supported"),
+    "softmax inside": (
+        nn.Sequential(L(2, 2), nn.Softmax(-1), L(2, 2)),
+        "2: softmax can stand on the last layer only, and this layer follows it",
+    ),
+    "log softmax": (nn.Sequential(L(2, 2), nn.LogSoftmax(-1)), "1: LogSoftmax is not supported"),
+    "softmax over rows": (nn.Sequential(L(2, 2), nn.Softmax(0)), "1: softmax: expected dim -1 or 1 or None, got 0"),
+    "slope": (nn.Sequential(L(2, 2), nn.LeakyReLU(0.2)), "1: leaky_relu: expected negative_slope 0.01, got 0.2"),
+    "alpha": (nn.Sequential(L(2, 2), nn.ELU(2.0)), "1: elu: expected alpha 1.0, got 2.0"),
+    "beta": (nn.Sequential(L(2, 2), nn.Softplus(2.0)), "1: softplus: expected beta 1.0, got 2.0"),
+    "threshold": (nn.Sequential(L(2, 2), nn.Softplus(1.0, 5)), "1: softplus: expected threshold 20.0, got 5"),
+    "training": (
+        nn.Sequential(L(2, 2), nn.BatchNorm1d(2)),
+        "1: BatchNorm1d is in training mode; call model.eval() first",
+    ),
+    "no statistics": (
+        nn.Sequential(L(2, 2), nn.BatchNorm1d(2, track_running_stats=False)).eval(),
+        "1: BatchNorm1d without running statistics depends on the other rows",
+    ),
+    "nothing to fold into": (
+        nn.Sequential(L(2, 2), nn.ReLU(), nn.BatchNorm1d(2)).eval(),
+        "2: no dense layer follows that this scale and shift could be folded into",
+    ),
+    "between activations": (
+        nn.Sequential(L(2, 2), nn.ReLU(), nn.BatchNorm1d(2), nn.Tanh()).eval(),
+        "2: stands between two activations, so no dense layer can take it (3)",
+    ),
+    "two activations": (
+        nn.Sequential(L(2, 2), nn.ReLU(), nn.Tanh()),
+        "2: expected one activation for each layer, got tanh after another",
+    ),
+    "activation first": (
+        nn.Sequential(nn.ReLU(), L(2, 2)),
+        "0: expected a dense layer before the first activation, got relu",
+    ),
+    "sizes": (nn.Sequential(L(2, 3), L(2, 2)), "1: expected 3 inputs, got 2"),
+    "no layer": (nn.Sequential(nn.Dropout()), "expected at least one dense layer, got none"),
+    "flatten": (nn.Sequential(nn.Flatten(0), L(2, 2)), "0: expected Flatten from dimension 1 to the last, got 0 to -1"),
+    "meta": (nn.Sequential(L(2, 2, device="meta")), "0: its parameters cannot be read: "),
+    "hook": (hooked(), "0: Linear has forward hooks, or a forward of its own, that may do anything"),
+    "residual": (nn.Sequential(L(2, 2), Residual()), "1.add: joins several results, and only chains are supported"),
+    "in place": (InPlace(), "relu: stands beside the chain of layers, and only chains are supported"),
+    "pair": (Pair(), "expected a forward that returns one tensor computed from its input"),
+    "branch": (Branch(), "the forward of Branch cannot be traced: "),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_is_not_supported_is_named(name: str) -> None:
+    module, message = UNSUPPORTED[name]
+    with pytest.raises(convert.UnsupportedLayerError) as caught:
+        convert.convert(module)
+    assert str(caught.value) == message or (message.endswith(": ") and str(caught.value).startswith(message))
+
+
+def test_functions_that_are_not_supported_are_named() -> None:
+    class Net(nn.Module):  # type: ignore[misc]
+        def __init__(self, function: Any) -> None:
+            super().__init__()
+            self.net, self.function = nn.Sequential(L(3, 3)), function
+
+        def forward(self, x: Any) -> Any:
+            return self.function(self.net(x))
+
+    for function, message in (
+        (F.hardtanh, "hardtanh: hardtanh is not supported"),
+        (lambda x: F.leaky_relu(x, 0.3), "leaky_relu: leaky_relu: expected negative_slope 0.01, got 0.3"),
+        (lambda x: F.elu(x, alpha=3.0), "elu: elu: expected alpha 1.0, got 3.0"),
+        (F.dropout, "dropout: dropout is active; call model.eval() first, and pass training=self.training"),
+        (lambda x: x * x, "mul: mul of a result with itself is not supported"),
+        (lambda x: x.sum(1), "sum_1: sum is not supported"),
+        (lambda x: 1 / x, "truediv: a division by a result is not supported"),
+        (lambda x: x.view(-1), "view: view is not supported"),
+        (lambda x: torch.softmax(x, 0), "softmax: softmax: expected dim -1 or 1 or None, got 0"),
+    ):
+        with unsupported(message):
+            convert.convert(Net(function))
+        with unsupported(f"0.{message}"):
+            convert.convert(nn.Sequential(Net(function)))
+
+
+def test_state_dicts_that_are_no_chain() -> None:
+    arch = Architecture.mlp(3, 3, 3)
+    for module, message in (
+        (nn.Sequential(L(3, 3), nn.BatchNorm1d(3), L(3, 3)), "1.running_mean: is no weight or bias of a dense layer"),
+        (nn.Sequential(L(3, 3), nn.LayerNorm(3), L(3, 3)), "1: expected a matrix of floating-point weights, got"),
+        (nn.LSTM(3, 3), "weight_ih_l0: is no weight or bias of a dense layer"),
+    ):
+        with pytest.raises(convert.UnsupportedLayerError) as caught:
+            convert.convert(module.state_dict(), arch)
+        assert str(caught.value).startswith(message)
+    with raises(ValueError, "architecture: expected 3 layers for ['0', '1', '2'], got 2"):
+        convert.convert(nn.Sequential(L(3, 3), L(3, 3), L(3, 3)).state_dict(), arch)
+
+
+def test_a_given_architecture_is_checked() -> None:
+    module = nn.Sequential(L(2, 3), nn.ReLU())
+    assert convert.convert(module, Architecture([LayerSpec(2, 3, "relu")])).architecture.output_size == 3
+    expected = "expected 2 -> 3 with activation 'tanh', got 2 -> 3 with activation 'relu'"
+    with raises(ValueError, f"architecture: layer 0: {expected}"):
+        convert.convert(module, Architecture([LayerSpec(2, 3, "tanh")]))
+
+
+def test_no_framework_is_imported(run_python: RunPython) -> None:
+    script = """
+        import sys
+        import numpy as np
+        from mlpbank import Architecture, convert
+        arch = Architecture.mlp(2, 2)
+        convert.stack({"a": {"layer_0": np.eye(2)}}, arch)
+        convert.from_flat(np.zeros((3, 6)), arch, order="weight,bias", weight_layout="out_in")
+        convert.from_params({"Dense_0": {"kernel": np.eye(2)}}, arch)
+        convert.fold_scalers(arch, {"layer_0": np.eye(2)}, (0, 1), ([1, 2], 3))
+        print(sorted({"torch", "jax", "flax", "equinox", "sklearn", "keras", "onnx", "onnxruntime"} & set(sys.modules)))
+    """
+    assert run_python(script) == "[]"
