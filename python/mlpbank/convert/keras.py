@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Dense, Step, affine, batch_norm, join, require, unsupported
+from mlpbank.convert._native import as_array
 from mlpbank.convert._recognise import recognise
 
 _FUNCTIONS = {
@@ -37,7 +38,7 @@ def steps(model: Any, where: str = "") -> list[Step]:
         The model is not built.
     """
     if not isinstance(model, keras.Model):
-        return _layer(model, where)
+        return _layer(model, where or model.name)
     chain: list[Step] = []
     flat = True
     for layer, place in _layers(model, where):
@@ -193,6 +194,6 @@ _LAYERS: dict[type, Callable[[Any, str], list[Step]]] = {
 
 
 def _array(tensor: Any) -> npt.NDArray[Any]:
-    # A Variable is asked for its value: NumPy warns about how Keras converts the Variable itself.
-    array = np.asarray(keras.ops.convert_to_numpy(getattr(tensor, "value", tensor)))
+    # The values themselves, of whatever backend: NumPy warns about the way Keras converts its Variables.
+    array = as_array(getattr(tensor, "value", tensor), "weights")
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
