@@ -42,7 +42,7 @@ def batch_norm(size: int, rng: np.random.Generator) -> Any:
         dtype="float64", scale=bool(rng.integers(2)), center=bool(rng.integers(2)), epsilon=1e-2
     )
     layer.build((None, size))
-    layer.set_weights([rng.uniform(0.3, 2, size) for _ in layer.get_weights()])
+    layer.set_weights([rng.uniform(0.3, 2, size) for _ in layer.weights])
     return layer
 
 

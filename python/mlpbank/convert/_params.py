@@ -281,7 +281,7 @@ def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str
         below = "out_in" if kind.__name__ == "Linear" else None
         for field in dataclasses.fields(node):
             value = getattr(node, field.name, None)
-            if not isinstance(value, (bool, int, float, str)):  # sizes and options
+            if not field.metadata.get("static") and not isinstance(value, (bool, int, float, str)):  # no options
                 _gather(value, (*path, field.name), groups, below)
     elif _is_module(kind, "flax"):
         from mlpbank.convert import jax
