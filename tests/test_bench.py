@@ -264,7 +264,7 @@ class TestCommand:
             (["--models", "0"], "--models: expected a positive integer, got 0"),
             (["--rows", "-3"], "--rows: expected a positive integer, got -3"),
             (["--activation", "cosine"], "--activation: expected one of "),
-            (["--dtype", "int8"], "--dtype: expected 'float32', got 'int8'"),
+            (["--dtype", "int4"], "--dtype: expected 'float32' or 'float16'"),
             (["--threads", "1000000"], "--threads: expected 1 to "),
             (["--isa", "sse9"], "isa: expected one of "),
             (["--layout", "heap"], "--layout: expected 'auto' or "),

@@ -6,5 +6,7 @@ The parts, in the order in which a run meets them:
 - `cases`: what is computed: a case, its random weights and inputs, the right answer;
 - `contender`, `peers*`: who computes it: mlpbank, NumPy, PyTorch, JAX, ONNX Runtime, OpenVINO;
 - `measure`: verification first, then timing, all contenders in turns, and the machine's limits between them;
-- `report`, `plot`: the tables, the JSON file, the pictures.
+- `ids`, `dtypes`, `swap`, `more`: the other sections of the suite, made of what `contest` has; `traffic` and
+  `peers_traffic` are for `ids`;
+- `report`, `table`, `plot`: the tables, the JSON file, the pictures.
 """

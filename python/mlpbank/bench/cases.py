@@ -12,6 +12,10 @@ from mlpbank import _reference
 from mlpbank._arrays import Float32Array
 from mlpbank.architecture import Architecture
 
+DTYPES = ("float32", "float16", "bfloat16", "int8")
+_WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+_REFERENCE_FLOATS = 1 << 21  # the reference takes so many weights at a time: they become float64
+
 
 @dataclass(frozen=True)
 class Case:
@@ -44,7 +48,14 @@ class Case:
     @property
     def nbytes(self) -> int:
         """Bytes of all parameters, which a forward has to read; without padding, inputs and outputs."""
-        return 4 * self.num_models * self.architecture.num_parameters
+        return self.nbytes_as("float32")
+
+    def nbytes_as(self, dtype: str) -> int:
+        """Return the bytes of all parameters with weights of `dtype`; biases and the scales of int8 are float32."""
+        biases = sum(self.sizes[1:])
+        weights = self.architecture.num_parameters - biases
+        beside = 8 if dtype == "int8" else 4
+        return self.num_models * (_WEIGHT_BYTES[dtype] * weights + beside * biases)
 
     @property
     def flops(self) -> int:
@@ -123,19 +134,65 @@ def make_problem(case: Case, *, seed: int = 0, progress: Callable[[float], None]
     weights = [normal(n, i, o, scale=float(np.sqrt(1.5 / i))) for i, o in pairs]
     biases = [normal(n, 1, o, scale=0.5) for _, o in pairs]
 
-    architecture = case.architecture
+    return _with_answer(case, x, weights, biases, progress)
+
+
+def stored(problem: Problem, dtype: str) -> Problem:
+    """Return the problem with its weights as a bank of `dtype` stores them, and the answer that belongs to those."""
+    if dtype == "float32":
+        return problem
+    weights = [round_weights(w, dtype) for w in problem.weights]
+    return _with_answer(problem.case, problem.x, weights, problem.biases, lambda fraction: None)
+
+
+def round_weights(weights: Float32Array, dtype: str) -> Float32Array:
+    """Return (models, inputs, outputs) weights rounded to `dtype`, written down again without the core's help."""
+    if dtype == "float16":
+        return weights.astype(np.float16).astype(np.float32)
+    if dtype == "bfloat16":  # the upper half of a float32, rounded to nearest even
+        bits = weights.view(np.uint32)
+        rounded = bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))
+        return np.asarray((rounded & np.uint32(0xFFFF0000)).view(np.float32))
+    if dtype == "int8":
+        scales = np.abs(weights).max(axis=1, keepdims=True) / np.float32(127)
+        return np.asarray(np.rint(weights / scales) * scales)
+    return weights
+
+
+def _with_answer(
+    case: Case,
+    x: Float32Array,
+    weights: list[Float32Array],
+    biases: list[Float32Array],
+    progress: Callable[[float], None],
+) -> Problem:
+    n = case.num_models
     expected = np.empty((n, case.rows, case.sizes[-1]))
-    step = max(1, n // 100)
-    for m in range(n):
-        model = {f"layer_{i}": w[m] for i, w in enumerate(weights)}
-        model |= {f"layer_{i}.bias": b[m, 0] for i, b in enumerate(biases)}
-        expected[m] = _reference.forward(architecture, model, x[m])
-        if (m + 1) % step == 0:
-            progress((m + 1) / n)
-    # An output is a chain of sums, each over the layer's inputs, of terms near 1; every term may be rounded twice.
-    scale = np.maximum(1.0, np.abs(expected).max(axis=(1, 2), keepdims=True))
-    tolerance = 2 * sum(i + 1 for i, _ in pairs) * np.finfo(np.float32).eps * scale
-    return Problem(case, x, weights, biases, expected, tolerance)
+    step = max(1, _REFERENCE_FLOATS // case.architecture.num_parameters)
+    for m in range(0, n, step):
+        some = slice(m, m + step)
+        expected[some] = reference(case.architecture, [w[some] for w in weights], [b[some] for b in biases], x[some])
+        progress(min(1.0, (m + step) / n))
+    return Problem(case, x, weights, biases, expected, tolerance(case, expected))
+
+
+def reference(
+    architecture: Architecture, weights: list[Float32Array], biases: list[Float32Array], x: Float32Array
+) -> npt.NDArray[np.float64]:
+    """Return the outputs of several models at once in float64, each as `mlpbank._reference.forward` defines it."""
+    y = x.astype(np.float64)
+    for layer, w, b in zip(architecture.layers, weights, biases, strict=True):
+        y = _reference.ACTIVATIONS[layer.activation](y @ w.astype(np.float64) + b)
+    return y
+
+
+def tolerance(case: Case, expected: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return how far float32 results may be from `expected`, for each entry of its first axis.
+
+    An output is a chain of sums, each over the layer's inputs, of terms near 1; every term may be rounded twice.
+    """
+    scale = np.maximum(1.0, np.abs(expected).max(axis=(1, 2), keepdims=True, initial=0.0))
+    return np.asarray(2 * sum(i + 1 for i in case.sizes[:-1]) * np.finfo(np.float32).eps * scale)
 
 
 def aligned_empty(shape: tuple[int, ...]) -> Float32Array:

@@ -6,16 +6,20 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mlpbank.bench import machine, report
-from mlpbank.bench.cases import Case
+from mlpbank.bench import dtypes, ids, machine, more, report, swap
+from mlpbank.bench.contest import Step
 from mlpbank.bench.measure import CaseResult, run_case
 from mlpbank.bench.options import Plan, make_plan
 from mlpbank.bench.peers import PEERS, build_mlpbank
+from mlpbank.bench.table import Table
 from mlpbank.inference import Engine
+
+_MORE = 15  # the section "more" has many cases and takes so much less time for each
+_OTHERS = ("torch", "numpy")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,22 +41,47 @@ def run(args: argparse.Namespace) -> int:
 
     builders = {"mlpbank": build_mlpbank, **{name: PEERS[name] for name in plan.peers}}
     results: list[CaseResult] = []
-    with _Bar(plan.cases) as bar:
+    sections = _sections(plan)
+    tables: dict[str, list[Table]] = {name: [] for name in sections}
+    with _Bar(len(plan.cases) + sum(map(len, sections.values()))) as bar:
         for case in plan.cases:
-            with bar.case(case) as progress:
+            with bar.part(str(case)) as progress:
                 results.append(run_case(case, builders, plan.settings, seconds=plan.seconds, progress=progress))
             gc.collect()  # the case's contenders: gigabytes, in cycles
             with bar.hidden():
                 print("\n" + report.case_table(results[-1]), flush=True)
-    if len(results) > 1:
-        print("\n" + report.summary_table(results))
-    _write_files(plan, report.as_json(about, blas, plan.settings.threads, plan.dtype, results))
-    return 1 if any("mlpbank" in result.wrong for result in results) else 0
+        if len(results) > 1:
+            with bar.hidden():
+                print("\n" + report.summary_table(results), flush=True)
+        for name, steps in sections.items():
+            for step in steps:
+                with bar.part(step.label) as progress:
+                    tables[name].append(step.run(progress))
+                gc.collect()
+                with bar.hidden():
+                    print(f"\n{tables[name][-1]}", flush=True)
+    _write_files(plan, report.as_json(about, blas, plan.settings.threads, plan.settings.dtype, results, tables))
+    wrong = any("mlpbank" in result.wrong for result in results)
+    # Whoever is wrong in a table is mlpbank in some form, or a peer of a name that says so.
+    wrong |= any(not name.startswith(_OTHERS) for own in tables.values() for table in own for name in table.wrong)
+    return int(wrong)
+
+
+def _sections(plan: Plan) -> dict[str, list[Step]]:
+    """Return what each section does."""
+    settings, seconds = plan.settings, plan.seconds
+    make: dict[str, Callable[[], list[Step]]] = {
+        "ids": lambda: ids.steps(settings, seconds, plan.peers),
+        "dtypes": lambda: dtypes.steps(settings, seconds),
+        "swap": lambda: swap.steps(settings, seconds),
+        "more": lambda: more.steps(settings, seconds / _MORE),
+    }
+    return {name: make[name]() for name in plan.sections}
 
 
 def _print_head(plan: Plan, about: dict[str, Any], blas: list[dict[str, Any]]) -> None:
     engine = Engine(plan.settings.threads, plan.settings.isa)
-    print(f"{about['cpu']}, {engine.num_threads} of {about['cpus']} CPUs, {engine.isa}, {plan.dtype}")
+    print(f"{about['cpu']}, {engine.num_threads} of {about['cpus']} CPUs, {engine.isa}, {plan.settings.dtype}")
     print(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
     if "numpy" in plan.peers:
         print("\n".join(machine.blas_notes(blas)))
@@ -70,9 +99,9 @@ def _write_files(plan: Plan, everything: dict[str, Any]) -> None:
 
 
 class _Bar:
-    """A progress bar on stderr over all cases, where tqdm is installed; else nothing."""
+    """A progress bar on stderr over all cases and steps, where tqdm is installed; else nothing."""
 
-    def __init__(self, cases: tuple[Case, ...]) -> None:
+    def __init__(self, parts: int) -> None:
         self._done = 0
         self._bar: Any = None
         try:
@@ -80,9 +109,7 @@ class _Bar:
         except ImportError:
             return
         layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {desc}"
-        self._bar = tqdm(
-            total=len(cases), file=sys.stderr, bar_format=layout, leave=False, dynamic_ncols=True, disable=None
-        )
+        self._bar = tqdm(total=parts, file=sys.stderr, bar_format=layout, leave=False, dynamic_ncols=True, disable=None)
 
     def __enter__(self) -> _Bar:
         return self
@@ -92,12 +119,12 @@ class _Bar:
             self._bar.close()
 
     @contextmanager
-    def case(self, case: Case) -> Iterator[Any]:
-        """Give the callable that the case reports its progress to."""
+    def part(self, name: str) -> Iterator[Any]:
+        """Give the callable that a case or step reports its progress to."""
 
         def progress(fraction: float, doing: str) -> None:
             if self._bar is not None:
-                self._bar.set_description_str(f"{case}: {doing}", refresh=False)
+                self._bar.set_description_str(f"{name}: {doing}", refresh=False)
                 self._bar.update(self._done + fraction - self._bar.n)
 
         yield progress

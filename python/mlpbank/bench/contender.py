@@ -24,11 +24,14 @@ class Settings:
         mlpbank's instruction set.
     layout : str
         mlpbank's layout of the weights.
+    dtype : str
+        Precision of mlpbank's weights; the others have float32.
     """
 
     threads: int
     isa: str | None = None
     layout: str = "auto"
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank.bench import machine
-from mlpbank.bench.cases import Case, Problem, make_problem
+from mlpbank.bench.cases import Case, Problem, make_problem, stored
 from mlpbank.bench.contender import Builder, Contender, Settings, UnavailableError
 from mlpbank.inference import Engine
 
@@ -84,19 +86,56 @@ class CaseResult:
         return self.best_peer.speedup if self.best_peer else None
 
 
+def gather(
+    builders: Mapping[str, Callable[[], Contender]],
+    verify: Callable[[Contender], str | None],
+    *,
+    progress: Progress = lambda fraction, doing: None,
+) -> tuple[list[Contender], dict[str, str], dict[str, str]]:
+    """Return the contenders whose numbers are right, why others cannot take part, and what is wrong with the rest."""
+    contenders: list[Contender] = []
+    left_out: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    for i, (name, build) in enumerate(builders.items()):
+        progress(i / len(builders), f"setting up and verifying {name}")
+        try:
+            contender = build()
+        except ImportError as error:
+            left_out[name] = f"not installed ({error.name or error})"
+        except UnavailableError as error:
+            left_out[name] = str(error)
+        else:
+            error_found = verify(contender)
+            if error_found is None:
+                contenders.append(contender)
+            else:
+                wrong[name] = error_found
+    return contenders, left_out, wrong
+
+
 def find_error(contender: Contender, problem: Problem) -> str | None:
     """Return what is wrong with the contender's outputs, or None where they are right."""
+    return find_difference(contender, problem.expected, problem.tolerance)
+
+
+def find_difference(
+    contender: Contender,
+    expected: npt.NDArray[np.float64],
+    tolerance: npt.NDArray[np.float64],
+    first_axis: str = "model",
+) -> str | None:
+    """Return where the contender's outputs are farther than `tolerance` from (first axis, rows, outputs) expected."""
     contender.run()
     y = np.asarray(contender.output())
-    if y.size != problem.expected.size:
-        return f"expected {problem.expected.size} outputs, got {y.size}"
-    distance = np.abs(y.reshape(problem.expected.shape) - problem.expected) / problem.tolerance
+    if y.size != expected.size:
+        return f"expected {expected.size} outputs, got {y.size}"
+    distance = np.abs(y.reshape(expected.shape) - expected) / tolerance
     if (distance <= 1).all():  # a NaN is not
         return None
     bad = np.unravel_index(int(np.argmax(np.nan_to_num(distance, nan=math.inf))), distance.shape)
-    model, row, output = map(int, bad)
-    value = float(y.reshape(problem.expected.shape)[bad])
-    return f"model {model}, row {row}, output {output}: expected {problem.expected[bad]:.7g}, got {value:.7g}"
+    first, row, output = map(int, bad)
+    value = float(y.reshape(expected.shape)[bad])
+    return f"{first_axis} {first}, row {row}, output {output}: expected {expected[bad]:.7g}, got {value:.7g}"
 
 
 def run_case(
@@ -123,26 +162,19 @@ def run_case(
         Is told the fraction done, and what is being done.
     """
     problem = make_problem(case, progress=lambda part: progress(0.1 * part, "computing the reference"))
-    contenders: list[Contender] = []
-    left_out: dict[str, str] = {}
-    wrong: dict[str, str] = {}
-    for i, (name, build) in enumerate(builders.items()):
-        progress(0.1 + 0.3 * i / len(builders), f"setting up and verifying {name}")
-        try:
-            contender = build(problem, settings)
-        except ImportError as error:
-            left_out[name] = f"not installed ({error.name or error})"
-        except UnavailableError as error:
-            left_out[name] = str(error)
-        else:
-            error_found = find_error(contender, problem)
-            if error_found is None:
-                contenders.append(contender)
-            else:
-                wrong[name] = error_found
+    own = stored(problem, settings.dtype)
 
+    def verify(contender: Contender) -> str | None:
+        return find_error(contender, own if contender.name == "mlpbank" else problem)
+
+    contenders, left_out, wrong = gather(
+        {name: partial(build, problem, settings) for name, build in builders.items()},
+        verify,
+        progress=lambda part, doing: progress(0.1 + 0.3 * part, doing),
+    )
     engine = Engine(settings.threads, settings.isa)
-    probes = _LimitProbes(case, engine)
+    nbytes = case.nbytes_as(settings.dtype)
+    probes = LimitProbes(nbytes, case.flops, engine)
     timings: list[Timing] = []
     limits = None
     others = machine.OtherLoad()
@@ -152,14 +184,15 @@ def run_case(
         )
         timings = summarise(contenders, samples, calls)
         limits = probes.limits(timings[0].median_us)
-    return CaseResult(case, engine.isa, case.nbytes, case.flops, timings, limits, left_out, wrong, others.share())
+    return CaseResult(case, engine.isa, nbytes, case.flops, timings, limits, left_out, wrong, others.share())
 
 
-class _LimitProbes:
-    """Measures what the machine can do, again and again, for one case."""
+class LimitProbes:
+    """Measures what the machine can do, again and again, for work that reads so many bytes and does so many flops."""
 
-    def __init__(self, case: Case, engine: Engine) -> None:
-        self._case = case
+    def __init__(self, nbytes: int, flops: int, engine: Engine) -> None:
+        self._nbytes = nbytes
+        self._flops = flops
         self._engine = engine
         isas = _core.available_isas()
         lesser = isas[isas.index(Engine().isa) :]  # MLPBANK_ISA may forbid the others
@@ -171,13 +204,14 @@ class _LimitProbes:
         settle()
         for isa, samples in self._fma.items():
             samples.append(_core.fma_peak(isa, threads))
-        self._read.append(_core.read_bandwidth(self._case.nbytes, threads, _LIMIT_REPEATS))
+        self._read.append(_core.read_bandwidth(self._nbytes, threads, _LIMIT_REPEATS))
 
-    def limits(self, median_us: float) -> Limits:
+    def limits(self, median_us: float, isa: str | None = None) -> Limits:
+        """Return the limits, and the share that a median reaches of those of `isa` (the engine's by default)."""
         read = float(np.median(self._read))
         fma = {isa: float(np.median(samples)) for isa, samples in self._fma.items()}
-        read_us = self._case.nbytes / read / 1e3
-        fma_us = self._case.flops / fma[self._engine.isa] / 1e3
+        read_us = self._nbytes / read / 1e3
+        fma_us = self._flops / fma[isa or self._engine.isa] / 1e3
         binding = "read" if read_us >= fma_us else "fma"
         return Limits(read, fma, read_us, fma_us, binding, max(read_us, fma_us) / median_us)
 
@@ -212,7 +246,7 @@ def _warm_up(contender: Contender) -> None:
 
 def take_turns(
     contenders: Sequence[Contender],
-    probes: _LimitProbes | None,
+    probes: LimitProbes | None,
     *,
     seconds: float,
     progress: Callable[[float], None] = lambda fraction: None,

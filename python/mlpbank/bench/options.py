@@ -8,25 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlpbank.architecture import Architecture, positive_int
-from mlpbank.bench.cases import SUITE, Case
+from mlpbank.bench.cases import DTYPES, SUITE, Case
 from mlpbank.bench.contender import Settings
 from mlpbank.bench.peers import PEERS
 from mlpbank.inference import Engine
 
-_DTYPES = ("float32",)
 _LAYOUTS = ("auto", "panel", "lane")
+# Sections of the suite: what each one is about. The first four run where none is named.
+SECTIONS = {
+    "cases": "nine cases beside other libraries and the machine's limits",
+    "ids": "any rows for any models",
+    "dtypes": "weights of each precision",
+    "swap": "models replaced while others predict",
+    "more": "mlpbank beside itself: instruction sets, threads, sizes, activations",
+}
+_SUITE = ("cases", "ids", "dtypes", "swap")
 _DEFAULTS = {"models": "1000", "sizes": "32,64,64,1", "rows": "1", "activation": "relu"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does."""
+    """What a run does: the cases first, then other sections of the suite."""
 
     cases: tuple[Case, ...]
-    suite: bool
+    sections: tuple[str, ...]
     peers: tuple[str, ...]
     settings: Settings
-    dtype: str
     seconds: float
     json: Path | None
     plot: Path | None
@@ -39,13 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     case.add_argument("--sizes", metavar="A,B,...", help=f"layer sizes, input first (default {_DEFAULTS['sizes']})")
     case.add_argument("--rows", metavar="N", help=f"rows per model (default {_DEFAULTS['rows']})")
     case.add_argument("--activation", help=f"of all layers but the last (default {_DEFAULTS['activation']})")
-    case.add_argument("--suite", action="store_true", help="run nine cases that have targets instead")
+    sections = "; ".join(f"{name}: {what}" for name, what in SECTIONS.items())
+    case.add_argument(
+        "--suite",
+        nargs="?",
+        const=",".join(_SUITE),
+        metavar="A,B,...",
+        help=f"run sections of the suite instead, by default {', '.join(_SUITE)}. {sections}",
+    )
     who = parser.add_argument_group("who computes it, and how")
     who.add_argument("--peers", metavar="A,B,...", help=f"some of {', '.join(PEERS)}, or none (default: all installed)")
     who.add_argument("--threads", metavar="N", help="threads of every contender (default: the CPU budget)")
     who.add_argument("--isa", help="instruction set of mlpbank (default: the fastest here)")
     who.add_argument("--layout", default="auto", help="layout of mlpbank's weights: auto, panel or lane")
-    who.add_argument("--dtype", default="float32", help="precision of the weights: float32")
+    who.add_argument("--dtype", default="float32", help=f"precision of mlpbank's weights: {', '.join(DTYPES)}")
     out = parser.add_argument_group("measuring and results")
     out.add_argument("--seconds", metavar="S", default="15", help="time for the rounds of one case (default 15)")
     out.add_argument("--json", metavar="FILE", help="write everything that was measured")
@@ -67,24 +81,28 @@ def make_plan(args: argparse.Namespace) -> Plan:
             raise ValueError(f"--threads: expected 1 to {threads}, the CPU budget here, got {wanted}")
         threads = wanted
     Engine(threads, args.isa)  # knows the instruction sets and complains
+    layout, dtype = _one_of(args.layout, _LAYOUTS, "--layout"), _one_of(args.dtype, DTYPES, "--dtype")
+    sections = _names(args.suite, tuple(SECTIONS), "--suite") if args.suite is not None else ()
+    cases = _cases(args, sections)
+    if args.plot is not None and not cases:
+        raise ValueError("--plot: draws cases, which --suite was not asked for")
     return Plan(
-        cases=_cases(args),
-        suite=args.suite,
+        cases=cases,
+        sections=tuple(name for name in SECTIONS if name in sections and name != "cases"),
         peers=_peers(args.peers),
-        settings=Settings(threads, args.isa, _one_of(args.layout, _LAYOUTS, "--layout")),
-        dtype=_one_of(args.dtype, _DTYPES, "--dtype"),
+        settings=Settings(threads, args.isa, layout, dtype),
         seconds=_seconds(args.seconds),
         json=_output(args.json, "--json"),
         plot=_picture(args.plot),
     )
 
 
-def _cases(args: argparse.Namespace) -> tuple[Case, ...]:
+def _cases(args: argparse.Namespace, sections: tuple[str, ...]) -> tuple[Case, ...]:
     given = [name for name in _DEFAULTS if getattr(args, name) is not None]
-    if args.suite:
+    if sections:
         if given:
             raise ValueError(f"--{given[0]}: not together with --suite, which has its own cases")
-        return SUITE
+        return SUITE if "cases" in sections else ()
     text = {name: getattr(args, name) or default for name, default in _DEFAULTS.items()}
     sizes = tuple(_integer(size, "--sizes") for size in text["sizes"].split(","))
     try:
@@ -99,10 +117,12 @@ def _peers(text: str | None) -> tuple[str, ...]:
         return tuple(PEERS)
     if text == "none":
         return ()
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        _one_of(name, tuple(PEERS), "--peers")
-    return names
+    return _names(text, tuple(PEERS), "--peers")
+
+
+def _names(text: str, choices: tuple[str, ...], option: str) -> tuple[str, ...]:
+    """Return the comma-separated names, all of them among `choices`, each once."""
+    return tuple(dict.fromkeys(_one_of(name.strip(), choices, option) for name in text.split(",")))
 
 
 def _integer(text: str, option: str) -> int:

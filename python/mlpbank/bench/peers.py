@@ -21,15 +21,26 @@ def build_mlpbank(problem: Problem, settings: Settings) -> Contender:
     """Return mlpbank as a user calls it: ``forward`` of NumPy arrays, with ``out=``."""
     case = problem.case
     engine = Engine(settings.threads, settings.isa)
-    models = BatchedInference(case.num_models, case.architecture, engine, layout=settings.layout)
-    weights = {f"layer_{i}": w for i, w in enumerate(problem.weights)}
-    weights |= {f"layer_{i}.bias": b[:, 0] for i, b in enumerate(problem.biases)}
-    models.weights.load_stacked(weights)
+    models = make_bank(problem, engine, settings)
     x = problem.x[:, 0] if case.rows == 1 else problem.x
     y = np.empty((*x.shape[:-1], case.sizes[-1]), np.float32)
     return Contender(
         "mlpbank", lambda: models.forward(x, out=y), lambda: y, f"{engine.isa}, {models.weights.layout} layout"
     )
+
+
+def make_bank(problem: Problem, engine: Engine, settings: Settings) -> BatchedInference:
+    """Return a bank with the problem's weights."""
+    case = problem.case
+    bank = BatchedInference(case.num_models, case.architecture, engine, layout=settings.layout, dtype=settings.dtype)
+    bank.weights.load_stacked(stacked_weights(problem))
+    return bank
+
+
+def stacked_weights(problem: Problem) -> dict[str, Float32Array]:
+    """Return the problem's weights as `load_stacked` takes them."""
+    weights = {f"layer_{i}": w for i, w in enumerate(problem.weights)}
+    return weights | {f"layer_{i}.bias": b[:, 0] for i, b in enumerate(problem.biases)}
 
 
 def _numpy_sigmoid(y: Float32Array) -> None:

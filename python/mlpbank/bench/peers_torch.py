@@ -31,7 +31,7 @@ def _activations() -> dict[str, Any]:
     }
 
 
-def _setup(problem: Problem, settings: Settings) -> tuple[Any, Any, list[Any], list[Any]]:
+def setup(problem: Problem, settings: Settings) -> tuple[Any, Any, list[Any], list[Any]]:
     """Return activation, x, weights and biases as tensors."""
     import torch
 
@@ -45,7 +45,7 @@ def build_torch(problem: Problem, settings: Settings) -> Contender:
     """Return baddbmm, or bmm and add, on weights stored as (in, out) or (out, in): whichever is the fastest."""
     import torch
 
-    act, x, weights, biases = _setup(problem, settings)
+    act, x, weights, biases = setup(problem, settings)
     transposed = [w.transpose(1, 2).contiguous().transpose(1, 2) for w in weights]
     outs = [torch.empty((w.shape[0], problem.case.rows, w.shape[2])) for w in weights]
 
@@ -70,7 +70,7 @@ def build_torch_compile(problem: Problem, settings: Settings) -> Contender:
     """Return torch.compile of the same chain, from bmm or baddbmm, whichever is faster."""
     import torch
 
-    act, x, weights, biases = _setup(problem, settings)
+    act, x, weights, biases = setup(problem, settings)
 
     def chain(x: Any, weights: list[Any], biases: list[Any], fused: bool) -> Any:
         y = x
@@ -100,14 +100,9 @@ def build_torch_compile(problem: Problem, settings: Settings) -> Contender:
         raise UnavailableError(f"torch.compile failed: {type(error).__name__}: {first_line}") from error
 
 
-def build_torch_loop(problem: Problem, settings: Settings) -> Contender:
-    """Return a Python loop over one module per model."""
+def make_networks(act: Any, weights: list[Any], biases: list[Any]) -> list[Any]:
+    """Return a module for each model."""
     import torch
-
-    n = problem.case.num_models
-    if n > _LOOP_MODELS:
-        raise UnavailableError(f"a Python loop over {n} modules, more than {_LOOP_MODELS}, is not timed")
-    act, x, weights, biases = _setup(problem, settings)
 
     class Network(torch.nn.Module):  # type: ignore[misc]
         def __init__(self, m: int) -> None:
@@ -124,7 +119,19 @@ def build_torch_loop(problem: Problem, settings: Settings) -> Contender:
                 y = layer(y if i == 0 else act(y))
             return y
 
-    networks = [Network(m).eval() for m in range(n)]
+    return [Network(m).eval() for m in range(len(weights[0]))]
+
+
+def build_torch_loop(problem: Problem, settings: Settings) -> Contender:
+    """Return a Python loop over one module per model."""
+    import torch
+
+    n = problem.case.num_models
+    if n > _LOOP_MODELS:
+        raise UnavailableError(f"a Python loop over {n} modules, more than {_LOOP_MODELS}, is not timed")
+    act, x, weights, biases = setup(problem, settings)
+
+    networks = make_networks(act, weights, biases)
     rows = list(x)
     last: list[Any] = []
 

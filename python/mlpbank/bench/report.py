@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlpbank.bench.measure import CaseResult, Timing
+from mlpbank.bench.table import QUIET, Microseconds, Table
 
 _BINDING = {"read": "reading the parameters", "fma": "multiply-adds"}
-_QUIET = 0.05  # what others may take of the machine
 _PASS, _FAIL = "✓", "✗"
 
 
 def microseconds(value: float) -> str:
     """Return three digits or all before the point: 1.23 us, 12.3 us, 1234 us."""
-    return f"{value:.{max(0, 3 - len(str(int(value))))}f} us"
+    return str(Microseconds(value))
 
 
 def case_table(result: CaseResult) -> str:
@@ -39,7 +39,7 @@ def case_table(result: CaseResult) -> str:
             f"({result.isa})."
         )
         lines.append(f"  What binds is {_BINDING[limits.binding]}; mlpbank reaches {limits.share:.0%} of it.")
-    if (result.other_load or 0) > _QUIET:
+    if (result.other_load or 0) > QUIET:
         lines.append(
             f"  Other processes took {result.other_load:.0%} of the CPUs meanwhile: do not rely on these figures."
         )
@@ -65,7 +65,7 @@ def summary_table(results: Sequence[CaseResult]) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    disturbed = [result for result in results if (result.other_load or 0) > _QUIET]
+    disturbed = [result for result in results if (result.other_load or 0) > QUIET]
     if disturbed:
         lines.append(
             f"\nOther processes disturbed {len(disturbed)} of {len(results)} cases: do not rely on their figures."
@@ -93,7 +93,12 @@ def _summary_row(result: CaseResult) -> tuple[str, ...]:
 
 
 def as_json(
-    machine: dict[str, Any], blas: list[dict[str, Any]], threads: int, dtype: str, results: Sequence[CaseResult]
+    machine: dict[str, Any],
+    blas: list[dict[str, Any]],
+    threads: int,
+    dtype: str,
+    results: Sequence[CaseResult],
+    sections: Mapping[str, Sequence[Table]],
 ) -> dict[str, Any]:
     """Return everything a run found, of types that `json` writes."""
     return {
@@ -103,6 +108,7 @@ def as_json(
         "threads": threads,
         "dtype": dtype,
         "cases": [_case_as_json(result) for result in results],
+        "sections": {name: [table.as_json() for table in tables] for name, tables in sections.items()},
     }
 
 

@@ -1,0 +1,138 @@
+"""PyTorch answering rows for any models: gathered weights, a loop over the modules that have rows, padded products."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from mlpbank.bench.contender import Contender, Settings, fastest
+from mlpbank.bench.peers_torch import make_networks, setup
+from mlpbank.bench.traffic import Traffic, rotating
+
+_CHUNKS = (256, 1024, 4096)  # models in one padded product: tried, and the fastest taken
+_CHUNK_ROWS = 1 << 16  # but no more than so many rows, with padding, unless one model has them
+
+
+def _requests(traffic: Traffic) -> list[tuple[Any, Any]]:
+    """Return ids and rows of each request as tensors."""
+    import torch
+
+    return [(torch.tensor(request.ids), torch.tensor(request.x)) for request in traffic.requests]
+
+
+def _stored(weights: list[Any]) -> list[tuple[list[Any], str]]:
+    """Return the weights as (in, out) and as (out, in), both seen as (in, out), with the name of each."""
+    transposed = [w.transpose(1, 2).contiguous().transpose(1, 2) for w in weights]
+    return [(weights, "(in, out)"), (transposed, "(out, in)")]
+
+
+def build_index(traffic: Traffic, settings: Settings) -> Contender:
+    """Return index_select of each layer's weights and biases, then baddbmm, all into tensors made before."""
+    import torch
+
+    act, _, weights, biases = setup(traffic.problem, settings)
+    requests = _requests(traffic)
+    n = len(requests[0][0])
+
+    def make(stored: list[Any], order: str) -> Contender:
+        # Contiguous as they are stored, seen as (in, out).
+        flipped = order == "(out, in)"
+        bases = [w.transpose(1, 2) if flipped else w for w in stored]
+        gathered = [torch.empty((n, *base.shape[1:])) for base in bases]
+        seen = [g.transpose(1, 2) if flipped else g for g in gathered]
+        gathered_biases = [torch.empty((n, 1, b.shape[2])) for b in biases]
+        outs = [torch.empty((n, 1, b.shape[2])) for b in biases]
+
+        def answer(i: int) -> Any:
+            ids, x = requests[i]
+            y = x[:, None]
+            with torch.inference_mode():
+                for layer, (base, b) in enumerate(zip(bases, biases, strict=True)):
+                    torch.index_select(base, 0, ids, out=gathered[layer])
+                    torch.index_select(b, 0, ids, out=gathered_biases[layer])
+                    y = act(y) if layer > 0 else y
+                    y = torch.baddbmm(gathered_biases[layer], y, seen[layer], out=outs[layer])
+            return y
+
+        return rotating("torch-index", answer, len(requests), f"index_select and baddbmm, {order}")
+
+    return fastest([make(stored, order) for stored, order in _stored(weights)])
+
+
+def build_sort_loop(traffic: Traffic, settings: Settings) -> Contender:
+    """Return a sort by model, then a Python loop over the modules that have rows, each with all of its rows."""
+    import torch
+
+    act, _, weights, biases = setup(traffic.problem, settings)
+    networks = make_networks(act, weights, biases)
+    requests = _requests(traffic)
+    y = torch.empty((len(requests[0][0]), biases[-1].shape[2]))
+
+    def answer(i: int) -> Any:
+        ids, x = requests[i]
+        with torch.inference_mode():
+            by_id, order = torch.sort(ids, stable=True)
+            models, counts = torch.unique_consecutive(by_id, return_counts=True)
+            parts = x.index_select(0, order).split(counts.tolist())
+            results = [networks[m](rows) for m, rows in zip(models.tolist(), parts, strict=True)]
+            return y.index_copy_(0, order, torch.cat(results))
+
+    return rotating("torch-sort-loop", answer, len(requests), "modules with rows only")
+
+
+def build_padded(traffic: Traffic, settings: Settings) -> Contender:
+    """Return baddbmm over chunks of models with about the same number of rows, padded to the largest of each."""
+    import torch
+
+    act, _, weights, biases = setup(traffic.problem, settings)
+    requests = _requests(traffic)
+    out = torch.empty((len(requests[0][0]), biases[-1].shape[2]))
+
+    def answer(stored: list[Any], chunk: int, i: int) -> Any:
+        ids, x = requests[i]
+        with torch.inference_mode():
+            by_id, order = torch.sort(ids, stable=True)
+            models, counts = torch.unique_consecutive(by_id, return_counts=True)
+            first = counts.cumsum(0) - counts
+            counts, by_count = torch.sort(counts, descending=True)
+            models, first = models[by_count], first[by_count]
+            for begin, end in _chunks(counts.numpy(), chunk):
+                some, most = slice(begin, end), int(counts[begin])
+                # A model with fewer rows repeats its last one, whose result is then written several times.
+                place = torch.minimum(torch.arange(most), counts[some, None] - 1) + first[some, None]
+                entries = order[place]
+                y = x[entries]
+                for layer, (w, b) in enumerate(zip(stored, biases, strict=True)):
+                    y = act(y) if layer > 0 else y
+                    y = torch.baddbmm(b[models[some]], y, w[models[some]])
+                out[entries] = y
+        return out
+
+    return fastest(
+        [
+            rotating(
+                "torch-padded",
+                functools.partial(answer, stored, chunk),
+                len(requests),
+                f"padded baddbmm, {chunk} models at a time, {order}",
+            )
+            for stored, order in _stored(weights)
+            for chunk in _CHUNKS
+        ],
+        tries=3,
+    )
+
+
+def _chunks(counts: np.ndarray[Any, Any], models: int) -> list[tuple[int, int]]:
+    """Return (begin, end) of chunks of descending counts: no count is less than half of the largest of its chunk."""
+    chunks = []
+    begin = 0
+    while begin < len(counts):
+        most = int(counts[begin])
+        alike = int(np.searchsorted(-counts, -(most // 2), side="right"))
+        end = min(max(alike, begin + 1), begin + models, begin + max(1, _CHUNK_ROWS // most))
+        chunks.append((begin, end))
+        begin = end
+    return chunks
