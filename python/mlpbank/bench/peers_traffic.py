@@ -11,7 +11,7 @@ from mlpbank.bench.contender import Contender, Settings, fastest
 from mlpbank.bench.peers_torch import make_networks, setup
 from mlpbank.bench.traffic import Traffic, rotating
 
-_CHUNKS = (256, 1024, 4096)  # models in one padded product: tried, and the fastest taken
+_FEW, _CHUNKS = (0, 4, 16), (64, 512, 4096)  # for padded products, see there: tried, and the fastest taken
 _CHUNK_ROWS = 1 << 16  # but no more than so many rows, with padding, unless one model has them
 
 
@@ -83,42 +83,58 @@ def build_sort_loop(traffic: Traffic, settings: Settings) -> Contender:
 
 
 def build_padded(traffic: Traffic, settings: Settings) -> Contender:
-    """Return baddbmm over chunks of models with about the same number of rows, padded to the largest of each."""
+    """Return baddbmm over rows padded to equal numbers, in the way that is fastest of some.
+
+    Models with few rows are all padded to `few`, models without rows as well, so that the weights need not be gathered.
+    The others are put into chunks of models with about the same number of rows, padded to the largest of each chunk.
+    """
     import torch
 
     act, _, weights, biases = setup(traffic.problem, settings)
     requests = _requests(traffic)
-    out = torch.empty((len(requests[0][0]), biases[-1].shape[2]))
+    n = len(requests[0][0])
+    out = torch.empty((n, biases[-1].shape[2]))
 
-    def answer(stored: list[Any], chunk: int, i: int) -> Any:
+    def network(y: Any, stored: list[Any], models: Any) -> Any:
+        for layer, (w, b) in enumerate(zip(stored, biases, strict=True)):
+            y = act(y) if layer > 0 else y
+            y = torch.baddbmm(b, y, w) if models is None else torch.baddbmm(b[models], y, w[models])
+        return y
+
+    def answer(stored: list[Any], few: int, chunk: int, i: int) -> Any:
         ids, x = requests[i]
         with torch.inference_mode():
-            by_id, order = torch.sort(ids, stable=True)
-            models, counts = torch.unique_consecutive(by_id, return_counts=True)
+            order = torch.sort(ids, stable=True).indices
+            counts = torch.bincount(ids, minlength=len(weights[0]))
             first = counts.cumsum(0) - counts
-            counts, by_count = torch.sort(counts, descending=True)
-            models, first = models[by_count], first[by_count]
-            for begin, end in _chunks(counts.numpy(), chunk):
-                some, most = slice(begin, end), int(counts[begin])
+
+            def entries(counts: Any, first: Any, most: int) -> Any:
                 # A model with fewer rows repeats its last one, whose result is then written several times.
-                place = torch.minimum(torch.arange(most), counts[some, None] - 1) + first[some, None]
-                entries = order[place]
-                y = x[entries]
-                for layer, (w, b) in enumerate(zip(stored, biases, strict=True)):
-                    y = act(y) if layer > 0 else y
-                    y = torch.baddbmm(b[models[some]], y, w[models[some]])
-                out[entries] = y
+                return order[(torch.minimum(torch.arange(most), counts[:, None] - 1) + first[:, None]).clamp_(0)]
+
+            if few > 0:
+                rows = entries(counts, first, few)
+                y = network(x[rows], stored, None)
+                small = ((counts > 0) & (counts <= few)).nonzero()[:, 0]
+                out[rows[small]] = y[small]
+            many = (counts > few).nonzero()[:, 0]
+            many = many[torch.argsort(counts[many], descending=True)]
+            for begin, end in _chunks(counts[many].numpy(), chunk):
+                models = many[begin:end]
+                rows = entries(counts[models], first[models], int(counts[models[0]]))
+                out[rows] = network(x[rows], stored, models)
         return out
 
     return fastest(
         [
             rotating(
                 "torch-padded",
-                functools.partial(answer, stored, chunk),
+                functools.partial(answer, stored, few, chunk),
                 len(requests),
-                f"padded baddbmm, {chunk} models at a time, {order}",
+                f"padded baddbmm, {order}; up to {few} rows all models at once, the others by {chunk}",
             )
             for stored, order in _stored(weights)
+            for few in _FEW
             for chunk in _CHUNKS
         ],
         tries=3,
