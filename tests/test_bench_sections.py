@@ -246,7 +246,7 @@ class TestSections:
 
     def test_swap(self) -> None:
         latency, loading = ran(swap.steps(SETTINGS, 0.1, replace(SMALL, rows=1)))
-        assert [row[""] for row in latency.rows][0] == "without"
+        assert latency.rows[0][""] == "without"
         assert str(latency.rows[1][""]).endswith("swaps a second")
         assert int(latency.rows[0]["calls"]) > 0
         assert float(latency.rows[2]["p99"]) == pytest.approx(

@@ -137,7 +137,7 @@ def build_padded(traffic: Traffic, settings: Settings) -> Contender:
             for few in _FEW
             for chunk in _CHUNKS
         ],
-        tries=3,
+        tries=5,
     )
 
 
