@@ -11,7 +11,7 @@ from mlpbank.bench.contender import Contender, Settings, fastest
 from mlpbank.bench.peers_torch import make_networks, setup
 from mlpbank.bench.traffic import Traffic, rotating
 
-_FEW, _CHUNKS = (0, 4, 16), (64, 512, 4096)  # for padded products, see there: tried, and the fastest taken
+_FEW, _CHUNKS = (0, 4), (64, 512)  # for padded products, see there: tried, and the fastest taken
 _CHUNK_ROWS = 1 << 16  # but no more than so many rows, with padding, unless one model has them
 
 
