@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,11 @@ class TestTables:
         written = json.loads(json.dumps(self.TABLE.as_json()))
         assert written["rows"] == [{"": "a", "time": 12.34, "share": 0.456}, {"": "bcd", "time": 1234.5}]
         assert written["units"]["time"] == "us"
+
+    def test_nan_is_no_number_in_json(self) -> None:
+        table = Table("", [{"median": Microseconds("nan")}])
+        assert "nan us" in str(table)
+        assert table.as_json()["rows"] == [{"median": None}]
 
     def test_quantities(self) -> None:
         assert [str(q) for q in (Factor(1.234), Share(0.5), Surplus(0.05), Surplus(-0.05))] == [
@@ -342,8 +348,23 @@ class TestCommand:
         assert main(["bench", "--peers", "none", "--suite", "swap"]) == status
 
     def test_a_wrong_bank_is_not_timed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(BatchedInference, "forward", lambda self, x, *, out, **_: out)
-        for step in swap.steps(SETTINGS, SECONDS, replace(SMALL, rows=1)):
+        def forward(self: BatchedInference, x: object, *, out: Any = None, **_: object) -> Any:
+            out = np.empty((1, 1)) if out is None else out
+            out.fill(np.nan)
+            return out
+
+        monkeypatch.setattr(BatchedInference, "forward", forward)
+        steps = [
+            *swap.steps(SETTINGS, SECONDS, replace(SMALL, rows=1)),
+            *ids.steps(SETTINGS, SECONDS, (), scaled)[:3],
+            *dtypes.steps(SETTINGS, SECONDS, (SMALL,)),
+            Step("", lambda progress: more.instruction_sets([SMALL], SETTINGS, SECONDS, progress)),
+            Step("", lambda progress: more.growing([SMALL], SETTINGS, SECONDS, progress)),
+            Step("", lambda progress: more.odd_sizes([3], SETTINGS, SECONDS, progress)),
+            Step("", lambda progress: more.one_model(SETTINGS, SECONDS, progress)),
+        ]
+        for step in steps:
             table = step.run(lambda fraction, doing: None)
-            assert list(table.wrong) == ["mlpbank"]
-            assert not table.rows
+            assert table.wrong
+            assert "WRONG, not timed" in str(table)
+            assert not any(isinstance(cell, Microseconds) for row in table.rows for cell in row.values())

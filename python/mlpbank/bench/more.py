@@ -188,12 +188,14 @@ def odd_sizes(sizes: Sequence[int], settings: Settings, seconds: float, progress
             progress=part_of(progress, i, len(sizes), f"{size} and {even}"),
         )
         contests.append(contest)
+        if len(contest.timings) < 2:
+            continue  # one is wrong
         per_flop = {name: 1e6 * contest.us(name) / case.flops for name, case in cases.items()}
         rows.append(
             {
                 "": f"{size} beside {even}",
-                "odd": _median(contest, str(size)),
-                "even": _median(contest, str(even)),
+                "odd": Microseconds(contest.us(str(size))),
+                "even": Microseconds(contest.us(str(even))),
                 "odd, per 1000 flops": Nanoseconds(per_flop[str(size)]),
                 "even, per 1000 flops": Nanoseconds(per_flop[str(even)]),
                 "as long per flop": Factor(per_flop[str(size)] / per_flop[str(even)]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -11,6 +12,8 @@ QUIET = 0.05  # what other processes may take of the machine
 
 def three_digits(value: float) -> str:
     """Return three digits, or all before the point: 1.23, 12.3, 1234."""
+    if not math.isfinite(value):
+        return str(float(value))
     return f"{value:.{max(0, 3 - len(str(int(abs(value)))))}f}"
 
 
@@ -118,7 +121,8 @@ class Table:
         return {
             "title": self.title,
             "units": units,
-            "rows": [dict(row) for row in self.rows],
+            # What was not timed is NaN, which JSON does not know.
+            "rows": [{column: None if cell != cell else cell for column, cell in row.items()} for row in self.rows],
             "wrong": self.wrong,
             "left_out": self.left_out,
             "other_load": self.other_load,
