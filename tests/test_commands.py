@@ -144,6 +144,26 @@ def test_convert_a_folder_of_state_dicts(tmp_path: Path) -> None:
     done = run("convert", folder, target)
     assert done.returncode == 2
     assert "--sizes" in done.stderr
+    done = run("convert", folder, target, "--sizes", "3,4,2")
+    assert done.returncode == 2
+    assert "(3, 4)" in done.stderr
+
+
+def test_convert_a_folder_of_onnx_files(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    from mlpbank import convert
+
+    folder = tmp_path / "models"
+    folder.mkdir()
+    bank = make_bank(["a", "b"])
+    for key in bank:
+        one = {name: array[None] for name, array in bank[key].items()}
+        (folder / f"{key}.onnx").write_bytes(convert.to_onnx(ARCHITECTURE, one).SerializeToString())
+    done = run("convert", folder, tmp_path / "bank.mlpbank")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(
+        Bank.open(tmp_path / "bank.mlpbank").predict(["b", "a"], rows(2)), bank.predict(["b", "a"], rows(2))
+    )
 
 
 def test_a_state_dict_that_holds_code_is_refused(tmp_path: Path) -> None:
@@ -153,6 +173,7 @@ def test_a_state_dict_that_holds_code_is_refused(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(3, 2), folder / "a.pt")  # a whole module: unpickling it would run code
     done = run("convert", folder, tmp_path / "bank.mlpbank", "--sizes", "3,2")
     assert done.returncode == 2
+    assert "would run code" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "bank.mlpbank").exists()
 

@@ -62,6 +62,9 @@ def add_commands(commands: Subparsers) -> None:
     convert.add_argument("--sizes", metavar="IN,...,OUT", help="layer sizes of state dicts, such as 32,64,64,1")
     activations = [activation.value for activation in Activation]
     convert.add_argument("--activation", choices=activations, default="relu", help="of state dicts (default relu)")
+    layouts = ["out_in", "in_out"]
+    about = "of matrices in .safetensors: (out, in) as in PyTorch, the default, or (in, out)"
+    convert.add_argument("--weight-layout", choices=layouts, default="out_in", help=about)
     convert.add_argument("--output-activation", choices=activations, default="none", help="likewise (default none)")
 
     predict = _command(
@@ -205,20 +208,36 @@ def _read_folder(args: argparse.Namespace) -> Bank:
     elif any(path.suffix != ".onnx" for path in files):
         raise ValueError("--sizes: expected the layer sizes, since state dicts do not tell their activations, got none")
     bar = sys.stderr.isatty()
-    models: dict[Key, Any] = {path.stem: _read_model(path) for path in progress_bar(files, "reading", bar)}
+    models: dict[Key, Any] = {}
+    for path in progress_bar(files, "reading", bar):
+        try:
+            models[path.stem] = _read_model(path, architecture, args.weight_layout)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}: {error.args[0] if error.args else error}") from error
     return Bank.from_models(models, architecture, progress=bar)
 
 
-def _read_model(path: Path) -> Any:
+def _read_model(path: Path, architecture: Architecture | None, weight_layout: str) -> Any:
+    """Return what `mlpbank.convert` takes."""
     if path.suffix == ".onnx":
         return path
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 
-        return load_file(path)
+        from mlpbank import convert
+
+        arrays = load_file(path)
+        if architecture is None or "layer_0" in arrays:  # mlpbank's own form
+            return arrays
+        return convert.from_params(arrays, architecture, weight_layout=weight_layout).weights
+    import pickle
+
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
+    except pickle.UnpicklingError:
+        raise ValueError("expected a state dict, got a file with other objects, whose loading would run code") from None
 
 
 def predict_rows(args: argparse.Namespace) -> int:
