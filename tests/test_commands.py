@@ -150,20 +150,25 @@ def test_convert_a_folder_of_state_dicts(tmp_path: Path) -> None:
 
 
 def test_convert_a_folder_of_onnx_files(tmp_path: Path) -> None:
-    pytest.importorskip("onnx")
-    from mlpbank import convert
-
+    onnx = pytest.importorskip("onnx")
+    helper, from_array = onnx.helper, onnx.numpy_helper.from_array
     folder = tmp_path / "models"
     folder.mkdir()
     bank = make_bank(["a", "b"])
     for key in bank:
-        one = {name: array[None] for name, array in bank[key].items()}
-        (folder / f"{key}.onnx").write_bytes(convert.to_onnx(ARCHITECTURE, one).SerializeToString())
+        nodes = [
+            helper.make_node("Gemm", ["x", "layer_0", "layer_0.bias"], ["h"]),
+            helper.make_node("Tanh", ["h"], ["a"]),
+            helper.make_node("Gemm", ["a", "layer_1", "layer_1.bias"], ["y"]),
+        ]
+        ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [None, s]) for n, s in (("x", 3), ("y", 2))]
+        arrays = [from_array(array, name) for name, array in bank[key].items()]
+        model = helper.make_model(helper.make_graph(nodes, "mlp", ends[:1], ends[1:], arrays))
+        (folder / f"{key}.onnx").write_bytes(model.SerializeToString())
     done = run("convert", folder, tmp_path / "bank.mlpbank")
     assert done.returncode == 0, done.stderr
-    np.testing.assert_array_equal(
-        Bank.open(tmp_path / "bank.mlpbank").predict(["b", "a"], rows(2)), bank.predict(["b", "a"], rows(2))
-    )
+    converted = Bank.open(tmp_path / "bank.mlpbank")
+    np.testing.assert_array_equal(converted.predict(["b", "a"], rows(2)), bank.predict(["b", "a"], rows(2)))
 
 
 def test_a_state_dict_that_holds_code_is_refused(tmp_path: Path) -> None:
