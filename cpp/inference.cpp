@@ -55,6 +55,17 @@ class Scratch {
 thread_local Scratch thread_scratch;
 thread_local Grouping thread_grouping;  // of the calling thread
 
+// Whether ids are 0, 1, 2, ...
+bool is_arange(const int64_t* ids, int64_t count) {
+  constexpr int64_t kBlock = 64;  // compared without a branch in between
+  for (int64_t i = 0; i < count; i += kBlock) {
+    int64_t difference = 0;
+    for (int64_t j = i; j < std::min(count, i + kBlock); ++j) difference |= ids[j] ^ j;
+    if (difference != 0) return false;
+  }
+  return true;
+}
+
 void fill_nan(float* y, int64_t n) { std::fill(y, y + n, std::numeric_limits<float>::quiet_NaN()); }
 
 // What every part of one call needs.
@@ -86,6 +97,11 @@ struct Call {
   // Whether `unit`, as reader.unit() gave it, holds the model.
   bool has(const Bytes* unit, int64_t model) const {
     return unit != nullptr && layout.has_model(unit, model % unit_models);
+  }
+
+  // Whether it holds all models that a unit can: one look at a tile instead of one for each of its entries.
+  bool has_all(const Bytes* unit) const {
+    return unit != nullptr && layout.models_in(unit) == unit_models;
   }
 
   double nanoseconds(int64_t units, int64_t rows) const {
@@ -266,6 +282,10 @@ void BatchedInference::forward_dense(const float* x, bool shared, int64_t rows, 
 void BatchedInference::forward_models(const int64_t* models, int64_t entries, const float* x, int64_t rows, float* y,
                                       const ForwardOptions& options) const {
   const int64_t num_models = weights_->num_models();  // before the reader's table, which has at least as many
+  // Models in order from the first on: nothing to group. Finding that out costs 0.3 ns an id, grouping 10.
+  if (entries > 0 && entries <= num_models && is_arange(models, entries)) {
+    return forward_dense(x, false, rows, y, {options.num_threads, options.missing, entries});
+  }
   const Call call(*weights_, engine_);
   const int threads = threads_for(options);
   const bool nan = options.missing == Missing::nan;
@@ -283,7 +303,8 @@ void BatchedInference::forward_models(const int64_t* models, int64_t entries, co
     const Piece& piece = grouping.pieces()[static_cast<std::size_t>(i)];
     const bool again = i > 0 && grouping.pieces()[static_cast<std::size_t>(i - 1)].unit == piece.unit;
     seen.push_back(again ? seen.back() : call.reader.unit(piece.unit));
-    for (int64_t j = piece.begin; !nan && j < piece.end; ++j) {
+    const bool complete = nan || call.has_all(seen.back());
+    for (int64_t j = piece.begin; !complete && j < piece.end; ++j) {
       if (!call.has(seen.back(), grouping.model(j))) missing = std::min(missing, grouping.entry(j));
     }
   }

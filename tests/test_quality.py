@@ -54,8 +54,10 @@ def test_package_ships_its_types() -> None:
 def test_stub_says_what_the_core_is(check: Callable[..., None], tmp_path: Path) -> None:
     allowed = tmp_path / "allowed"
     # pybind11 gives its classes a metaclass of its own, which has no name that a stub could import.
-    allowed.write_text(r"mlpbank\._core\.(Architecture|BatchedInference|BatchedWeights|Engine)" + "\n")
-    check(sys.executable, "-m", "mypy.stubtest", "mlpbank._core", "--allowlist", allowed, "--ignore-unused-allowlist")
+    classes = "Architecture|BatchedInference|BatchedWeights|Engine|IntTable|Snapshot|StringTable"
+    allowed.write_text(rf"mlpbank\._core\.({classes})" + "\n")
+    options = ("--allowlist", allowed, "--ignore-unused-allowlist", "--mypy-config-file", "pyproject.toml")
+    check(sys.executable, "-m", "mypy.stubtest", "mlpbank._core", *options)
 
 
 def test_tests_run_the_installed_package(root: Path) -> None:
@@ -84,10 +86,10 @@ def test_public_names_exist_and_are_documented() -> None:
         mlpbank.nonsense  # noqa: B018
 
 
-def test_example_of_the_readme_runs(root: Path, run_python: RunPython) -> None:
+def test_examples_of_the_readme_run(root: Path, run_python: RunPython) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert blocks, "README.md has no Python example"
-    run_python("import warnings; warnings.simplefilter('error')\n" + blocks[0])
+    run_python("import warnings; warnings.simplefilter('error')\n" + "".join(blocks))
 
 
 def test_commands_of_the_readme_are_those_that_are_run(root: Path) -> None:
@@ -104,7 +106,7 @@ def test_doctests(root: Path, run_python: RunPython) -> None:
         import doctest, importlib, pkgutil
         import mlpbank
         attempted = failed = 0
-        for module in ("mlpbank.architecture", "mlpbank.weights", "mlpbank.inference"):
+        for module in ("mlpbank.architecture", "mlpbank.bank", "mlpbank.weights", "mlpbank.inference"):
             result = doctest.testmod(importlib.import_module(module))
             attempted, failed = attempted + result.attempted, failed + result.failed
         print(failed, attempted > 3)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mlpbank._arrays import Float32Array
+from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture
 from mlpbank.convert import _chain
 from mlpbank.convert._chain import Converted, UnsupportedLayerError
@@ -114,7 +115,9 @@ def stack(
     stacked: list[tuple[Float32Array, Float32Array]] = []
     plans: dict[Any, Any] = {}
     keys: list[Key] = []
-    for i, (key, model) in enumerate(_with_progress(models.items(), len(models), progress)):
+    for i, (key, model) in enumerate(
+        progress_bar(models.items(), "importing", progress, total=len(models), unit="model")
+    ):
         try:
             layers = _layers(model, architecture, plans)
             got = _chain.shape_of(layers)
@@ -225,14 +228,3 @@ def _framework(kind: type) -> str | None:
 def _rounded(array: Any, name: str) -> Any:
     """Return an array that a float32 one can be assigned from, without a copy where it is one already."""
     return array if array.dtype == np.float32 else _chain.to_float32(array, name)
-
-
-def _with_progress(items: Iterable[Any], total: int, progress: bool) -> Iterator[Any]:
-    if progress:
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            pass
-        else:
-            items = tqdm(items, total=total, desc="importing", unit="model")
-    return iter(items)
