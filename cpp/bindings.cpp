@@ -225,7 +225,13 @@ PYBIND11_MODULE(_core, m) {
 
   m.def("available_isas", &available_isas);
   m.def("activation_names", &activation_names);
-  m.def("cpu_budget", &cpu_budget);
+  m.def(
+      "cpu_budget",
+      [](const char* root) {
+        const CpuBudget b = cpu_budget(root);
+        return std::make_tuple(b.threads, b.reason, b.own_variable, b.openmp_variable, b.affinity, b.cgroup);
+      },
+      py::arg("root") = "");
   m.def("cgroup_cpus", &cgroup_cpus, py::arg("root") = "");
   m.def("read_bandwidth", &read_bandwidth, py::arg("nbytes"), py::arg("num_threads"), py::arg("repeats"),
         py::call_guard<py::gil_scoped_release>());
@@ -314,7 +320,7 @@ PYBIND11_MODULE(_core, m) {
               const std::vector<std::optional<Floats>>& biases) {
              const auto views = layer_views(self.architecture(), count, weights, biases);
              const py::gil_scoped_release release;
-             self.load(first, count, views, count == 1 ? 1 : cpu_budget());
+             self.load(first, count, views, count == 1 ? 1 : cpu_budget().threads);
            },
            py::arg("first"), py::arg("count"), py::arg("weights").noconvert(), py::arg("biases").noconvert())
       .def("get", [](const BatchedWeights& self, int64_t model) {

@@ -83,7 +83,7 @@ Engine::Engine(int num_threads, const std::string& isa) : kernel_(&choose_kernel
   if (num_threads < 0) {
     throw std::invalid_argument("num_threads: expected a positive integer, got " + std::to_string(num_threads));
   }
-  const int budget = cpu_budget();
+  const int budget = cpu_budget().threads;
   num_threads_ = num_threads == 0 ? budget : std::min(num_threads, budget);
 }
 

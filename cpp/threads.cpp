@@ -11,9 +11,12 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 namespace mlpbank {
 namespace {
@@ -70,6 +73,23 @@ struct Job {
     }
   }
 };
+
+// How many helpers the system lets us have, `wanted` at most. Asked with plain threads, because libgomp ends the process
+// when it is refused one, and for twice as many, because a thread may still be counted for a moment when it has ended.
+int available_helpers(int wanted) {
+  const auto asked = static_cast<std::size_t>(2 * wanted);
+  std::vector<std::thread> asking;
+  asking.reserve(asked);
+  std::mutex gate;
+  gate.lock();
+  try {
+    while (asking.size() < asked) asking.emplace_back([&gate] { const std::lock_guard passed(gate); });
+  } catch (const std::system_error&) {
+  }
+  gate.unlock();
+  for (std::thread& thread : asking) thread.join();
+  return static_cast<int>(asking.size() / 2);
+}
 
 class Pool {
  public:
@@ -154,29 +174,28 @@ class Pool {
 
 std::mutex pool_mutex;
 Pool* pool = nullptr;  // never destroyed: its threads run until the process ends
-int budget = 0;
+int budget = 0;        // of the pool, caller included; 0 until it is first needed
 std::atomic<int> threads_at_work{0};
 
-// The parent's helpers do not exist in a child, and its locks may be held by nobody: forget them.
+// The parent's helpers do not exist in a child, and its locks may be held by nobody: forget them. The child may have
+// other CPUs, too.
 void after_fork_in_child() {
   new (&pool_mutex) std::mutex;
   pool = nullptr;
+  budget = 0;
   threads_at_work = 0;
 }
+[[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
 // The pool, started at its first use. Null when there can be no helpers.
 Pool* the_pool() {
   const std::lock_guard lock(pool_mutex);
-  if (budget == 0) {
-    pthread_atfork(nullptr, nullptr, after_fork_in_child);
-    budget = cpu_budget();
-  }
-  if (pool == nullptr && budget > 1) {
-    try {
-      pool = new Pool(budget - 1);
-    } catch (const std::system_error&) {  // the system refuses another thread: go on alone
-      budget = 1;
-    }
+  if (budget > 0) return pool;
+  budget = 1 + available_helpers(cpu_budget().threads - 1);
+  try {
+    if (budget > 1) pool = new Pool(budget - 1);
+  } catch (const std::system_error&) {  // the system has changed its mind: go on alone
+    budget = 1;
   }
   return pool;
 }

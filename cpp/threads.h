@@ -5,13 +5,21 @@
 
 namespace mlpbank {
 
-// min(MLPBANK_NUM_THREADS, OMP_NUM_THREADS, the CPUs this process may run on, its cgroup's CPU quota rounded up), at
-// least 1. Read anew at every call. An MLPBANK_NUM_THREADS that is not a positive integer throws std::invalid_argument;
-// such an OMP_NUM_THREADS, which others own, is ignored.
-int cpu_budget();
+// How many threads may work: the least of what is limited here, at least 1, and which limit that is. A limit of 0 is none.
+struct CpuBudget {
+  int threads;
+  const char* reason;
+  int own_variable;     // MLPBANK_NUM_THREADS
+  int openmp_variable;  // OMP_NUM_THREADS
+  int affinity;         // CPUs this process may run on
+  double cgroup;        // its cgroups' CPU quota, which counts rounded up
+};
+
+// Read anew at every call. An MLPBANK_NUM_THREADS that is not a positive integer throws std::invalid_argument; such an
+// OMP_NUM_THREADS, which others own, is ignored. `root` stands before the path of every file read, for tests.
+CpuBudget cpu_budget(const char* root = "");
 
 // CPUs that cgroup quotas (v1 and v2, this process's group and all above it) leave it, 0 where there is no quota.
-// `root` stands before every path read, for tests.
 double cgroup_cpus(const char* root = "");
 
 // Work to share out: body(context, begin, end) over [0, items), `chunk` items at a time. The body must not throw.
@@ -24,7 +32,7 @@ struct ChunkedWork {
 
 // Runs the work on the calling thread and on helpers that are free, `threads` in all at most. Chunks are handed out one
 // after the other, so a core that is taken away delays one chunk and not half of the work, and a helper that does not
-// get to run in time is not waited for. Threads of all calls together stay within cpu_budget(), but every caller may
+// get to run in time is not waited for. Threads of all calls together stay within the CPU budget, but every caller may
 // work itself. Serial inside another OpenMP region. After a fork the child starts helpers of its own when it needs them.
 void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* context);
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cases import RunPython, raises
-from mlpbank import Engine, _core
+from mlpbank import CpuBudget, Engine, _core, budget, cpu_budget
 
 
 @pytest.fixture
@@ -16,11 +16,38 @@ def available(monkeypatch: pytest.MonkeyPatch) -> int:
     """The budget without variables."""
     monkeypatch.delenv("MLPBANK_NUM_THREADS", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    return _core.cpu_budget()
+    return cpu_budget().threads
 
 
 def test_budget_is_at_least_one_and_at_most_the_affinity(available: int) -> None:
     assert 1 <= available <= len(os.sched_getaffinity(0))
+
+
+def test_budget_says_its_limits_and_which_is_the_least(available: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"MLPBANK_NUM_THREADS": None, "OMP_NUM_THREADS": None, "affinity": len(os.sched_getaffinity(0))}
+    cgroup = cpu_budget().limits["cgroup"]
+    assert cpu_budget().limits == {**limits, "cgroup": cgroup}
+    for name in ("OMP_NUM_THREADS", "MLPBANK_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+        limits[name] = 1
+        if available > 1:
+            assert cpu_budget() == CpuBudget(1, {**limits, "cgroup": cgroup}, name)
+        assert int(cpu_budget()) == 1
+        monkeypatch.delenv(name)
+        limits[name] = None
+
+
+def test_budget_of_a_quota_is_rounded_up(tmp_path: Path, available: int) -> None:
+    assert cgroup(tmp_path, "0::/app\n", **{"app/cpu.max": "50000 100000"}) == 0.5
+    found = budget._read(str(tmp_path))
+    assert found.threads == 1
+    assert found.limits["cgroup"] == 0.5
+    if len(os.sched_getaffinity(0)) > 1:
+        assert found.reason == "cgroup"
+        assert repr(found) == (
+            "CpuBudget(threads=1, limits={'MLPBANK_NUM_THREADS': None, 'OMP_NUM_THREADS': None, "
+            f"'affinity': {len(os.sched_getaffinity(0))}, 'cgroup': 0.5}}, reason='cgroup')"
+        )
 
 
 @pytest.mark.parametrize("name", ["MLPBANK_NUM_THREADS", "OMP_NUM_THREADS"])
@@ -29,19 +56,19 @@ def test_variables_lower_the_budget_and_never_raise_it(
 ) -> None:
     for value in (1, 2, 3, 1000):
         monkeypatch.setenv(name, str(value))
-        assert _core.cpu_budget() == Engine().num_threads == min(value, available)
+        assert cpu_budget().threads == Engine().num_threads == min(value, available)
 
 
 def test_the_smaller_variable_counts(available: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for own, others in [("1", "1000"), ("1000", "1")]:
         monkeypatch.setenv("MLPBANK_NUM_THREADS", own)
         monkeypatch.setenv("OMP_NUM_THREADS", others)
-        assert _core.cpu_budget() == 1
+        assert cpu_budget().threads == 1
 
 
 def test_outermost_number_of_an_openmp_list_counts(available: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1,8")
-    assert _core.cpu_budget() == 1
+    assert cpu_budget().threads == 1
 
 
 WRONG = ["0", "-1", "two", "1.5", "2 threads", "99999999999999999999"]
@@ -57,7 +84,7 @@ def test_own_variable_must_be_a_positive_integer(available: int, value: str, mon
 def test_own_variable_may_be_empty(available: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As MLPBANK_ISA may: that is how a variable is unset in many a service's configuration."""
     monkeypatch.setenv("MLPBANK_NUM_THREADS", "")
-    assert _core.cpu_budget() == available
+    assert cpu_budget().threads == available
 
 
 @pytest.mark.parametrize("value", [*WRONG, ""])
@@ -65,7 +92,7 @@ def test_openmps_variable_is_ignored_when_it_is_wrong(
     available: int, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", value)
-    assert _core.cpu_budget() == available
+    assert cpu_budget().threads == available
 
 
 def test_affinity_lowers_the_budget(run_python: RunPython) -> None:
@@ -73,7 +100,7 @@ def test_affinity_lowers_the_budget(run_python: RunPython) -> None:
         import os
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         import mlpbank
-        print(mlpbank._core.cpu_budget(), mlpbank.Engine().num_threads, mlpbank.Engine(8).num_threads)
+        print(int(mlpbank.cpu_budget()), mlpbank.Engine().num_threads, mlpbank.Engine(8).num_threads)
     """
     assert run_python(script) == "1 1 1"
 
@@ -163,6 +190,49 @@ def test_no_quota_of_version_1(tmp_path: Path, quota: str) -> None:
 def test_other_controllers_of_version_1_do_not_count(tmp_path: Path) -> None:
     files = {"cpu/app/cpu.cfs_quota_us": "100000", "cpu/app/cpu.cfs_period_us": "100000"}
     assert cgroup(tmp_path, "2:cpuacct:/app\n3:cpuset:/app\n", **files) == 0
+
+
+MOUNTS = """\
+24 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
+31 24 0:27 {top} {mount} rw,nosuid shared:9 - {kind} {kind} rw{options}
+no mount at all
+"""
+
+
+def test_hierarchies_are_found_where_they_are_mounted(tmp_path: Path) -> None:
+    """Version 2 lies in a folder of its own on machines that have both; version 1 by its controllers' names."""
+    for kind, mount, options, groups, files in [
+        ("cgroup2", "unified", "", "0::/a/b\n", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "400000 100000"}),
+        (
+            "cgroup",
+            "cpu,cpuacct",
+            ",cpu,cpuacct",
+            "4:cpu,cpuacct:/a/b\n",
+            {"a/cpu.cfs_quota_us": "300000", "a/cpu.cfs_period_us": "100000"},
+        ),
+    ]:
+        root = tmp_path / kind
+        found = {f"{mount}/{path}": text for path, text in files.items()}
+        assert cgroup(root, groups, **found) == 0
+        mounts = MOUNTS.format(top="/", mount=f"/sys/fs/cgroup/{mount}", kind=kind, options=options)
+        (root / "proc/self/mountinfo").write_text(mounts)
+        assert _core.cgroup_cpus(str(root)) == 3
+
+
+@pytest.mark.parametrize(
+    ("group", "cpus"), [("/docker/id", 3), ("/docker/id/inner", 2), ("/docker/identical", 3), ("/docker", 3)]
+)
+def test_container_without_a_cgroup_namespace(tmp_path: Path, group: str, cpus: float) -> None:
+    """It sees its own group as the root of the mount, but the whole path in /proc/self/cgroup."""
+    files = {"cpu.max": "300000 100000", "inner/cpu.max": "200000 100000", "entical/cpu.max": "100000 100000"}
+    cgroup(tmp_path, f"0::{group}\n", **files)
+    mounts = MOUNTS.format(top="/docker/id", mount="/sys/fs/cgroup", kind="cgroup2", options="")
+    (tmp_path / "proc/self/mountinfo").write_text(mounts)
+    assert _core.cgroup_cpus(str(tmp_path)) == cpus
+
+
+def test_group_outside_of_the_namespace(tmp_path: Path) -> None:
+    assert cgroup(tmp_path, "0::/../sibling\n", **{"cpu.max": "300000 100000"}) == 3
 
 
 def test_both_versions_at_once(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_no_threads_are_started_by_import_or_by_small_work(run_python: RunPython
 
 
 def test_number_of_threads_is_capped_by_the_budget() -> None:
-    budget = mlpbank._core.cpu_budget()
+    budget = mlpbank.cpu_budget().threads
     assert Engine().num_threads == Engine(None).num_threads == budget
     assert Engine(1).num_threads == 1
     assert Engine(np.int64(1)).num_threads == 1

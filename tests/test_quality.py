@@ -106,8 +106,8 @@ def test_doctests(root: Path, run_python: RunPython) -> None:
         import doctest, importlib, pkgutil
         import mlpbank
         attempted = failed = 0
-        for module in ("mlpbank.architecture", "mlpbank.bank", "mlpbank.weights", "mlpbank.inference"):
-            result = doctest.testmod(importlib.import_module(module))
+        for module in ("architecture", "bank", "budget", "inference", "weights"):
+            result = doctest.testmod(importlib.import_module(f"mlpbank.{module}"))
             attempted, failed = attempted + result.attempted, failed + result.failed
         print(failed, attempted > 3)
         """

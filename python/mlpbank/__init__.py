@@ -5,6 +5,7 @@ from mlpbank._directory import ModelInfo, UnknownModelError
 from mlpbank._files import BankFileError
 from mlpbank.architecture import Activation, Architecture, LayerSpec
 from mlpbank.bank import Bank
+from mlpbank.budget import CpuBudget, cpu_budget
 from mlpbank.inference import BatchedInference, Engine, available_isas
 from mlpbank.weights import BatchedWeights
 
@@ -15,6 +16,7 @@ __all__ = [
     "BankFileError",
     "BatchedInference",
     "BatchedWeights",
+    "CpuBudget",
     "Engine",
     "LayerSpec",
     "ModelInfo",
@@ -22,6 +24,7 @@ __all__ = [
     "UnknownModelError",
     "__version__",
     "available_isas",
+    "cpu_budget",
 ]
 
 

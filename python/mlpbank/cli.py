@@ -28,7 +28,9 @@ def _info(_: argparse.Namespace) -> int:
     engine = mlpbank.Engine()
     print(f"mlpbank {mlpbank.__version__}")
     print(f"instruction sets: {', '.join(mlpbank.available_isas())} (in use: {engine.isa})")
-    print(f"threads: {engine.num_threads}")
+    budget = mlpbank.cpu_budget()
+    limits = ", ".join(f"{name} {limit or 'none'}" for name, limit in budget.limits.items())
+    print(f"threads: {budget.threads}, limited by {budget.reason} ({limits})")
     return 0
 
 

@@ -39,7 +39,7 @@ inline void test_parallel_for_runs_every_item_once() {
 // Each item waits until as many threads as were asked for are at work; were there fewer, the wait would run out.
 inline void test_parallel_for_uses_the_threads_it_may() {
   for (int threads = 1; threads <= 4; ++threads) {
-    const int expected = std::min(threads, cpu_budget());
+    const int expected = std::min(threads, cpu_budget().threads);
     std::atomic<int> arrived{0}, inside{0};
     std::atomic<bool> too_many{false};
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
@@ -72,7 +72,7 @@ inline void test_calls_share_the_budget() {
   std::vector<std::thread> callers;
   for (int i = 0; i < kCallers; ++i) callers.emplace_back(call);
   for (std::thread& caller : callers) caller.join();
-  CHECK(inside == 0 && most <= cpu_budget() - 1 + kCallers);
+  CHECK(inside == 0 && most <= cpu_budget().threads - 1 + kCallers);
 }
 
 // A child has none of its parent's helpers. It starts its own, also when it was forked amid the work of others.

@@ -85,7 +85,7 @@ void test_engine() {
   CHECK(refused);
   CHECK_THROWS(std::invalid_argument, "num_threads: expected a positive integer, got -1", Engine(-1, ""));
   CHECK(Engine(1, "").num_threads() == 1);
-  CHECK(Engine(1000, "").num_threads() == cpu_budget());
+  CHECK(Engine(1000, "").num_threads() == cpu_budget().threads);
 }
 
 void test_layout_round_trip() {
@@ -343,5 +343,5 @@ int main() {
   test_parallel_for_is_serial_inside_a_parallel_region();
   test_loading_while_others_predict();
   test_floating_point_environment();
-  std::printf("all checks passed, up to %d threads\n", std::min(4, cpu_budget()));
+  std::printf("all checks passed, up to %d threads\n", std::min(4, cpu_budget().threads));
 }
