@@ -323,6 +323,22 @@ PYBIND11_MODULE(_core, m) {
              self.load(first, count, views, count == 1 ? 1 : cpu_budget().threads);
            },
            py::arg("first"), py::arg("count"), py::arg("weights").noconvert(), py::arg("biases").noconvert())
+      .def("copy_units",
+           [](const BatchedWeights& self) {
+             const int64_t models = self.num_models();
+             ByteArray units(self.units_for(models) * self.layout().unit_bytes());
+             std::fill_n(units.mutable_data(), units.size(), uint8_t{0});
+             return std::make_tuple(models, units, self.copy_units(models, units.mutable_data()));
+           })
+      .def("restore_units",
+           [](BatchedWeights& self, const ByteArray& units, const std::vector<bool>& there) {
+             const int64_t expected = self.units_for(self.num_models());
+             expect(static_cast<int64_t>(there.size()) == expected &&
+                        units.size() == expected * self.layout().unit_bytes(),
+                    "units: not of this version of mlpbank");
+             self.restore_units(units.data(), there);
+           },
+           py::arg("units").noconvert(), py::arg("there"))
       .def("get", [](const BatchedWeights& self, int64_t model) {
         std::vector<Floats> weights, biases;
         std::vector<float*> weight_data, bias_data;

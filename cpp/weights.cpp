@@ -301,6 +301,33 @@ void BatchedWeights::Snapshot::copy(const int64_t* models, int64_t count, Bytes*
   }
 }
 
+std::vector<bool> BatchedWeights::copy_units(int64_t models, Bytes* out) const {
+  const Reader reader(*this);
+  std::vector<bool> there(static_cast<std::size_t>(units_for(models)));
+  for (std::size_t u = 0; u < there.size(); ++u, out += layout_.unit_bytes()) {
+    const Bytes* unit = reader.unit(static_cast<int64_t>(u));
+    there[u] = unit != nullptr;
+    if (there[u]) std::memcpy(out, unit, static_cast<std::size_t>(layout_.unit_bytes()));
+  }
+  return there;
+}
+
+void BatchedWeights::restore_units(const Bytes* units, const std::vector<bool>& there) {
+  const std::lock_guard lock(mutex_);
+  for (std::size_t u = 0; u < there.size(); ++u, units += layout_.unit_bytes()) {
+    if (!there[u]) continue;
+    const auto unit = static_cast<int64_t>(u);
+    std::vector<Bytes*> place;
+    take_places(unit, 1, place);
+    std::memcpy(place[0], units, static_cast<std::size_t>(layout_.unit_bytes()));
+    publish(unit, place[0]);
+    for (int64_t lane = 0; lane < layout_.unit_models(); ++lane) {
+      const int64_t model = unit * layout_.unit_models() + lane;
+      if (layout_.has_model(place[0], lane)) generations_[static_cast<std::size_t>(model)] = 1;
+    }
+  }
+}
+
 void BatchedWeights::throw_not_loaded(int64_t model) {
   throw ModelNotLoaded("model " + std::to_string(model) + ": no weights were loaded");
 }

@@ -61,6 +61,13 @@ class BatchedWeights {
   // The weights of one loaded model: weight[l] (in * out floats) and bias[l] (out floats) receive layer l.
   void get(int64_t model, const std::vector<float*>& weight, const std::vector<float*>& bias) const;
 
+  // The first `models` models as they lie in memory, for pickles: their units one behind the other. Returns which units
+  // are there; of the others nothing is written.
+  std::vector<bool> copy_units(int64_t models, Bytes* out) const;
+  // The inverse, for weights of which nothing was loaded yet: `units` are those of all models.
+  void restore_units(const Bytes* units, const std::vector<bool>& there);
+  int64_t units_for(int64_t models) const;
+
   [[noreturn]] static void throw_not_loaded(int64_t model);
 
   // What one call sees. While it lives, the memory of all it has seen stays as it is.
@@ -113,7 +120,6 @@ class BatchedWeights {
   void append(int64_t count, const Bytes* given);
   bool is_read_only(const Bytes* place) const { return place >= base_.data && place < base_.data + base_.nbytes; }
   void check_model(int64_t model) const;
-  int64_t units_for(int64_t models) const;
   void load_units(int64_t first, int64_t end, int64_t source, const std::vector<LayerView>& views, int num_threads);
   void change_lanes(int64_t begin, int64_t end, const std::vector<LayerView>& views, int64_t source);
   void take_places(int64_t first, int64_t count, std::vector<Bytes*>& places);

@@ -164,3 +164,20 @@ def test_unknown_dtype() -> None:
     ):
         BatchedWeights(1, Architecture.mlp(1, 1), dtype="f4")
     assert BatchedWeights(1, Architecture.mlp(1, 1), dtype="int8").dtype == "int8"
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.float16, np.dtype("float16"), np.dtype(">f2"), np.int8, np.dtype("int8"), np.float32]
+)
+def test_numpy_dtypes(dtype: npt.DTypeLike) -> None:
+    name = np.dtype(dtype).name
+    assert BatchedWeights(1, Architecture.mlp(1, 1), dtype=dtype).dtype == name
+    assert BatchedInference(1, Architecture.mlp(1, 1), dtype=dtype).weights.dtype == name
+
+
+def test_other_dtypes() -> None:
+    with pytest.raises(ValueError, match=r"^dtype: expected one of .*, got 'float64'$"):
+        BatchedWeights(1, Architecture.mlp(1, 1), dtype=np.float64)
+    for wrong in (None, float, 2, [("a", "f4")]):
+        with pytest.raises(TypeError, match=r"^dtype: expected a dtype such as 'float16', got "):
+            BatchedWeights(1, Architecture.mlp(1, 1), dtype=wrong)

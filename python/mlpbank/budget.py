@@ -35,7 +35,7 @@ def cpu_budget() -> CpuBudget:
     """Return how many threads mlpbank may use in this process, as things are now.
 
     It is the least of four limits: the environment variables MLPBANK_NUM_THREADS and OMP_NUM_THREADS (of a list such as
-    ``"4,2"`` the first number), the CPUs this process may run on, and the CPU quota of its cgroup and of all those above
+    ``"4,2"`` the first number), the CPUs this process may run on, and the CPU quota of its cgroup and of all above it
     (version 1 and 2). An `Engine` made now gets as many threads, or fewer if it is asked to.
 
     Raises

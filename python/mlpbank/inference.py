@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._arrays import Float32Array, as_float32, as_ids, check_out
@@ -53,6 +54,7 @@ class Engine:
         if isa == "":
             raise ValueError(f"isa: expected one of {', '.join(map(repr, available_isas()))}, got ''")
         self._core = _core.Engine(threads, isa or "")
+        self._arguments = (num_threads, isa)
 
     @property
     def num_threads(self) -> int:
@@ -63,6 +65,10 @@ class Engine:
     def isa(self) -> str:
         """The instruction set in use."""
         return self._core.isa
+
+    def __reduce__(self) -> tuple[type[Engine], tuple[int | None, str | None]]:
+        # By what was asked for, not by what came of it: another process may have another budget.
+        return Engine, self._arguments
 
     def __repr__(self) -> str:
         return f"Engine(num_threads={self.num_threads}, isa={self.isa!r})"
@@ -80,7 +86,7 @@ class BatchedInference:
     engine : Engine, optional
         ``Engine()`` by default.
     layout : {"auto", "panel", "lane"}
-    dtype : {"float32", "float16", "bfloat16", "int8"}
+    dtype : {"float32", "float16", "bfloat16", "int8"} or NumPy dtype
         See `BatchedWeights`.
 
     Notes
@@ -92,6 +98,9 @@ class BatchedInference:
     Any number of threads may call `forward` at once, while others load, unload and grow; the GIL is released while it
     computes. Forwards never wait for loads. Each call sees exactly one generation of each model, and a call that starts
     after a load has returned sees what was loaded.
+
+    Pickles and deep copies have weights of their own. Their engine is made anew from its arguments, so that another
+    process uses the CPUs that it has.
 
     Examples
     --------
@@ -111,7 +120,7 @@ class BatchedInference:
         engine: Engine | None = None,
         *,
         layout: str = "auto",
-        dtype: str = "float32",
+        dtype: npt.DTypeLike = "float32",
     ) -> None:
         self._bind(BatchedWeights(num_models, architecture, layout=layout, dtype=dtype), engine)
 
@@ -286,6 +295,9 @@ class BatchedInference:
         if shape[-1] != size:
             raise ValueError(f"inputs: expected last dimension {size}, got {shape[-1]}")
         raise ValueError(f"inputs: expected first dimension {entries} ({entries_name}), got {shape[0]}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_weights, (self._weights, self._engine)
 
     def __repr__(self) -> str:
         return f"BatchedInference({self.num_models}, {self.architecture!r}, {self._engine!r})"

@@ -29,8 +29,7 @@ class BatchedWeights:
     layout : {"auto", "panel", "lane"}
         How weights lie in memory. ``"auto"`` picks by architecture: lane (16 models side by side) for tiny networks,
         panel (16 outputs side by side) for the others. Results do not depend on it.
-
-    dtype : {"float32", "float16", "bfloat16", "int8"}
+    dtype : {"float32", "float16", "bfloat16", "int8"} or NumPy dtype
         How weights are stored; inputs, outputs, biases and sums are float32 in any case. float16 and bfloat16 round to
         nearest even. int8 is symmetric with one float32 scale for each output of each model, the largest weight of that
         output being 127 scales. Half the bytes are nearly twice the speed with one row per model.
@@ -47,19 +46,21 @@ class BatchedWeights:
     Loading, unloading, growing and predicting may happen in different threads at once. A load packs into free memory
     and then replaces the model in one step; the memory of what it replaced is used again when no running forward can
     see it.
+
+    Copies and pickles hold the weights as they are stored and give the same results to the last bit. A pickle is for
+    the version of mlpbank that made it, as processes exchange it; `mlpbank.storage` makes files to keep.
     """
 
     def __init__(
-        self, num_models: int, architecture: Architecture, *, layout: str = "auto", dtype: str = "float32"
+        self, num_models: int, architecture: Architecture, *, layout: str = "auto", dtype: npt.DTypeLike = "float32"
     ) -> None:
         if not isinstance(architecture, Architecture):
             raise TypeError(f"architecture: expected an Architecture, got {architecture!r}")
         self._architecture = architecture
         if not isinstance(layout, str):
             raise TypeError(f"layout: expected a string, got {layout!r}")
-        if not isinstance(dtype, str):
-            raise TypeError(f"dtype: expected a string such as 'float16', got {dtype!r}")
-        self._core = _core.BatchedWeights(positive_int(num_models, "num_models"), architecture._core, layout, dtype)
+        models = positive_int(num_models, "num_models")
+        self._core = _core.BatchedWeights(models, architecture._core, layout, _dtype_name(dtype))
 
     @classmethod
     def _over(cls, core: _core.BatchedWeights, architecture: Architecture) -> BatchedWeights:
@@ -238,8 +239,30 @@ class BatchedWeights:
             )
         return matrices, biases
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        models, units, there = self._core.copy_units()
+        return _restored, (models, self._architecture, self.layout, self.dtype, units, there)
+
     def __repr__(self) -> str:
         return f"BatchedWeights({self.num_models}, {self._architecture!r}, layout={self.layout!r})"
+
+
+def _restored(
+    models: int, architecture: Architecture, layout: str, dtype: str, units: npt.NDArray[np.uint8], there: list[bool]
+) -> BatchedWeights:
+    """Return what `BatchedWeights.__reduce__` took apart."""
+    weights = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
+    weights._core.restore_units(units, there)
+    return weights
+
+
+def _dtype_name(dtype: npt.DTypeLike) -> str:
+    """Return the name of a dtype given as a string, np.dtype("int8") or np.float16; which exist, the core knows."""
+    if isinstance(dtype, str):
+        return dtype
+    if isinstance(dtype, np.dtype) or (isinstance(dtype, type) and issubclass(dtype, np.generic)):
+        return str(np.dtype(dtype).name)
+    raise TypeError(f"dtype: expected a dtype such as 'float16', got {dtype!r}")
 
 
 # From here on a weight would round to infinity.
