@@ -1,7 +1,8 @@
-// One OpenMP team for the whole process serves all calls. It enters its parallel region once and stays there, because a
-// region per call ends in a barrier that waits for every thread of the team, also for one that another process keeps
-// off its core: with the second core busy, a call of 0.9 ms took 12 ms (median) that way and 1 ms this way. It also
-// means one set of threads however many threads call, and a clean start in a forked child.
+// One team of helpers for the whole process serves all calls. An OpenMP region per call would end in a barrier that waits
+// for every thread of the team, also for one that another process keeps off its core: with the second core busy, a call
+// of 0.9 ms took 12 ms (median) that way and 1 ms this way. It also means one set of threads however many threads call,
+// and a clean start in a forked child. What OpenMP's users set (omp_set_num_threads, threadpoolctl) and do (call from
+// their own regions) is heeded at every call.
 #include "threads.h"
 
 #include <omp.h>
@@ -16,7 +17,6 @@
 #include <new>
 #include <system_error>
 #include <thread>
-#include <vector>
 
 namespace mlpbank {
 namespace {
@@ -74,30 +74,17 @@ struct Job {
   }
 };
 
-// How many helpers the system lets us have, `wanted` at most. Asked with plain threads, because libgomp ends the process
-// when it is refused one, and for twice as many, because a thread may still be counted for a moment when it has ended.
-int available_helpers(int wanted) {
-  const auto asked = static_cast<std::size_t>(2 * wanted);
-  std::vector<std::thread> asking;
-  asking.reserve(asked);
-  std::mutex gate;
-  gate.lock();
-  try {
-    while (asking.size() < asked) asking.emplace_back([&gate] { const std::lock_guard passed(gate); });
-  } catch (const std::system_error&) {
-  }
-  gate.unlock();
-  for (std::thread& thread : asking) thread.join();
-  return static_cast<int>(asking.size() / 2);
-}
-
 class Pool {
  public:
-  explicit Pool(int helpers) {
-    std::thread([this, helpers] {
-#pragma omp parallel num_threads(helpers)
-      serve();
-    }).detach();
+  // Starts so many helpers, or as many as the system lets us have, and returns how many. They are plain threads because
+  // libgomp ends the process when it is refused one (RLIMIT_NPROC, a cgroup's limit of pids).
+  int start(int helpers) {
+    int started = 0;
+    try {
+      for (; started < helpers; ++started) std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+    }
+    return started;
   }
 
   void run(Job& job) {
@@ -174,7 +161,7 @@ class Pool {
 
 std::mutex pool_mutex;
 Pool* pool = nullptr;  // never destroyed: its threads run until the process ends
-int budget = 0;        // of the pool, caller included; 0 until it is first needed
+int budget = 1;        // its helpers and one caller
 std::atomic<int> threads_at_work{0};
 
 // The parent's helpers do not exist in a child, and its locks may be held by nobody: forget them. The child may have
@@ -182,22 +169,19 @@ std::atomic<int> threads_at_work{0};
 void after_fork_in_child() {
   new (&pool_mutex) std::mutex;
   pool = nullptr;
-  budget = 0;
   threads_at_work = 0;
 }
 [[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
-// The pool, started at its first use. Null when there can be no helpers.
-Pool* the_pool() {
+// The pool, started at its first use.
+Pool& the_pool() {
   const std::lock_guard lock(pool_mutex);
-  if (budget > 0) return pool;
-  budget = 1 + available_helpers(cpu_budget().threads - 1);
-  try {
-    if (budget > 1) pool = new Pool(budget - 1);
-  } catch (const std::system_error&) {  // the system has changed its mind: go on alone
-    budget = 1;
+  if (pool == nullptr) {
+    const int allowed = cpu_budget().threads;
+    pool = new Pool;
+    budget = 1 + pool->start(allowed - 1);
   }
-  return pool;
+  return *pool;
 }
 
 // The threads one call may use: what the calls already at work leave of the budget, but always the caller's own.
@@ -225,11 +209,11 @@ void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* cont
   const int64_t chunks = (work.items + work.chunk - 1) / work.chunk;
   threads = static_cast<int>(std::min<int64_t>({threads, chunks, omp_get_max_threads()}));
   if (threads <= 1 || work.nanoseconds < kShareNanoseconds || omp_in_parallel()) return body(context, 0, work.items);
-  Pool* const helpers = the_pool();
+  Pool& helpers = the_pool();
   const Share share(threads);
-  if (helpers == nullptr || share.threads() == 1) return body(context, 0, work.items);
+  if (share.threads() == 1) return body(context, 0, work.items);
   Job job(work, body, context, share.threads() - 1);
-  helpers->run(job);
+  helpers.run(job);
 }
 
 }  // namespace mlpbank

@@ -1,6 +1,8 @@
-"""Children made by os.fork: OpenMP's threads do not come along, results must all the same, and nothing may hang."""
+"""Child processes: threads do not come along with a fork, results must all the same, and nothing may hang."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -114,8 +116,23 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 assert np.array_equal(np.stack(rows), expected[:100])
 """
 
+USES_ITS_CORES = """
+def uses_its_cores():
+    assert len(os.listdir("/proc/self/task")) == 1
+    check()
+    assert len(os.listdir("/proc/self/task")) == int(mlpbank.cpu_budget())
+wait(child(uses_its_cores))
+
+def has_one_cpu():
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    check()
+    assert len(os.listdir("/proc/self/task")) == 1
+wait(child(has_one_cpu))
+"""
+
 SCRIPTS = {
     "after-forward": AFTER_FORWARD,
+    "uses-its-cores": USES_ITS_CORES,
     "grandchild": GRANDCHILD,
     "many-children": MANY_CHILDREN,
     "while-others-predict": DURING.replace("FUNCTIONS", "[predict, predict]"),
@@ -131,7 +148,7 @@ def test_forked_children_predict_and_load(run_python: RunPython, layout: str, na
 
 
 def test_child_of_a_parent_that_never_predicted(run_python: RunPython) -> None:
-    """OpenMP has no team yet: the child may make one of its own."""
+    """There are no helpers yet: the child makes its own."""
     script = PRELUDE.format(layout="panel").replace("expected = bi.forward(x)", "expected = None")
     run_python(
         script
@@ -143,3 +160,97 @@ wait(child(first))
 first()
 """
     )
+
+
+# --- A hundred children beside other libraries that have threads.
+
+# What starts each library's threads in the parent.
+WARM_UP = {
+    "numpy": "square = rng.standard_normal((700, 700)); square @ square",
+    "sklearn": """
+from sklearn.cluster import KMeans
+KMeans(8, n_init=1).fit(rng.standard_normal((20000, 8)))
+""",
+    "torch": """
+import torch
+square = torch.ones(700, 700)
+square @ square
+torch.nn.functional.relu(torch.ones(2_000_000)).sum()
+""",
+}
+
+HUNDRED = """
+import multiprocessing
+
+stop = threading.Event()
+
+def keep_on():
+    while not stop.is_set():
+        bi.forward(x)
+
+def few_forwards():
+    signal.alarm(10)
+    for _ in range(3):
+        assert np.array_equal(bi.forward(x), expected)
+    signal.alarm(0)
+
+threads = [threading.Thread(target=keep_on) for _ in range({busy})]
+for thread in threads:
+    thread.start()
+try:
+    for _ in range(25):
+        for pid in [child(few_forwards) for _ in range(2)]:
+            wait(pid)
+    for _ in range(25):
+        processes = [multiprocessing.get_context("fork").Process(target=few_forwards) for _ in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0, process.exitcode
+finally:
+    stop.set()
+    for thread in threads:
+        thread.join()
+check()
+"""
+
+
+@pytest.mark.parametrize("busy", [0, 1])
+@pytest.mark.parametrize("library", WARM_UP)
+def test_hundred_forks_beside_other_libraries(run_python: RunPython, library: str, busy: int) -> None:
+    pytest.importorskip(library)
+    run_python(PRELUDE.format(layout="auto") + WARM_UP[library] + HUNDRED.format(busy=busy), timeout=600)
+
+
+# spawn imports this module, so what children run must be in one.
+MODULE = """
+import signal
+import numpy as np
+
+def predict(bank, x, expected):
+    signal.alarm(10)
+    for _ in range(3):
+        assert np.array_equal(bank.forward(x), expected)
+    signal.alarm(0)
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_children_by_other_methods(run_python: RunPython, tmp_path: Path, method: str) -> None:
+    (tmp_path / "children.py").write_text(MODULE)
+    script = f"""
+import multiprocessing
+from children import predict
+
+context = multiprocessing.get_context("{method}")
+context.set_forkserver_preload(["children", "mlpbank"])
+for _ in range(50):
+    processes = [context.Process(target=predict, args=(bi, x, expected)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0, process.exitcode
+"""
+    run_python(PRELUDE.format(layout="auto") + script, timeout=600)
