@@ -13,7 +13,7 @@ import pytest
 import mlpbank
 from cases import RunPython, program
 
-FOLDERS = ["python", "tests", "examples"]
+FOLDERS = ["python", "tests", "examples", "benchmarks"]
 
 
 @pytest.fixture(scope="session")
