@@ -129,8 +129,8 @@ def python_beside(threads: int) -> None:
     of_all, with_cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
     least, most = (f(r[0] for r in ratios) for f in (min, max))
     print(
-        f"pure Python beside forwards of {statistics.median(took) * 1e3:.0f} ms, num_threads={threads}: {of_all:.0%} of "
-        f"its rate ({least:.0%} to {most:.0%}), {with_cpu:.0%} not counting when it waited for a CPU"
+        f"pure Python beside forwards of {statistics.median(took) * 1e3:.0f} ms, num_threads={threads}: "
+        f"{of_all:.0%} of its rate ({least:.0%} to {most:.0%}), {with_cpu:.0%} not counting when it waited for a CPU"
     )
 
     async def lags() -> list[float]:
