@@ -4,7 +4,6 @@
 // kernels, layouts and thread counts. What only Python can see (dtypes, messages about arrays, the GIL) is tested there.
 #include <fenv.h>
 #include <omp.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,21 +13,13 @@
 #include <string>
 #include <vector>
 
-#include "check_threads.h"
 #include "dispatch.h"
 #include "errors.h"
+#include "four_cpus.h"
 #include "grouping.h"
 #include "inference.h"
 #include "network.h"
 #include "threads.h"
-
-// Claims four CPUs, so that four threads work together on any machine, unless a cgroup's quota forbids it: a definition in
-// the program goes before libc's.
-extern "C" int sched_getaffinity(pid_t, size_t size, cpu_set_t* set) noexcept {
-  std::memset(set, 0, size);
-  for (int cpu = 0; cpu < 4; ++cpu) CPU_SET_S(cpu, size, set);
-  return 0;
-}
 
 namespace {
 
@@ -336,12 +327,6 @@ int main() {
   test_narrow_weights();
   test_missing_models();
   test_grouping();
-  test_parallel_for_runs_every_item_once();
-  test_parallel_for_uses_the_threads_it_may();
-  test_calls_share_the_budget();
-  test_forked_child_shares_out_its_work();
-  test_parallel_for_is_serial_inside_a_parallel_region();
-  test_loading_while_others_predict();
   test_floating_point_environment();
   std::printf("all checks passed, up to %d threads\n", std::min(4, cpu_budget().threads));
 }

@@ -1,5 +1,5 @@
-// Readers, writers, growing and unloading on one bank at once, for ThreadSanitizer: engines of one thread, so that every
-// thread is a std::thread and OpenMP, which the sanitizer cannot see through, starts none.
+// Readers, writers, growing and unloading on one bank at once, for ThreadSanitizer. Engines of one thread: all that run
+// are those here.
 //
 // All weights and biases of a generation g are the number g, so an output tells which generation computed it.
 #include <atomic>

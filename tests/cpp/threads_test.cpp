@@ -1,6 +1,4 @@
-// Sharing work out, many callers at once, and loading beside predicting.
-#pragma once
-
+// Sharing work out, many callers at once, and loading beside predicting; also under ThreadSanitizer.
 #include <omp.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -8,19 +6,24 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 #include <vector>
 
 #include "dispatch.h"
+#include "four_cpus.h"
 #include "network.h"
 #include "threads.h"
 
-namespace mlpbank {
+using namespace mlpbank;
 
-inline constexpr double kLong = 1e9;  // nanoseconds: enough to be shared out and to wake threads for
+namespace {
 
-inline void test_parallel_for_runs_every_item_once() {
+constexpr double kLong = 1e9;  // nanoseconds: enough to be shared out and to wake threads for
+
+void test_parallel_for_runs_every_item_once() {
   for (int threads = 1; threads <= 4; ++threads) {
     for (const int64_t items : {0, 1, 2, 3, 7, 64, 1000}) {
       for (const int64_t chunk : {1, 3, 64, 5000}) {
@@ -37,7 +40,7 @@ inline void test_parallel_for_runs_every_item_once() {
 }
 
 // Each item waits until as many threads as were asked for are at work; were there fewer, the wait would run out.
-inline void test_parallel_for_uses_the_threads_it_may() {
+void test_parallel_for_uses_the_threads_it_may() {
   for (int threads = 1; threads <= 4; ++threads) {
     const int expected = std::min(threads, cpu_budget().threads);
     std::atomic<int> arrived{0}, inside{0};
@@ -55,7 +58,7 @@ inline void test_parallel_for_uses_the_threads_it_may() {
 }
 
 // The threads of all calls together stay within the budget, beside one for each caller.
-inline void test_calls_share_the_budget() {
+void test_calls_share_the_budget() {
   constexpr int kCallers = 3;
   std::atomic<int> inside{0}, most{0};
   const auto call = [&] {
@@ -76,7 +79,7 @@ inline void test_calls_share_the_budget() {
 }
 
 // A child has none of its parent's helpers. It starts its own, also when it was forked amid the work of others.
-inline void test_forked_child_shares_out_its_work() {
+void test_forked_child_shares_out_its_work() {
   std::atomic<bool> stop{false};
   std::thread busy([&] {
     while (!stop) parallel_for(4, {100, 1, kLong}, [](int64_t, int64_t) {});
@@ -96,7 +99,7 @@ inline void test_forked_child_shares_out_its_work() {
   busy.join();
 }
 
-inline void test_parallel_for_is_serial_inside_a_parallel_region() {
+void test_parallel_for_is_serial_inside_a_parallel_region() {
   std::atomic<int> wrong{0};
 #pragma omp parallel num_threads(2)
   {
@@ -108,7 +111,7 @@ inline void test_parallel_for_is_serial_inside_a_parallel_region() {
 
 // Threads that predict without a pause, beside one that loads: each result is of one generation, a forward that starts
 // after a load has returned sees it, and a load waits for the forwards that run but not for all that are still to come.
-inline void test_loading_while_others_predict() {
+void test_loading_while_others_predict() {
   const Network net({33, 40, 17}, 60);
   const Parameters other = net.parameters.negated();
   const Floats x = net.inputs(60, 4);
@@ -148,4 +151,18 @@ inline void test_loading_while_others_predict() {
   }
 }
 
-}  // namespace mlpbank
+}  // namespace
+
+int main() {
+  unsetenv("MLPBANK_ISA"), unsetenv("MLPBANK_NUM_THREADS"), unsetenv("OMP_NUM_THREADS");
+  omp_set_num_threads(4);  // OpenMP has counted the CPUs by itself
+  test_parallel_for_runs_every_item_once();
+  test_parallel_for_uses_the_threads_it_may();
+  test_calls_share_the_budget();
+#ifndef __SANITIZE_THREAD__  // which sees through neither forks of processes with threads nor OpenMP
+  test_forked_child_shares_out_its_work();
+  test_parallel_for_is_serial_inside_a_parallel_region();
+#endif
+  test_loading_while_others_predict();
+  std::printf("all checks passed, up to %d threads\n", std::min(4, cpu_budget().threads));
+}
