@@ -168,6 +168,13 @@ def test_hand_written_parameters_say_which_way_round_they_are() -> None:
     stacked = {"layers": [{"w": np.stack([m, m]), "b": np.stack([b, b])} for m, b in pairs]}
     for name, array in convert.from_stacked_params(stacked, SQUARE, weight_layout="in_out").items():
         np.testing.assert_array_equal(array[1], weights[name])
+    haiku = {
+        "mlp/~/linear_1": {"w": weights["layer_1"], "b": weights["layer_1.bias"]},
+        "mlp/~/linear": {"w": weights["layer_0"], "b": weights["layer_0.bias"]},
+    }
+    assert_same_models(convert.from_params(haiku, SQUARE, weight_layout="in_out"), SQUARE, weights)
+    with raises(ValueError, "params: expected arrays called weight, kernel, w or W, got none in dict"):
+        convert.from_params({}, SQUARE)
     with unsupported("0.scale: is no weight or bias of a dense layer (to fold normalisation, convert the model)"):
         convert.from_params([{"scale": np.ones(6)}], SQUARE)
     with unsupported("0: has a bias but no weight matrix, so it is no dense layer"):

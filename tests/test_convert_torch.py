@@ -303,6 +303,76 @@ def test_modules_of_one_class_may_differ() -> None:
         convert.stack({})
 
 
+class Flexible(nn.Module):  # type: ignore[misc]
+    """A module whose forward depends on everything that a module can have."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Any) -> Any:
+        x = self.a(x)
+        if hasattr(self, "sizes"):
+            x = x * float(self.sizes[0])
+        if hasattr(self, "function"):
+            x = self.function(x)
+        x = self.b(x)
+        return F.linear(x, self.matrix, self.a.bias) if hasattr(self, "matrix") else x
+
+
+def test_forwards_that_are_traced_once_are_those_of_the_same_kind() -> None:
+    """Modules are traced anew where anything differs on which their forward could depend."""
+
+    def shared() -> Any:
+        module = Flexible()
+        module.b = module.a
+        return module
+
+    def tied(own: bool) -> Any:
+        module = Flexible()
+        module.matrix = nn.Parameter(torch.randn(3, 3)) if own else module.a.weight
+        return module
+
+    def with_hook() -> Any:
+        module = Wrapped()
+        module.inner.register_forward_hook(lambda m, args, y: y * 2)
+        return module
+
+    class Inner(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.fc(x)
+
+    class Wrapped(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Inner()
+
+        def forward(self, x: Any) -> Any:
+            return self.inner(x)
+
+    groups = [
+        [shared(), Flexible(), shared(), Flexible(sizes=[1, 2]), Flexible(sizes=[3, 2])],
+        [tied(False), tied(True), tied(False)],
+        [Flexible(function=torch.relu), Flexible(function=torch.relu)],
+        [Wrapped(), with_hook(), Wrapped()],
+    ]
+    for modules in groups:
+        _, arch, weights = convert.stack(dict(enumerate(modules)))
+        for i, module in enumerate(modules):
+            own = convert.convert(module)
+            for name, array in one_model(weights, i).items():
+                np.testing.assert_array_equal(array, own.weights[name])
+            assert_computes(own, rows(arch), expected(module, rows(arch)))
+    graph = torch.fx.symbolic_trace(groups[2][0])
+    assert_computes(convert.convert(graph), rows(SQUARE)[:, :3], expected(graph, rows(SQUARE)[:, :3]))
+
+
 class Residual(nn.Module):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()

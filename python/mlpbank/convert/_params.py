@@ -184,9 +184,9 @@ def _read(
         _check_layout(weight_layout)
     groups: dict[Path, _DenseParams] = {}
     _gather(params, (), groups, None)
-    arrays = {}
-    for path, group in groups.items():
-        arrays[path] = _matrix(path, group, weight_layout, stacked)
+    if not groups:
+        raise ValueError(f"params: expected arrays called weight, kernel, w or W, got none in {type(params).__name__}")
+    arrays = {path: _matrix(path, group, weight_layout, stacked) for path, group in groups.items()}
     batch: tuple[int, ...] = ()
     weights: dict[str, Float32Array] = {}
     for i, (path, spec) in enumerate(zip(_ordered(arrays, architecture, layers), architecture.layers, strict=True)):
@@ -253,9 +253,9 @@ def _ordered(
 
 
 def _number(part: str) -> tuple[str, int]:
-    """Return a name without the number at its end, and the number, -1 if there is none."""
-    match = re.fullmatch(r"(.*?)(\d+)", part, re.DOTALL)
-    return (match[1], int(match[2])) if match else (part, -1)
+    """Return a name without the number at its end, and the number; `linear` is the one before `linear_1`."""
+    match = re.fullmatch(r"(.*?)_?(\d+)", part, re.DOTALL)
+    return (match[1], int(match[2])) if match else (part, 0)
 
 
 def _by_number(path: Path) -> list[tuple[str, int]]:
@@ -266,7 +266,7 @@ def _numbered(before: Path, after: Path) -> bool:
     """Return whether two neighbours in sorted order differ first in a number, so that their order is no guess."""
     for a, b in zip(_by_number(before), _by_number(after), strict=False):
         if a != b:
-            return a[0] == b[0] and min(a[1], b[1]) >= 0
+            return a[0] == b[0]
     return False
 
 

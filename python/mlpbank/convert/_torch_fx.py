@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import types
 from typing import Any
 
 import torch
@@ -83,26 +84,43 @@ def _trace(module: Any, where: str) -> Any:
 
 # What every module has; a forward that depends on other attributes depends on their values.
 _COMMON = frozenset(nn.Module().__dict__) - {"training"}
-_PLAIN = (int, float, str, bool, type(None), type, torch.dtype)
+_PLAIN = (int, float, str, bool, type(None), type, torch.dtype, types.FunctionType, types.BuiltinFunctionType)
+
+
+class _Untold(Exception):
+    """What a traced forward depends on cannot be told."""
 
 
 def _fingerprint(module: Any) -> Any:
     """Return what a traced forward depends on, hashable; None if that cannot be told."""
+    seen: dict[int, int] = {}  # layers and tensors may be shared, and the trace names the first of them
+    try:
+        return _parts(module, seen)
+    except _Untold:
+        return None
+
+
+def _parts(module: Any, seen: dict[int, int]) -> Any:
+    if module is None:
+        return None
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise _Untold
     kind = type(module)
-    parts: list[Any] = [kind, kind.forward]
-    for name, value in module.__dict__.items():
-        if name not in _COMMON:
-            if not isinstance(value, _PLAIN):
-                return None
-            parts.append((name, type(value), value))
+    parts: list[Any] = [kind, kind.forward, seen.setdefault(id(module), len(seen))]
+    parts += [(name, _value_parts(value)) for name, value in module.__dict__.items() if name not in _COMMON]
     for tensors in (module._parameters, module._buffers):
-        parts.append(tuple((name, None if value is None else value.shape) for name, value in tensors.items()))
-    for name, child in module._modules.items():
-        child_parts = None if child is None else _fingerprint(child)
-        if child_parts is None:
-            return None
-        parts.append((name, child_parts))
+        for name, tensor in tensors.items():
+            parts.append((name, None if tensor is None else (tensor.shape, seen.setdefault(id(tensor), len(seen)))))
+    parts += [(name, _parts(child, seen)) for name, child in module._modules.items()]
     return tuple(parts)
+
+
+def _value_parts(value: Any) -> Any:
+    if type(value) in (tuple, list):
+        return type(value), tuple(map(_value_parts, value))
+    if not isinstance(value, _PLAIN):
+        raise _Untold
+    return type(value), value
 
 
 def _data_path(graph: Any, where: str) -> list[Any]:

@@ -101,6 +101,8 @@ def _layer(layer: Any, where: str) -> list[Step]:
 
 
 def _dense(layer: Any, where: str) -> list[Step]:
+    if getattr(layer, "quantization_mode", None) is not None:
+        raise unsupported(where, f"a Dense quantized to {layer.quantization_mode} is not supported")
     bias = None if layer.bias is None else _array(layer.bias)
     return [Dense(_array(layer.kernel), bias, where), *_activation(layer, where)]
 

@@ -6,6 +6,7 @@ of scikit-learn, or any object with its ``transform``, is taken as well if what 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,13 @@ def _tried(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
         raise ValueError(f"{name}: expected a fitted scaler, got a {kind} without n_features_in_")
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((300, size)) * np.logspace(-3, 5, 300)[:, None]
-    tried = np.asarray(scaler.transform(np.concatenate([np.zeros((1, size)), np.ones((1, size)), rows])), np.float64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a scaler that was fitted to a data frame misses its columns' names
+            tried = scaler.transform(np.concatenate([np.zeros((1, size)), np.ones((1, size)), rows]))
+        tried = np.asarray(tried, np.float64)
+    except Exception as error:  # whatever the transformer raises
+        raise ValueError(f"{name}: expected a scaler of {size} numbers, got a {kind} that says: {error}") from error
     if tried.shape != (302, size):
         raise ValueError(f"{name}: expected {kind} to keep {size} features, got {tried.shape[1:]}")
     shift, factor = tried[0], tried[1] - tried[0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import fx, nn
 
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Dense, Step, batch_norm, join, require, unsupported
@@ -50,7 +50,7 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
         collect(module.module, join(where, "module"), chain, plans)
     elif isinstance(getattr(module, "_orig_mod", None), nn.Module):  # what torch.compile returns
         collect(module._orig_mod, where, chain, plans)
-    elif isinstance(module, torch.jit.ScriptModule) or kind.__module__.startswith("torch."):
+    elif kind.__module__.startswith("torch.") and not isinstance(module, fx.GraphModule):
         raise unsupported(where, f"{kind.__name__} is not supported")
     else:
         from mlpbank.convert import _torch_fx
