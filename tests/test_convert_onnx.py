@@ -300,9 +300,11 @@ def unary(op: str, opset: int = 20, **attributes: Any) -> Any:
     return builder.model(3, 3)
 
 
-def product(shape: Any, weight: Any, op: str = "MatMul", first: bool = True, **attributes: Any) -> Any:
+def product(
+    shape: Any, weight: Any, op: str = "MatMul", first: bool = True, others: Any = (), **attributes: Any
+) -> Any:
     builder = Builder()
-    builder.add(op, builder.constant(weight), first=first, **attributes)
+    builder.add(op, builder.constant(weight), *map(builder.constant, others), first=first, **attributes)
     return builder.model(shape, 3)
 
 
@@ -355,7 +357,24 @@ def own_domain() -> Any:
     return unary("Relu", domain="com.example")
 
 
+def reshaped(before: bool, *shape: int) -> Any:
+    builder = Builder()
+    if before:
+        builder.add("MatMul", builder.constant(np.eye(6)))
+    builder.add("Reshape", builder.constant(shape, np.int64))
+    builder.add("MatMul", builder.constant(np.eye(3)))
+    return builder.model(6, 3)
+
+
 UNSUPPORTED: dict[str, tuple[Any, str]] = {
+    "first reshape": (reshaped(False, -1, 3), "n0_Reshape: Reshape to [-1, 3] does more than flatten rows"),
+    "reshape": (reshaped(True, 0, 3), "n1_Reshape: Reshape to [0, 3] does more than flatten rows"),
+    "reshape columns": (reshaped(True, 6, -1), "n1_Reshape: Reshape to [6, -1] does more than flatten rows"),
+    "squeeze": (unary("Squeeze", 11, axes=[0]), "n1_Squeeze: Squeeze: expected axes [-1] or [1], got [0]"),
+    "bias": (
+        product(3, np.eye(3), "Gemm", others=(np.ones(2),)),
+        "n0_Gemm: expected a bias for each of 3 outputs, got 2",
+    ),
     "layer": (unary("LayerNormalization", axis=-1), "n1_LayerNormalization: LayerNormalization is not supported"),
     "slope": (unary("LeakyRelu", alpha=0.2), "n1_LeakyRelu: LeakyRelu: expected alpha 0.01, got 0.2"),
     "alpha": (unary("Elu", alpha=2.0), "n1_Elu: Elu: expected alpha 1.0, got 2.0"),
@@ -398,6 +417,58 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         convert.convert(tmp_path / "none.onnx")
     with raises(ValueError, "model.pt: expected the path of an .onnx file"):
         convert.convert("model.pt")
+
+
+def test_a_single_output_may_be_squeezed() -> None:
+    weights = weights_of(Architecture.mlp(6, 1))
+    builder = Builder()
+    builder.add("Reshape", builder.constant([0, -1], np.int64))
+    builder.add("MatMul", builder.constant(weights["layer_0"]))
+    builder.add("Reshape", builder.constant([-1, 1], np.int64))
+    builder.add("Squeeze", builder.constant([-1], np.int64))
+    x = rows(Architecture.mlp(6, 1))
+    model = builder.model(6, 1)
+    model.graph.output[0].type.tensor_type.shape.dim.pop()
+    assert_computes(convert.convert(model), x, run(model, x)[:, None], times=4)
+
+
+def test_broken_models_are_value_errors() -> None:
+    """Models in which something was removed or exchanged are refused, or read as the chains they still are."""
+    for seed in range(200):
+        try_broken_model(np.random.default_rng(seed))
+
+
+def try_broken_model(rng: np.random.Generator) -> None:
+    builder = Builder(13)
+    builder.add("BatchNormalization", *(builder.constant(np.ones(6)) for _ in range(4)))
+    builder.add("Gemm", builder.constant(np.eye(6)), builder.constant(np.ones(6)), alpha=0.5, transB=1)
+    add_gelu(builder, "erf")
+    builder.add("Cast", to=TensorProto.FLOAT)
+    builder.add("MatMul", builder.constant(np.eye(6)))
+    builder.add("Reshape", builder.constant([-1, 6], np.int64))
+    builder.add("Dropout", builder.constant(0.5), builder.constant(False, np.bool_))
+    model = builder.model(6, 6)
+    for _ in range(rng.integers(1, 3)):
+        node = model.graph.node[rng.integers(len(model.graph.node))]
+        names = [*(c.name for c in model.graph.initializer), "x", "", "t3", "nobody"]
+        kind = rng.integers(6)
+        if kind == 0 and node.input:
+            node.input.pop()
+        elif kind == 1 and node.input:
+            node.input[rng.integers(len(node.input))] = str(rng.choice(names))
+        elif kind == 2:
+            node.op_type = str(rng.choice(["Relu", "Gemm", "MatMul", "Constant", "Transpose", "Where", "Squeeze", ""]))
+        elif kind == 3:
+            node.attribute.add().name = str(rng.choice(["axis", "alpha", "to", "value", "approximate"]))
+        elif kind == 4:
+            model.graph.initializer.pop()
+        else:
+            del node.output[:]
+    try:
+        found = convert.convert(model).architecture
+    except ValueError:
+        return
+    assert (found.input_size, found.output_size) == (6, 6)
 
 
 def test_weights_in_files_beside_the_model(tmp_path: Path) -> None:

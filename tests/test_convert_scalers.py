@@ -172,7 +172,9 @@ def test_hand_written_parameters_say_which_way_round_they_are() -> None:
         "mlp/~/linear_1": {"w": weights["layer_1"], "b": weights["layer_1.bias"]},
         "mlp/~/linear": {"w": weights["layer_0"], "b": weights["layer_0.bias"]},
     }
-    assert_same_models(convert.from_params(haiku, SQUARE, weight_layout="in_out"), SQUARE, weights)
+    names = ["mlp.~.linear", "mlp.~.linear_1"]
+    converted = convert.from_params(haiku, SQUARE, layers=names, weight_layout="in_out")
+    assert_same_models(converted, SQUARE, weights)
     with raises(ValueError, "params: expected arrays called weight, kernel, w or W, got none in dict"):
         convert.from_params({}, SQUARE)
     with unsupported("0.scale: is no weight or bias of a dense layer (to fold normalisation, convert the model)"):

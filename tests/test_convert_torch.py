@@ -150,10 +150,10 @@ class Arithmetic(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Any) -> Any:
         x = (x - self.mean) / torch.exp(self.scale)
-        x = x.view(x.size(0), -1)
+        x = x.view(x.size(0), -1).reshape(-1, 6)
         x = F.dropout(x @ self.matrix.t() + 1, self.p, training=self.training)
         x = F.linear(self.net(x).clone(), self.matrix, self.mean).relu_()
-        x = torch.flatten(x, 1).reshape(x.shape[0], -1)
+        x = torch.flatten(x, 1).reshape(x.shape[0], -1).view(-1, 6)
         x = 3 - x * self.scale
         return F.linear(-x, self.matrix)[None].squeeze(0) if self.p > 1 else F.linear(-x, self.matrix[:1]).squeeze(-1)
 
@@ -480,6 +480,8 @@ def test_functions_that_are_not_supported_are_named() -> None:
         (lambda x: x.sum(1), "sum_1: sum is not supported"),
         (lambda x: 1 / x, "truediv: a division by a result is not supported"),
         (lambda x: x.view(-1), "view: view is not supported"),
+        (lambda x: x.view(-1, 1), "view: view is not supported"),
+        (lambda x: x.view(1, 3), "view: view is not supported"),
         (lambda x: torch.softmax(x, 0), "softmax: softmax: expected dim -1 or 1 or None, got 0"),
     ):
         with unsupported(message):

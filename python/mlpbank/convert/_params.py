@@ -253,9 +253,9 @@ def _ordered(
 
 
 def _number(part: str) -> tuple[str, int]:
-    """Return a name without the number at its end, and the number; `linear` is the one before `linear_1`."""
-    match = re.fullmatch(r"(.*?)_?(\d+)", part, re.DOTALL)
-    return (match[1], int(match[2])) if match else (part, 0)
+    """Return a name without the number at its end, and the number, -1 if there is none."""
+    match = re.fullmatch(r"(.*?)(\d+)", part, re.DOTALL)
+    return (match[1], int(match[2])) if match else (part, -1)
 
 
 def _by_number(path: Path) -> list[tuple[str, int]]:
@@ -266,7 +266,7 @@ def _numbered(before: Path, after: Path) -> bool:
     """Return whether two neighbours in sorted order differ first in a number, so that their order is no guess."""
     for a, b in zip(_by_number(before), _by_number(after), strict=False):
         if a != b:
-            return a[0] == b[0]
+            return a[0] == b[0] and min(a[1], b[1]) >= 0
     return False
 
 

@@ -69,7 +69,8 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
         if node.op == "call_module":
             collect_module(module.get_submodule(node.target), join(where, node.target), chain, plans)
         else:
-            step = _step(node, module, join(where, node.name), last=i == len(path) - 1)
+            width = next((step.weight.shape[1] for step in reversed(chain) if isinstance(step, Dense)), None)
+            step = _step(node, module, join(where, node.name), width, last=i == len(path) - 1)
             if step is not None:
                 chain.append(step)
 
@@ -153,8 +154,8 @@ def _data_path(graph: Any, where: str) -> list[Any]:
     return path[::-1]
 
 
-def _step(node: Any, module: Any, where: str, last: bool) -> Step | None:
-    """Return what a call of a function or method does, None for nothing."""
+def _step(node: Any, module: Any, where: str, width: int | None, last: bool) -> Step | None:
+    """Return what a call of a function or method does, None for nothing. Rows have `width` features, if known."""
     table: Any = _METHODS if node.op == "call_method" else _FUNCTIONS
     name = table.get(node.target) if node.op in ("call_method", "call_function") else None
     if name in _ACTIVATIONS:
@@ -181,9 +182,11 @@ def _step(node: Any, module: Any, where: str, last: bool) -> Step | None:
         given = _arguments(node, {"start_dim": 0, "end_dim": -1})
         require_flat(given["start_dim"], given["end_dim"], where)
         return None
-    # view(n, -1) flattens rows, and squeeze(-1) at the end only drops the dimension of a single output.
-    if name in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1:
-        return None
+    # view(n, -1) and view(-1, width) flatten rows; squeeze(-1) at the end only drops the dimension of a single output.
+    if name in ("view", "reshape") and len(node.args) == 3:
+        count, features = node.args[1:]
+        if features == -1 or (count == -1 and isinstance(features, int) and features == (width or features)):
+            return None
     if name == "squeeze" and last and _arguments(node, {"dim": None})["dim"] in (-1, 1):
         return None
     raise unsupported(where, f"{_name(node)} is not supported")

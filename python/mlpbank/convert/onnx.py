@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,8 +74,14 @@ def steps(model: Any) -> list[Step]:
     ------
     UnsupportedLayerError
         The graph is not such a chain, or has a node that is not supported; the message names it.
+    ValueError
+        The model is not a valid one.
     """
-    return _Graph(model).steps()
+    try:
+        return _Graph(model).steps()
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        # A node lacks an input or attribute, or has one of a wrong type: files are untrusted.
+        raise ValueError(f"expected a valid ONNX graph, got {type(error).__name__}: {error}") from error
 
 
 class _Graph:
@@ -97,6 +104,7 @@ class _Graph:
         tensor = inputs[0].type.tensor_type
         # Rows of a bank are flat; a model whose inputs are not may begin with Flatten, which leaves their order.
         self.flat = not tensor.HasField("shape") or len(tensor.shape.dim) == 2
+        self.width = math.prod(dim.dim_value for dim in tensor.shape.dim[1:])  # of a row; 0 if that is not known
 
     def _fold_constant(self, node: Any) -> bool:
         """Compute a node whose inputs are constants, and return whether it was one."""
@@ -169,9 +177,14 @@ class _Graph:
             return []
         if op == "Reshape":
             shape = self._constant(node.input[1], where).tolist()
-            if len(shape) != 2 or shape[0] not in (-1, 0) or (shape[0] == 0 and shape[1] == 0):
+            known = (self.width, -1) if self.width else range(-1, 2**62)
+            if len(shape) != 2 or shape[0] not in (-1, 0) or shape[1] not in known or shape == [-1, -1] or not shape[1]:
                 raise unsupported(where, f"Reshape to {shape} does more than flatten rows")
             self.flat = True
+            return []
+        if op == "Squeeze" and node.output[0] == self.output:  # drops the dimension of a single output
+            axes = attributes.get("axes") or (self._constant(node.input[1], where).tolist() if node.input[1:] else None)
+            require(where, "Squeeze", "axes", axes, ([-1], [1]))
             return []
         if op in _ELEMENTWISE:
             return None
@@ -193,7 +206,10 @@ class _Graph:
                 weight = weight.astype(np.float64) * alpha
             if len(node.input) > 2 and node.input[2]:
                 bias = _row(self._constant(node.input[2], where), where)
+                if bias.size not in (1, weight.shape[1]):
+                    raise unsupported(where, f"expected a bias for each of {weight.shape[1]} outputs, got {bias.size}")
                 bias = np.broadcast_to(bias if beta == 1 else bias.astype(np.float64) * beta, weight.shape[1:])
+        self.width = weight.shape[1]
         return [Dense(weight, bias, where)]
 
     def _arithmetic(self, node: Any, tensor: str, where: str) -> list[Step] | None:
