@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cases import ELEMENTWISE, Weights, one_model, raises, random_architecture, random_weights
+from cases import ELEMENTWISE, RunPython, Weights, one_model, raises, random_architecture, random_weights
 from convert_checks import SQUARE, assert_computes, assert_same_models, rows, unsupported
 from mlpbank import Activation, Architecture, LayerSpec, _reference, convert
 from mlpbank.convert import fold_scalers, mean_and_scale
@@ -209,3 +209,18 @@ def test_what_is_no_model() -> None:
         convert.stack({"a": None})
     with raises(TypeError, "models: expected a mapping of keys to models, got list"):
         convert.stack([])  # type: ignore[arg-type]
+
+
+def test_no_framework_is_imported(run_python: RunPython) -> None:
+    script = """
+        import sys
+        import numpy as np
+        from mlpbank import Architecture, convert
+        arch = Architecture.mlp(2, 2)
+        convert.stack({"a": {"layer_0": np.eye(2)}}, arch)
+        convert.from_flat(np.zeros((3, 6)), arch, order="weight,bias", weight_layout="out_in")
+        convert.from_params({"Dense_0": {"kernel": np.eye(2)}}, arch)
+        convert.fold_scalers(arch, {"layer_0": np.eye(2)}, (0, 1), ([1, 2], 3))
+        print(sorted({"torch", "jax", "flax", "equinox", "sklearn", "keras", "onnx", "onnxruntime"} & set(sys.modules)))
+    """
+    assert run_python(script) == "[]"

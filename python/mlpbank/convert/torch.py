@@ -41,6 +41,9 @@ def steps(module: Any, where: str = "", plans: Plans | None = None) -> list[Step
 def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
     """Append a module's steps to a chain."""
     kind = type(module)
+    if kind.__name__ == "OptimizedModule":  # what torch.compile returns; its own forward is the compiled one
+        module = module._orig_mod
+        kind = type(module)
     if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
         raise unsupported(where, f"{kind.__name__} has forward hooks, or a forward of its own, that may do anything")
     read = _LAYERS.get(kind) or _inherited(kind)  # exact types first: this runs for every layer of every model
@@ -48,8 +51,6 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
         read(module, where, chain, plans)
     elif kind is nn.DataParallel:
         collect(module.module, join(where, "module"), chain, plans)
-    elif isinstance(getattr(module, "_orig_mod", None), nn.Module):  # what torch.compile returns
-        collect(module._orig_mod, where, chain, plans)
     elif kind.__module__.startswith("torch.") and not isinstance(module, fx.GraphModule):
         raise unsupported(where, f"{kind.__name__} is not supported")
     else:
