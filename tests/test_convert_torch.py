@@ -359,7 +359,16 @@ def test_forwards_that_are_traced_once_are_those_of_the_same_kind() -> None:
         def forward(self, x: Any) -> Any:
             return self.inner(x)
 
+    class Making(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.fc(x) * torch.arange(1, 4) - torch.tensor([[1.0, 2.0, 3.0]])
+
     groups = [
+        [Making(), Making()],
         [shared(), Flexible(), shared(), Flexible(sizes=[1, 2]), Flexible(sizes=[3, 2])],
         [tied(False), tied(True), tied(False)],
         [Flexible(function=torch.relu), Flexible(function=torch.relu)],
@@ -372,7 +381,8 @@ def test_forwards_that_are_traced_once_are_those_of_the_same_kind() -> None:
             for name, array in one_model(weights, i).items():
                 np.testing.assert_array_equal(array, own.weights[name])
             assert_computes(own, rows(arch), expected(module, rows(arch)))
-    graph = torch.fx.symbolic_trace(groups[2][0])
+    assert not hasattr(groups[0][0], "_tensor_constant0")
+    graph = torch.fx.symbolic_trace(groups[3][0])
     assert_computes(convert.convert(graph), rows(SQUARE)[:, :3], expected(graph, rows(SQUARE)[:, :3]))
 
 
@@ -479,9 +489,16 @@ def test_functions_that_are_not_supported_are_named() -> None:
         (lambda x: F.leaky_relu(x, 0.3), "leaky_relu: leaky_relu: expected negative_slope 0.01, got 0.3"),
         (lambda x: F.elu(x, alpha=3.0), "elu: elu: expected alpha 1.0, got 3.0"),
         (F.dropout, "dropout: dropout is active; call model.eval() first, and pass training=self.training"),
-        (lambda x: x * x, "mul: mul of a result with itself is not supported"),
+        (lambda x: x * x, "mul: mul of two values that depend on the input is not supported"),
         (lambda x: x.sum(1), "sum_1: sum is not supported"),
-        (lambda x: 1 / x, "truediv: a division by a result is not supported"),
+        (lambda x: 1 / x, "truediv: a division by a result, or by 0, is not supported"),
+        (lambda x: x / 0, "truediv: a division by a result, or by 0, is not supported"),
+        (lambda x: x.T, "getattr_1: getattr is not supported"),
+        (lambda x: x * x.shape[0], "mul: mul of two values that depend on the input is not supported"),
+        (lambda x: F.linear(torch.ones(3, 3), x), "linear: depends on its input in a way that no layer does"),
+        (lambda x: torch.ones(3, 3).exp() @ x, "matmul: matmul is not supported"),
+        (lambda x: torch.matmul(input=x, other=torch.ones(3, 3)), "matmul: matmul is not supported"),
+        (lambda x: torch.add(x, 1, alpha=2), "add: add with options is not supported"),
         (lambda x: x.view(-1), "view: view is not supported"),
         (lambda x: x.view(-1, 1), "view: view is not supported"),
         (lambda x: x.view(1, 3), "view: view is not supported"),

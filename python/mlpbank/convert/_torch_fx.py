@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
@@ -60,27 +61,61 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
         The forward cannot be traced, or is not a chain of what is supported; the message names the first such part.
     """
     key = _fingerprint(module)
-    path = plans.get(key) if key is not None else None
-    if path is None:
-        path = _data_path(_trace(module, where), where)
+    plan = plans.get(key) if key is not None else None
+    if plan is None:
+        graph, constants = _trace(module, where)
+        plan = _data_path(graph, where), constants
         if key is not None:
-            plans[key] = path
+            plans[key] = plan
+    path, constants = plan
     for i, node in enumerate(path):
         if node.op == "call_module":
             collect_module(module.get_submodule(node.target), join(where, node.target), chain, plans)
         else:
             width = next((step.weight.shape[1] for step in reversed(chain) if isinstance(step, Dense)), None)
-            step = _step(node, module, join(where, node.name), width, last=i == len(path) - 1)
+            owner = _Owner(module, constants, join(where, node.name))
+            step = _step(node, owner, width, last=i == len(path) - 1)
             if step is not None:
                 chain.append(step)
 
 
-def _trace(module: Any, where: str) -> Any:
+def _trace(module: Any, where: str) -> tuple[Any, dict[str, Any]]:
+    """Return the graph of a module's forward, and the tensors that the forward makes itself, by name."""
+    before = set(module.__dict__)
     try:
-        return _Tracer().trace(module)
+        graph = _Tracer().trace(module)
     except Exception as error:  # whatever the user's forward raises when it is given a proxy
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise unsupported(where, f"the forward of {type(module).__name__} cannot be traced: {reason[0]}") from error
+    finally:
+        # The tracer leaves such tensors in the module, where they have no business.
+        made = {name: module.__dict__.pop(name) for name in set(module.__dict__) - before}
+    return graph, made
+
+
+class _Owner(NamedTuple):
+    """What the constants of a node are looked up in, and where the node stands."""
+
+    module: Any
+    made: dict[str, Any]
+    where: str
+
+    def value(self, argument: Any) -> Any:
+        """Return a number or tensor that is computed from a module's own tensors and constants."""
+        if not isinstance(argument, fx.Node):
+            return argument
+        if argument.op == "get_attr":
+            if argument.target in self.made:
+                return self.made[argument.target]
+            return operator.attrgetter(argument.target)(self.module)
+        if argument.op not in ("call_method", "call_function"):
+            raise unsupported(self.where, "depends on its input in a way that no layer does")
+        args = [self.value(a) for a in argument.args]
+        kwargs = {name: self.value(a) for name, a in argument.kwargs.items()}
+        with torch.no_grad():
+            if argument.op == "call_method":
+                return getattr(args[0], argument.target)(*args[1:], **kwargs)
+            return argument.target(*args, **kwargs)
 
 
 # What every module has; a forward that depends on other attributes depends on their values.
@@ -130,7 +165,7 @@ def _data_path(graph: Any, where: str) -> list[Any]:
     known: set[Any] = set()
     for node in graph.nodes:
         shape_only = node.op == "call_method" and node.target in ("size", "dim")
-        shape_only |= node.op == "call_function" and node.target is getattr
+        shape_only |= node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim")
         if node.op == "placeholder" or (not shape_only and any(n in known for n in node.all_input_nodes)):
             data.append(node)
             known.add(node)
@@ -154,22 +189,22 @@ def _data_path(graph: Any, where: str) -> list[Any]:
     return path[::-1]
 
 
-def _step(node: Any, module: Any, where: str, width: int | None, last: bool) -> Step | None:
+def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | None:
     """Return what a call of a function or method does, None for nothing. Rows have `width` features, if known."""
+    where = owner.where
     table: Any = _METHODS if node.op == "call_method" else _FUNCTIONS
     name = table.get(node.target) if node.op in ("call_method", "call_function") else None
     if name in _ACTIVATIONS:
         return activation(name, _arguments(node, OPTIONS.get(name, {})), where)
     if name in _ARITHMETIC:
-        return _arithmetic(name, node, module, where)
+        return _arithmetic(name, node, owner)
     if name == "neg":
         return affine(-1.0, 0.0, where)
     if name == "linear":
         given = _arguments(node, {"weight": None, "bias": None})
-        bias = given["bias"]
-        return dense(_value(given["weight"], module), None if bias is None else _value(bias, module), where)
-    if name == "matmul" and node.args[0].op != "get_attr" and len(node.args) == 2:
-        weight = to_numpy(_value(node.args[1], module), where)
+        return dense(owner.value(given["weight"]), owner.value(given["bias"]), where)
+    if name == "matmul" and len(node.args) == 2 and _depends_on_input(node.args[0]):
+        weight = to_numpy(owner.value(node.args[1]), where)
         if weight.ndim == 2:
             return Dense(weight, None, where)
     if name == "dropout":
@@ -198,16 +233,19 @@ def _arguments(node: Any, options: dict[str, Any]) -> dict[str, Any]:
     return {**options, **given, **{name: value for name, value in node.kwargs.items() if name in options}}
 
 
-def _arithmetic(name: str, node: Any, module: Any, where: str) -> Step:
+def _arithmetic(name: str, node: Any, owner: _Owner) -> Step:
+    where = owner.where
     if len(node.args) != 2 or node.kwargs:
         raise unsupported(where, f"{_name(node)} with options is not supported")
     left, right = node.args
-    reverse = isinstance(right, fx.Node) and _depends_on_input(right)
-    if reverse and isinstance(left, fx.Node) and _depends_on_input(left):
-        raise unsupported(where, f"{_name(node)} of a result with itself is not supported")
-    constant = _value(left if reverse else right, module)
-    value = to_numpy(constant, where).astype(float) if isinstance(constant, torch.Tensor) else float(constant)
-    if not isinstance(value, float) and value.ndim == 2 and value.shape[0] == 1:
+    reverse = _depends_on_input(right)
+    if reverse and _depends_on_input(left):
+        raise unsupported(where, f"{_name(node)} of two values that depend on the input is not supported")
+    constant = owner.value(left if reverse else right)
+    if isinstance(constant, torch.Tensor):
+        constant = to_numpy(constant.to(torch.float64), where)
+    value = np.asarray(constant, np.float64)
+    if value.ndim == 2 and value.shape[0] == 1:
         value = value[0]
     if name == "add":
         return affine(1.0, value, where)
@@ -215,27 +253,15 @@ def _arithmetic(name: str, node: Any, module: Any, where: str) -> Step:
         return affine(value, 0.0, where)
     if name == "sub":
         return affine(-1.0, value, where) if reverse else affine(1.0, -value, where)
-    if reverse:
-        raise unsupported(where, "a division by a result is not supported")
+    if reverse or not value.all():
+        raise unsupported(where, "a division by a result, or by 0, is not supported")
     return affine(1.0 / value, 0.0, where)
 
 
 def _depends_on_input(node: Any) -> bool:
+    if not isinstance(node, fx.Node):
+        return False
     return node.op == "placeholder" or any(_depends_on_input(n) for n in node.all_input_nodes)
-
-
-def _value(argument: Any, module: Any) -> Any:
-    """Return a number or tensor that is computed from a module's own tensors and constants."""
-    if not isinstance(argument, fx.Node):
-        return argument
-    if argument.op == "get_attr":
-        return operator.attrgetter(argument.target)(module)
-    args = [_value(a, module) for a in argument.args]
-    kwargs = {name: _value(a, module) for name, a in argument.kwargs.items()}
-    with torch.no_grad():
-        if argument.op == "call_method":
-            return getattr(args[0], argument.target)(*args[1:], **kwargs)
-        return argument.target(*args, **kwargs)
 
 
 def _name(node: Any) -> str:

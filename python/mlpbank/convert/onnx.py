@@ -224,6 +224,8 @@ class _Graph:
             return [affine(value, 0.0, where)]
         if node.op_type == "Sub":
             return [affine(1.0, -value, where) if first else affine(-1.0, value, where)]
+        if first and not value.all():
+            raise unsupported(where, "a division by 0 is not supported")
         return [affine(1.0 / value, 0.0, where)] if first else None
 
     def _region(self, tensor: str, users: list[Any]) -> tuple[Step, str]:
