@@ -224,3 +224,16 @@ def test_no_framework_is_imported(run_python: RunPython) -> None:
         print(sorted({"torch", "jax", "flax", "equinox", "sklearn", "keras", "onnx", "onnxruntime"} & set(sys.modules)))
     """
     assert run_python(script) == "[]"
+
+
+def test_onnx_that_is_not_there(run_python: RunPython) -> None:
+    script = """
+        import sys
+        sys.modules["onnx"] = None
+        from mlpbank import convert
+        try:
+            convert.convert("model.onnx")
+        except ImportError as error:
+            print(error)
+    """
+    assert run_python(script).endswith("; pip install 'mlpbank[onnx]'")

@@ -243,6 +243,30 @@ def test_flat_vectors_of_torch() -> None:
         np.testing.assert_array_equal(array, stacked[name])
 
 
+def test_converted_weights_are_copies() -> None:
+    arch = Architecture.mlp(1, 3, 1)
+    weights = weights_of(arch)
+    module = sequential(arch, weights)
+    vector = nn.utils.parameters_to_vector(module.parameters()).detach()
+    flat = convert.from_flat(vector, arch, order="weight,bias", weight_layout="out_in")
+    all_converted = [
+        convert.convert(module),
+        convert.convert(module.state_dict(), arch),
+        convert.convert(convert.convert(module)),
+        convert.Converted(arch, convert.stack({"a": module})[2]),
+        convert.Converted(arch, flat),
+    ]
+    with torch.no_grad():
+        vector.zero_()
+        for parameter in module.parameters():
+            parameter.zero_()
+    for converted in all_converted:
+        for name, array in converted.weights.items():
+            np.testing.assert_array_equal(array.reshape(weights[name].shape), weights[name])
+            assert array.flags.writeable
+            assert array.flags.owndata
+
+
 def test_layers_of_other_dtypes_and_kinds() -> None:
     arch = Architecture.mlp(3, 4, 2)
     module = sequential(arch, weights_of(arch))

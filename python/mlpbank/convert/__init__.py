@@ -167,9 +167,7 @@ def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
     ValueError, KeyError
         An array does not fit, or there are more bytes than an ONNX file can hold (2 GiB).
     """
-    from mlpbank.convert import onnx
-
-    return onnx.export(architecture, weights)
+    return _onnx().export(architecture, weights)
 
 
 def _layers(model: Any, architecture: Architecture | None, plans: dict[Any, Any]) -> list[_chain.Layer]:
@@ -188,8 +186,7 @@ def _layers(model: Any, architecture: Architecture | None, plans: dict[Any, Any]
 
         return _chain.fold(keras.steps(model))
     if framework == "onnx" or isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
-        from mlpbank.convert import onnx
-
+        onnx = _onnx()
         return _chain.fold(onnx.steps(onnx.load(model)))
     if isinstance(model, Converted):
         return native_layers(model.weights, model.architecture)
@@ -223,6 +220,16 @@ def _framework(kind: type) -> str | None:
         bases = ((base.__name__, base.__module__.partition(".")[0]) for base in kind.__mro__)
         _known[kind] = next((_BASES[base] for base in bases if base in _BASES), None)
     return _known[kind]
+
+
+def _onnx() -> Any:
+    try:
+        from mlpbank.convert import onnx
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"ONNX models need a package that is not there: {error}; pip install 'mlpbank[onnx]'"
+        ) from error
+    return onnx
 
 
 def _rounded(array: Any, name: str) -> Any:

@@ -223,18 +223,16 @@ def _in_words(layer: tuple[int, int, Activation]) -> str:
 
 
 def to_float32(array: npt.NDArray[Any], name: str) -> Float32Array:
-    """Return the array rounded to float32, in C order.
+    """Return a copy rounded to float32, in C order: nobody trains a model on and finds its weights here changed.
 
     Raises
     ------
     ValueError
         A finite value rounds to infinity.
     """
-    if array.dtype == np.float32:
-        return np.ascontiguousarray(array)
     with np.errstate(over="ignore"):
-        rounded = np.ascontiguousarray(array, np.float32)
-    if (bad := np.isinf(rounded) & np.isfinite(array)).any():
+        rounded = np.array(array, np.float32, order="C")
+    if array.dtype != np.float32 and (bad := np.isinf(rounded) & np.isfinite(array)).any():
         raise ValueError(f"{name}: expected values that float32 can hold, got {array[bad][0]:g}")
     return rounded
 

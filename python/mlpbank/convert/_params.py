@@ -128,7 +128,8 @@ def from_flat(
     """
     _check_layout(weight_layout)
     flat = as_array(vectors, "vectors")
-    flat = to_float32(flat, "vectors") if flat.dtype.kind == "f" else as_float32(flat, "vectors")
+    if flat.dtype != np.float32:
+        flat = to_float32(flat, "vectors") if flat.dtype.kind == "f" else as_float32(flat, "vectors")
     if flat.ndim not in (1, 2):
         raise ValueError(f"vectors: expected shape (N, P) or (P,), got {flat.shape}")
     names = _names_in_order(architecture, order)
@@ -150,9 +151,9 @@ def from_flat(
             matrix = matrix.reshape(*batch, layer.input_size, layer.output_size)
         else:
             matrix = matrix.reshape(*batch, layer.output_size, layer.input_size).swapaxes(-1, -2)
-        weights[f"layer_{i}"] = np.ascontiguousarray(matrix)
+        weights[f"layer_{i}"] = np.array(matrix, order="C")
         bias = parts.get(f"layer_{i}.bias", np.zeros((*batch, layer.output_size), np.float32))
-        weights[f"layer_{i}.bias"] = np.ascontiguousarray(bias)
+        weights[f"layer_{i}.bias"] = np.array(bias, order="C")
     return weights
 
 

@@ -40,7 +40,8 @@ def fold_scalers(
     Returns
     -------
     dict of str to float32 array
-        Weights and biases of every layer, not flat. What changes is computed in float64 and rounded once.
+        Weights and biases of every layer, not flat. What changes is computed in float64 and rounded once; what does not
+        change is not copied.
 
     Raises
     ------
@@ -66,7 +67,7 @@ def fold_scalers(
         mean, scale = _fitting(output_scaler, "output_scaler", architecture.output_size, matrix, stacked)
         folded[f"layer_{last}"] = matrix * scale[..., None, :]
         folded[f"layer_{last}.bias"] = folded[f"layer_{last}.bias"] * scale + mean
-    return {name: to_float32(array, name) for name, array in folded.items()}
+    return {name: a if a.dtype == np.float32 else to_float32(a, name) for name, a in folded.items()}
 
 
 def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Float64Array]:
