@@ -22,7 +22,7 @@ def tasks():
     return len(os.listdir("/proc/self/task"))
 
 def tasks_become(number):
-    """A call does not wait for its helpers to start."""
+    # a call does not wait for its helpers to start
     deadline = time.monotonic() + 20
     while tasks() != number and time.monotonic() < deadline:
         time.sleep(0.01)
