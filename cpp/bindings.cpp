@@ -327,8 +327,15 @@ PYBIND11_MODULE(_core, m) {
            [](const BatchedWeights& self) {
              const int64_t models = self.num_models();
              ByteArray units(self.units_for(models) * self.layout().unit_bytes());
-             std::fill_n(units.mutable_data(), units.size(), uint8_t{0});
-             return std::make_tuple(models, units, self.copy_units(models, units.mutable_data()));
+             uint8_t* to = units.mutable_data();
+             const py::ssize_t bytes = units.size();
+             std::vector<bool> there;
+             {
+               const py::gil_scoped_release release;
+               std::fill_n(to, bytes, uint8_t{0});
+               there = self.copy_units(models, to);
+             }
+             return std::make_tuple(models, units, there);
            })
       .def("restore_units",
            [](BatchedWeights& self, const ByteArray& units, const std::vector<bool>& there) {
@@ -336,7 +343,9 @@ PYBIND11_MODULE(_core, m) {
              expect(static_cast<int64_t>(there.size()) == expected &&
                         units.size() == expected * self.layout().unit_bytes(),
                     "units: not of this version of mlpbank");
-             self.restore_units(units.data(), there);
+             const uint8_t* from = units.data();
+             const py::gil_scoped_release release;
+             self.restore_units(from, there);
            },
            py::arg("units").noconvert(), py::arg("there"))
       .def("get", [](const BatchedWeights& self, int64_t model) {

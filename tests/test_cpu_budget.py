@@ -105,6 +105,16 @@ def test_affinity_lowers_the_budget(run_python: RunPython) -> None:
     assert run_python(script) == "1 1 1"
 
 
+def test_command_line_says_the_budget(run_python: RunPython) -> None:
+    script = """
+        from mlpbank.cli import main
+        main(["info"])
+    """
+    last = run_python(script, MLPBANK_NUM_THREADS="1").splitlines()[-1]
+    assert last.startswith("threads: 1, limited by ")
+    assert "MLPBANK_NUM_THREADS 1, OMP_NUM_THREADS none, affinity " in last
+
+
 def test_affinity_changed_later_counts_for_new_engines(run_python: RunPython) -> None:
     script = """
         import os
