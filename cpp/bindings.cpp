@@ -119,7 +119,11 @@ struct StringTable {
   int64_t find(PyObject* key) const {
     py::ssize_t size;
     const char* text = PyUnicode_AsUTF8AndSize(key, &size);
-    if (text == nullptr) throw py::error_already_set();
+    if (text == nullptr) {
+      if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError) == 0) throw py::error_already_set();
+      PyErr_Clear();
+      return -1;  // a lone surrogate: no key has one
+    }
     return find_key(keys(), {slots.data(), static_cast<uint64_t>(slots.size())},
                     std::string_view(text, static_cast<std::size_t>(size)));
   }
@@ -165,11 +169,17 @@ std::pair<Ids, int64_t> find_all(py::ssize_t count, IdOf id_of) {
 std::pair<Ids, int64_t> find_strings(const StringTable& self, const py::list& keys, const py::dict& changes) {
   return find_all(static_cast<py::ssize_t>(keys.size()), [&](py::ssize_t i) {
     PyObject* key = PyList_GET_ITEM(keys.ptr(), i);
+    // The everyday key runs no Python code, so nobody can change the list meanwhile.
+    if (PyUnicode_CheckExact(key)) return changed_or(changes, key, [&] { return self.find(key); });
     if (!PyUnicode_Check(key)) {
+      const auto other = py::reinterpret_borrow<py::object>(key);
       throw py::type_error("keys[" + std::to_string(i) + "]: expected a str, got " +
-                           py::cast<std::string>(py::repr(key)));
+                           py::cast<std::string>(py::repr(other)));
     }
-    return changed_or(changes, key, [&] { return self.find(key); });
+    // A subclass may have a hash of its own.
+    const auto plain = py::reinterpret_steal<py::object>(PyUnicode_FromObject(key));
+    if (!plain) throw py::error_already_set();
+    return changed_or(changes, plain.ptr(), [&] { return self.find(plain.ptr()); });
   });
 }
 

@@ -68,13 +68,20 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype) :
   }
   if (kind == LayoutKind::panel) {
     // Room for whole-vector reads, see kernel.h: of biases, of scales, of a panel's last weights.
+    // A layer's last panel, or the whole one before it, is read furthest. (No loop over all panels: the architecture
+    // may come from a file and be as large as it likes.)
     int64_t end = 0;
-    for_each_panel([&](const Panel& panel) {
-      const int64_t header = 4 * header_rows(dtype) * panel.width;
-      const int64_t last_row = header + (layers_[panel.layer].in - 1) * panel.width * element_bytes(dtype);
-      const int64_t header_end = 4 * ((header_rows(dtype) - 1) * panel.width + kPanelWidth);
-      end = std::max(end, panel.offset + std::max(header_end, last_row + kPanelWidth * element_bytes(dtype)));
-    });
+    for (const LayerPlan& layer : layers_) {
+      const int64_t last = (layer.out - 1) / kPanelWidth * kPanelWidth;
+      for (int64_t o = std::max<int64_t>(0, last - kPanelWidth); o <= last; o += kPanelWidth) {
+        const int64_t width = std::min(kPanelWidth, layer.out - o);
+        const int64_t start = layer.offset + (layer.in * element_bytes(dtype) + 4 * header_rows(dtype)) * o;
+        const int64_t header = 4 * header_rows(dtype) * width;
+        const int64_t last_row = header + (layer.in - 1) * width * element_bytes(dtype);
+        const int64_t header_end = 4 * ((header_rows(dtype) - 1) * width + kPanelWidth);
+        end = std::max(end, start + std::max(header_end, last_row + kPanelWidth * element_bytes(dtype)));
+      }
+    }
     offset = round_up(end, kAlign);
   } else {
     offset += kAlign;  // a tile ends with the marks of the models that are there

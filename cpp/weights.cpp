@@ -41,7 +41,7 @@ BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, La
     : architecture_(std::move(architecture)), layout_(architecture_, kind, dtype), base_(std::move(base)) {
   const int64_t units = units_for(std::max<int64_t>(num_models, 0));
   const int64_t bytes = checked_mul(units, layout_.unit_bytes(), kWhat);
-  if (num_models <= 0 || base_.nbytes != bytes || reinterpret_cast<uintptr_t>(base_.data) % 64 != 0) {
+  if (num_models < 0 || base_.nbytes != bytes || reinterpret_cast<uintptr_t>(base_.data) % 64 != 0) {
     throw std::invalid_argument("base: expected " + std::to_string(bytes) + " bytes, 64-byte aligned, got " +
                                 std::to_string(base_.nbytes));
   }

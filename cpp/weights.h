@@ -36,7 +36,7 @@ class BatchedWeights {
  public:
   // All models start unloaded. Throws std::invalid_argument, std::overflow_error or std::bad_alloc.
   BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype = Dtype::float32);
-  // All models are those of `base`, whose units lie one behind the other, 64-byte aligned.
+  // All models, be it none, are those of `base`, whose units lie one behind the other, 64-byte aligned.
   BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype, ReadOnly base);
   ~BatchedWeights();
   BatchedWeights(const BatchedWeights&) = delete;
