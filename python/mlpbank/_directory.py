@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._keys import Ids, Key, Keys, Table, make_table, table_size
+from mlpbank._files import BankFileError
+from mlpbank._keys import Ids, Key, Keys, Table, empty_table, encode, make_table, table_size
 
-_PLACE_BITS = 40  # an id is the number of a place and, above these bits, how many models had that place before
+_PLACE_BITS = 32  # an id is the number of a place and, above these bits, how many models had that place before
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
+_MAX_REUSED = ((1 << (63 - _PLACE_BITS)) - 1) << _PLACE_BITS
+_MAX_GENERATION = 2**63 - 1
 
 
 class UnknownModelError(KeyError):
@@ -30,7 +33,7 @@ class UnknownModelError(KeyError):
     """
 
     def __init__(self, keys: list[Any], total: int, kind: str = "keys") -> None:
-        shown = ", ".join(repr(key) for key in keys[:5]) + (", ..." if len(keys) > 5 else "")
+        shown = ", ".join(f"{key!r:.80}" for key in keys[:5]) + (", ..." if len(keys) > 5 else "")
         super().__init__(keys, total, kind)
         self.keys = keys
         self._message = f"no such model: {shown} ({len(keys)} of {total} {kind})"
@@ -85,6 +88,7 @@ class Records:
     def new(cls, table: Table | None, version: str | None = None) -> Records:
         """Return the records of models that have just been loaded."""
         n = 0 if table is None else table_size(table)
+        check_version(version)
         encoded = np.frombuffer((version or "").encode(), np.uint8)
         offsets = np.arange(n + 1, dtype=np.uint64) * np.uint64(len(encoded))
         return cls(table, np.ones(n, np.int64), np.full(n, time.time()), offsets, np.tile(encoded, n))
@@ -93,6 +97,15 @@ class Records:
         """Return the version of one model."""
         begin, end = (int(offset) for offset in self.version_offsets[i : i + 2])
         return self.version_bytes[begin:end].tobytes().decode(errors="replace") or None
+
+
+def check_version(version: Any) -> None:
+    """Raise TypeError or ValueError if this could not be the version of a model."""
+    if version is None:
+        return
+    if not isinstance(version, str):
+        raise TypeError(f"version: expected a str, got {version!r}")
+    encode(version, "version")
 
 
 class Readers:
@@ -176,7 +189,7 @@ class Directory:
         """Note that a model was loaded. Call with the lock held."""
         known = self.keys.id(key) >= 0
         generation = self._record(place)[1] if known else 0
-        self._changed[place] = (version, generation + 1, time.time())
+        self._changed[place] = (version or None, min(generation, _MAX_GENERATION - 1) + 1, time.time())
         if not known:
             self.keys.add(key, place)
 
@@ -190,7 +203,8 @@ class Directory:
             more[: 0 if self._reused is None else len(self._reused)] = 0 if self._reused is None else self._reused
             self._reused = more
         self._reused[place] += 1 << _PLACE_BITS
-        self._deleted.append((place, self.readers.epoch))
+        if self._reused[place] < _MAX_REUSED:  # else there is no further id for it
+            self._deleted.append((place, self.readers.epoch))
         self.readers.epoch += 1
         return place
 
@@ -222,7 +236,10 @@ class Directory:
     def info(self, key: Any) -> ModelInfo:
         """Return what is known about a model. Call with the lock held."""
         version, generation, loaded_at = self._record(self.place_of(key))
-        return ModelInfo(key, version, generation, datetime.fromtimestamp(loaded_at, timezone.utc))
+        try:
+            return ModelInfo(key, version, generation, datetime.fromtimestamp(loaded_at, timezone.utc))
+        except (ValueError, OverflowError, OSError):
+            raise BankFileError(f"loaded_at: expected seconds since 1970, got {loaded_at} for {key!r}") from None
 
     def copy(self) -> Directory:
         """Return a copy that nobody changes. Call with the lock held; it takes time in proportion to the changes."""
@@ -235,7 +252,7 @@ class Directory:
     def compact(self) -> tuple[Ids, Records]:
         """Return the places of all models, in the order of their keys, and records in that order."""
         old = self._records
-        if not self._changed and not self.keys.changes:
+        if not self._changed and not self.keys.changes and self.keys.table is old.table:
             return np.arange(len(old.generations)), old
         items = list(self.keys.items())
         places = np.array([place for _, place in items], np.int64)
@@ -255,5 +272,6 @@ class Directory:
             generations[i], loaded_at[i], versions[i] = generation, loaded, (version or "").encode()
         offsets = np.zeros(n + 1, np.uint64)
         np.cumsum([len(version) for version in versions], out=offsets[1:])
-        table = make_table([key for key, _ in items]) if n > 0 else None
+        kind = self.keys.kind
+        table = make_table([key for key, _ in items]) if n > 0 else None if kind is None else empty_table(kind)
         return places, Records(table, generations, loaded_at, offsets, np.frombuffer(b"".join(versions), np.uint8))

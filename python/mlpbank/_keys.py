@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._arrays import as_ids
+from mlpbank._files import BankFileError
 
 Key = str | int
 Table = _core.StringTable | _core.IntTable
@@ -44,17 +45,22 @@ def make_table(keys: Any) -> Table:
         slots, duplicate = _core.string_slots(offsets, data)
         table = _core.StringTable(offsets, data, slots)
     if duplicate >= 0:
-        key = keys[duplicate] if isinstance(keys, list) else int(keys[duplicate])
+        key = keys[duplicate] if kind is str else int(keys[duplicate])
         raise ValueError(f"keys: expected different ones, got {key!r} again at position {duplicate}")
     return table
 
 
-def encode(key: str) -> bytes:
-    """Return a key as UTF-8."""
+def empty_table(kind: type) -> Table:
+    """Return a table of no keys of one kind, ``str`` or ``int``."""
+    return make_table([] if kind is str else np.empty(0, np.int64))
+
+
+def encode(text: str, name: str = "key") -> bytes:
+    """Return a str as UTF-8."""
     try:
-        return key.encode()
+        return text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"key: expected a str that UTF-8 can hold, got {key!r} ({error.reason})") from None
+        raise ValueError(f"{name}: expected a str that UTF-8 can hold, got {text!r} ({error.reason})") from None
 
 
 def as_keys(keys: Any) -> tuple[Any, type]:
@@ -63,22 +69,45 @@ def as_keys(keys: Any) -> tuple[Any, type]:
     Raises
     ------
     TypeError
-        `keys` is not a sequence or column, or its first entry is neither str nor int.
+        `keys` is not a sequence or column, or its first entry is neither str nor int, or that is int and another is not.
+    ValueError
+        They have more than one dimension, or an int needs more than 64 bits.
     """
     if not isinstance(keys, list):
         if isinstance(keys, np.ndarray) and keys.dtype.kind in "iu":
-            return as_ids(keys, "keys"), int
+            try:
+                return as_ids(keys, "keys"), int
+            except IndexError:  # uint64; the list below says it better
+                pass
         to_list = getattr(keys, "tolist", None) or getattr(keys, "to_list", None)  # NumPy, pandas; polars
-        if to_list is None and (isinstance(keys, (str, bytes)) or not hasattr(keys, "__iter__")):
+        unordered = isinstance(keys, (str, bytes, set, frozenset))
+        if to_list is None and (unordered or not hasattr(keys, "__iter__")):
             raise TypeError(f"keys: expected a list, tuple, array or column of str or int, got {keys!r}")
         keys = list(keys) if to_list is None else to_list()
         if not isinstance(keys, list):
             raise TypeError(f"keys: expected one dimension, got {keys!r}")
     if not keys or isinstance(keys[0], str):
         return keys, str
-    if isinstance(keys[0], (int, np.integer)) and not isinstance(keys[0], bool):
-        return as_ids(keys, "keys"), int
-    raise TypeError(f"keys[0]: expected a str or an int, got {keys[0]!r}")
+    if not isinstance(keys[0], (int, np.integer)) or isinstance(keys[0], bool):
+        raise TypeError(f"keys[0]: expected a str or an int, got {keys[0]!r}")
+    if set(map(type, keys)) != {int}:
+        for i, key in enumerate(keys):
+            if not isinstance(key, (int, np.integer)) or isinstance(key, bool):
+                raise TypeError(f"keys[{i}]: expected an int, got {key!r}")
+    try:
+        return np.array(keys, np.int64), int
+    except OverflowError:
+        i = next(i for i, key in enumerate(keys) if not _fits(key))
+        raise ValueError(f"keys[{i}]: expected an int of 64 bits, got {keys[i]}") from None
+
+
+def _fits(key: int) -> bool:
+    return -(2**63) <= key < 2**63
+
+
+def plain(key: Any) -> Key:
+    """Return a key without what a subclass of str or int may add, such as another hash."""
+    return str.__str__(key) if isinstance(key, str) else int(key)
 
 
 def _find_in(table: Any, keys: Any, changes: dict[Any, int]) -> tuple[Ids, int]:
@@ -111,8 +140,13 @@ class Keys:
             raise TypeError(f"key: expected {kind.__name__} like the bank's other keys, got {key!r}")
         if isinstance(key, str):
             encode(key)
-        elif not -(2**63) <= key < 2**63:
+        elif not _fits(key):
             raise ValueError(f"key: expected an int of 64 bits, got {key}")
+
+    def fix_kind(self, key: Any) -> None:
+        """Let all keys be of the kind of this one, if there is none yet. Needs the lock."""
+        if self.table is None:
+            self.table = empty_table(str if isinstance(key, str) else int)
 
     def find(self, keys: Any, kind: type) -> tuple[Ids, int]:
         """Return the ids of keys as `as_keys` gave them, -1 for those that are unknown, and how many are unknown."""
@@ -126,22 +160,21 @@ class Keys:
     def id(self, key: Any) -> int:
         """Return the id of one key, -1 if it is unknown."""
         kind = self.kind
-        if kind is None or isinstance(key, str) != (kind is str) or isinstance(key, bool):
+        if isinstance(key, str):
+            return -1 if kind is not str else int(self.find([key], str)[0][0])
+        if kind is not int or not isinstance(key, (int, np.integer)) or isinstance(key, bool) or not _fits(int(key)):
             return -1
-        if kind is int and not -(2**63) <= key < 2**63:
-            return -1
-        return int(self.find([key] if kind is str else np.array([key], np.int64), kind)[0][0])
+        return int(self.find(np.array([key], np.int64), int)[0][0])
 
     def add(self, key: Any, model: int) -> None:
         """Give an id to a new key."""
-        if self.table is None:
-            self.table = make_table([] if isinstance(key, str) else np.empty(0, np.int64))
-        self.changes[key if isinstance(key, str) else int(key)] = model
+        self.fix_kind(key)
+        self.changes[plain(key)] = model
         self._count += 1
 
     def remove(self, key: Any) -> None:
         """Forget a key that is there."""
-        key = key if isinstance(key, str) else int(key)
+        key = plain(key)
         assert self.table is not None
         if _find_in(self.table, [key] if isinstance(key, str) else np.array([key], np.int64), {})[1] == 0:
             self.changes[key] = _DELETED
@@ -172,12 +205,15 @@ def table_keys(table: Table) -> Sequence[Key]:
 
     Raises
     ------
-    ValueError
+    BankFileError
         The table came from a damaged file.
     """
     if isinstance(table, _core.IntTable):
         return table.values.tolist()  # type: ignore[no-any-return]
     offsets, data = table.offsets.tolist(), table.bytes.tobytes()
     if any(a > b for a, b in pairwise(offsets)) or offsets[0] != 0 or offsets[-1] != len(data):
-        raise ValueError("keys: expected offsets that ascend")
-    return [data[a:b].decode() for a, b in pairwise(offsets)]
+        raise BankFileError("keys: expected offsets that ascend")
+    try:
+        return [data[a:b].decode() for a, b in pairwise(offsets)]
+    except UnicodeDecodeError as error:
+        raise BankFileError(f"keys: expected UTF-8, got {error.object!r:.80}") from None

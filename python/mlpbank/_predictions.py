@@ -25,7 +25,7 @@ class Predictions:
     _weights: BatchedWeights
     _inference: BatchedInference
     _directory: Directory
-    fallback: Key | None
+    _fallback: Key | None
 
     @property
     def architecture(self) -> Architecture:
@@ -148,7 +148,7 @@ class Predictions:
             y: Float32Array = self.predict([keys], rows[None], missing=missing, out=one, num_threads=num_threads)[0]
             return y
         if missing is None:
-            missing = "error" if self.fallback is None else "fallback"
+            missing = "error" if self._fallback is None else "fallback"
         elif missing not in _MISSING:
             raise ValueError(f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}")
         keys, kind = as_keys(keys)
@@ -174,7 +174,7 @@ class Predictions:
     ) -> Float32Array:
         """Predict where some ids are -1."""
         if missing == "fallback":
-            fallback = -1 if self.fallback is None else self._directory.keys.id(self.fallback)
+            fallback = -1 if self._fallback is None else self._directory.keys.id(self._fallback)
             if fallback < 0:
                 raise _unknown_of(keys, ids)
             ids = np.where(ids < 0, fallback, ids)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from mlpbank import _core, bank_file
 from mlpbank._arrays import Float32Array
-from mlpbank._directory import Directory, ModelInfo, Records, UnknownModelError, lock
+from mlpbank._directory import Directory, ModelInfo, Records, UnknownModelError, check_version, lock
 from mlpbank._files import atomic_writer
-from mlpbank._keys import Key, make_table, table_size
+from mlpbank._keys import Key, make_table, plain, table_size
 from mlpbank._predictions import Predictions
 from mlpbank.architecture import Architecture
 from mlpbank.inference import BatchedInference, Engine
@@ -72,8 +72,6 @@ class Bank(Predictions):
         self._directory = Directory(records)
         self._keys = self._directory.keys
         self._readers = self._directory.readers
-        if fallback is not None:
-            self._keys.check(fallback)
         self.fallback = fallback
         self.metadata: dict[str, Any] = {}
 
@@ -156,6 +154,20 @@ class Bank(Predictions):
         keys, found, weights = convert.stack(pairs, architecture, progress=progress)
         return cls.from_stacked(keys, found, weights, **options)
 
+    @property
+    def fallback(self) -> Key | None:
+        """The key of the model that answers for keys that are unknown; None: none does. It can be set."""
+        return self._fallback
+
+    @fallback.setter
+    def fallback(self, key: Key | None) -> None:
+        if key is not None:
+            with lock:
+                self._keys.check(key)
+                self._keys.fix_kind(key)
+            key = plain(key)
+        self._fallback = key
+
     def __len__(self) -> int:
         return len(self._keys)
 
@@ -220,8 +232,7 @@ class Bank(Predictions):
         KeyError, TypeError, ValueError
             Key or weights do not fit; see also `BatchedWeights.load`.
         """
-        if version is not None and not isinstance(version, str):
-            raise TypeError(f"version: expected a str, got {version!r}")
+        check_version(version)
         self._keys.check(key)
         if not (isinstance(model, Mapping) and all(isinstance(k, str) and k.startswith("layer_") for k in model)):
             model = self._converted(model)
@@ -298,8 +309,8 @@ class Bank(Predictions):
         ------
         OSError
             Writing failed; an older file is still there.
-        ValueError
-            `metadata` is not JSON.
+        TypeError, ValueError
+            `metadata` is not a dict of what JSON can hold.
         """
         with atomic_writer(path) as file:
             self._write(file, progress)
@@ -317,7 +328,7 @@ class Bank(Predictions):
             units=np.empty(0, np.uint8),
             records=records,
             fallback=self.fallback,
-            metadata=self.metadata,
+            metadata=bank_file.copy_json(self.metadata),
             checksums={},
         )
         unit_models, unit_bytes, _ = _core.unit_of(self.architecture._core, self.layout, self.dtype)
@@ -359,10 +370,7 @@ class Bank(Predictions):
 
     @classmethod
     def _from_contents(cls, contents: bank_file.Contents, engine: Engine | None) -> Bank:
-        if contents.models == 0:
-            weights = BatchedWeights(1, contents.architecture, layout=contents.layout, dtype=contents.dtype)
-        else:
-            weights = BatchedWeights._over(bank_file.over(contents), contents.architecture)
+        weights = BatchedWeights._over(bank_file.over(contents), contents.architecture)
         self = cls.__new__(cls)
         self._bind(weights, contents.records, engine, contents.fallback)
         self.metadata = contents.metadata

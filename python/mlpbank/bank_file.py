@@ -21,7 +21,7 @@ import numpy.typing as npt
 from mlpbank import _core
 from mlpbank._directory import Records
 from mlpbank._files import BankFileError
-from mlpbank._keys import Key, Table, as_keys, table_keys
+from mlpbank._keys import Key, Keys, Table, as_keys, table_keys
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture, LayerSpec
 
@@ -30,6 +30,7 @@ _ENTRY = "mlpbank"  # of the safetensors metadata
 _PAGE = 4096  # where the data starts, at a multiple of it
 _MAX_HEADER = 16 << 20  # bytes
 _MAX_MODELS = 2**32 - 2  # slots are 32 bits wide
+_YEAR_9999 = 253370764800.0  # seconds since 1970: what a datetime can still hold
 _WRITE_BYTES = 8 << 20  # at a time
 _DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(dtype)
@@ -162,6 +163,19 @@ def _bytes(array: Array) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
+def copy_json(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy that nobody changes, as reading it from a file gives it."""
+    if not isinstance(metadata, dict):
+        raise TypeError(f"metadata: expected a dict, got {metadata!r:.80}")
+    try:
+        text = json.dumps(metadata, allow_nan=False)
+    except RecursionError:
+        raise ValueError("metadata: expected JSON that is not nested so deeply") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"metadata: expected what JSON can hold, got an error: {error}") from None
+    return _json_object(text, "metadata")
+
+
 def _nbytes(dtype: str, shape: list[int]) -> int:
     count = _DTYPES[dtype].itemsize
     for size in shape:
@@ -184,7 +198,10 @@ def open_file(path: str | os.PathLike[str], *, map_file: bool) -> Contents:
         if size < 8:
             raise BankFileError(f"{os.fspath(path)}: expected a header, got {size} bytes")
         if map_file:
-            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            try:
+                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            except ValueError as error:  # shortened in this moment
+                raise BankFileError(f"{os.fspath(path)}: expected {size} bytes, got fewer") from error
             # Read pages as they are needed, without their neighbours: a call for some models touches those only.
             mapped.madvise(mmap.MADV_RANDOM)
             data = np.frombuffer(mapped, np.uint8)
@@ -222,7 +239,7 @@ def parse(data: npt.NDArray[np.uint8]) -> Contents:
         return _parse(data)
     # RecursionError: JSON nested without end. The others are what LayerSpec, Architecture and json raise.
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise BankFileError(str(error) or type(error).__name__) from error
+        raise BankFileError(f"{str(error) or type(error).__name__:.400}") from error
 
 
 def _parse(data: npt.NDArray[np.uint8]) -> Contents:
@@ -274,8 +291,10 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
     elif kind == "str":
         table = _core.StringTable(tensors["keys.offsets"], tensors["keys.bytes"], tensors["keys.slots"])
     fallback = about.get("fallback")
-    if fallback is not None and type(fallback).__name__ != kind:
-        raise ValueError(f"fallback: expected a key, got {fallback!r}")
+    if fallback is not None:
+        if type(fallback).__name__ != kind:
+            raise ValueError(f"fallback: expected a key, got {fallback!r:.80}")
+        Keys(table).check(fallback)
     checksums = _expect_in(about, "crc32", dict)
     if checksums.keys() != expected.keys() or not all(isinstance(c, str) for c in checksums.values()):
         raise ValueError(f"crc32: expected one for each of {', '.join(expected)}, got {', '.join(checksums)}")
@@ -380,17 +399,18 @@ def verify(contents: Contents, progress: bool = False) -> None:
     records = contents.records
     if contents.models == 0 or records.table is None:
         return
-    try:
-        keys = table_keys(records.table)
-        ids, unknown = records.table.find(as_keys(keys)[0], {})
-    except ValueError as error:
-        raise BankFileError(str(error)) from error
+    keys = table_keys(records.table)
+    ids, unknown = records.table.find(as_keys(keys)[0], {})
     if unknown or not np.array_equal(ids, np.arange(contents.models)):
         bad = int(np.argmax(ids != np.arange(contents.models)))
         raise BankFileError(f"keys: expected to find {keys[bad]!r} at position {bad}, got {ids[bad]}")
     offsets = records.version_offsets
     if offsets[0] != 0 or offsets[-1] != len(records.version_bytes) or (offsets[1:] < offsets[:-1]).any():
         raise BankFileError("version.offsets: expected offsets that ascend")
+    if not (records.generations > 0).all():
+        raise BankFileError(f"generation: expected positive ones, got {records.generations.min()}")
+    if not ((records.loaded_at >= 0) & (records.loaded_at < _YEAR_9999)).all():
+        raise BankFileError("loaded_at: expected seconds since 1970, got others")
     weights = over(contents)
     for i in progress_bar(range(contents.models), "verifying", progress):
         try:
@@ -402,7 +422,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
 
 
 def over(contents: Contents) -> _core.BatchedWeights:
-    """Return the weights of at least one model, which stay where they are."""
+    """Return the weights, which stay where they are."""
     return _core.BatchedWeights.over(
         contents.models, contents.architecture._core, contents.layout, contents.dtype, contents.units
     )
