@@ -1,0 +1,160 @@
+"""A reader of bank files, written from docs/format.md alone: no line of mlpbank, nothing but Python and NumPy.
+
+It trusts the file; what it is for is to show that the page says enough.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = 2**64 - 1
+NUMPY = {"U8": "<u1", "U32": "<u4", "U64": "<u8", "I64": "<i8", "F64": "<f8"}
+ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+
+
+def hash_str(key: bytes) -> int:
+    """FNV-1a, folded."""
+    h = 0xCBF29CE484222325
+    for c in key:
+        h = ((h ^ c) * 0x100000001B3) & U64
+    return h ^ (h >> 32)
+
+
+def hash_int(key: int) -> int:
+    """SplitMix64's finaliser."""
+    h = (key + 0x9E3779B97F4A7C15) & U64
+    h = ((h ^ (h >> 30)) * 0xBF58476D1CE4E5B9) & U64
+    h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & U64
+    return h ^ (h >> 31)
+
+
+def round_up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+@dataclass
+class Panel:
+    """Where the outputs [first, first + width) of a layer lie in a unit."""
+
+    layer: int
+    inputs: int
+    first: int
+    width: int
+    start: int
+
+
+class BankFile:
+    """A whole bank file."""
+
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        assert (8 + length) % 4096 == 0
+        self.header: dict[str, Any] = json.loads(data[8 : 8 + length])
+        assert next(iter(self.header)) == "__metadata__"
+        self.about: dict[str, Any] = json.loads(self.header.pop("__metadata__")["mlpbank"])
+        assert (self.about["format"], self.about["version"]) == ("mlpbank", 1)
+        self.tensors: dict[str, npt.NDArray[Any]] = {}
+        end = 0
+        for name, entry in self.header.items():
+            begin, after = entry["data_offsets"]
+            assert begin == end
+            end = after
+            part = data[8 + length + begin : 8 + length + after]
+            assert f"{zlib.crc32(part):08x}" == self.about["crc32"][name]
+            self.tensors[name] = np.frombuffer(part, NUMPY[entry["dtype"]]).reshape(entry["shape"])
+        assert 8 + length + end == len(data)
+        self.models: int = self.about["models"]
+        self.layers: list[tuple[int, int]] = [(i, o) for i, o, _ in self.about["architecture"]]
+        self.lane = self.about["layout"] == "lane"
+        self.unit_models = 16 if self.lane else 1
+        self.element = ELEMENT_BYTES[self.about["dtype"]]
+        self.header_rows = 2 if self.about["dtype"] == "int8" else 1
+        self.panels, self.unit_bytes = self._panels()
+        units = round_up(self.models, self.unit_models) // self.unit_models
+        assert self.tensors["weights"].shape == (units, self.unit_bytes)
+
+    def _panels(self) -> tuple[list[Panel], int]:
+        panels, position, furthest = [], 0, 0
+        e, r = self.element, self.header_rows
+        for layer, (inputs, outputs) in enumerate(self.layers):
+            position = round_up(position, 64)
+            for first in range(0, outputs, 8 if self.lane else 16):
+                w = min(8 if self.lane else 16, outputs - first)
+                panels.append(Panel(layer, inputs, first, w, position))
+                weights_end = position + 4 * r * w + (inputs - 1) * w * e + 16 * e
+                header_end = position + 4 * (r - 1) * w + 4 * 16
+                furthest = max(furthest, weights_end, header_end)
+                position += (inputs * e + 4 * r) * w * self.unit_models
+        return panels, round_up(position, 64) + 64 if self.lane else round_up(furthest, 64)
+
+    def keys(self) -> list[Any]:
+        """All keys, each at its position."""
+        if self.about["keys"] == "int":
+            return list(self.tensors["keys"].tolist())
+        if self.about["keys"] is None:
+            return []
+        return self._texts("keys")
+
+    def versions(self) -> list[str]:
+        """Of all models, empty for none."""
+        return self._texts("version")
+
+    def _texts(self, name: str) -> list[str]:
+        offsets, data = self.tensors[f"{name}.offsets"].tolist(), self.tensors[f"{name}.bytes"].tobytes()
+        assert offsets[0] == 0
+        assert offsets[-1] == len(data)
+        return [data[offsets[i] : offsets[i + 1]].decode() for i in range(self.models)]
+
+    def find(self, key: str | int) -> int | None:
+        """The position of a key, by the hash table."""
+        slots, keys = self.tensors["keys.slots"].tolist(), self.keys()
+        assert len(slots) == max(2, 1 << (2 * self.models - 1).bit_length() if self.models else 0)
+        s = (hash_str(key.encode()) if isinstance(key, str) else hash_int(key)) % len(slots)
+        while slots[s] != 0:
+            if keys[slots[s] - 1] == key:
+                return int(slots[s]) - 1
+            s = (s + 1) % len(slots)
+        return None
+
+    def marks(self) -> list[int]:
+        """Of all tiles."""
+        end = self.unit_bytes - 64
+        return [int.from_bytes(unit[end : end + 4].tobytes(), "little") for unit in self.tensors["weights"]]
+
+    def model(self, i: int) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights of model i, each layer's W (input_size, output_size) and b (output_size,)."""
+        unit = self.tensors["weights"][i // self.unit_models]
+        m, lane = self.unit_models, i % self.unit_models
+        result = {}
+        for layer, (inputs, outputs) in enumerate(self.layers):
+            result[f"layer_{layer}"] = np.zeros((inputs, outputs), np.float32)
+            result[f"layer_{layer}.bias"] = np.zeros(outputs, np.float32)
+
+        for p in self.panels:
+            columns = slice(p.first, p.first + p.width)
+            rows = unit[p.start : p.start + 4 * self.header_rows * p.width * m].view("<f4")
+            rows = rows.reshape(self.header_rows, p.width, m)[:, :, lane]
+            begin = p.start + 4 * self.header_rows * p.width * m
+            weights = self._decode(unit[begin : begin + p.inputs * p.width * m * self.element])
+            weights = weights.reshape(p.inputs, p.width, m)[:, :, lane]
+            result[f"layer_{p.layer}.bias"][columns] = rows[0]
+            result[f"layer_{p.layer}"][:, columns] = weights * rows[1] if self.header_rows == 2 else weights
+        return result
+
+    def _decode(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        dtype = self.about["dtype"]
+        if dtype == "float32":
+            return data.view("<f4")
+        if dtype == "float16":
+            return data.view("<f2").astype(np.float32)
+        if dtype == "bfloat16":
+            return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        return data.view(np.int8).astype(np.float32)
