@@ -273,5 +273,10 @@ class Directory:
         offsets = np.zeros(n + 1, np.uint64)
         np.cumsum([len(version) for version in versions], out=offsets[1:])
         kind = self.keys.kind
-        table = make_table([key for key, _ in items]) if n > 0 else None if kind is None else empty_table(kind)
+        table = None if kind is None else empty_table(kind)
+        if n > 0:
+            try:
+                table = make_table([key for key, _ in items])
+            except ValueError as error:  # two are equal
+                raise BankFileError(f"the file this bank came from is damaged: {error}") from error
         return places, Records(table, generations, loaded_at, offsets, np.frombuffer(b"".join(versions), np.uint8))

@@ -210,10 +210,15 @@ def table_keys(table: Table) -> Sequence[Key]:
     """
     if isinstance(table, _core.IntTable):
         return table.values.tolist()  # type: ignore[no-any-return]
-    offsets, data = table.offsets.tolist(), table.bytes.tobytes()
-    if any(a > b for a, b in pairwise(offsets)) or offsets[0] != 0 or offsets[-1] != len(data):
-        raise BankFileError("keys: expected offsets that ascend")
+    return texts(table.offsets, table.bytes, "keys")
+
+
+def texts(offsets: npt.NDArray[np.uint64], data: npt.NDArray[np.uint8], name: str) -> list[str]:
+    """Return strings that lie one behind the other, or raise BankFileError if they do not."""
+    ends, text = offsets.tolist(), data.tobytes()
+    if any(a > b for a, b in pairwise(ends)) or ends[0] != 0 or ends[-1] != len(text):
+        raise BankFileError(f"{name}: expected offsets that ascend")
     try:
-        return [data[a:b].decode() for a, b in pairwise(offsets)]
+        return [text[a:b].decode() for a, b in pairwise(ends)]
     except UnicodeDecodeError as error:
-        raise BankFileError(f"keys: expected UTF-8, got {error.object!r:.80}") from None
+        raise BankFileError(f"{name}: expected UTF-8, got {error.object!r:.80}") from None

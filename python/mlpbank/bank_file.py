@@ -21,7 +21,7 @@ import numpy.typing as npt
 from mlpbank import _core
 from mlpbank._directory import Records
 from mlpbank._files import BankFileError
-from mlpbank._keys import Key, Keys, Table, as_keys, table_keys
+from mlpbank._keys import Key, Keys, Table, as_keys, table_keys, texts
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture, LayerSpec
 
@@ -255,8 +255,7 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
         raise ValueError(f"version: expected {VERSION}, got {version!r}")
     if version > VERSION:
         raise ValueError(f"version: this mlpbank reads up to {VERSION}, got {version}; a newer mlpbank wrote it")
-    layers = [LayerSpec(*_expect(entry, list, "architecture")) for entry in _expect_in(about, "architecture", list)]
-    architecture = Architecture(layers)
+    architecture = Architecture(_layer(entry) for entry in _expect_in(about, "architecture", list))
     dtype, layout = _expect_in(about, "dtype", str), _expect_in(about, "layout", str)
     if layout not in ("panel", "lane"):
         raise ValueError(f"layout: expected 'panel' or 'lane', got {layout!r}")
@@ -311,6 +310,12 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
         metadata=_expect_in(about, "metadata", dict),
         checksums=checksums,
     )
+
+
+def _layer(entry: Any) -> LayerSpec:
+    if type(entry) is not list or len(entry) != 3:
+        raise ValueError(f"architecture: expected [input_size, output_size, activation], got {entry!r:.80}")
+    return LayerSpec(*entry)
 
 
 def _read_header(data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
@@ -404,9 +409,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
     if unknown or not np.array_equal(ids, np.arange(contents.models)):
         bad = int(np.argmax(ids != np.arange(contents.models)))
         raise BankFileError(f"keys: expected to find {keys[bad]!r} at position {bad}, got {ids[bad]}")
-    offsets = records.version_offsets
-    if offsets[0] != 0 or offsets[-1] != len(records.version_bytes) or (offsets[1:] < offsets[:-1]).any():
-        raise BankFileError("version.offsets: expected offsets that ascend")
+    texts(records.version_offsets, records.version_bytes, "version")
     if not (records.generations > 0).all():
         raise BankFileError(f"generation: expected positive ones, got {records.generations.min()}")
     if not ((records.loaded_at >= 0) & (records.loaded_at < _YEAR_9999)).all():
