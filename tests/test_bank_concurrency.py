@@ -1,0 +1,251 @@
+"""A bank that is predicted with, changed, saved and forked at once."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bank_stress import ARCH, Stress, weights_of
+from cases import RunPython
+from mlpbank import Bank, UnknownModelError
+
+X = np.ones((1, 2), np.float32)
+
+
+def answer(code: int) -> float:
+    return 9.0 * code * code + code
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["made", "opened"])
+def test_no_answer_is_of_another_key_or_of_no_generation(tmp_path: Path, layout: str, opened: bool) -> None:
+    stress = Stress(layout, tmp_path, opened)
+    counts = stress.run(enough=lambda progress: progress["changes"] > 2000 and progress["removals"] > 600)
+    assert min(counts.values()) > 0, counts
+
+
+def test_places_are_used_again_and_their_old_ids_are_not(layout: str) -> None:
+    bank = Bank(ARCH, layout=layout)
+    stale = []
+    for i in range(2000):
+        key = f"key {i}"
+        bank[key] = weights_of(i % 1000)
+        assert bank.predict(key, X[0])[0] == answer(i % 1000)
+        stale.append(bank.index([key]))
+        del bank[key]
+    assert len(bank) == 0
+    assert bank.nbytes < 200_000
+    bank["last"] = weights_of(5)
+    for ids in stale:
+        with pytest.raises(UnknownModelError):
+            bank.predict_ids(ids, X)
+    assert bank.predict_ids(bank.index(["last"]), X)[0, 0] == answer(5)
+
+
+def test_a_place_whose_ids_are_used_up_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 2^31 models at one place; here after 4."""
+    from mlpbank import _directory
+
+    monkeypatch.setattr(_directory, "_MAX_REUSED", 4 << _directory._PLACE_BITS)
+    bank = Bank(ARCH)
+    seen = set()
+    for i in range(20):
+        bank["a"] = weights_of(i)
+        (number,) = bank.index(["a"]).tolist()
+        assert number >= 0
+        assert number not in seen
+        seen.add(number)
+        assert bank.predict_ids([number], X)[0, 0] == answer(i)
+        del bank["a"]
+        for old in seen:
+            with pytest.raises(UnknownModelError):
+                bank.predict_ids([old], X)
+    assert {number & _directory._PLACE_MASK for number in seen} == set(range(5))
+
+
+def test_a_place_is_not_given_away_while_a_prediction_may_use_it() -> None:
+    """A prediction that lasts: what is deleted meanwhile comes back only when it has ended."""
+    bank = Bank(ARCH)
+    bank["old"] = weights_of(1)
+    place = bank._directory.place_of("old")
+    token = bank._directory.readers.enter()
+    del bank["old"]
+    for i in range(40):
+        bank[f"new {i}"] = weights_of(2)
+        assert bank._directory.place_of(f"new {i}") != place
+    bank._directory.readers.leave(token)
+    bank["after"] = weights_of(3)
+    assert bank._directory.place_of("after") == place
+
+
+def test_an_add_that_fails_leaves_no_trace(layout: str) -> None:
+    bank = Bank(ARCH, layout=layout)
+    bank["a"] = weights_of(1)
+    before = bank.nbytes
+    for i in range(1000):
+        with pytest.raises(KeyError, match="missing key 'layer_1'"):
+            bank["b" if i % 2 else "a"] = {"layer_0": np.ones((2, 3))}
+        with pytest.raises(ValueError, match="expected finite"):
+            bank.add("b", weights_of(1) | {"layer_0": np.full((2, 3), np.nan)}, check_finite=True)
+    assert bank.nbytes == before
+    assert bank.keys() == ["a"]
+    assert bank.info("a").generation == 1
+    assert bank.predict("a", X[0])[0] == answer(1)
+    bank["b"] = weights_of(2)
+    assert bank._directory.place_of("b") == 1
+
+
+def test_the_first_key_of_a_bank_decides_even_if_many_come_first() -> None:
+    for _ in range(50):
+        bank = Bank(ARCH)
+        barrier = threading.Barrier(4)
+        refused = []
+
+        def add(key: object, bank: Bank = bank, barrier: threading.Barrier = barrier, refused: list = refused) -> None:
+            barrier.wait()
+            try:
+                bank[key] = weights_of(3)  # type: ignore[index]
+            except TypeError:
+                refused.append(key)
+
+        threads = [threading.Thread(target=add, args=(key,)) for key in ("a", 1, "b", 2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(map(str, refused)) in (["1", "2"], ["a", "b"])
+        assert len(bank) == 2
+        assert all(type(key) is type(bank.keys()[0]) for key in bank)
+
+
+def test_keys_of_a_bank_that_changes_are_those_of_one_moment() -> None:
+    bank = Bank(ARCH)
+    for i in range(50):
+        bank[f"key {i}"] = weights_of(1)
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            del bank["key 7"]
+            bank["key 7"] = weights_of(1)
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(2000):
+            keys = bank.keys()
+            assert len(keys) in (49, 50)
+            assert len(set(keys)) == len(keys)
+            assert len(list(bank)) in (49, 50)
+            assert 49 <= len(bank) <= 50
+    finally:
+        stop.set()
+        thread.join()
+
+
+# Fork while other threads predict, change and save: the child's bank works, in every respect.
+FORK = """
+import os, signal, sys, threading, warnings
+import numpy as np
+sys.path.insert(0, {tests!r})
+from bank_stress import ARCH, weights_of
+from mlpbank import Bank, UnknownModelError, bank_file
+
+warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
+folder = {folder!r}
+bank = Bank(ARCH, layout={layout!r})
+for i in range(20):
+    bank[f"key {{i}}"] = weights_of(i)
+bank.save(folder + "/bank")
+bank = Bank.open(folder + "/bank")
+x = np.ones((20, 2), np.float32)
+keys = [f"key {{i}}" for i in range(20)]
+constant = keys[5:]
+expected = [9.0 * i * i + i for i in range(5, 20)]
+stop = threading.Event()
+errors = []
+
+
+def again(function):
+    def run():
+        try:
+            while not stop.is_set():
+                function()
+        except BaseException as error:
+            errors.append(error)
+    return run
+
+
+def change():
+    for key in keys[:5]:
+        del bank[key]
+        bank[key] = weights_of(3)
+
+
+def swap():
+    bank["other"] = weights_of(1)
+
+
+def predict():
+    assert bank.predict(constant, x[5:])[:, 0].tolist() == expected
+
+
+def save():
+    bank.save(folder + "/saved")
+
+
+def child():
+    for turn in range(3):
+        predict()
+        for key in keys[:5]:
+            bank[key] = weights_of(turn)
+            assert bank.predict(key, x[0])[0] == 9.0 * turn * turn + turn
+            ids = bank.index([key])
+            del bank[key]
+            for other in ("x", "y", "z"):
+                bank[other] = weights_of(9)
+                assert bank.predict(other, x[0])[0] == 9.0 * 81 + 9
+                del bank[other]
+            try:
+                bank.predict_ids(ids, x[:1])
+            except UnknownModelError:
+                pass
+            else:
+                raise AssertionError("a stale id")
+    assert sorted(set(bank.keys()) - {{"other"}}) == sorted(constant)
+    assert bank._directory.readers._running == {{}}, "readers that do not exist here"
+    path = folder + "/child" + str(os.getpid())
+    bank.save(path)
+    bank_file.verify(bank_file.open_file(path, map_file=True))
+    assert Bank.open(path).predict(constant, x[5:])[:, 0].tolist() == expected
+
+
+threads = [threading.Thread(target=again(function)) for function in (change, swap, predict, predict, save)]
+for thread in threads:
+    thread.start()
+try:
+    for _ in range(15):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)
+            status = 1
+            try:
+                child()
+                status = 0
+            except BaseException as error:
+                print(repr(error), file=sys.stderr, flush=True)
+            os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+finally:
+    stop.set()
+    for thread in threads:
+        thread.join()
+assert not errors, errors
+predict()
+"""
+
+
+def test_forked_children_have_a_working_bank(tmp_path: Path, layout: str, run_python: RunPython) -> None:
+    run_python(FORK.format(tests=str(Path(__file__).parent), folder=str(tmp_path), layout=layout), timeout=600)
