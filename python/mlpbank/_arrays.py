@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.ma import MaskedArray  # now: NumPy imports it when first needed, and a fork in that moment would hang
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -27,7 +28,7 @@ def as_float32(values: Any, name: str) -> Float32Array:
             return values
     # NumPy would drop a mask and hand over what lies below.
     parts = values if isinstance(values, (list, tuple)) else (values,)
-    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+    if any(isinstance(part, MaskedArray) for part in parts):
         raise TypeError(f"{name}: expected an array without mask, got a masked array; fill it first")
     try:
         array = np.asarray(values)
@@ -50,7 +51,7 @@ def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:
     IndexError
         One does not even fit int64.
     """
-    if isinstance(values, np.ma.MaskedArray):
+    if isinstance(values, MaskedArray):
         raise TypeError(f"{name}: expected an array without mask, got a masked array")
     try:
         array = np.asarray(values)
@@ -79,7 +80,7 @@ def check_out(out: Any, shape: tuple[int, ...], inputs: Float32Array, models: An
     ValueError
         Its shape, memory order, writability or overlap with the inputs stands in the way.
     """
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray) or out.dtype != _FLOAT32:
+    if not isinstance(out, np.ndarray) or isinstance(out, MaskedArray) or out.dtype != _FLOAT32:
         got = f"dtype {out.dtype}" if type(out) is np.ndarray else type(out).__name__
         raise TypeError(f"out: expected a float32 NumPy array, got {got}")
     if out.shape != shape:
