@@ -10,6 +10,7 @@ mixture of two models gives none. Each key has one writer, which says before and
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import threading
 import time
@@ -244,6 +245,8 @@ class Stress:
                 self.stop.set()
 
         threads = [threading.Thread(target=guarded, args=(function,)) for function in work]
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)  # so that threads meet between any two steps
         for thread in threads:
             thread.start()
         end = time.monotonic() + seconds
@@ -255,6 +258,7 @@ class Stress:
         self.stop.set()
         for thread in threads:
             thread.join()
+        sys.setswitchinterval(interval)
         if self.errors:
             raise self.errors[0]
         return self.counts

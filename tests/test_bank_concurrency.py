@@ -80,6 +80,28 @@ def test_a_place_is_not_given_away_while_a_prediction_may_use_it() -> None:
     assert bank._directory.place_of("after") == place
 
 
+@pytest.mark.parametrize("by", ["keys", "ids"])
+def test_a_model_deleted_between_lookup_and_computing(by: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In that very moment, and its place would fit the next: it is unknown then, or still the old one."""
+    bank = Bank(ARCH, layout=layout)
+    bank["old"] = weights_of(1)
+    ids = bank.index(["old"])
+    owner, name = (bank._directory.keys, "find") if by == "keys" else (bank._directory, "places")
+    lookup = getattr(owner, name)
+
+    def and_then(*args: object) -> object:
+        found = lookup(*args)
+        monkeypatch.undo()
+        del bank["old"]
+        bank["new"] = weights_of(2)
+        return found
+
+    monkeypatch.setattr(owner, name, and_then)
+    with pytest.raises(UnknownModelError):
+        bank.predict(["old"], X) if by == "keys" else bank.predict_ids(ids, X)
+    assert bank.keys() == ["new"]
+
+
 def test_an_add_that_fails_leaves_no_trace(layout: str) -> None:
     bank = Bank(ARCH, layout=layout)
     bank["a"] = weights_of(1)
