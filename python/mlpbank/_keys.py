@@ -69,7 +69,7 @@ def as_keys(keys: Any) -> tuple[Any, type]:
     Raises
     ------
     TypeError
-        `keys` is not a sequence or column, or its first entry is neither str nor int, or that is int and another is not.
+        `keys` is not a sequence or column, or an entry is neither str nor int like the first one.
     ValueError
         They have more than one dimension, or an int needs more than 64 bits.
     """
@@ -101,8 +101,8 @@ def as_keys(keys: Any) -> tuple[Any, type]:
         raise ValueError(f"keys[{i}]: expected an int of 64 bits, got {keys[i]}") from None
 
 
-def _fits(key: int) -> bool:
-    return -(2**63) <= key < 2**63
+def _fits(key: Any) -> bool:
+    return -(2**63) <= int(key) < 2**63
 
 
 def plain(key: Any) -> Key:
@@ -162,7 +162,7 @@ class Keys:
         kind = self.kind
         if isinstance(key, str):
             return -1 if kind is not str else int(self.find([key], str)[0][0])
-        if kind is not int or not isinstance(key, (int, np.integer)) or isinstance(key, bool) or not _fits(int(key)):
+        if kind is not int or not isinstance(key, (int, np.integer)) or isinstance(key, bool) or not _fits(key):
             return -1
         return int(self.find(np.array([key], np.int64), int)[0][0])
 

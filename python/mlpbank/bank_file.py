@@ -177,7 +177,7 @@ def copy_json(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nbytes(dtype: str, shape: list[int]) -> int:
-    count = _DTYPES[dtype].itemsize
+    count: int = _DTYPES[dtype].itemsize
     for size in shape:
         count *= size
     return count
