@@ -162,16 +162,21 @@ void Layout::pack_panel(const Panel& panel, const LayerView& view, int64_t sourc
     // Symmetric, one scale for each output of each model: the largest weight becomes 127.
     float* scales = header + width * step;
     for (int64_t i = 0; i < models; ++i) {
+      const float* const matrix = from + i * in * out;
+      float largest[kPanelWidth] = {}, divisor[kPanelWidth];
+      for (int64_t k = 0; k < in; ++k) {
+        for (int64_t j = 0; j < width; ++j) largest[j] = std::max(largest[j], std::abs(matrix[k * out + j]));
+      }
       for (int64_t j = 0; j < width; ++j) {
-        const float* column = from + i * in * out + j;
-        float largest = 0.0f;
-        for (int64_t k = 0; k < in; ++k) largest = std::max(largest, std::abs(column[k * out]));
-        const float scale = largest / 127.0f;
+        const float scale = largest[j] / 127.0f;
         scales[j * step + i] = scale;
-        for (int64_t k = 0; k < in; ++k) {
-          // A scale that underflowed can make the quotient leave the range, or be 0 / 0.
-          const float quotient = scale > 0.0f ? column[k * out] / scale : 0.0f;
-          encode(std::clamp(quotient, -127.0f, 127.0f), to[(k * width + j) * step + i]);
+        divisor[j] = scale > 0.0f ? scale : 1.0f;  // 0: all weights are, or so small that the scale underflowed
+      }
+      for (int64_t k = 0; k < in; ++k) {
+        for (int64_t j = 0; j < width; ++j) {
+          // A subnormal scale can make the quotient leave the range.
+          const float quotient = std::clamp(matrix[k * out + j] / divisor[j], -127.0f, 127.0f);
+          encode(quotient, to[(k * width + j) * step + i]);
         }
       }
     }
