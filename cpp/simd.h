@@ -325,6 +325,7 @@ inline Quad load_quad(const float* p) {
   return q;
 }
 inline void store_quad(float* p, Quad q) { memcpy(p, &q, sizeof q); }
+inline void store_half(float* p, Quad q) { memcpy(p, &q, 2 * sizeof(float)); }  // its first two floats
 
 inline void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t cols, float* dst,
                       int64_t dst_stride) {
@@ -348,9 +349,30 @@ inline void transpose(const float* src, int64_t src_stride, int64_t rows, int64_
       store_quad(d, column);
     }
   }
-  for (; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; ++c) dst[c * dst_stride + r] = src[r * src_stride + c];
+  if (r + 2 <= rows) {  // a network of two outputs spends a tenth of its time here when they go one by one
+    const float* s = src + r * src_stride;
+    float* d = dst + r;
+    int64_t c = 0;
+    for (; c + 4 <= cols; c += 4, s += 4, d += 4 * dst_stride) {
+      const Quad a = load_quad(s), b = load_quad(s + src_stride);
+      const Quad low = __builtin_shufflevector(a, b, 0, 4, 1, 5), high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      store_half(d, low);
+      store_half(d + dst_stride, __builtin_shufflevector(low, low, 2, 3, 2, 3));
+      store_half(d + 2 * dst_stride, high);
+      store_half(d + 3 * dst_stride, __builtin_shufflevector(high, high, 2, 3, 2, 3));
+    }
+    for (; c < cols; ++c, ++s, d += dst_stride) {
+      d[0] = s[0];
+      d[1] = s[src_stride];
+    }
+    r += 2;
   }
+  if (r == rows) return;
+  if (dst_stride == 1) {
+    memcpy(dst, src, sizeof(float) * cols);  // one row alone
+    return;
+  }
+  for (int64_t c = 0; c < cols; ++c) dst[c * dst_stride + r] = src[r * src_stride + c];
 }
 
 }  // namespace
