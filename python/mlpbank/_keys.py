@@ -81,6 +81,8 @@ def as_keys(keys: Any) -> tuple[Any, type]:
                 pass
         to_list = getattr(keys, "tolist", None) or getattr(keys, "to_list", None)  # NumPy, pandas; polars
         unordered = isinstance(keys, (str, bytes, set, frozenset))
+        if hasattr(keys, "columns"):  # iterating over a data frame gives their names
+            raise TypeError(f"keys: expected a list, tuple, array or column of str or int, got a {type(keys).__name__}")
         if to_list is None and (unordered or not hasattr(keys, "__iter__")):
             raise TypeError(f"keys: expected a list, tuple, array or column of str or int, got {keys!r}")
         keys = list(keys) if to_list is None else to_list()
