@@ -161,6 +161,13 @@ def test_what_is_no_key() -> None:
             assert len(bank) == 2
 
 
+def test_pairs_of_key_and_model_have_different_keys() -> None:
+    pairs = [("a", {"layer_0": [[1.0]]}), ("b", {"layer_0": [[2.0]]})]
+    assert Bank.from_models(iter(pairs), ARCH).keys() == ["a", "b"]
+    with raises(ValueError, "models: expected different keys, got 'a' twice"):
+        Bank.from_models([*pairs, pairs[0]], ARCH)
+
+
 def test_generators_and_iterators_are_lists() -> None:
     bank = make(["a", "b"])
     assert bank.predict((key for key in ("b", "a")), np.ones((2, 1)))[:, 0].tolist() == [1, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -150,8 +151,13 @@ class Bank(Predictions):
         """
         from mlpbank import convert
 
-        pairs = models if isinstance(models, Mapping) else dict(models)
-        keys, found, weights = convert.stack(pairs, architecture, progress=progress)
+        if not isinstance(models, Mapping):
+            listed = list(models)
+            models = dict(listed)
+            if len(models) < len(listed):
+                key = Counter(key for key, _ in listed).most_common(1)[0][0]
+                raise ValueError(f"models: expected different keys, got {key!r} twice")
+        keys, found, weights = convert.stack(models, architecture, progress=progress)
         return cls.from_stacked(keys, found, weights, **options)
 
     @property
