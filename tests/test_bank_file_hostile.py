@@ -75,13 +75,14 @@ def test_every_byte_of_the_tensors_damaged(kind: str) -> None:
     """None of them changes whether a file opens; whatever lookups then find, they do no harm."""
     data = DATA[kind]
     start = len(data) - len(parts(kind).payload())
+    weights = parts(kind).tensors["weights"].nbytes
     for position in range(start, len(data)):
-        for change in (0x01, 0x80, 0xFF) if position % 5 == 0 else (0xFF,):
-            damaged = bytearray(data)
-            damaged[position] ^= change
+        damaged = bytearray(data)
+        damaged[position] ^= (0xFF, 0x80, 0x01)[position % 3]
+        with pytest.raises(BankFileError, match="expected CRC-32"):
+            bank_file.verify(bank_file.from_bytes(bytes(damaged)))
+        if position >= start + weights - 64 or position % 20 == 0:  # of weights, most are just others
             assert survives(bytes(damaged)) is not None
-            with pytest.raises(BankFileError, match="expected CRC-32"):
-                bank_file.verify(bank_file.from_bytes(bytes(damaged)))
 
 
 # What is done to the description. `...` removes an entry.
