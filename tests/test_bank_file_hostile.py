@@ -32,8 +32,7 @@ def refused(data: bytes) -> str:
 @pytest.mark.parametrize("kind", DATA)
 def test_taken_apart_and_put_together_it_is_the_same(kind: str) -> None:
     assert parts(kind).join() == DATA[kind]
-    bank = survives(DATA[kind])
-    assert bank is not None
+    assert survives(DATA[kind]) is not None
 
 
 @pytest.mark.parametrize("kind", DATA)
