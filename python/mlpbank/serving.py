@@ -18,7 +18,6 @@ from mlpbank._statistics import Quantiles, Statistics, Window
 from mlpbank.architecture import positive_int
 from mlpbank.bank import Bank
 
-
 __all__ = ["MicroBatcher", "Quantiles", "QueueFullError", "Statistics"]
 
 
