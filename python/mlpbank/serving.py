@@ -276,6 +276,11 @@ class MicroBatcher:
         self._latency.add(ended - arrived)
         self._compute.add([ended - began])
 
+    @property
+    def batches(self) -> int:
+        """How many batches were computed."""
+        return self._batches
+
     def statistics(self) -> Statistics:
         """Return what happened so far; it takes some hundred microseconds."""
         return Statistics(

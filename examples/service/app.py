@@ -1,0 +1,213 @@
+"""A prediction service over a bank: one network for each aircraft, answered, replaced and watched over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated, Any
+
+import numpy as np
+from bank_source import BankSource, bank_file
+from fastapi import FastAPI, HTTPException, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from metrics import MODELS, RELOADS, ROWS, CountBatches, MeasureRequests, exposition
+from pydantic import BaseModel, ConfigDict, Field
+
+from mlpbank import Bank, UnknownModelError
+from mlpbank.serving import MicroBatcher, QueueFullError
+
+MAX_BODY = int(os.environ.get("MAX_BODY", 4 << 20))  # bytes
+WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 1))
+SINGLE_ROWS = os.environ.get("SINGLE_ROWS", "batcher")  # or "blocking": docs/serving.md tells when to use which
+
+# What float32 can hold: no NaN, no infinity, neither here nor after conversion.
+Number = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]
+ModelKey = Annotated[str, Field(min_length=1, max_length=200, examples=["N14228"])]
+PathKey = Annotated[str, Path(min_length=1, max_length=200, examples=["N14228"])]
+ROW = [-4.0, 5.7, 1089.0, 190.0, 6.0, 0.0, 1.0, -8.5, -5.25, -20.1]
+
+
+class PredictRequest(BaseModel):
+    """Rows, and the model that each goes through: any keys in any order."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"keys": ["N14228"], "rows": [ROW]}]})
+    keys: Annotated[list[ModelKey], Field(min_length=1, max_length=10_000)]
+    rows: Annotated[list[list[Number]], Field(min_length=1, max_length=10_000)]
+
+
+class PredictResponse(BaseModel):
+    """For each row the outputs of its model; null where one exceeds what float32 can hold."""
+
+    predictions: list[list[float | None]] = Field(examples=[[[-21.5]]])
+
+
+class ModelRequest(BaseModel):
+    """Weights of one model: for each layer a matrix (inputs, outputs) and, optionally, biases."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"version": "2", "weights": {"layer_0": [[0.1] * 8] * 10, "layer_1": [[1.0]] * 8}}]
+        },
+    )
+    weights: Annotated[
+        dict[Annotated[str, Field(pattern=r"^layer_\d+(\.bias)?$")], list[list[Number]] | list[Number]],
+        Field(min_length=1),
+    ]
+    version: Annotated[str, Field(max_length=200)] | None = None
+
+
+class ModelResponse(BaseModel):
+    """What is known about a model."""
+
+    key: str
+    version: str | None
+    generation: int = Field(description="How often it was loaded under this key.")
+    loaded_at: datetime
+    weights: dict[str, Any] | None = Field(None, description="Only if asked for.")
+
+
+class Problem(BaseModel):
+    """Why a request failed."""
+
+    detail: Any = Field(examples=["no such model: 'N0' (1 of 1 keys)"])
+
+
+class Health(BaseModel):
+    """What is served."""
+
+    status: str
+    worker: int = Field(description="Process id.")
+    models: int
+    reloads: int
+    architecture: str
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return responses for the OpenAPI description."""
+    return {status: {"model": Problem} for status in statuses}
+
+
+source = BankSource(bank_file())  # when this module is imported: with gunicorn --preload once, before the fork
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Run what belongs to this worker's event loop: the batcher, and the watch for a new bank file."""
+    async with MicroBatcher(source.bank) as batcher:
+        app.state.batcher = batcher
+        app.state.count_batches = CountBatches(batcher)
+
+        def use_new_bank() -> None:
+            batcher.bank = source.bank
+
+        watch = asyncio.create_task(source.watch(use_new_bank, WATCH_SECONDS))
+        yield
+        watch.cancel()
+
+
+app = FastAPI(
+    title="mlpbank example",
+    description="One small network for each aircraft: how late will it arrive?",
+    version="1",
+    lifespan=lifespan,
+    max_body_size=MAX_BODY,
+    responses=problems(400, 413, 422),
+)
+app.add_middleware(MeasureRequests)
+
+
+@app.exception_handler(RequestValidationError)
+async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Say what is wrong and where, without sending the input back: it may be large, and NaN is no JSON."""
+    detail = [{"loc": list(e["loc"]), "msg": e["msg"]} for e in error.errors()[:10]]
+    return JSONResponse({"detail": detail}, 422)
+
+
+@app.exception_handler(UnknownModelError)
+async def unknown(request: Request, error: UnknownModelError) -> JSONResponse:
+    """Answer 404 for models that do not exist."""
+    return JSONResponse({"detail": str(error)}, 404)
+
+
+@app.exception_handler(QueueFullError)
+async def busy(request: Request, error: QueueFullError) -> JSONResponse:
+    """Ask to come again."""
+    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
+
+
+@app.post("/predict", responses=problems(404, 503))
+async def predict(body: PredictRequest, request: Request) -> PredictResponse:
+    """Predict one or many rows, each with the model of its key."""
+    size = source.bank.architecture.input_size
+    if len(body.keys) != len(body.rows):
+        raise HTTPException(422, f"expected a key for each row, got {len(body.keys)} keys and {len(body.rows)} rows")
+    for i, row in enumerate(body.rows):
+        if len(row) != size:
+            raise HTTPException(422, f"rows[{i}]: expected {size} numbers, got {len(row)}")
+    x = np.array(body.rows, np.float32)
+    if len(x) > 1:  # a batch by itself
+        y = await source.bank.apredict(body.keys, x)
+    elif SINGLE_ROWS == "blocking":
+        y = source.bank.predict(body.keys, x)
+    else:
+        y = (await request.app.state.batcher.predict(body.keys[0], x[0]))[None]
+    ROWS.inc(len(x))
+    request.app.state.count_batches.update()
+    values = y.tolist() if np.isfinite(y).all() else np.where(np.isfinite(y), y.astype(object), None).tolist()
+    return PredictResponse.model_construct(predictions=values)
+
+
+@app.put("/models/{key}", responses={201: {"model": ModelResponse}})
+def put_model(key: PathKey, body: ModelRequest, response: Response) -> ModelResponse:
+    """Add a model, or replace it while others predict, in this worker process."""
+    bank = source.bank
+    response.status_code = 200 if key in bank else 201
+    try:
+        weights = {name: np.array(values, np.float32) for name, values in body.weights.items()}
+        bank.add(key, weights, version=body.version, check_finite=True)
+    except (KeyError, TypeError, ValueError) as error:
+        raise HTTPException(422, str(error.args[0] if isinstance(error, KeyError) else error)) from error
+    return describe(bank, key)
+
+
+@app.get("/models/{key}", responses=problems(404))
+def get_model(key: PathKey, weights: bool = False) -> ModelResponse:
+    """Describe a model."""
+    return describe(source.bank, key, weights)
+
+
+def describe(bank: Bank, key: str, weights: bool = False) -> ModelResponse:
+    """Return what is known about a model."""
+    info = bank.info(key)
+    arrays = {name: array.tolist() for name, array in bank[key].items()} if weights else None
+    return ModelResponse(
+        key=key, version=info.version, generation=info.generation, loaded_at=info.loaded_at, weights=arrays
+    )
+
+
+@app.delete("/models/{key}", status_code=204, responses=problems(404))
+def delete_model(key: PathKey) -> None:
+    """Remove a model, in this worker process."""
+    del source.bank[key]
+
+
+@app.get("/healthz")
+async def healthz() -> Health:
+    """Say that this worker runs, and with what."""
+    bank = source.bank
+    return Health(
+        status="ok", worker=os.getpid(), models=len(bank), reloads=source.reloads, architecture=repr(bank.architecture)
+    )
+
+
+@app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics() -> Response:
+    """Return counters in Prometheus' text form."""
+    MODELS.set(len(source.bank))
+    RELOADS.set(source.reloads)
+    return Response(exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,25 @@
+"""Worker processes that share one mapped bank file: ``gunicorn -c gunicorn.conf.py app:app``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+# Before prometheus_client is imported: where workers leave their counters for each other.
+os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="metrics-"))
+
+bind = os.environ.get("BIND", "127.0.0.1:8000")
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+worker_class = "uvicorn_worker.UvicornWorker"
+preload_app = True  # the bank is opened once; its pages belong to all workers
+graceful_timeout = 30
+# Each worker predicts with its share of the CPUs instead of all of them at once.
+os.environ.setdefault("MLPBANK_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Forget a worker that is gone, in the metrics that count the living."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
