@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ SINGLE_ROWS = os.environ.get("SINGLE_ROWS", "batcher")  # or "blocking": docs/se
 Number = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]
 ModelKey = Annotated[str, Field(min_length=1, max_length=200, examples=["N14228"])]
 PathKey = Annotated[str, Path(min_length=1, max_length=200, examples=["N14228"])]
-ROW = [-4.0, 5.7, 1089.0, 190.0, 6.0, 0.0, 1.0, -8.5, -5.25, -20.1]
+ROW: list[Any] = [-4.0, 5.7, 1089.0, 190.0, 6.0, 0.0, 1.0, -8.5, -5.25, -20.1]
 
 
 class PredictRequest(BaseModel):
@@ -158,7 +159,9 @@ async def predict(body: PredictRequest, request: Request) -> PredictResponse:
         y = (await request.app.state.batcher.predict(body.keys[0], x[0]))[None]
     ROWS.inc(len(x))
     request.app.state.count_batches.update()
-    values = y.tolist() if np.isfinite(y).all() else np.where(np.isfinite(y), y.astype(object), None).tolist()
+    values = y.tolist()
+    if not np.isfinite(y).all():
+        values = [[v if math.isfinite(v) else None for v in row] for row in values]
     return PredictResponse.model_construct(predictions=values)
 
 

@@ -1,0 +1,376 @@
+"""examples/service, started for real and driven over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from cases import one_model, random_weights
+from http_client import Connection, Service, running
+from mlpbank import Architecture, Bank
+from mlpbank.demo import load_bank
+
+for module in ("fastapi", "uvicorn", "uvicorn_worker", "gunicorn", "prometheus_client"):
+    pytest.importorskip(module)
+httpx = pytest.importorskip("httpx")
+
+T = TypeVar("T")
+UVICORN = ("uvicorn", "app:app", "--port", "{port}")
+GUNICORN = ("gunicorn", "-c", "gunicorn.conf.py", "app:app")
+ARCHITECTURE = Architecture.mlp(6, 16, 2, activation="tanh")
+MODELS = 50
+KEYS = [f"model-{i}" for i in range(MODELS)]
+WEIGHTS = [random_weights(ARCHITECTURE, MODELS, np.random.default_rng(seed)) for seed in (0, 1)]
+BANKS = [Bank.from_stacked(KEYS, ARCHITECTURE, weights) for weights in WEIGHTS]
+X = np.random.default_rng(7).standard_normal((200, 6)).astype(np.float32)
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    async def limited() -> T:
+        return await asyncio.wait_for(coroutine, 120)
+
+    return asyncio.run(limited())
+
+
+def question(*rows: tuple[int, int]) -> dict[str, Any]:
+    """Ask for (model, row of X) pairs."""
+    return {"keys": [KEYS[model] for model, _ in rows], "rows": [X[i].tolist() for _, i in rows]}
+
+
+def right(answer: Any, bank: Bank, *rows: tuple[int, int]) -> bool:
+    """Whether these are the predictions of a bank, to the last bit."""
+    expected = bank.predict([KEYS[model] for model, _ in rows], X[[i for _, i in rows]])
+    return np.array_equal(np.array(answer["predictions"], np.float32), expected)
+
+
+def weights_json(generation: int, model: int) -> dict[str, Any]:
+    weights = {name: array.tolist() for name, array in one_model(WEIGHTS[generation], model).items()}
+    return {"version": str(generation), "weights": weights}
+
+
+@pytest.fixture
+def bank_file(tmp_path: Path) -> Path:
+    path = tmp_path / "bank.mlpbank"
+    BANKS[0].save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service as it starts without any setting."""
+    with running(*UVICORN, folder=tmp_path_factory.mktemp("flights"), BANK_FILE="", MAX_BODY="100000") as service:
+        yield service
+
+
+def test_flights_are_predicted(flights: Service) -> None:
+    plain = load_bank()
+    model, x = plain.extra["model"][:100], plain.extra["features"][:100]
+    keys = [plain.keys[i] for i in model]
+    expected = Bank.from_stacked(plain.keys, plain.architecture, plain.weights).predict(keys, x)
+    many = httpx.post(flights.url + "/predict", json={"keys": keys, "rows": x.tolist()})
+    assert many.status_code == 200
+    assert np.array_equal(np.array(many.json()["predictions"], np.float32), expected)
+    for i in range(5):
+        one = httpx.post(flights.url + "/predict", json={"keys": keys[i : i + 1], "rows": x[i : i + 1].tolist()})
+        assert np.array_equal(np.array(one.json()["predictions"], np.float32), expected[i : i + 1])
+    health = flights.get("/healthz")
+    assert (health["status"], health["models"]) == ("ok", len(plain.keys))
+
+
+def test_models_are_put_got_and_deleted(flights: Service) -> None:
+    with httpx.Client(base_url=flights.url) as client:
+        model = client.get("/models/N10156", params={"weights": True}).json()
+        assert (model["generation"], model["version"]) == (1, "2013-11")
+        created = client.put("/models/my%20own", json={"weights": model["weights"], "version": "7"})
+        assert created.status_code == 201
+        assert (created.json()["key"], created.json()["version"]) == ("my own", "7")
+        assert client.put("/models/my%20own", json={"weights": model["weights"]}).status_code == 200
+        again = client.get("/models/my own", params={"weights": "1"}).json()
+        assert (again["weights"], again["generation"], again["version"]) == (model["weights"], 2, None)
+        rows = [[1.0] * 10] * 2
+        answer = client.post("/predict", json={"keys": ["my own", "N10156"], "rows": rows}).json()["predictions"]
+        assert answer[0] == answer[1]
+        assert client.delete("/models/my own").status_code == 204
+        assert client.get("/models/my own").status_code == 404
+        assert client.delete("/models/my own").status_code == 404
+
+
+NUMBERS = [0.0] * 10
+BAD: dict[str, tuple[str, str, Any, int, str]] = {
+    "unknown": ("POST", "/predict", {"keys": ["N0"], "rows": [NUMBERS]}, 404, "no such model: 'N0'"),
+    "some unknown": ("POST", "/predict", {"keys": ["*", "N0"], "rows": [NUMBERS] * 2}, 404, r"\(1 of 2 keys\)"),
+    "short row": ("POST", "/predict", {"keys": ["*"], "rows": [[1]]}, 422, r"rows\[0\]: expected 10 numbers, got 1"),
+    "no row": ("POST", "/predict", {"keys": [], "rows": []}, 422, "at least 1 item"),
+    "no key": ("POST", "/predict", {"keys": ["*"], "rows": [NUMBERS] * 2}, 422, "got 1 keys and 2 rows"),
+    "text": ("POST", "/predict", {"keys": ["*"], "rows": [["a"] * 10]}, 422, "valid number"),
+    "number as key": ("POST", "/predict", {"keys": [1], "rows": [NUMBERS]}, 422, "valid string"),
+    "misspelt": ("POST", "/predict", {"keys": ["*"], "row": [NUMBERS]}, 422, "Field required"),
+    "NaN": ("POST", "/predict", b'{"keys": ["*"], "rows": [[NaN]]}', 422, "finite number"),
+    "too large": ("POST", "/predict", {"keys": ["*"], "rows": [[1e39] * 10]}, 422, "less than or equal"),
+    "surrogate": ("POST", "/predict", b'{"keys": ["\\ud800"], "rows": [[0,0,0,0,0,0,0,0,0,0]]}', 422, "valid string"),
+    "no JSON": ("POST", "/predict", b"{", 422, "JSON decode error"),
+    "no UTF-8": ("POST", "/predict", b'"\xff"', 400, "error parsing the body"),
+    "nested": ("POST", "/predict", b"[" * 50_000, 400, "error parsing the body"),
+    "too long": ("POST", "/predict", b"[" * 100_001, 413, "Too Large"),
+    "weights missing": ("PUT", "/models/new", {"weights": {"layer_0": [NUMBERS]}}, 422, "layer_"),
+    "weights misshapen": ("PUT", "/models/*", {"weights": {"layer_0": [[1.0]], "layer_1": [[1.0]]}}, 422, "expected"),
+    "weights ragged": ("PUT", "/models/*", {"weights": {"layer_0": [[1.0], [1.0, 2.0]]}}, 422, "."),
+    "weights unknown": ("PUT", "/models/*", {"weights": {"weight": [[1.0]]}}, 422, "pattern"),
+    "nobody": ("GET", "/models/nobody", None, 404, "no such model: 'nobody'"),
+    "nowhere": ("GET", "/nowhere", None, 404, "Not Found"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_with_a_reason(flights: Service, name: str) -> None:
+    method, path, body, status, message = BAD[name]
+    content = body if isinstance(body, bytes) else json.dumps(body)
+    headers = {"content-type": "application/json"}
+    answer = httpx.request(method, flights.url + path, content=content, headers=headers)
+    assert answer.status_code == status, answer.text
+    if status != 413:  # which is answered before anything reads the body
+        assert answer.json().keys() == {"detail"}
+    assert len(answer.text) < 2000
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(answer.text)
+
+
+def test_bodies_without_length_are_limited_too(flights: Service) -> None:
+    chunks = (b" " * 10_000 for _ in range(11))
+    assert httpx.post(flights.url + "/predict", content=chunks).status_code == 413
+
+
+def test_overflow_is_answered_null(flights: Service) -> None:
+    answer = httpx.post(flights.url + "/predict", json={"keys": ["*"], "rows": [[3e38, -3e38] * 5]})
+    assert answer.status_code == 200
+    json.loads(answer.text, parse_constant=pytest.fail)  # no NaN, no Infinity
+
+
+def test_openapi_has_examples_that_work(flights: Service) -> None:
+    openapi = flights.get("/openapi.json")
+    assert set(openapi["paths"]) == {"/predict", "/models/{key}", "/healthz", "/metrics"}
+    example = openapi["components"]["schemas"]["PredictRequest"]["examples"][0]
+    example["keys"] = ["*"]
+    assert httpx.post(flights.url + "/predict", json=example).status_code == 200
+    example = openapi["components"]["schemas"]["ModelRequest"]["examples"][0]
+    assert httpx.put(flights.url + "/models/example", json=example).status_code == 201
+
+
+def test_metrics(flights: Service) -> None:
+    httpx.get(flights.url + "/models/whoever")
+    metrics = flights.get("/metrics")
+    assert 'http_requests_total{method="GET",route="/models/{key}",status="404"}' in metrics
+    assert "predicted_rows_total" in metrics
+    assert "whoever" not in metrics
+
+
+def test_schemathesis_provokes_no_server_error(flights: Service, tmp_path: Path) -> None:
+    pytest.importorskip("schemathesis")
+    script = "import sys, schemathesis.cli; sys.argv[0] = 'schemathesis'; schemathesis.cli.schemathesis()"
+    command = [sys.executable, "-c", script, "run", flights.url + "/openapi.json", "--seed", "1"]
+    command += ["--checks", "not_a_server_error", "--max-examples", "25", "--generation-database", "none"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+
+
+def test_answers_under_load_while_models_are_swapped(bank_file: Path, tmp_path: Path) -> None:
+    """Each answer is that of one generation; who has swapped a model sees the new one from then on."""
+
+    async def client(port: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        connection = Connection(port)
+        for _ in range(60):
+            rows = [(int(rng.integers(10, MODELS)), int(rng.integers(200))) for _ in range(rng.choice([1, 1, 5]))]
+            status, answer = await connection.request("POST", "/predict", question(*rows))
+            assert status == 200
+            for one, values in zip(rows, answer["predictions"], strict=True):
+                assert any(right({"predictions": [values]}, bank, one) for bank in BANKS)
+        await connection.close()
+
+    async def swapper(port: int, seed: int) -> None:
+        """Swaps models that others ask for too, and one of its own."""
+        rng = np.random.default_rng(seed)
+        connection = Connection(port)
+        for i in range(40):
+            await connection.request("PUT", f"/models/{KEYS[10 + i]}", weights_json(int(rng.integers(2)), 10 + i))
+            status, about = await connection.request("PUT", f"/models/{KEYS[seed]}", weights_json(i % 2, seed))
+            assert (status, about["generation"]) == (200, i + 2)
+            status, answer = await connection.request("POST", "/predict", question((seed, i)))
+            assert right(answer, BANKS[i % 2], (seed, i))
+        await connection.close()
+
+    async def main(port: int) -> None:
+        await asyncio.gather(*(client(port, seed) for seed in range(16)), *(swapper(port, i) for i in range(4)))
+
+    with running(*UVICORN, folder=tmp_path, BANK_FILE=str(bank_file)) as service:
+        run(main(service.port))
+        metrics = service.get("/metrics")
+    assert 'route="/predict",status="200"} 1120.0' in metrics
+
+
+def test_new_bank_file_takes_over_without_downtime(bank_file: Path, tmp_path: Path) -> None:
+    async def main(service: Service) -> None:
+        seen: set[int] = set()
+        stop = asyncio.Event()
+
+        async def client(seed: int) -> None:
+            connection = Connection(service.port)
+            while not stop.is_set():
+                status, answer = await connection.request("POST", "/predict", question((seed, seed)))
+                assert status == 200
+                (generation,) = (g for g in (0, 1) if right(answer, BANKS[g], (seed, seed)))
+                seen.add(generation)
+            await connection.close()
+
+        clients = [asyncio.create_task(client(seed)) for seed in range(8)]
+        await asyncio.sleep(0.3)
+        assert seen == {0}
+        bad = tmp_path / "bad"
+        bad.write_bytes(bank_file.read_bytes()[:-1])
+        bad.rename(bank_file)  # a damaged file: refused, and the old bank stays
+        while "not reloaded" not in service.log.read_text():
+            await asyncio.sleep(0.05)
+        assert seen == {0}
+        BANKS[1].save(bank_file)
+        while seen == {0}:
+            await asyncio.sleep(0.05)
+        stop.set()
+        await asyncio.gather(*clients)
+
+    with running(*UVICORN, folder=tmp_path, BANK_FILE=str(bank_file), WATCH_SECONDS="0.05") as service:
+        run(main(service))
+        assert service.get("/healthz")["reloads"] == 1
+
+
+async def connections_to_each_worker(port: int, count: int) -> dict[int, list[Connection]]:
+    """Return open connections by the process id of the worker that they led to, at least one to each of `count`."""
+    found: dict[int, list[Connection]] = {}
+    until = time.monotonic() + 60
+    while len(found) < count and time.monotonic() < until:
+        batch = [Connection(port) for _ in range(8)]
+        for connection, answer in zip(
+            batch, await asyncio.gather(*(c.request("GET", "/healthz") for c in batch)), strict=True
+        ):
+            found.setdefault(answer[1]["worker"], []).append(connection)
+    assert len(found) == count
+    return found
+
+
+def test_two_workers_share_one_mapped_bank(tmp_path: Path) -> None:
+    """Both read all of a bank of more than 500 MB, and have next to nothing of it in memory of their own."""
+    architecture = Architecture.mlp(64, 512, 512, 8, activation="relu")
+    models = 450
+    rng = np.random.default_rng(0)
+    weights = {
+        f"layer_{i}": rng.standard_normal((models, s.input_size, s.output_size), np.float32) / 20
+        for i, s in enumerate(architecture.layers)
+    }
+    keys = [f"model-{i}" for i in range(models)]
+    path = tmp_path / "large.mlpbank"
+    Bank.from_stacked(keys, architecture, weights).save(path)
+    del weights
+    size = path.stat().st_size
+    assert size > 500e6
+    expected = Bank.open(path).predict(keys, np.ones((models, 64)))
+
+    async def main(port: int) -> list[int]:
+        workers = await connections_to_each_worker(port, 2)
+        for connections in workers.values():
+            status, answer = await connections[0].request(
+                "POST", "/predict", {"keys": keys, "rows": np.ones((models, 64)).tolist()}
+            )
+            assert status == 200
+            assert np.array_equal(np.array(answer["predictions"], np.float32), expected)
+            for connection in connections:
+                await connection.close()
+        return list(workers)
+
+    with running(*GUNICORN, folder=tmp_path, BANK_FILE=str(path)) as service:
+        for pid in run(main(service.port)):
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+            kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in rollup}
+            private = 1024 * (kilobytes["Private_Clean"] + kilobytes["Private_Dirty"])
+            assert 1024 * kilobytes["Rss"] > size, "this worker has not read the whole bank"
+            assert private < 0.1 * size, f"{private / 1e6:.0f} MB of {size / 1e6:.0f} MB"
+    path.unlink()
+
+
+def test_killed_worker_loses_no_answer_and_the_service_goes_on(bank_file: Path, tmp_path: Path) -> None:
+    """10,000 requests to two preforked workers, one of which is killed twice: who had no answer asks again."""
+    broken = 0
+    answered = 0
+
+    async def client(port: int, seed: int) -> None:
+        nonlocal answered, broken
+        rng = np.random.default_rng(seed)
+        connection = Connection(port)
+        for _ in range(625):
+            one = (int(rng.integers(MODELS)), int(rng.integers(200)))
+            while True:
+                try:
+                    status, answer = await connection.request("POST", "/predict", question(one))
+                    break
+                except (OSError, EOFError):
+                    broken += 1
+                    await connection.close()
+            assert status == 200
+            assert right(answer, BANKS[0], one)
+            answered += 1
+        await connection.close()
+
+    async def main(port: int) -> None:
+        clients = [asyncio.create_task(client(port, seed)) for seed in range(16)]
+        workers = await connections_to_each_worker(port, 2)
+        for goal, victim in zip((2000, 4000), workers, strict=True):
+            while answered < goal:
+                await asyncio.sleep(0.01)
+            os.kill(victim, signal.SIGKILL)
+        await asyncio.gather(*clients)
+        now = await connections_to_each_worker(port, 2)
+        assert not now.keys() & workers.keys()
+        for connection in (c for connections in (*workers.values(), *now.values()) for c in connections):
+            await connection.close()
+
+    with running(*GUNICORN, folder=tmp_path, BANK_FILE=str(bank_file)) as service:
+        run(main(service.port))
+        metrics = service.get("/metrics")
+    assert answered == 10_000
+    assert broken > 0
+    total = sum(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("predicted_rows_total"))
+    assert answered <= total <= answered + broken  # all workers together, those that were killed included
+
+
+@pytest.mark.parametrize("command", [UVICORN, GUNICORN], ids=["uvicorn", "gunicorn"])
+def test_graceful_shutdown_answers_what_was_accepted(command: tuple[str, ...], bank_file: Path, tmp_path: Path) -> None:
+    rows = [[(i % MODELS, i) for i in range(n)] for n in (1, 1, 100, 1, 200, 1)]
+
+    async def main(service: Service) -> list[tuple[int, Any]]:
+        connections = [Connection(service.port) for _ in rows]
+        bodies = [json.dumps(question(*asked)).encode() for asked in rows]
+        for connection, body in zip(connections, bodies, strict=True):
+            await connection.begin("POST", "/predict", body, send=20)
+        await asyncio.sleep(1)  # the workers have read the beginning of each
+        service.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.5)
+        answers = [await c.end(body[20:]) for c, body in zip(connections, bodies, strict=True)]
+        for connection in connections:
+            await connection.close()
+        return answers
+
+    with running(*command, folder=tmp_path, BANK_FILE=str(bank_file)) as service:
+        answers = run(main(service))
+        assert service.process.wait(30) in (0, -signal.SIGTERM)
+    for (status, answer), asked in zip(answers, rows, strict=True):
+        assert status == 200
+        assert right(answer, BANKS[0], *asked)
