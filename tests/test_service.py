@@ -271,11 +271,9 @@ def test_two_workers_share_one_mapped_bank(tmp_path: Path) -> None:
     """Both read all of a bank of more than 500 MB, and have next to nothing of it in memory of their own."""
     architecture = Architecture.mlp(64, 512, 512, 8, activation="relu")
     models = 450
-    rng = np.random.default_rng(0)
-    weights = {
-        f"layer_{i}": rng.standard_normal((models, s.input_size, s.output_size), np.float32) / 20
-        for i, s in enumerate(architecture.layers)
-    }
+    scale = np.linspace(0.5, 1, models, dtype=np.float32)[:, None, None]
+    one = random_weights(architecture, 1, np.random.default_rng(0))
+    weights = {name: scale * array for name, array in one.items() if array.ndim == 3}
     keys = [f"model-{i}" for i in range(models)]
     path = tmp_path / "large.mlpbank"
     Bank.from_stacked(keys, architecture, weights).save(path)

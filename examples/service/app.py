@@ -11,13 +11,13 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import numpy as np
-from bank_source import BankSource, bank_file
 from fastapi import FastAPI, HTTPException, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from metrics import MODELS, RELOADS, ROWS, CountBatches, MeasureRequests, exposition
 from pydantic import BaseModel, ConfigDict, Field
 
+from bank_source import BankSource, bank_file
+from metrics import MODELS, RELOADS, ROWS, CountBatches, MeasureRequests, exposition
 from mlpbank import Bank, UnknownModelError
 from mlpbank.serving import MicroBatcher, QueueFullError
 

@@ -80,7 +80,7 @@ class MicroBatcher:
         max_wait: float = 0.001,
         max_queue: int = 16384,
         *,
-        inline_work: int = 2_000_000,
+        inline_work: int = 4_000_000,
     ) -> None:
         if not max_wait >= 0:
             raise ValueError(f"max_wait: expected seconds, got {max_wait!r}")

@@ -1,0 +1,168 @@
+"""Load on examples/service: with and without MicroBatcher, and beside it the same service over torch modules.
+
+python benchmarks/service_load.py [--seconds 3] [--plot docs/service-load.png]      # needs mlpbank[serving], torch
+
+One uvicorn process answers; this process asks, over connections that are kept open, each asking again as soon as it has
+its answer. Prints the table of docs/serving.md and draws the plot. Answers are compared before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks"), str(ROOT / "examples" / "service")]
+
+from bank_source import flights_bank_file  # noqa: E402
+from http_client import Connection, running  # noqa: E402
+from microbatcher import make_bank  # noqa: E402
+from mlpbank import Bank  # noqa: E402
+
+# Command and environment of each service.
+SERVICES: dict[str, tuple[str, dict[str, str]]] = {
+    "MicroBatcher": ("app:app", {"SINGLE_ROWS": "batcher"}),
+    "blocking predict": ("app:app", {"SINGLE_ROWS": "blocking"}),
+    "torch modules": ("torch_service:app", {"SINGLE_ROWS": "blocking"}),
+}
+WORKLOADS = ((1, 64), (100, 16))  # rows of a request, connections
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one service under one load."""
+
+    bank: str
+    rows: int
+    connections: int
+    service: str
+    per_second: float
+    p50: float  # seconds
+    p99: float
+
+
+def questions(bank: Bank, rows: int, count: int = 500) -> list[dict[str, Any]]:
+    """Return requests for random rows of random models."""
+    rng = np.random.default_rng(2)
+    keys = bank.keys()
+    return [
+        {
+            "keys": [keys[i] for i in rng.integers(len(keys), size=rows)],
+            "rows": rng.standard_normal((rows, bank.architecture.input_size)).astype(np.float32).tolist(),
+        }
+        for _ in range(count)
+    ]
+
+
+async def load(port: int, bank: Bank, rows: int, connections: int, seconds: float) -> tuple[float, float, float]:
+    """Return requests per second, and the median and 99th percentile of how long they took in seconds."""
+    asked = questions(bank, rows)
+    bodies = [json.dumps(question).encode() for question in asked]
+    latencies: list[float] = []
+    links = [Connection(port) for _ in range(connections)]
+    for question in asked[:20]:
+        status, answer = await links[0].request("POST", "/predict", question)
+        expected = bank.predict(question["keys"], np.array(question["rows"], np.float32))
+        assert status == 200
+        assert np.allclose(answer["predictions"], expected, rtol=1e-4, atol=1e-4)
+
+    async def client(link: Connection, i: int, until: float) -> None:
+        while (began := time.perf_counter()) < until:
+            await link.begin("POST", "/predict", bodies[i % len(bodies)])
+            status, _ = await link.end()
+            assert status == 200
+            latencies.append(time.perf_counter() - began)
+            i += connections
+
+    for duration in (seconds / 5, seconds):  # the first one warms up
+        latencies.clear()
+        began = time.perf_counter()
+        await asyncio.gather(*(client(link, i, began + duration) for i, link in enumerate(links)))
+        elapsed = time.perf_counter() - began
+    for link in links:
+        await link.close()
+    p50, p99 = np.quantile(latencies, (0.5, 0.99)).tolist()
+    return len(latencies) / elapsed, p50, p99
+
+
+def measure(name: str, path: Path, seconds: float) -> list[Result]:
+    """Return the results of all services over one bank file."""
+    bank = Bank.open(path)
+    results = []
+    for service, (target, variables) in SERVICES.items():
+        command = ("uvicorn", target, "--port", "{port}", "--app-dir", str(ROOT / "benchmarks"), "--no-access-log")
+        # The client needs the other core.
+        environment = {**variables, "BANK_FILE": str(path), "MLPBANK_NUM_THREADS": "1"}
+        with tempfile.TemporaryDirectory() as folder, running(*command, folder=Path(folder), **environment) as server:
+            for rows, connections in WORKLOADS:
+                figures = asyncio.run(load(server.port, bank, rows, connections, seconds))
+                results.append(Result(name, rows, connections, service, *figures))
+                print(results[-1], file=sys.stderr, flush=True)
+    return results
+
+
+def table(results: list[Result]) -> str:
+    """Return the results in Markdown."""
+    lines = ["| bank | rows per request, connections | service | requests/s | p50, ms | p99, ms |", "|---" * 6 + "|"]
+    for r in sorted(results, key=lambda r: (r.bank, r.rows)):
+        lines.append(
+            f"| {r.bank} | {r.rows}, {r.connections} | {r.service} | {r.per_second:.0f} | "
+            f"{r.p50 * 1e3:.1f} | {r.p99 * 1e3:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(results: list[Result], path: Path) -> None:
+    """Draw requests per second and latencies."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    loads = sorted({(r.bank, r.rows, r.connections) for r in results})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    width = 0.8 / len(SERVICES)
+    for i, service in enumerate(SERVICES):
+        found = [next(r for r in results if (r.bank, r.rows, r.connections, r.service) == (*x, service)) for x in loads]
+        places = np.arange(len(loads)) + (i - 1) * width
+        bars = left.bar(places, [r.per_second for r in found], width, label=service)
+        left.bar_label(bars, [f"{r.per_second:.0f}" for r in found], fontsize=7)
+        bars = right.bar(places, [r.p99 * 1e3 for r in found], width, label=service)
+        right.bar_label(bars, [f"{r.p99 * 1e3:.0f}" for r in found], fontsize=7)
+        right.scatter(places, [r.p50 * 1e3 for r in found], color="black", s=12, zorder=3)
+    for axes, title in ((left, "Requests per second"), (right, "Latency, ms: p99, and p50 as a dot")):
+        axes.set_title(title)
+        axes.set_xticks(
+            range(len(loads)), [f"{bank}\n{rows} rows, {n} connections" for bank, rows, n in loads], fontsize=7
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure, print the table, draw the plot."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "service-load.png")
+    options = parser.parse_args()
+    results = measure("2603 × 10-8-1 (flights)", flights_bank_file(), options.seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bank.mlpbank"
+        make_bank((32, 64, 64, 1), 10_000).save(path)
+        results += measure("10000 × 32-64-64-1", path, options.seconds)
+    print(table(results))
+    plot(results, options.plot)
+
+
+if __name__ == "__main__":
+    main()
