@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks"), str(ROOT / "examples" / "service")]
 
 from bank_source import flights_bank_file  # noqa: E402
-from http_client import Connection, running  # noqa: E402
+from http_client import Connection, Service, running  # noqa: E402
 from microbatcher import make_bank  # noqa: E402
 from mlpbank import Bank  # noqa: E402
 
@@ -48,6 +49,7 @@ class Result:
     per_second: float
     p50: float  # seconds
     p99: float
+    cpu: float  # seconds of the server's CPU time for each request
 
 
 def questions(bank: Bank, rows: int, count: int = 500) -> list[dict[str, Any]]:
@@ -63,12 +65,18 @@ def questions(bank: Bank, rows: int, count: int = 500) -> list[dict[str, Any]]:
     ]
 
 
-async def load(port: int, bank: Bank, rows: int, connections: int, seconds: float) -> tuple[float, float, float]:
-    """Return requests per second, and the median and 99th percentile of how long they took in seconds."""
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def load(server: Service, bank: Bank, rows: int, connections: int, seconds: float) -> tuple[float, ...]:
+    """Return the figures of a Result."""
     asked = questions(bank, rows)
     bodies = [json.dumps(question).encode() for question in asked]
     latencies: list[float] = []
-    links = [Connection(port) for _ in range(connections)]
+    links = [Connection(server.port) for _ in range(connections)]
     for question in asked[:20]:
         status, answer = await links[0].request("POST", "/predict", question)
         expected = bank.predict(question["keys"], np.array(question["rows"], np.float32))
@@ -85,13 +93,13 @@ async def load(port: int, bank: Bank, rows: int, connections: int, seconds: floa
 
     for duration in (seconds / 5, seconds):  # the first one warms up
         latencies.clear()
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), cpu_seconds(server.process.pid)
         await asyncio.gather(*(client(link, i, began + duration) for i, link in enumerate(links)))
-        elapsed = time.perf_counter() - began
+        elapsed, cpu = time.perf_counter() - began, cpu_seconds(server.process.pid) - cpu
     for link in links:
         await link.close()
     p50, p99 = np.quantile(latencies, (0.5, 0.99)).tolist()
-    return len(latencies) / elapsed, p50, p99
+    return len(latencies) / elapsed, p50, p99, cpu / len(latencies)
 
 
 def measure(name: str, path: Path, seconds: float) -> list[Result]:
@@ -104,7 +112,7 @@ def measure(name: str, path: Path, seconds: float) -> list[Result]:
         environment = {**variables, "BANK_FILE": str(path), "MLPBANK_NUM_THREADS": "1"}
         with tempfile.TemporaryDirectory() as folder, running(*command, folder=Path(folder), **environment) as server:
             for rows, connections in WORKLOADS:
-                figures = asyncio.run(load(server.port, bank, rows, connections, seconds))
+                figures = asyncio.run(load(server, bank, rows, connections, seconds))
                 results.append(Result(name, rows, connections, service, *figures))
                 print(results[-1], file=sys.stderr, flush=True)
     return results
@@ -112,11 +120,14 @@ def measure(name: str, path: Path, seconds: float) -> list[Result]:
 
 def table(results: list[Result]) -> str:
     """Return the results in Markdown."""
-    lines = ["| bank | rows per request, connections | service | requests/s | p50, ms | p99, ms |", "|---" * 6 + "|"]
+    lines = [
+        "| bank | rows per request, connections | service | requests/s | p50, ms | p99, ms | CPU per request, ms |",
+        "|---" * 7 + "|",
+    ]
     for r in sorted(results, key=lambda r: (r.bank, r.rows)):
         lines.append(
             f"| {r.bank} | {r.rows}, {r.connections} | {r.service} | {r.per_second:.0f} | "
-            f"{r.p50 * 1e3:.1f} | {r.p99 * 1e3:.1f} |"
+            f"{r.p50 * 1e3:.1f} | {r.p99 * 1e3:.1f} | {r.cpu * 1e3:.2f} |"
         )
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ bind = os.environ.get("BIND", "127.0.0.1:8000")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "uvicorn_worker.UvicornWorker"
 preload_app = True  # the bank is opened once; its pages belong to all workers
+control_socket_disable = True
 graceful_timeout = 30
 # Each worker predicts with its share of the CPUs instead of all of them at once.
 os.environ.setdefault("MLPBANK_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
