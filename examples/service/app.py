@@ -23,6 +23,7 @@ from mlpbank.serving import MicroBatcher, QueueFullError
 
 MAX_BODY = int(os.environ.get("MAX_BODY", 4 << 20))  # bytes
 WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 1))
+INLINE_ROWS = 100  # larger requests are worth a thread
 SINGLE_ROWS = os.environ.get("SINGLE_ROWS", "batcher")  # or "blocking": docs/serving.md tells when to use which
 
 # What float32 can hold: no NaN, no infinity, neither here nor after conversion.
@@ -151,9 +152,9 @@ async def predict(body: PredictRequest, request: Request) -> PredictResponse:
         if len(row) != size:
             raise HTTPException(422, f"rows[{i}]: expected {size} numbers, got {len(row)}")
     x = np.array(body.rows, np.float32)
-    if len(x) > 1:  # a batch by itself
+    if len(x) > INLINE_ROWS:
         y = await source.bank.apredict(body.keys, x)
-    elif SINGLE_ROWS == "blocking":
+    elif len(x) > 1 or SINGLE_ROWS == "blocking":
         y = source.bank.predict(body.keys, x)
     else:
         y = (await request.app.state.batcher.predict(body.keys[0], x[0]))[None]
