@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -228,13 +229,14 @@ class MicroBatcher:
             self._waiting -= rows
         began = time.perf_counter()
         requests = list(batch.values())
-        if rows * self._row_work <= self._inline_work:
-            self._answer(batch, rows, began, _predict(self._bank, requests))
-            return
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, "mlpbank-batcher")
-        self._working = self._loop.run_in_executor(self._executor, _predict, self._bank, requests)
-        self._working.add_done_callback(lambda done: self._finish(batch, rows, began, done))
+        if rows * self._row_work > self._inline_work:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(1, "mlpbank-batcher")
+            with contextlib.suppress(RuntimeError):  # no thread to be had: compute here
+                self._working = self._loop.run_in_executor(self._executor, _predict, self._bank, requests)
+                self._working.add_done_callback(lambda done: self._finish(batch, rows, began, done))
+                return
+        self._answer(batch, rows, began, _predict(self._bank, requests))
 
     def _finish(
         self,
