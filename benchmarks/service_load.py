@@ -140,26 +140,28 @@ def table(results: list[Result]) -> str:
 
 
 def plot(results: list[Result], path: Path) -> None:
-    """Draw requests per second and latencies."""
+    """Draw requests per second, latencies and CPU time."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     loads = sorted({(r.rows, r.connections, r.bank) for r in results})
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    titles = ("Requests per second", "Latency, ms: p99, and p50 as a dot", "CPU time of the server per request, ms")
+    figure, panels = plt.subplots(3, 1, figsize=(8, 8.5), sharex=True, layout="constrained")
     width = 0.8 / len(SERVICES)
     for i, service in enumerate(SERVICES):
         found = [r for r in results if r.service == service]
         places = [loads.index((r.rows, r.connections, r.bank)) + (i - 1) * width for r in found]
-        for axes, values in zip(panels, ([r.per_second for r in found], [r.p99 * 1e3 for r in found]), strict=True):
-            bars = axes.bar(places, values, width, label=service)
-            axes.bar_label(bars, [f"{value:.0f}" for value in values], fontsize=7)
+        figures = [(r.per_second, r.p99 * 1e3, r.cpu * 1e3) for r in found]
+        for axes, values in zip(panels, zip(*figures, strict=True), strict=True):
+            labels = [f"{value:.0f}" if value >= 10 else f"{value:.2f}" for value in values]
+            axes.bar_label(axes.bar(places, values, width, label=service), labels, fontsize=7)
         panels[1].scatter(places, [r.p50 * 1e3 for r in found], color="black", s=12, zorder=3)
-    for axes, title in zip(panels, ("Requests per second", "Latency, ms: p99, and p50 as a dot"), strict=True):
+    for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title)
-        names = [f"{bank}\n{rows} rows a request\n{connections} connections" for rows, connections, bank in loads]
-        axes.set_xticks(range(len(loads)), names, fontsize=7)
+        names = [f"{bank}\nrows per request: {rows}\n{connections} connections" for rows, connections, bank in loads]
+        axes.set_xticks(range(len(loads)), names, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False)
     figure.savefig(path, dpi=110)

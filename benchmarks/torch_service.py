@@ -41,7 +41,8 @@ class TorchBank(Bank):
         return modules[key]
 
 
-service.source.bank = TorchBank.open(service.source.path)
-for key in service.source.bank:
-    service.source.bank.module(key)
+bank: Any = TorchBank.open(service.source.path)
+for key in bank:
+    bank.module(key)
+service.source.bank = bank
 app = service.app

@@ -62,7 +62,8 @@ def test_int_keys_and_fallback() -> None:
 
     async def main() -> list[Any]:
         async with MicroBatcher(bank) as batcher:
-            return await outcomes(*(batcher.predict(key, row()) for key in (20, np.int64(30), 99, "20", True)))
+            keys: list[Any] = [20, np.int64(30), 99, "20", True]
+            return await outcomes(*(batcher.predict(key, row()) for key in keys))
 
     *answers, of_str, of_bool = run(main())
     assert np.array_equal(answers, bank.predict([20, 30, 10], np.tile(row(), (3, 1))))
