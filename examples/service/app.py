@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from bank_source import BankSource, bank_file
+from body_limit import LimitBody
 from metrics import MODELS, RELOADS, ROWS, CountBatches, MeasureRequests, exposition
 from mlpbank import Bank, UnknownModelError
 from mlpbank.serving import MicroBatcher, QueueFullError
@@ -117,9 +118,9 @@ app = FastAPI(
     description="One small network for each aircraft: how late will it arrive?",
     version="1",
     lifespan=lifespan,
-    max_body_size=MAX_BODY,
     responses=problems(400, 413, 422),
 )
+app.add_middleware(LimitBody, max_bytes=MAX_BODY)
 app.add_middleware(MeasureRequests)
 
 
