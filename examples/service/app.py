@@ -195,7 +195,7 @@ def describe(bank: Bank, key: str, weights: bool = False) -> ModelResponse:
     )
 
 
-@app.delete("/models/{key}", status_code=204, responses=problems(404))
+@app.delete("/models/{key}", status_code=204, response_model=None, responses=problems(404))
 def delete_model(key: PathKey) -> None:
     """Remove a model, in this worker process."""
     del source.bank[key]
