@@ -106,10 +106,8 @@ def test_doctests(root: Path, run_python: RunPython) -> None:
         import doctest, importlib, pkgutil
         import mlpbank
         attempted = failed = 0
-        for module in ("architecture", "bank", "budget", "inference", "weights"):
+        for module in ("architecture", "bank", "budget", "inference", "serving", "weights"):
             result = doctest.testmod(importlib.import_module(f"mlpbank.{module}"))
-        for module in ("mlpbank.architecture", "mlpbank.weights", "mlpbank.inference", "mlpbank.serving"):
-            result = doctest.testmod(importlib.import_module(module))
             attempted, failed = attempted + result.attempted, failed + result.failed
         print(failed, attempted > 3)
         """

@@ -19,7 +19,7 @@ import pytest
 from cases import one_model, random_weights
 from http_client import Connection, Service, running
 from mlpbank import Architecture, Bank
-from mlpbank.demo import load_bank
+from mlpbank.demo import load_bank, load_flights
 
 for module in ("fastapi", "uvicorn", "uvicorn_worker", "gunicorn", "prometheus_client"):
     pytest.importorskip(module)
@@ -68,16 +68,27 @@ def bank_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service as it starts without any setting."""
-    with running(*UVICORN, folder=tmp_path_factory.mktemp("flights"), BANK_FILE="", MAX_BODY="100000") as service:
+    """The service over the flights, with no fallback, so that unknown keys are errors."""
+    folder = tmp_path_factory.mktemp("flights")
+    bank = load_bank()
+    bank.fallback = None
+    bank.save(folder / "strict.mlpbank")
+    with running(*UVICORN, folder=folder, BANK_FILE=str(folder / "strict.mlpbank"), MAX_BODY="100000") as service:
         yield service
 
 
+def test_without_settings_the_flights_are_served_and_unknown_aircraft_get_the_fallback(tmp_path: Path) -> None:
+    bank, x = load_bank(), load_flights()["features"][:2]
+    with running(*UVICORN, folder=tmp_path, BANK_FILE="") as service:
+        answer = httpx.post(service.url + "/predict", json={"keys": ["nobody", "N10156"], "rows": x.tolist()})
+    assert np.array_equal(np.array(answer.json()["predictions"], np.float32), bank.predict(["*", "N10156"], x))
+
+
 def test_flights_are_predicted(flights: Service) -> None:
-    plain = load_bank()
-    model, x = plain.extra["model"][:100], plain.extra["features"][:100]
-    keys = [plain.keys[i] for i in model]
-    expected = Bank.from_stacked(plain.keys, plain.architecture, plain.weights).predict(keys, x)
+    bank, sample = load_bank(), load_flights()
+    every = bank.keys()
+    keys, x = [str(every[i]) for i in sample["model"][:100]], sample["features"][:100]
+    expected = bank.predict(keys, x)
     many = httpx.post(flights.url + "/predict", json={"keys": keys, "rows": x.tolist()})
     assert many.status_code == 200
     assert np.array_equal(np.array(many.json()["predictions"], np.float32), expected)
@@ -85,13 +96,13 @@ def test_flights_are_predicted(flights: Service) -> None:
         one = httpx.post(flights.url + "/predict", json={"keys": keys[i : i + 1], "rows": x[i : i + 1].tolist()})
         assert np.array_equal(np.array(one.json()["predictions"], np.float32), expected[i : i + 1])
     health = flights.get("/healthz")
-    assert (health["status"], health["models"]) == ("ok", len(plain.keys))
+    assert (health["status"], health["models"]) == ("ok", len(bank))
 
 
 def test_models_are_put_got_and_deleted(flights: Service) -> None:
     with httpx.Client(base_url=flights.url) as client:
         model = client.get("/models/N10156", params={"weights": True}).json()
-        assert (model["generation"], model["version"]) == (1, "2013-11")
+        assert (model["generation"], model["version"]) == (1, "2013-11-30")
         created = client.put("/models/my%20own", json={"weights": model["weights"], "version": "7"})
         assert created.status_code == 201
         assert (created.json()["key"], created.json()["version"]) == ("my own", "7")

@@ -5,24 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import tempfile
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 from mlpbank import Bank
-from mlpbank.demo import load_bank
 
 logger = logging.getLogger("uvicorn.error")
 
 
 def flights_bank_file() -> Path:
-    """Write the bank that comes with the package to a bank file and return its path."""
-    plain = load_bank()
-    bank = Bank.from_stacked(plain.keys, plain.architecture, plain.weights, version="2013-11")
-    bank.metadata = plain.metadata
-    path = Path(tempfile.mkdtemp(prefix="mlpbank-")) / "flights.mlpbank"
-    bank.save(path)
-    return path
+    """Return the path of the bank file that comes with the package."""
+    return Path(str(resources.files("mlpbank") / "data" / "flights.mlpbank"))
 
 
 def bank_file() -> Path:
