@@ -90,7 +90,7 @@ void models_block(const Plan& plan, const Stream& stream, const LaneJob& job, in
     for (int64_t o = 0; o < layer.out; o += kLanePanelWidth) {
       const int64_t width = layer.out - o < kLanePanelWidth ? layer.out - o : kLanePanelWidth;
       models_panel<Weight>(panel, width, layer.in, layer.activation == Activation::relu, buffers[turn], stride, rows,
-                           to + o * kTileModels, stride, stream.ahead(panel));
+                           to + o * kTileModels, stride, stream.ahead<Weight>(panel));
       panel += panel_bytes<Weight>(layer.in, width * kTileModels);
     }
     for (int64_t r = 0; r < rows; ++r) apply_columns(layer.activation, to + r * stride, layer.out, kTileModels);
@@ -127,7 +127,7 @@ void lane(const Plan& plan, const LaneJob& job, float* scratch) {
     const int64_t floats = plan.model_floats;
     float* tile = scratch + kScratchRows * plan.buffer_width;
     float* models = tile + kTileModels * floats;
-    unpack_tile<Weight>(plan, job.weights, tile, stream.ahead(job.weights));
+    unpack_tile<Weight>(plan, job.weights, tile, stream.ahead<Weight>(job.weights));
     transpose(tile, kTileModels, floats, kTileModels, models, floats);
     row = rows_in_vectors(job.rows);
     for (int64_t m = 0; m < job.models; ++m, models += floats) {

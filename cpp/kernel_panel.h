@@ -54,7 +54,7 @@ inline void outputs_layer(const LayerPlan& layer, const Stream& stream, const fl
   const Bytes* panel = stream.weights + layer.offset;
   int64_t left = layer.out;
   const auto run = [&](auto tile, int64_t width, int64_t outputs) {
-    tile(panel, width, in, with_relu, x, x_stride, y, y_stride, stream.ahead(panel));
+    tile(panel, width, in, with_relu, x, x_stride, y, y_stride, stream.ahead<Weight>(panel));
     panel += panel_bytes<Weight>(in, outputs);
     y += outputs;
     left -= outputs;
@@ -190,7 +190,7 @@ void rows_block(const Plan& plan, const Stream& stream, const float* x, int64_t 
     float* out = buffers[turn ^ 1];
     for (int64_t o = 0; o < layer.out; o += plan.panel_width) {
       const int64_t width = layer.out - o < plan.panel_width ? layer.out - o : plan.panel_width;
-      const int64_t ahead = stream.ahead(panel);
+      const int64_t ahead = stream.ahead<Weight>(panel);
       const float* w = float_panel<Weight>(panel, width, layer.in, panel_buffer, ahead);
       rows_panel<Scaled, V, kRowsOutputs[V]>(w, width, width, layer.in, layer.activation, buffers[turn],
                                              out + o * kRows, kIsFloat<Weight> ? ahead : 0);

@@ -10,10 +10,6 @@ namespace mlpbank {
 namespace MLPBANK_ISA {
 namespace {
 
-// Weights are read as one stream. This many bytes ahead is far enough for memory's latency at full bandwidth and near
-// enough not to push anything out of L1.
-constexpr int64_t kPrefetchBytes = 6144;
-
 // Tile sizes that fill the register file. kRowsOutputs[v]: outputs beside v vectors of rows. kOutputsPanels[r]: panels
 // beside r rows, at most kLanes / 2 of them.
 #if defined(__AVX512F__)                        // 32 registers, a panel is one vector
@@ -35,6 +31,12 @@ constexpr int kModelsRows = 1;
 // 43 %).
 constexpr bool kActivateTiles = kLanes == 16;
 
+// Weights are read as one stream. This many bytes ahead is far enough for memory's latency at full bandwidth and near
+// enough not to push anything out of L1. 16-bit weights gain 7 % from 10,240 (10000 x 32-64-64-1), float32 nothing, and
+// calls for scattered models lose 5 %.
+template <class Weight>
+constexpr int64_t kPrefetchBytes = sizeof(Weight) == 2 ? 10240 : 6144;
+
 // The weights of one unit. Where to prefetch from while reading at `from`: kPrefetchBytes ahead in this unit, and past
 // its end in the unit that this thread takes next.
 struct Stream {
@@ -43,8 +45,9 @@ struct Stream {
   int64_t unit_bytes;
   bool unpacked;  // whether layers lie at LayerPlan::unpacked
 
+  template <class Weight>
   int64_t ahead(const Bytes* from) const {
-    const int64_t position = from - weights + kPrefetchBytes;
+    const int64_t position = from - weights + kPrefetchBytes<Weight>;
     const Bytes* target = position < unit_bytes ? weights + position : next + (position - unit_bytes);
     return reinterpret_cast<intptr_t>(target) - reinterpret_cast<intptr_t>(from);
   }
