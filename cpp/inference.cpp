@@ -68,6 +68,13 @@ bool is_arange(const int64_t* ids, int64_t count) {
 
 void fill_nan(float* y, int64_t n) { std::fill(y, y + n, std::numeric_limits<float>::quiet_NaN()); }
 
+double estimate(const Architecture& architecture, const Layout& layout, int64_t units, int64_t rows) {
+  const double bytes = static_cast<double>(units) * static_cast<double>(layout.unit_bytes());
+  const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(architecture.num_parameters());
+  return std::max(bytes / kBytesPerNanosecond, flops / kFlopsPerNanosecond) +
+         kUnitNanoseconds * static_cast<double>(units);
+}
+
 // What every part of one call needs.
 struct Call {
   const Architecture& architecture;
@@ -104,12 +111,7 @@ struct Call {
     return unit != nullptr && layout.models_in(unit) == unit_models;
   }
 
-  double nanoseconds(int64_t units, int64_t rows) const {
-    const double bytes = static_cast<double>(units) * static_cast<double>(plan.unit_bytes);
-    const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(architecture.num_parameters());
-    return std::max(bytes / kBytesPerNanosecond, flops / kFlopsPerNanosecond) +
-           kUnitNanoseconds * static_cast<double>(units);
-  }
+  double nanoseconds(int64_t units, int64_t rows) const { return estimate(architecture, layout, units, rows); }
 };
 
 // What happened inside a parallel section, where nothing may be thrown.
@@ -204,6 +206,12 @@ class ScatteredRows {
 
 BatchedInference::BatchedInference(std::shared_ptr<BatchedWeights> weights, Engine engine)
     : weights_(std::move(weights)), engine_(engine) {}
+
+bool BatchedInference::is_brief(int64_t models, int64_t rows) const {
+  const Layout& layout = weights_->layout();
+  const int64_t units = (models + layout.unit_models() - 1) / layout.unit_models();
+  return !weights_->has_base() && estimate(weights_->architecture(), layout, units, models * rows) < kShareNanoseconds;
+}
 
 int BatchedInference::threads_for(const ForwardOptions& options) const {
   if (options.num_threads < 0) {

@@ -26,6 +26,9 @@ class BatchedInference {
   const BatchedWeights& weights() const { return *weights_; }
   const Engine& engine() const { return engine_; }
 
+  // Whether rows for so many models are computed within microseconds, on the calling thread and in memory of our own.
+  bool is_brief(int64_t models, int64_t rows) const;
+
   // x (models, rows, input_size) -> y (models, rows, output_size): block i through model i.
   void forward(const float* x, int64_t rows, float* y, const ForwardOptions& options) const;
   // x (rows, input_size) -> y (models, rows, output_size): the same rows through every model.

@@ -29,9 +29,6 @@ constexpr microseconds kHelperSpin{50};
 // A caller looks this long whether its last helper has finished before it sleeps. Sleeping frees the core for a helper
 // that was pushed off its own.
 constexpr microseconds kCallerSpin{20};
-// Shared with helpers that are awake only from here on: handing over and waiting for the last chunk costs 1 to 2 us.
-// (Estimates are on the long side: these 15 us are 7 us for 1000 x 4-8-2, where a second thread gained nothing.)
-constexpr double kShareNanoseconds = 15000;
 // Helpers are woken only from here on: the system call costs the caller some 3 us, and they arrive 5 to 50 us later. When
 // calls follow each other so closely that a helper would find the next before it sleeps again, any of them may.
 constexpr double kWakeNanoseconds = 30000;

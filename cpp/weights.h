@@ -46,6 +46,7 @@ class BatchedWeights {
   const Layout& layout() const { return layout_; }
   int64_t num_models() const { return num_models_.load(); }
   int64_t nbytes() const;
+  bool has_base() const { return base_.data != nullptr; }
   // Where the first model lies unless it was swapped.
   const Bytes* data() const { return base_.data != nullptr ? base_.data : chunks_.front().bytes(); }
 

@@ -10,7 +10,6 @@ from mlpbank.bench.measure import CaseResult, Timing
 from mlpbank.bench.table import QUIET, Microseconds, Table
 
 _BINDING = {"read": "reading the parameters", "fma": "multiply-adds"}
-_PASS, _FAIL = "✓", "✗"
 
 
 def microseconds(value: float) -> str:
@@ -46,19 +45,9 @@ def case_table(result: CaseResult) -> str:
     return "\n".join(lines)
 
 
-def targets(result: CaseResult) -> dict[str, bool]:
-    """Return which of the case's targets ("ratio", "share") could be judged, and whether each is met."""
-    met = {}
-    if result.case.target_ratio is not None and result.ratio is not None:
-        met["ratio"] = result.ratio >= result.case.target_ratio
-    if result.case.target_share is not None and result.limits is not None:
-        met["share"] = result.limits.share >= result.case.target_share
-    return met
-
-
 def summary_table(results: Sequence[CaseResult]) -> str:
-    """Return a Markdown table of all cases beside their targets."""
-    header = ("models × sizes, rows per model", "mlpbank", "fastest peer", "faster by", "target", "share of", "target")
+    """Return a Markdown table of all cases."""
+    header = ("models × sizes, rows per model", "mlpbank", "fastest peer", "faster by", "share of")
     table = [header, *(_summary_row(result) for result in results)]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     lines = [
@@ -74,21 +63,13 @@ def summary_table(results: Sequence[CaseResult]) -> str:
 
 
 def _summary_row(result: CaseResult) -> tuple[str, ...]:
-    met = targets(result)
     case, limits, peer = result.case, result.limits, result.best_peer
-
-    def target(name: str, text: str) -> str:
-        mark = {True: f" {_PASS}", False: f" {_FAIL}"}
-        return text + mark[met[name]] if name in met else text
-
     return (
         str(case),
         microseconds(result.timings[0].median_us) if result.timings else "wrong",
         f"{peer.name} {microseconds(peer.median_us)}" if peer else "",
         f"{peer.speedup:.3g}" if peer else "",
-        target("ratio", f"{case.target_ratio:g}") if case.target_ratio is not None else "",
         f"{limits.binding} {limits.share:.0%}" if limits else "",
-        target("share", f"{case.target_share:.0%}") if case.target_share is not None else "",
     )
 
 
@@ -119,5 +100,4 @@ def _case_as_json(result: CaseResult) -> dict[str, Any]:
         "label": str(result.case),
         "best_peer": best.name if best else None,
         "ratio": result.ratio,
-        "targets_met": targets(result),
     }
