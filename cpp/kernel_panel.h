@@ -16,8 +16,11 @@ namespace {
 // R rows x P panels, of each panel its first V vectors. x (R, in), y (R, P * 16 at least). `width` is the panel's.
 template <class Weight, int R, int P, int V>
 inline void outputs_tile(const Bytes* panel, int64_t width, int64_t in, bool with_relu, const float* x,
-                         int64_t x_stride, float* y, int64_t y_stride, int64_t ahead) {
+                         int64_t x_stride, float* y, int64_t y_stride, const Stream& stream) {
   const int64_t bytes = panel_bytes<Weight>(in, width);
+  // For each panel by itself: four of 64 inputs are 16 KB, and what lies ahead of the last ones is the next model.
+  int64_t ahead[P];
+  UNROLL for (int p = 0; p < P; ++p) ahead[p] = stream.ahead<Weight>(panel + p * bytes);
   Vec acc[P * V][R];
   UNROLL for (int c = 0; c < P * V; ++c) {
     const Vec bias = load(header_of(panel + c / V * bytes) + c % V * kLanes);
@@ -27,7 +30,7 @@ inline void outputs_tile(const Bytes* panel, int64_t width, int64_t in, bool wit
   for (int64_t k = 0; k < in; ++k, w += width * static_cast<int64_t>(sizeof(Weight))) {
     Vec xk[R];
     UNROLL for (int r = 0; r < R; ++r) xk[r] = broadcast(x[r * x_stride + k]);
-    UNROLL for (int p = 0; p < P; ++p) prefetch_ahead(w + p * bytes, ahead);
+    UNROLL for (int p = 0; p < P; ++p) prefetch_ahead(w + p * bytes, ahead[p]);
     UNROLL for (int c = 0; c < P * V; ++c) {
       const Vec wk = load(reinterpret_cast<const Weight*>(w + c / V * bytes) + c % V * kLanes);
       UNROLL for (int r = 0; r < R; ++r) acc[c][r] = fma(xk[r], wk, acc[c][r]);
@@ -54,7 +57,7 @@ inline void outputs_layer(const LayerPlan& layer, const Stream& stream, const fl
   const Bytes* panel = stream.weights + layer.offset;
   int64_t left = layer.out;
   const auto run = [&](auto tile, int64_t width, int64_t outputs) {
-    tile(panel, width, in, with_relu, x, x_stride, y, y_stride, stream.ahead<Weight>(panel));
+    tile(panel, width, in, with_relu, x, x_stride, y, y_stride, stream);
     panel += panel_bytes<Weight>(in, outputs);
     y += outputs;
     left -= outputs;
