@@ -12,6 +12,8 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <future>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <system_error>
@@ -79,13 +81,13 @@ int creatable_threads(int wanted) {
   {
     const std::lock_guard lock(all_started);
     try {
-      while (static_cast<int>(tried.size()) < wanted) tried.emplace_back([&] { const std::lock_guard wait(all_started); });
+      while (static_cast<int>(tried.size()) < wanted) {
+        tried.emplace_back([&] { const std::lock_guard wait(all_started); });
+      }
     } catch (const std::system_error&) {
     }
   }
   for (std::thread& thread : tried) thread.join();
-  // A thread counts a little longer than join() waits for it, which matters only next to the limit.
-  if (static_cast<int>(tried.size()) < wanted) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   return static_cast<int>(tried.size());
 }
 
@@ -93,17 +95,14 @@ class Pool {
  public:
   // Starts so many helpers, or as many as the system lets us have, and returns how many.
   int start(int helpers) {
-    helpers = std::min(helpers, creatable_threads(helpers + 1));
-#if defined(__SANITIZE_THREAD__)  // ThreadSanitizer sees plain threads only
-    for (int i = 0; i < helpers; ++i) std::thread([this] { serve(); }).detach();
-#else
     if (helpers == 0) return 0;
-    std::thread([this, helpers] {
-#pragma omp parallel num_threads(helpers)
-      serve();
-    }).detach();
-#endif
-    return helpers;
+    const auto granted = std::make_shared<std::promise<int>>();
+    try {
+      std::thread([this, helpers, granted] { lead(helpers, *granted); }).detach();
+    } catch (const std::system_error&) {
+      return 0;
+    }
+    return granted->get_future().get();
   }
 
   void run(Job& job) {
@@ -140,6 +139,21 @@ class Pool {
   }
 
  private:
+  // The first helper, which brings the others.
+  void lead(int helpers, std::promise<int>& granted) {
+    const int others = creatable_threads(helpers - 1);
+    granted.set_value(1 + others);
+    // A thread counts a little longer than join() waits for it, which matters next to the limit.
+    if (others > 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+#if defined(__SANITIZE_THREAD__)  // ThreadSanitizer sees plain threads only
+    for (int i = 0; i < others; ++i) std::thread([this] { serve(); }).detach();
+    serve();
+#else
+#pragma omp parallel num_threads(1 + others)
+    serve();
+#endif
+  }
+
   void serve() {
     while (true) {
       Job* job = join();

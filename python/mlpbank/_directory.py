@@ -265,7 +265,7 @@ class Directory:
         if len(old.version_bytes) > 0:
             for i in known.tolist():
                 versions[i] = (old.version(int(places[i])) or "").encode()
-        position = np.full(int(places.max(initial=0)) + 1, -1)
+        position = np.full(max(places.tolist(), default=0) + 1, -1)
         position[places] = np.arange(n)
         for place, (version, generation, loaded) in self._changed.items():
             i = int(position[place])

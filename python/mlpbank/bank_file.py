@@ -411,7 +411,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
         raise BankFileError(f"keys: expected to find {keys[bad]!r} at position {bad}, got {ids[bad]}")
     texts(records.version_offsets, records.version_bytes, "version")
     if not (records.generations > 0).all():
-        raise BankFileError(f"generation: expected positive ones, got {records.generations.min()}")
+        raise BankFileError(f"generation: expected positive ones, got {min(records.generations.tolist())}")
     if not ((records.loaded_at >= 0) & (records.loaded_at < _YEAR_9999)).all():
         raise BankFileError("loaded_at: expected seconds since 1970, got others")
     weights = over(contents)
