@@ -8,9 +8,11 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -93,13 +95,38 @@ bool is_direct(py::handle object, bool writeable) {
   return array->descr == float32 && (array->flags & wanted) == wanted;
 }
 
+// Gives up the GIL for its lifetime. What py::gil_scoped_release does, but for the end of the interpreter: daemon threads
+// that want the GIL back then are unwound by pthread_exit (until Python 3.14), and an exception that leaves a destructor
+// which may not throw ends the process.
+class ReleasedGil {
+ public:
+  ReleasedGil() : state_(PyEval_SaveThread()) {}
+  ~ReleasedGil() noexcept(false) {
+    while (is_finalizing()) std::this_thread::sleep_for(std::chrono::hours(1));
+    PyEval_RestoreThread(state_);
+  }
+  ReleasedGil(const ReleasedGil&) = delete;
+  ReleasedGil& operator=(const ReleasedGil&) = delete;
+
+ private:
+  static bool is_finalizing() {
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing() != 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+  }
+
+  PyThreadState* state_;
+};
+
 // Runs a forward without the GIL, or with it if it is brief: 16 threads that call for 6 us each had 0.7 of one thread's
 // throughput when each handed the GIL over twice in a call. (Pages of a mapped file may have to come from disk, so that
 // is never brief.)
 template <class Forward>
 void run_forward(bool brief, Forward forward) {
   if (brief) return forward();
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   forward();
 }
 
@@ -252,8 +279,8 @@ PYBIND11_MODULE(_core, m) {
       py::arg("root") = "");
   m.def("cgroup_cpus", &cgroup_cpus, py::arg("root") = "");
   m.def("read_bandwidth", &read_bandwidth, py::arg("nbytes"), py::arg("num_threads"), py::arg("repeats"),
-        py::call_guard<py::gil_scoped_release>());
-  m.def("fma_peak", &fma_peak, py::arg("isa"), py::arg("num_threads"), py::call_guard<py::gil_scoped_release>());
+        py::call_guard<ReleasedGil>());
+  m.def("fma_peak", &fma_peak, py::arg("isa"), py::arg("num_threads"), py::call_guard<ReleasedGil>());
 
   m.def("string_slots", [](py::array_t<uint64_t, py::array::c_style> offsets, ByteArray bytes) {
     return make_slots(StringTable{std::move(offsets), std::move(bytes), SlotArray()}.keys());
@@ -331,13 +358,13 @@ PYBIND11_MODULE(_core, m) {
              return result;
            })
       .def("generation", &BatchedWeights::generation, py::arg("model"))
-      .def("unload", &BatchedWeights::unload, py::arg("model"), py::call_guard<py::gil_scoped_release>())
-      .def("grow", &BatchedWeights::grow, py::arg("count"), py::call_guard<py::gil_scoped_release>())
+      .def("unload", &BatchedWeights::unload, py::arg("model"), py::call_guard<ReleasedGil>())
+      .def("grow", &BatchedWeights::grow, py::arg("count"), py::call_guard<ReleasedGil>())
       .def("load",
            [](BatchedWeights& self, int64_t first, int64_t count, const std::vector<Floats>& weights,
               const std::vector<std::optional<Floats>>& biases) {
              const auto views = layer_views(self.architecture(), count, weights, biases);
-             const py::gil_scoped_release release;
+             const ReleasedGil released;
              self.load(first, count, views, count == 1 ? 1 : cpu_budget().threads);
            },
            py::arg("first"), py::arg("count"), py::arg("weights").noconvert(), py::arg("biases").noconvert())
@@ -349,7 +376,7 @@ PYBIND11_MODULE(_core, m) {
              const py::ssize_t bytes = units.size();
              std::vector<bool> there;
              {
-               const py::gil_scoped_release release;
+               const ReleasedGil released;
                std::fill_n(to, bytes, uint8_t{0});
                there = self.copy_units(models, to);
              }
@@ -362,7 +389,7 @@ PYBIND11_MODULE(_core, m) {
                         units.size() == expected * self.layout().unit_bytes(),
                     "units: not of this version of mlpbank");
              const uint8_t* from = units.data();
-             const py::gil_scoped_release release;
+             const ReleasedGil released;
              self.restore_units(from, there);
            },
            py::arg("units").noconvert(), py::arg("there"))
@@ -374,7 +401,7 @@ PYBIND11_MODULE(_core, m) {
           bias_data.push_back(biases.emplace_back(Floats(layer.output_size)).mutable_data());
         }
         {
-          const py::gil_scoped_release release;
+          const ReleasedGil released;
           self.get(model, weight_data, bias_data);
         }
         return std::make_pair(weights, biases);
@@ -388,7 +415,7 @@ PYBIND11_MODULE(_core, m) {
             expect(out.nbytes() == self.copied_bytes(models.size()), "out of wrong size");
             const int64_t* ids = models.data();
             uint8_t* to = out.mutable_data();
-            const py::gil_scoped_release release;
+            const ReleasedGil released;
             self.copy(ids, models.size(), to);
           },
           py::arg("models").noconvert(), py::arg("out").noconvert());

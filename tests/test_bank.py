@@ -334,3 +334,30 @@ def test_wrong_arguments() -> None:
         with pytest.raises((TypeError, ValueError)):
             bank.predict(["a"], inputs)
     assert issubclass(mlpbank.UnknownModelError, KeyError)
+
+
+def test_frames_of_mixed_and_nullable_columns() -> None:
+    bank = Bank(Architecture.mlp(3, 1))
+    bank["a"] = {"layer_0": [1, 10, 100]}
+    df = pd.DataFrame({"k": ["a", "a"], "x": [1, 2], "y": [1.5, 2], "z": [True, False], "t": ["1", "2"]})
+    assert bank.predict_frame(df, key="k", features=["x", "y", "z"]).tolist() == [116, 22]
+    nullable = df.astype({"x": "Int64", "y": "Float64", "z": "boolean"})
+    nullable.loc[1, "x"] = pd.NA
+    result = bank.predict_frame(nullable, key="k", features=["x", "y", "z"])
+    assert result[0] == 116
+    assert np.isnan(result[1])
+    with pytest.raises(TypeError, match=r"got column 't' of"):
+        bank.predict_frame(df, key="k", features=["x", "y", "t"])
+
+
+def test_pickles_keep_the_engine() -> None:
+    bank = Bank(ARCHITECTURE, engine=Engine(num_threads=1, isa="portable"))
+    bank["a"] = weights(0)
+    copied = pickle.loads(pickle.dumps(bank))
+    assert (copied.engine.num_threads, copied.engine.isa) == (1, "portable")
+
+
+def test_int8_with_an_input_scaler_is_warned_of() -> None:
+    bank = Bank(ARCHITECTURE, dtype="int8")
+    with pytest.warns(UserWarning, match="int8 weights lose accuracy"):
+        bank.add("a", weights(0), input_scaler=(0.0, [1.0, 100.0, 0.01]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -248,10 +249,31 @@ def test_errors_name_the_file(tmp_path: Path, map_file: bool) -> None:
         Bank.open(tmp_path, mmap=map_file)
 
 
+def test_what_is_no_regular_file_is_neither_replaced_nor_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="regular file"):
+        make_bank().save(pipe)
+    with pytest.raises(BankFileError, match="regular file"):
+        Bank.open(pipe)
+    for folder in ("missing/bank", "bank/"):
+        with pytest.raises(FileNotFoundError, match=folder):
+            make_bank().save(f"{tmp_path}/{folder}")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_replaced_file_keeps_its_mode_and_names_may_be_long(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 250)
+    make_bank().save(path)
+    path.chmod(0o600)
+    make_bank().save(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_pickle_that_was_cut_is_a_bank_file_error() -> None:
-    _, (data,) = make_bank().__reduce__()
+    _, (data, engine) = make_bank().__reduce__()
     with pytest.raises(BankFileError):
-        Bank._from_bytes(data[:-1])
+        Bank._from_bytes(data[:-1], engine)
 
 
 @pytest.mark.parametrize("part", ["weights", "keys.bytes", "generation", "loaded_at", "keys.slots", "version.bytes"])

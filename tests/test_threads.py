@@ -180,3 +180,23 @@ def test_any_order_of_imports(run_python: RunPython, order: tuple[str, ...]) -> 
         pytest.importorskip(library)
     script = "import numpy as np\n" + "".join(NEIGHBOURS[library] for library in order)
     run_python(script + "for _ in range(5): assert np.array_equal(bank.forward(x), serial)\nassert tasks() >= budget")
+
+
+@pytest.mark.parametrize(
+    "call", ["bank.forward(x)", "bank.load_weights(3, weights)", "bank.weights.load_stacked(stacked)"]
+)
+def test_daemon_threads_do_not_disturb_the_end_of_the_process(run_python: RunPython, call: str) -> None:
+    script = f"""
+weights = bank.weights.get(3)
+stacked = {{name: np.stack([array] * 500) for name, array in weights.items()}}
+
+def again():
+    while True:
+        {call}
+
+for _ in range(3):
+    threading.Thread(target=again, daemon=True).start()
+time.sleep(0.3)
+"""
+    for _ in range(3):
+        run_python(PRELUDE + script)

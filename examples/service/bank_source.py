@@ -24,6 +24,13 @@ def bank_file() -> Path:
     return Path(os.environ["BANK_FILE"]) if os.environ.get("BANK_FILE") else flights_bank_file()
 
 
+def _open(path: Path) -> Bank:
+    bank = Bank.open(path)
+    if not isinstance(next(iter(bank), ""), str):
+        raise ValueError(f"{path}: expected a bank with str keys, which is what URLs and JSON objects have")
+    return bank
+
+
 class BankSource:
     """A bank file, and the bank opened from it.
 
@@ -44,7 +51,7 @@ class BankSource:
         self.path = path
         self.reloads = 0
         self._seen = self._identity()
-        self.bank = Bank.open(path)
+        self.bank = _open(path)
 
     def _identity(self) -> tuple[int, int, int]:
         status = os.stat(self.path)
@@ -57,7 +64,7 @@ class BankSource:
             if found == self._seen:
                 return False
             self._seen = found
-            bank = Bank.open(self.path)  # milliseconds, however large it is
+            bank = _open(self.path)  # milliseconds, however large it is
             old, new = self.bank.architecture, bank.architecture
             if (new.input_size, new.output_size) != (old.input_size, old.output_size):
                 raise ValueError(f"expected the input and output size of {old!r}, got {new!r}")

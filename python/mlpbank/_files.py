@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +25,19 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     file, ``.<name>.<16 hex digits>.tmp``, behind.
     """
     target = Path(os.path.realpath(path))  # a link stays one
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    mode = None
+    if os.path.lexists(target):
+        status = target.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "expected a regular file to replace", os.fspath(path))
+        mode = stat.S_IMODE(status.st_mode)
+    elif os.fspath(path).endswith(os.sep) or not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    temporary = target.with_name(f".{target.name[:60]}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             yield file
             file.flush()
             os.fsync(file.fileno())

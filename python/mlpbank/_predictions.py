@@ -143,10 +143,12 @@ class Predictions:
             An argument does not fit; the message says what was expected and what came.
         """
         if isinstance(keys, (str, int, np.integer)):
-            one = None if out is None else out[None]
             rows = as_float32(x, "x")
+            if out is not None and not isinstance(out, np.ndarray):
+                raise TypeError(f"out: expected a float32 NumPy array, got {type(out).__name__}")
+            one = None if out is None else out[None]
             y: Float32Array = self.predict([keys], rows[None], missing=missing, out=one, num_threads=num_threads)[0]
-            return y
+            return y if out is None else out
         if missing is None:
             missing = "error" if self._fallback is None else "fallback"
         elif missing not in _MISSING:
@@ -225,10 +227,21 @@ class Predictions:
         if kind not in ("pandas", "polars"):
             raise TypeError(f"df: expected a pandas or polars DataFrame, got {type(df).__name__}")
         library = sys.modules[kind]
-        y = self.predict(df[key], df[list(features)].to_numpy(), **options)
+        inputs = []
+        for column in features:
+            values = df[column].to_numpy() if kind == "polars" else _pandas_numbers(df[column])
+            if values.dtype.kind not in "fiub":
+                raise TypeError(f"features: expected numbers, got column {column!r} of {df[column].dtype}")
+            inputs.append(values.astype(np.float32))
+        y = self.predict(df[key], np.stack(inputs, axis=1), **options)
         columns = {name: y[:, 0]} if y.shape[1] == 1 else {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
         result = library.DataFrame(columns) if kind == "polars" else library.DataFrame(columns, index=df.index)
         return result[name] if y.shape[1] == 1 else result
+
+
+def _pandas_numbers(column: Any) -> Any:
+    """Return a pandas column as an array, NaN where a nullable one has nothing."""
+    return column.to_numpy(np.float64, na_value=np.nan) if column.dtype.kind in "fiub" else column.to_numpy()
 
 
 def _unknown_of(keys: Any, ids: Ids) -> UnknownModelError:

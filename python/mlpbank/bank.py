@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -117,7 +118,7 @@ class Bank(Predictions):
         if models == 0:
             return cls(architecture, dtype=dtype, layout=layout, engine=engine, fallback=fallback)
         stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
-        stored.load_stacked(_folded(architecture, weights, input_scaler, output_scaler))
+        stored.load_stacked(_folded(architecture, weights, input_scaler, output_scaler, dtype))
         self = cls.__new__(cls)
         self._bind(stored, Records.new(table, version), engine, fallback)
         return self
@@ -229,7 +230,7 @@ class Bank(Predictions):
         input_scaler, output_scaler : (mean, scale) or fitted scikit-learn scaler, optional
             The model was trained on ``(x - mean) / scale``, and its outputs times scale plus mean are what is wanted.
             They are folded into the first and last layer in float64, and cost nothing when predicting. An output scaler
-            needs a last activation ``"none"``.
+            needs a last activation ``"none"``. int8 weights lose accuracy by it, which is warned of.
         check_finite : bool
             Refuse NaN and infinity.
 
@@ -242,7 +243,7 @@ class Bank(Predictions):
         self._keys.check(key)
         if not (isinstance(model, Mapping) and all(isinstance(k, str) and k.startswith("layer_") for k in model)):
             model = self._converted(model)
-        weights = _folded(self.architecture, model, input_scaler, output_scaler)
+        weights = _folded(self.architecture, model, input_scaler, output_scaler, self.dtype)
         with lock:
             self._keys.check(key)  # again: another thread may have added the first one
             known = self._keys.id(key)
@@ -383,21 +384,28 @@ class Bank(Predictions):
         return self
 
     @classmethod
-    def _from_bytes(cls, data: bytes) -> Bank:
-        return cls._from_contents(bank_file.from_bytes(data), None)
+    def _from_bytes(cls, data: bytes, engine: Engine) -> Bank:
+        return cls._from_contents(bank_file.from_bytes(data), engine)
 
     def __reduce__(self) -> tuple[Any, ...]:
         file = io.BytesIO()
         self._write(file, False)
-        return Bank._from_bytes, (file.getvalue(),)
+        return Bank._from_bytes, (file.getvalue(), self.engine)
 
     def __repr__(self) -> str:
         return f"<Bank of {len(self)}: {self.architecture!r}, dtype={self.dtype!r}, layout={self.layout!r}>"
 
 
-def _folded(architecture: Architecture, weights: Mapping[str, Any], input_scaler: Any, output_scaler: Any) -> Any:
+def _folded(
+    architecture: Architecture, weights: Mapping[str, Any], input_scaler: Any, output_scaler: Any, dtype: str
+) -> Any:
     if input_scaler is None and output_scaler is None:
         return weights
+    if dtype == "int8" and input_scaler is not None:
+        warnings.warn(
+            "int8 weights lose accuracy where inputs of different size are scaled by them: scale x itself instead",
+            stacklevel=3,
+        )
     from mlpbank.convert import fold_scalers
 
     return fold_scalers(architecture, weights, input_scaler, output_scaler)

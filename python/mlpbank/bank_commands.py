@@ -165,6 +165,10 @@ def convert_bank(args: argparse.Namespace) -> int:
     else:
         keys, weights = bank.to_stacked()
         storage.save_plain(target, bank.architecture, weights, keys=[str(key) for key in keys], metadata=bank.metadata)
+        lost = ["versions", "the fallback"] + (
+            [] if all(isinstance(key, str) for key in keys) else ["that keys are ints"]
+        )
+        print(f"mlpbank: note: plain safetensors do not keep {', '.join(lost)}", file=sys.stderr)
     print(f"{target}: {len(bank):,} models, {target.stat().st_size:,} bytes")
     return 0
 
@@ -222,11 +226,15 @@ def _read_model(path: Path, architecture: Architecture | None, weight_layout: st
     if path.suffix == ".onnx":
         return path
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         from mlpbank import convert
 
-        arrays = load_file(path)
+        try:
+            arrays = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
         if architecture is None or "layer_0" in arrays:  # mlpbank's own form
             return arrays
         return convert.from_params(arrays, architecture, weight_layout=weight_layout).weights
@@ -274,10 +282,12 @@ def _read_rows(args: argparse.Namespace, bank: Bank) -> tuple[Any, Any]:
     elif path.suffix in (".csv", ".parquet"):
         import pandas
 
-        # Keys such as "007" or "nan" stay what they are.
+        # Keys such as "007" or "nan" stay what they are; inputs may be missing.
         text = {args.key: str} if isinstance(next(iter(bank), ""), str) else {}
         if path.suffix == ".csv":
-            frame = pandas.read_csv(path, dtype=text, na_values=[], keep_default_na=False)
+            names = pandas.read_csv(path, nrows=0).columns
+            missing = {name: ["", "nan", "NaN", "NA"] for name in names if name != args.key}
+            frame = pandas.read_csv(path, dtype=text, na_values=missing, keep_default_na=False)
         else:
             frame = pandas.read_parquet(path)
         columns = {name: frame[name].to_numpy() for name in frame.columns}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -193,6 +194,9 @@ def open_file(path: str | os.PathLike[str], *, map_file: bool) -> Contents:
     OSError
         It cannot be opened or read.
     """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a pipe would wait for ever
+        raise BankFileError(f"{os.fspath(path)}: expected a regular file")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size < 8:

@@ -55,7 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         code: int = args.run(args)
-    except (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, ImportError, MemoryError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        OverflowError,
+        ImportError,
+        MemoryError,
+        EOFError,
+    ) as error:
         text = error.args[0] if type(error) is KeyError and error.args else error  # a KeyError's str is its repr
         print(f"mlpbank: error: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
         return 2
