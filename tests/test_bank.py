@@ -85,6 +85,8 @@ def test_no_keys(bank: Bank) -> None:
 
 def test_like_a_mapping(bank: Bank, keys: list[Any]) -> None:
     assert len(bank) == 5
+    assert bank.key_type is type(keys[0])
+    assert Bank(ARCHITECTURE).key_type is None
     assert list(bank) == bank.keys() == keys
     assert all(key in bank for key in keys)
     for absent in ("x", 5, 2**80, 1.5, None, b"a", True):

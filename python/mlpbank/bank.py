@@ -175,6 +175,11 @@ class Bank(Predictions):
             key = plain(key)
         self._fallback = key
 
+    @property
+    def key_type(self) -> type | None:
+        """``str`` or ``int``, of which all keys are; None as long as there never was one."""
+        return self._keys.kind
+
     def __len__(self) -> int:
         return len(self._keys)
 

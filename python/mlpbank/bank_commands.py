@@ -283,7 +283,7 @@ def _read_rows(args: argparse.Namespace, bank: Bank) -> tuple[Any, Any]:
         import pandas
 
         # Keys such as "007" or "nan" stay what they are; inputs may be missing.
-        text = {args.key: str} if isinstance(next(iter(bank), ""), str) else {}
+        text = {} if bank.key_type is int else {args.key: str}
         if path.suffix == ".csv":
             names = pandas.read_csv(path, nrows=0).columns
             missing = {name: ["", "nan", "NaN", "NA"] for name in names if name != args.key}
