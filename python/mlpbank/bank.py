@@ -389,7 +389,7 @@ class Bank(Predictions):
         return self
 
     @classmethod
-    def _from_bytes(cls, data: bytes, engine: Engine) -> Bank:
+    def _from_bytes(cls, data: bytes, engine: Engine | None = None) -> Bank:
         return cls._from_contents(bank_file.from_bytes(data), engine)
 
     def __reduce__(self) -> tuple[Any, ...]:
