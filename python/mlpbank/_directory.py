@@ -200,7 +200,8 @@ class Directory:
         self._changed.pop(place, None)
         if self._reused is None or len(self._reused) <= place:
             more = np.zeros(2 * self._used, np.int64)
-            more[: 0 if self._reused is None else len(self._reused)] = 0 if self._reused is None else self._reused
+            if self._reused is not None:
+                more[: len(self._reused)] = self._reused
             self._reused = more
         self._reused[place] += 1 << _PLACE_BITS
         if self._reused[place] < _MAX_REUSED:  # else there is no further id for it
