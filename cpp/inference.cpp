@@ -257,22 +257,23 @@ void BatchedInference::forward_dense(const float* x, bool shared, int64_t rows, 
   Failures failures;
   const ChunkedWork work = {items, chunk, call.nanoseconds(units, models * rows)};
   parallel_for(threads, work, [&](int64_t begin, int64_t end) {
-    Scratch& scratch = thread_scratch;
-    if (!scratch.reserve(call.scratch_floats(), 0, 0)) return failures.no_memory();
-    const Bytes* weights = unit_at(begin / pieces);
+    if (!thread_scratch.reserve(call.scratch_floats(), 0, 0)) return failures.no_memory();
+    float* const scratch = thread_scratch.kernel();  // finding a thread's own memory is a function call, so once
+    int64_t unit = begin / pieces, piece = begin % pieces;
+    const Bytes* weights = unit_at(unit);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t unit = i / pieces, row = i % pieces * piece_rows;
-      const int64_t n = std::min(piece_rows, rows - row);
-      const int64_t model = unit * call.unit_models;
+      const int64_t model = unit * call.unit_models, row = piece * piece_rows;
       const int64_t count = std::min(call.unit_models, models - model);
-      const Bytes* next = i + 1 < end ? unit_at((i + 1) / pieces) : weights;
+      const int64_t n = std::min(piece_rows, rows - row);
+      if (++piece == pieces) piece = 0, ++unit;
+      const Bytes* next = i + 1 < end ? unit_at(unit) : weights;
       const float* from = x + ((shared ? 0 : model * rows) + row) * call.in;
       float* to = y + (model * rows + row) * call.out;
       if (weights != nullptr && call.unit_models == 1) {
-        call.panel(call.plan, {weights, next, from, to, n}, scratch.kernel());
+        call.panel(call.plan, {weights, next, from, to, n}, scratch);
       } else if (weights != nullptr) {
         const LaneJob job = {weights, next, from, shared ? 0 : rows * call.in, to, rows * call.out, n, count};
-        call.lane(call.plan, job, scratch.kernel());
+        call.lane(call.plan, job, scratch);
       }
       const uint32_t wanted = (1u << count) - 1;
       const bool complete = weights != nullptr && (call.layout.lanes(weights) & wanted) == wanted;

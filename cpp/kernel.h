@@ -67,7 +67,7 @@ constexpr int64_t kPanelWidth = 16;     // outputs in a panel: 1 zmm, 2 ymm or 4
 constexpr int64_t kTileModels = 16;     // models in a tile of the lane layout
 constexpr int64_t kLanePanelWidth = 8;  // outputs in a panel of the lane layout: 8 accumulators hide the FMA latency
 constexpr int64_t kBlockRows = 48;      // rows of one model carried through all layers together: 3 zmm of rows
-constexpr int64_t kTileRows = 8;        // rows of each model of a tile carried through all layers together
+constexpr int64_t kTileRows = 3;        // rows of each model of a tile carried through all layers together, at most
 
 using Bytes = unsigned char;
 
@@ -91,7 +91,6 @@ struct Plan {
 // Activation buffers a kernel call needs: two, used in turn by the layers, each for the most rows that stand in one.
 constexpr int64_t kScratchRows = 2 * kTileRows * kTileModels;
 static_assert(kBlockRows <= kScratchRows / 2, "a block of rows fits a buffer");
-
 
 // All layers of one model for `rows` rows. x is (rows, input_size), y is (rows, output_size), both contiguous.
 struct PanelJob {

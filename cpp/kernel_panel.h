@@ -3,6 +3,7 @@
 
 #include "activations.h"
 #include "kernel_stream.h"
+#include "transpose.h"
 
 namespace mlpbank {
 namespace MLPBANK_ISA {
@@ -15,9 +16,12 @@ namespace {
 
 // R rows x P panels, of each panel its first V vectors. x (R, in), y (R, P * 16 at least). `width` is the panel's.
 template <class Weight, int R, int P, int V>
-inline void outputs_tile(const Bytes* panel, int64_t width, int64_t in, bool with_relu, const float* x,
-                         int64_t x_stride, float* y, int64_t y_stride, const Stream& stream) {
-  const int64_t bytes = panel_bytes<Weight>(in, width);
+__attribute__((always_inline)) inline void outputs_tile(const LayerPlan& layer, const Stream& stream,
+                                                        const Bytes* panel, int64_t width, const float* x,
+                                                        int64_t x_stride, float* y, int64_t y_stride) {
+  constexpr int kInputBytes = kPanelWidth * static_cast<int>(sizeof(Weight));  // of one input in a whole panel
+  const bool with_relu = layer.activation == Activation::relu;
+  const int64_t bytes = panel_bytes<Weight>(layer.in, width);
   // For each panel by itself: four of 64 inputs are 16 KB, and what lies ahead of the last ones is the next model.
   int64_t ahead[P];
   UNROLL for (int p = 0; p < P; ++p) ahead[p] = stream.ahead<Weight>(panel + p * bytes);
@@ -27,15 +31,19 @@ inline void outputs_tile(const Bytes* panel, int64_t width, int64_t in, bool wit
     UNROLL for (int r = 0; r < R; ++r) acc[c][r] = kScaled<Weight> ? broadcast(0.0f) : bias;
   }
   const Bytes* w = panel + kHeaderBytes<Weight> * width;
-  for (int64_t k = 0; k < in; ++k, w += width * static_cast<int64_t>(sizeof(Weight))) {
+  const auto step = [&](int k) {
     Vec xk[R];
     UNROLL for (int r = 0; r < R; ++r) xk[r] = broadcast(x[r * x_stride + k]);
-    UNROLL for (int p = 0; p < P; ++p) prefetch_ahead(w + p * bytes, ahead[p]);
+    if (k * kInputBytes % 64 == 0) {  // once for each 64 bytes, in narrow panels more often
+      UNROLL for (int p = 0; p < P; ++p) prefetch_ahead(w + p * bytes, ahead[p]);
+    }
     UNROLL for (int c = 0; c < P * V; ++c) {
       const Vec wk = load(reinterpret_cast<const Weight*>(w + c / V * bytes) + c % V * kLanes);
       UNROLL for (int r = 0; r < R; ++r) acc[c][r] = fma(xk[r], wk, acc[c][r]);
     }
-  }
+    w += width * static_cast<int64_t>(sizeof(Weight));
+  };
+  steps<P * V * R>(layer.in, step, [&](int n) { x += n; });
   UNROLL for (int c = 0; c < P * V; ++c) {
     UNROLL for (int r = 0; r < R; ++r) {
       if (kScaled<Weight>) {
@@ -49,66 +57,63 @@ inline void outputs_tile(const Bytes* panel, int64_t width, int64_t in, bool wit
 
 // One layer: x (R, in) to y (R, out rounded up to whole vectors; what is past `out` is garbage nobody reads).
 template <class Weight, int R>
-inline void outputs_layer(const LayerPlan& layer, const Stream& stream, const float* x, int64_t x_stride, float* y,
-                          int64_t y_stride) {
+__attribute__((always_inline)) inline void outputs_layer(const LayerPlan& layer, const Stream& stream, const float* x,
+                                                         int64_t x_stride, float* y, int64_t y_stride) {
   constexpr int kVectors = kPanelWidth / kLanes, kPanels = kOutputsPanels[R];
-  const int64_t in = layer.in;
-  const bool with_relu = layer.activation == Activation::relu;
   const Bytes* panel = stream.weights + layer.offset;
   int64_t left = layer.out;
-  const auto run = [&](auto tile, int64_t width, int64_t outputs) {
-    tile(panel, width, in, with_relu, x, x_stride, y, y_stride, stream);
-    panel += panel_bytes<Weight>(in, outputs);
+  const auto next = [&](int64_t outputs) {
+    panel += panel_bytes<Weight>(layer.in, outputs);
     y += outputs;
     left -= outputs;
   };
   while (left >= kPanels * kPanelWidth) {
-    run(outputs_tile<Weight, R, kPanels, kVectors>, kPanelWidth, kPanels * kPanelWidth);
+    outputs_tile<Weight, R, kPanels, kVectors>(layer, stream, panel, kPanelWidth, x, x_stride, y, y_stride);
+    next(kPanels * kPanelWidth);
   }
-  if (kPanels > 2 && left >= 2 * kPanelWidth) run(outputs_tile<Weight, R, 2, kVectors>, kPanelWidth, 2 * kPanelWidth);
-  if (kPanels > 1 && left >= kPanelWidth) run(outputs_tile<Weight, R, 1, kVectors>, kPanelWidth, kPanelWidth);
+  if (kPanels > 2 && left >= 2 * kPanelWidth) {
+    outputs_tile<Weight, R, 2, kVectors>(layer, stream, panel, kPanelWidth, x, x_stride, y, y_stride);
+    next(2 * kPanelWidth);
+  }
+  if (kPanels > 1 && left >= kPanelWidth) {
+    outputs_tile<Weight, R, 1, kVectors>(layer, stream, panel, kPanelWidth, x, x_stride, y, y_stride);
+    next(kPanelWidth);
+  }
   if (left == 0) return;
   // The tail panel: only as many vectors as it needs.
   if (left <= kLanes) {
-    run(outputs_tile<Weight, R, 1, 1>, left, left);
+    outputs_tile<Weight, R, 1, 1>(layer, stream, panel, left, x, x_stride, y, y_stride);
   } else if (left <= 2 * kLanes) {
-    run(outputs_tile<Weight, R, 1, 2 < kVectors ? 2 : kVectors>, left, left);
+    outputs_tile<Weight, R, 1, 2 < kVectors ? 2 : kVectors>(layer, stream, panel, left, x, x_stride, y, y_stride);
   } else {
-    run(outputs_tile<Weight, R, 1, kVectors>, left, left);
+    outputs_tile<Weight, R, 1, kVectors>(layer, stream, panel, left, x, x_stride, y, y_stride);
   }
 }
 
-// All layers for R rows.
+// All layers for R rows, from job.x's row `first` on.
 template <class Weight, int R>
-void outputs_block(const Plan& plan, const Stream& stream, const float* x, float* y, float* scratch) {
-  float* buffers[2] = {scratch, scratch + kScratchRows / 2 * plan.buffer_width};
-  const LayerPlan* layer = plan.layers;
-  const LayerPlan* const end = layer + plan.num_layers;
-  int64_t x_stride = layer->in;
-  for (int turn = 0; layer != end; ++layer, turn ^= 1) {
-    float* out = buffers[turn];
-    outputs_layer<Weight, R>(*layer, stream, x, x_stride, out, plan.buffer_width);
-    for (int64_t r = 0; r < R; ++r) {
-      apply_row(layer->activation, out + r * plan.buffer_width, layer->out);
-    }
-    x = out;
-    x_stride = plan.buffer_width;
+__attribute__((noinline)) void outputs_rows(const Plan& plan, const PanelJob& job, int64_t first, float* scratch) {
+  const Stream stream = {job.weights, job.next_weights, plan.unit_bytes, false};
+  const int64_t in = plan.layers[0].in, out = plan.layers[plan.num_layers - 1].out, stride = plan.buffer_width;
+  const float* x = job.x + first * in;
+  int64_t x_stride = in;
+  float *y = scratch, *spare = scratch + R * stride;
+  const LayerPlan* const end = plan.layers + plan.num_layers;
+  for (const LayerPlan* layer = plan.layers; layer != end; ++layer) {
+    outputs_layer<Weight, R>(*layer, stream, x, x_stride, y, stride);
+    for (int r = 0; r < R; ++r) apply_row(layer->activation, y + r * stride, layer->out);
+    x = y;
+    x_stride = stride;
+    y = spare;
+    spare = const_cast<float*>(x);
   }
-  const int64_t out = end[-1].out;
-  for (int64_t r = 0; r < R; ++r, y += out) {
-    const float* from = x + r * x_stride;
+  float* to = job.y + first * out;
+  for (int r = 0; r < R; ++r, to += out) {
+    const float* from = x + r * stride;
     int64_t o = 0;
-    for (; o + kLanes <= out; o += kLanes) store(y + o, load(from + o));
-    if (o < out) store_first(y + o, load(from + o), out - o);
+    for (; o + kLanes <= out; o += kLanes) store(to + o, load(from + o));
+    if (o < out) store_first(to + o, load(from + o), out - o);
   }
-}
-
-// outputs_block for a number of rows known only now, 1 to R.
-template <class Weight, int R = kLanes / 2>
-inline void outputs_rows(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y,
-                         float* scratch) {
-  if (rows == R) return outputs_block<Weight, R>(plan, stream, x, y, scratch);
-  if constexpr (R > 1) outputs_rows<Weight, R - 1>(plan, stream, x, rows, y, scratch);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -235,15 +240,22 @@ void rows_blocks(const Plan& plan, const Stream& stream, const float* x, int64_t
   }
 }
 
+// outputs_rows for a number of rows known only now, 1 to R.
+template <class Weight, int R = kLanes / 2>
+inline void few_rows(const Plan& plan, const PanelJob& job, int64_t first, float* scratch) {
+  if (job.rows - first == R) return outputs_rows<Weight, R>(plan, job, first, scratch);
+  if constexpr (R > 1) few_rows<Weight, R - 1>(plan, job, first, scratch);
+}
+
 template <class Weight>
 void panel(const Plan& plan, const PanelJob& job, float* scratch) {
-  const Stream stream = {job.weights, job.next_weights, plan.unit_bytes, false};
-  const int64_t many = rows_in_vectors(job.rows), few = job.rows - many;
-  if (many > 0) rows_blocks<Weight, kScaled<Weight>>(plan, stream, job.x, many, job.y, scratch);
-  if (few > 0) {
-    outputs_rows<Weight>(plan, stream, job.x + many * plan.layers[0].in, few,
-                         job.y + many * plan.layers[plan.num_layers - 1].out, scratch);
+  if (job.rows == 1) return outputs_rows<Weight, 1>(plan, job, 0, scratch);  // straight to the most frequent case
+  const int64_t many = rows_in_vectors(job.rows);
+  if (many > 0) {
+    const Stream stream = {job.weights, job.next_weights, plan.unit_bytes, false};
+    rows_blocks<Weight, kScaled<Weight>>(plan, stream, job.x, many, job.y, scratch);
   }
+  if (many < job.rows) few_rows<Weight>(plan, job, many, scratch);
 }
 
 }  // namespace

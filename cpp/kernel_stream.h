@@ -57,6 +57,23 @@ inline void prefetch_ahead(const void* w, int64_t ahead) {
   prefetch(reinterpret_cast<const void*>(reinterpret_cast<intptr_t>(w) + ahead));
 }
 
+// step(0), step(1), ... `in` times with advance(n) after each n of them: several at once where one alone would be few
+// multiply-adds, most of its time spent on counting.
+template <int kFmas, class Step, class Advance>
+inline void steps(int64_t in, Step step, Advance advance) {
+  constexpr int kAtOnce = kFmas <= 2 ? 4 : kFmas <= 4 ? 2 : 1;
+  int64_t left = in;
+  for (; left >= kAtOnce; left -= kAtOnce) {
+    UNROLL for (int i = 0; i < kAtOnce; ++i) step(i);
+    advance(kAtOnce);
+  }
+  if (kAtOnce == 1) return;
+  for (; left > 0; --left) {
+    step(0);
+    advance(1);
+  }
+}
+
 // int8 weights are summed as they are; the sum is multiplied by the output's scale in the end.
 template <class Weight>
 constexpr bool kScaled = false;

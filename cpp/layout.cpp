@@ -8,25 +8,25 @@
 
 #include "codec.h"
 
-#define MLPBANK_ISA baseline  // of simd.h only transpose() is used here, in the form every CPU has
-#include "simd.h"
+#define MLPBANK_ISA baseline  // transpose() in the form every CPU has
+#include "transpose.h"
 
 namespace mlpbank {
 namespace {
 
 using baseline::transpose;
 
-constexpr int64_t kAlign = 64;  // bytes
 // Up to this many parameters a model goes into the lane layout. Speed of lane over panel, AVX-512, one thread:
 //
-//                  58 parameters  212   612..881  1089..2177  3699   6337      (4-8-2, 8-16-4, ..., 32-64-64-1)
-//   1 row, in L2       3.4        1.8   1.2        1.1         1.1    1.3
-//   1 row, in memory   2.3        1.2   1.2        1.1         1.0    1.0
-//   7 rows             2.2        1.5   0.8..1.0   0.8         0.6    0.6
-//   16 rows            0.9        0.8   0.6        0.5         0.5    0.4
+//                  58 parameters  212..241    484   676..808   1268..1864  6337      (4-8-2, 8-16-4, ..., 32-64-64-1)
+//   1 row, in L2       4.9         3.5..4.4   2.7   1.9..2.2   1.6..1.8    1.4
+//   1 row, in memory   1.4..2.6    2.0        1.7   1.2..1.5   1.4         0.9..1.1
+//   7 rows             3.0         1.7..3.5   1.3   0.8..1.0   0.7..0.8    0.6
+//   16 rows            1.4         1.0..1.2   1.0   0.7..0.8   0.7         0.6
+//   32 rows            1.0         0.9        0.9   0.5..0.7   0.6         0.6
 //
-// Between 256 and 1,000 parameters lane gains a little for one row per model and loses more for many rows, and a call
-// for a few of the models reads whole tiles there; so they go into the panel layout too.
+// A call for a few of the models, though, reads and computes whole tiles there, up to 16 times as much. So models of
+// more than 256 parameters, for which lane gains less than twice in memory, go into the panel layout.
 constexpr int64_t kLaneMaxParameters = 256;
 
 int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
@@ -62,7 +62,7 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype) :
   int64_t offset = 0, widest = architecture.input_size();
   for (const LayerSpec& layer : architecture.layers()) {
     layers_.push_back({layer.input_size, layer.output_size, offset, model_floats_, layer.activation});
-    offset = round_up(offset + layer_bytes(layer), kAlign);
+    offset = round_up(offset + layer_bytes(layer), kUnitAlignment);
     model_floats_ += (layer.input_size + header_rows(dtype)) * layer.output_size;
     widest = std::max(widest, layer.output_size);
   }
@@ -82,13 +82,13 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype) :
         end = std::max(end, start + std::max(header_end, last_row + kPanelWidth * element_bytes(dtype)));
       }
     }
-    offset = round_up(end, kAlign);
+    offset = round_up(end, kUnitAlignment);
   } else {
-    offset += kAlign;  // a tile ends with the marks of the models that are there
+    offset += kUnitAlignment;  // a tile ends with the marks of the models that are there
   }
   unit_bytes_ = offset;
-  model_floats_ = round_up(model_floats_, kAlign / 4);
-  buffer_width_ = round_up(widest, kAlign / 4);
+  model_floats_ = round_up(model_floats_, kUnitAlignment / 4);
+  buffer_width_ = round_up(widest, kUnitAlignment / 4);
 }
 
 int64_t Layout::layer_bytes(const LayerSpec& layer) const {
@@ -262,17 +262,6 @@ void Layout::copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t
     }
   });
   set_lanes(to, lanes(to) | 1u << to_lane);
-}
-
-uint32_t Layout::lanes(const Bytes* unit) const {
-  if (kind_ == LayoutKind::panel) return 1;
-  uint32_t lanes;
-  std::memcpy(&lanes, unit + unit_bytes_ - kAlign, sizeof lanes);
-  return lanes;
-}
-
-void Layout::set_lanes(Bytes* unit, uint32_t lanes) const {
-  std::memcpy(unit + unit_bytes_ - kAlign, &lanes, sizeof lanes);
 }
 
 }  // namespace mlpbank

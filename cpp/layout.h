@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,8 @@
 namespace mlpbank {
 
 enum class LayoutKind { panel, lane };
+
+constexpr int64_t kUnitAlignment = 64;  // bytes; the last so many of a tile hold the bits of the models it has
 
 // Names as users write them ("float16"), in the order of the enum.
 const std::vector<std::string>& dtype_names();
@@ -52,7 +55,11 @@ class Layout {
   int64_t models_in(const Bytes* unit) const { return __builtin_popcount(lanes(unit)); }
   void remove(Bytes* unit, int64_t lane) const { set_lanes(unit, lanes(unit) & ~(1u << lane)); }
   // As bits, lane 0 first.
-  uint32_t lanes(const Bytes* unit) const;
+  uint32_t lanes(const Bytes* unit) const {
+    uint32_t lanes = 1;
+    if (kind_ == LayoutKind::lane) std::memcpy(&lanes, unit + unit_bytes_ - kUnitAlignment, sizeof lanes);
+    return lanes;
+  }
 
  private:
   struct Panel {
@@ -67,7 +74,9 @@ class Layout {
                   int64_t lane) const;
   template <class Weight>
   void unpack_panel(const Panel& panel, const Bytes* unit, int64_t lane, float* weight, float* bias) const;
-  void set_lanes(Bytes* unit, uint32_t lanes) const;
+  void set_lanes(Bytes* unit, uint32_t lanes) const {
+    std::memcpy(unit + unit_bytes_ - kUnitAlignment, &lanes, sizeof lanes);
+  }
   int64_t layer_bytes(const LayerSpec& layer) const;
 
   LayoutKind kind_;

@@ -16,6 +16,25 @@ namespace mlpbank {
 namespace MLPBANK_ISA {
 namespace {
 
+#if defined(__AVX2__)
+
+// The first N of four floats; in the register those behind them are 0.
+template <int N>
+inline __m128 load_quad(const float* p) {
+  if constexpr (N == 1) return _mm_load_ss(p);
+  if constexpr (N == 4) return _mm_loadu_ps(p);
+  const __m128 two = _mm_loadl_pi(_mm_setzero_ps(), reinterpret_cast<const __m64*>(p));
+  return N == 2 ? two : _mm_movelh_ps(two, _mm_load_ss(p + 2));
+}
+template <int N>
+inline void store_quad(float* p, __m128 quad) {
+  if constexpr (N == 1) return _mm_store_ss(p, quad);
+  if constexpr (N == 4) return _mm_storeu_ps(p, quad);
+  _mm_storel_pi(reinterpret_cast<__m64*>(p), quad);
+  if (N == 3) _mm_store_ss(p + 2, _mm_movehl_ps(quad, quad));
+}
+
+#endif
 #if defined(__AVX512F__)
 
 constexpr int kLanes = 16;
@@ -52,6 +71,27 @@ template <int N>
 inline Vec int_shift_left(Vec a) { return from_bits(_mm512_slli_epi32(bits(a), N)); }
 template <int N>
 inline Vec int_shift_right(Vec a) { return from_bits(_mm512_srli_epi32(bits(a), N)); }
+
+// Of every 16 bytes, the lower or upper halves of a and b, their floats or pairs of floats in turn.
+inline Vec zip_low(Vec a, Vec b) { return {_mm512_unpacklo_ps(a.v, b.v)}; }
+inline Vec zip_high(Vec a, Vec b) { return {_mm512_unpackhi_ps(a.v, b.v)}; }
+inline __m512d pairs(Vec a) { return _mm512_castps_pd(a.v); }
+inline Vec zip_low_pairs(Vec a, Vec b) { return {_mm512_castpd_ps(_mm512_unpacklo_pd(pairs(a), pairs(b)))}; }
+inline Vec zip_high_pairs(Vec a, Vec b) { return {_mm512_castpd_ps(_mm512_unpackhi_pd(pairs(a), pairs(b)))}; }
+// The quads at p, p + stride, ..., N floats of each.
+template <int N>
+inline Vec load_quads(const float* p, int64_t stride) {
+  const __m512 two = _mm512_insertf32x4(_mm512_castps128_ps512(load_quad<N>(p)), load_quad<N>(p + stride), 1);
+  const __m512 three = _mm512_insertf32x4(two, load_quad<N>(p + 2 * stride), 2);
+  return {_mm512_insertf32x4(three, load_quad<N>(p + 3 * stride), 3)};
+}
+template <int N>
+inline void store_quads(float* p, int64_t stride, Vec a) {
+  store_quad<N>(p, _mm512_castps512_ps128(a.v));
+  store_quad<N>(p + stride, _mm512_extractf32x4_ps(a.v, 1));
+  store_quad<N>(p + 2 * stride, _mm512_extractf32x4_ps(a.v, 2));
+  store_quad<N>(p + 3 * stride, _mm512_extractf32x4_ps(a.v, 3));
+}
 
 inline __m256i load_16_bits(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline Vec load(const Half* p) { return {_mm512_cvtph_ps(load_16_bits(p))}; }
@@ -102,6 +142,21 @@ template <int N>
 inline Vec int_shift_left(Vec a) { return from_bits(_mm256_slli_epi32(bits(a), N)); }
 template <int N>
 inline Vec int_shift_right(Vec a) { return from_bits(_mm256_srli_epi32(bits(a), N)); }
+
+inline Vec zip_low(Vec a, Vec b) { return {_mm256_unpacklo_ps(a.v, b.v)}; }
+inline Vec zip_high(Vec a, Vec b) { return {_mm256_unpackhi_ps(a.v, b.v)}; }
+inline __m256d pairs(Vec a) { return _mm256_castps_pd(a.v); }
+inline Vec zip_low_pairs(Vec a, Vec b) { return {_mm256_castpd_ps(_mm256_unpacklo_pd(pairs(a), pairs(b)))}; }
+inline Vec zip_high_pairs(Vec a, Vec b) { return {_mm256_castpd_ps(_mm256_unpackhi_pd(pairs(a), pairs(b)))}; }
+template <int N>
+inline Vec load_quads(const float* p, int64_t stride) {
+  return {_mm256_insertf128_ps(_mm256_castps128_ps256(load_quad<N>(p)), load_quad<N>(p + stride), 1)};
+}
+template <int N>
+inline void store_quads(float* p, int64_t stride, Vec a) {
+  store_quad<N>(p, _mm256_castps256_ps128(a.v));
+  store_quad<N>(p + stride, _mm256_extractf128_ps(a.v, 1));
+}
 
 inline __m128i load_16_bits(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline Vec load(const Half* p) { return {_mm256_cvtph_ps(load_16_bits(p))}; }
@@ -163,6 +218,19 @@ template <int N>
 inline Vec int_shift_left(Vec a) { return from_bits(bits(a) << N); }
 template <int N>
 inline Vec int_shift_right(Vec a) { return from_bits(bits(a) >> N); }
+
+inline Vec zip_low(Vec a, Vec b) { return {__builtin_shufflevector(a.v, b.v, 0, 4, 1, 5)}; }
+inline Vec zip_high(Vec a, Vec b) { return {__builtin_shufflevector(a.v, b.v, 2, 6, 3, 7)}; }
+inline Vec zip_low_pairs(Vec a, Vec b) { return {__builtin_shufflevector(a.v, b.v, 0, 1, 4, 5)}; }
+inline Vec zip_high_pairs(Vec a, Vec b) { return {__builtin_shufflevector(a.v, b.v, 2, 3, 6, 7)}; }
+template <int N>
+inline Vec load_quads(const float* p, int64_t) {
+  Vec a = {};
+  memcpy(&a, p, N * sizeof(float));
+  return a;
+}
+template <int N>
+inline void store_quads(float* p, int64_t, Vec a) { memcpy(p, &a, N * sizeof(float)); }
 
 inline Vec load(const BFloat* p) { return from_bits(Uint4{p[0].bits, p[1].bits, p[2].bits, p[3].bits} << 16); }
 // Exponent and mantissa move to their places in a float32; multiplying by 2^112 mends the exponent's offset, also of
@@ -313,67 +381,6 @@ inline Row lookup(const Table& table, const Index& index) {
 
 #endif
 #endif
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-// dst[c * dst_stride + r] = src[r * src_stride + c] for r < rows, c < cols. Blocks of 4 x 4 in 16-byte vectors: eight
-// shuffles for 16 floats, and the same code for every instruction set.
-typedef float Quad __attribute__((vector_size(16)));
-inline Quad load_quad(const float* p) {
-  Quad q;
-  memcpy(&q, p, sizeof q);
-  return q;
-}
-inline void store_quad(float* p, Quad q) { memcpy(p, &q, sizeof q); }
-inline void store_half(float* p, Quad q) { memcpy(p, &q, 2 * sizeof(float)); }  // its first two floats
-
-inline void transpose(const float* src, int64_t src_stride, int64_t rows, int64_t cols, float* dst,
-                      int64_t dst_stride) {
-  int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    const float* s = src + r * src_stride;
-    float* d = dst + r;
-    int64_t c = 0;
-    for (; c + 4 <= cols; c += 4, s += 4, d += 4 * dst_stride) {
-      const Quad a = load_quad(s), b = load_quad(s + src_stride);
-      const Quad e = load_quad(s + 2 * src_stride), f = load_quad(s + 3 * src_stride);
-      const Quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-      const Quad ef_low = __builtin_shufflevector(e, f, 0, 4, 1, 5), ef_high = __builtin_shufflevector(e, f, 2, 6, 3, 7);
-      store_quad(d, __builtin_shufflevector(ab_low, ef_low, 0, 1, 4, 5));
-      store_quad(d + dst_stride, __builtin_shufflevector(ab_low, ef_low, 2, 3, 6, 7));
-      store_quad(d + 2 * dst_stride, __builtin_shufflevector(ab_high, ef_high, 0, 1, 4, 5));
-      store_quad(d + 3 * dst_stride, __builtin_shufflevector(ab_high, ef_high, 2, 3, 6, 7));
-    }
-    for (; c < cols; ++c, ++s, d += dst_stride) {
-      const Quad column = {s[0], s[src_stride], s[2 * src_stride], s[3 * src_stride]};
-      store_quad(d, column);
-    }
-  }
-  if (r + 2 <= rows) {  // a network of two outputs spends a tenth of its time here when they go one by one
-    const float* s = src + r * src_stride;
-    float* d = dst + r;
-    int64_t c = 0;
-    for (; c + 4 <= cols; c += 4, s += 4, d += 4 * dst_stride) {
-      const Quad a = load_quad(s), b = load_quad(s + src_stride);
-      const Quad low = __builtin_shufflevector(a, b, 0, 4, 1, 5), high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-      store_half(d, low);
-      store_half(d + dst_stride, __builtin_shufflevector(low, low, 2, 3, 2, 3));
-      store_half(d + 2 * dst_stride, high);
-      store_half(d + 3 * dst_stride, __builtin_shufflevector(high, high, 2, 3, 2, 3));
-    }
-    for (; c < cols; ++c, ++s, d += dst_stride) {
-      d[0] = s[0];
-      d[1] = s[src_stride];
-    }
-    r += 2;
-  }
-  if (r == rows) return;
-  if (dst_stride == 1) {
-    memcpy(dst, src, sizeof(float) * cols);  // one row alone
-    return;
-  }
-  for (int64_t c = 0; c < cols; ++c) dst[c * dst_stride + r] = src[r * src_stride + c];
-}
 
 }  // namespace
 }  // namespace MLPBANK_ISA

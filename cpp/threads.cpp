@@ -18,6 +18,7 @@
 #include <new>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace mlpbank {
@@ -55,22 +56,48 @@ bool spin_until(microseconds limit, Done done) {
 }
 
 // One call's work, on its caller's stack. Fields that are not atomic belong to the pool's mutex.
-struct Job {
-  const ChunkedWork& work;
-  ChunkBody body;
-  void* context;
-  int places;  // helpers that may still join
-  std::atomic<int> helpers{0};
-  std::atomic<int64_t> next{0};
-  Job* next_job = nullptr;
-
-  Job(const ChunkedWork& w, ChunkBody b, void* c, int p) : work(w), body(b), context(c), places(p) {}
-
-  void run() {
-    for (int64_t begin; (begin = next.fetch_add(work.chunk, std::memory_order_relaxed)) < work.items;) {
-      body(context, begin, std::min(begin + work.chunk, work.items));
+//
+// Each thread has a range of its own, which it takes chunk by chunk, and then helps with the others'. Calls that follow
+// each other thereby find the same models in the same core's cache, and no thread waits for a counter that another core
+// has just changed.
+class Job {
+ public:
+  Job(const ChunkedWork& work, ChunkBody body, void* context, int threads)
+      : nanoseconds(work.nanoseconds), places(threads - 1), chunk_(work.chunk), body_(body), context_(context),
+        ranges_(std::min(threads, kMaxRanges)) {
+    const int64_t chunks = (work.items + chunk_ - 1) / chunk_;
+    for (int i = 0; i < ranges_; ++i) {
+      range_[i].next = chunks * i / ranges_ * chunk_;
+      range_[i].end = std::min(chunks * (i + 1) / ranges_ * chunk_, work.items);
     }
   }
+
+  void run(int thread) {
+    for (int i = 0; i < ranges_; ++i) {
+      Range& range = range_[(thread + i) % ranges_];
+      for (int64_t begin; (begin = range.next.fetch_add(chunk_, std::memory_order_relaxed)) < range.end;) {
+        body_(context_, begin, std::min(begin + chunk_, range.end));
+      }
+    }
+  }
+
+  const double nanoseconds;
+  int places;  // helpers that may still join
+  std::atomic<int> helpers{0};
+  Job* next_job = nullptr;
+
+ private:
+  static constexpr int kMaxRanges = 16;  // more threads than that share ranges
+  struct alignas(64) Range {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+
+  int64_t chunk_;
+  ChunkBody body_;
+  void* context_;
+  int ranges_;
+  Range range_[kMaxRanges];
 };
 
 // How many of `wanted` threads the system grants at once (RLIMIT_NPROC, a cgroup's limit of pids). libgomp ends the
@@ -106,11 +133,11 @@ class Pool {
   }
 
   void run(Job& job) {
-    bool wake = job.work.nanoseconds >= kWakeNanoseconds;
+    bool wake = job.nanoseconds >= kWakeNanoseconds;
     if (!wake && awake_.load(std::memory_order_relaxed) == 0) {
       const int64_t now = Clock::now().time_since_epoch().count();
       wake = Clock::duration(now - last_small_.exchange(now, std::memory_order_relaxed)) < kHelperSpin;
-      if (!wake) return job.run();
+      if (!wake) return job.run(0);
     }
     bool notify;
     {
@@ -121,7 +148,7 @@ class Pool {
       notify = wake && asleep_ > 0;
     }
     if (notify) work_.notify_all();
-    job.run();
+    job.run(0);
     {
       const std::lock_guard lock(mutex_);
       Job** link = &first_;
@@ -156,8 +183,8 @@ class Pool {
 
   void serve() {
     while (true) {
-      Job* job = join();
-      job->run();
+      const auto [job, thread] = join();
+      job->run(thread);
       const std::lock_guard lock(mutex_);
       // The job may be gone as soon as its last helper has left.
       const bool last = job->helpers.fetch_sub(1, std::memory_order_release) == 1;
@@ -165,8 +192,8 @@ class Pool {
     }
   }
 
-  // Waits for a job with a free place and takes it.
-  Job* join() {
+  // Waits for a job with a free place and takes it. The caller is its thread 0, whoever joins is the next one.
+  std::pair<Job*, int> join() {
     ++awake_;
     spin_until(kHelperSpin, [&] { return open_places_.load(std::memory_order_relaxed) > 0; });
     std::unique_lock lock(mutex_);
@@ -176,10 +203,9 @@ class Pool {
     --asleep_;
     Job* job = first_;
     while (job->places == 0) job = job->next_job;
-    --job->places;
     --open_places_;
     job->helpers.fetch_add(1, std::memory_order_relaxed);
-    return job;
+    return {job, job->places--};
   }
 
   std::mutex mutex_;
@@ -245,7 +271,7 @@ void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* cont
   Pool& helpers = the_pool();
   const Share share(threads);
   if (share.threads() == 1) return body(context, 0, work.items);
-  Job job(work, body, context, share.threads() - 1);
+  Job job(work, body, context, share.threads());
   helpers.run(job);
 }
 
