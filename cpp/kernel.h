@@ -66,7 +66,7 @@ struct BFloat {
 constexpr int64_t kPanelWidth = 16;     // outputs in a panel: 1 zmm, 2 ymm or 4 xmm, so packed bytes do not know the ISA
 constexpr int64_t kTileModels = 16;     // models in a tile of the lane layout
 constexpr int64_t kLanePanelWidth = 8;  // outputs in a panel of the lane layout: 8 accumulators hide the FMA latency
-constexpr int64_t kBlockRows = 48;      // rows of one model carried through all layers together: 3 zmm of rows
+constexpr int64_t kBlockRows = 64;      // rows of one model carried through all layers together: 4 zmm of rows
 constexpr int64_t kTileRows = 3;        // rows of each model of a tile carried through all layers together, at most
 
 using Bytes = unsigned char;
@@ -84,13 +84,13 @@ struct Plan {
   int64_t unit_bytes;    // one model (panel) or tile (lane)
   int64_t unit_models;   // 1 (panel) or kTileModels (lane)
   int64_t panel_width;   // kPanelWidth or kLanePanelWidth
+  int64_t num_panels;    // of all layers
   int64_t model_floats;  // one unpacked model, a multiple of 16
   int64_t buffer_width;  // the widest layer, rounded up to 16: floats per row of an activation buffer
 };
 
 // Activation buffers a kernel call needs: two, used in turn by the layers, each for the most rows that stand in one.
-constexpr int64_t kScratchRows = 2 * kTileRows * kTileModels;
-static_assert(kBlockRows <= kScratchRows / 2, "a block of rows fits a buffer");
+constexpr int64_t kScratchRows = 2 * (kBlockRows > kTileRows * kTileModels ? kBlockRows : kTileRows * kTileModels);
 
 // All layers of one model for `rows` rows. x is (rows, input_size), y is (rows, output_size), both contiguous.
 struct PanelJob {

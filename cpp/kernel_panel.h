@@ -191,24 +191,27 @@ void rows_block(const Plan& plan, const Stream& stream, const float* x, int64_t 
   const int64_t in = plan.layers[0].in;
   if (rows < kRows) memset(buffers[0], 0, sizeof(float) * kRows * in);
   transpose(x, in, rows, in, buffers[0], kRows);
+  const int64_t out = plan.layers[plan.num_layers - 1].out;
+  Upcoming next_x(x + rows * in, kRows * in, plan.num_panels), this_y(y, rows * out, plan.num_panels);
   int turn = 0;
   for (int64_t i = 0; i < plan.num_layers; ++i, turn ^= 1) {
     const LayerPlan& layer = plan.layers[i];
     const Bytes* panel = stream.weights + (stream.unpacked ? 4 * layer.unpacked : layer.offset);
-    float* out = buffers[turn ^ 1];
+    float* to = buffers[turn ^ 1];
     for (int64_t o = 0; o < layer.out; o += plan.panel_width) {
       const int64_t width = layer.out - o < plan.panel_width ? layer.out - o : plan.panel_width;
       const int64_t ahead = stream.ahead<Weight>(panel);
       const float* w = float_panel<Weight>(panel, width, layer.in, panel_buffer, ahead);
       rows_panel<Scaled, V, kRowsOutputs[V]>(w, width, width, layer.in, layer.activation, buffers[turn],
-                                             out + o * kRows, kIsFloat<Weight> ? ahead : 0);
+                                             to + o * kRows, kIsFloat<Weight> ? ahead : 0);
       panel += (Scaled ? 8 : 4) * width + layer.in * width * static_cast<int64_t>(sizeof(Weight));
+      next_x.prefetch_to_read();
+      this_y.prefetch_to_write();
     }
     if (!kActivateTiles || layer.activation == Activation::softmax) {
-      apply_columns(layer.activation, out, layer.out, kRows);
+      apply_columns(layer.activation, to, layer.out, kRows);
     }
   }
-  const int64_t out = plan.layers[plan.num_layers - 1].out;
   transpose(buffers[turn], kRows, out, rows, y, out);
 }
 
@@ -221,19 +224,21 @@ inline int64_t rows_in_vectors(int64_t rows) {
 
 template <class Weight, bool Scaled>
 void rows_blocks(const Plan& plan, const Stream& stream, const float* x, int64_t rows, float* y, float* scratch) {
+  constexpr int kFour = kRowsOutputs[4] > 0 ? 4 : 2;
   const int64_t in = plan.layers[0].in, out = plan.layers[plan.num_layers - 1].out;
-  int64_t vectors = (rows + kLanes - 1) / kLanes;
-  while (vectors > 0) {
-    const int64_t v = vectors == 4 ? 2 : vectors < 3 ? vectors : 3;  // 4 = 2 + 2: one vector alone is the slowest tile
+  while (rows > 0) {
+    const int64_t vectors = (rows + kLanes - 1) / kLanes;
+    const int64_t v = vectors == 4 ? kFour : vectors < 3 ? vectors : 3;  // not 3 + 1: one alone is the slowest tile
     const int64_t n = rows < v * kLanes ? rows : v * kLanes;
-    if (v == 3) {
-      rows_block<Weight, Scaled, 3>(plan, stream, x, n, y, scratch);
+    if (v == 1) {
+      rows_block<Weight, Scaled, 1>(plan, stream, x, n, y, scratch);
     } else if (v == 2) {
       rows_block<Weight, Scaled, 2>(plan, stream, x, n, y, scratch);
+    } else if (v == 3) {
+      rows_block<Weight, Scaled, 3>(plan, stream, x, n, y, scratch);
     } else {
-      rows_block<Weight, Scaled, 1>(plan, stream, x, n, y, scratch);
+      rows_block<Weight, Scaled, kFour>(plan, stream, x, n, y, scratch);
     }
-    vectors -= v;
     rows -= n;
     x += n * in;
     y += n * out;

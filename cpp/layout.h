@@ -83,6 +83,7 @@ class Layout {
   Dtype dtype_;
   std::vector<LayerPlan> layers_;
   int64_t unit_bytes_ = 0;
+  int64_t num_panels_ = 0;
   int64_t model_floats_ = 0;
   int64_t buffer_width_ = 0;
 };
