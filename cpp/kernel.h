@@ -66,7 +66,7 @@ struct BFloat {
 constexpr int64_t kPanelWidth = 16;     // outputs in a panel: 1 zmm, 2 ymm or 4 xmm, so packed bytes do not know the ISA
 constexpr int64_t kTileModels = 16;     // models in a tile of the lane layout
 constexpr int64_t kLanePanelWidth = 8;  // outputs in a panel of the lane layout: 8 accumulators hide the FMA latency
-constexpr int64_t kBlockRows = 64;      // rows of one model carried through all layers together: 4 zmm of rows
+constexpr int64_t kBlockRows = 48;      // rows of one model carried through all layers together: 3 zmm of rows
 constexpr int64_t kTileRows = 3;        // rows of each model of a tile carried through all layers together, at most
 
 using Bytes = unsigned char;
@@ -87,6 +87,7 @@ struct Plan {
   int64_t num_panels;    // of all layers
   int64_t model_floats;  // one unpacked model, a multiple of 16
   int64_t buffer_width;  // the widest layer, rounded up to 16: floats per row of an activation buffer
+  int64_t widest_pair;   // the most inputs and outputs of one layer together
 };
 
 // Activation buffers a kernel call needs: two, used in turn by the layers, each for the most rows that stand in one.

@@ -10,18 +10,18 @@ namespace mlpbank {
 namespace MLPBANK_ISA {
 namespace {
 
-// Tile sizes that fill the register file. kRowsOutputs[v]: outputs beside v vectors of rows, 0 if there is no such tile.
-// kOutputsPanels[r]: panels beside r rows, at most kLanes / 2 of them.
+// Tile sizes that fill the register file. kRowsOutputs[v]: outputs beside v vectors of rows. kOutputsPanels[r]: panels
+// beside r rows, at most kLanes / 2 of them.
 #if defined(__AVX512F__)                        // 32 registers, a panel is one vector
-constexpr int kRowsOutputs[] = {0, 16, 8, 8, 6};               // at most 24 accumulators + 4 inputs + 1 weight
+constexpr int kRowsOutputs[] = {0, 16, 8, 8};  // at most 24 accumulators + 3 inputs + 1 weight
 constexpr int kOutputsPanels[] = {0, 4, 4, 4, 4, 4, 4, 2, 2};  // at most 24 accumulators + 6 inputs + 1 weight
 constexpr int kModelsRows = 3;                                 // 24 accumulators + 3 inputs + 1 weight
 #elif defined(__AVX2__)                        // 16 registers, a panel is two vectors
-constexpr int kRowsOutputs[] = {0, 8, 6, 4, 0};  // at most 12 accumulators + 3 inputs + 1 weight
+constexpr int kRowsOutputs[] = {0, 8, 6, 4};  // at most 12 accumulators + 3 inputs + 1 weight
 constexpr int kOutputsPanels[] = {0, 2, 2, 2, 1};
 constexpr int kModelsRows = 1;
 #else  // 16 registers, of which a multiplication needs one; a panel is four vectors
-constexpr int kRowsOutputs[] = {0, 8, 4, 2, 0};
+constexpr int kRowsOutputs[] = {0, 8, 4, 2};
 constexpr int kOutputsPanels[] = {0, 1, 1};
 constexpr int kModelsRows = 1;
 #endif

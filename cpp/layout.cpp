@@ -65,6 +65,7 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype) :
     offset = round_up(offset + layer_bytes(layer), kUnitAlignment);
     model_floats_ += (layer.input_size + header_rows(dtype)) * layer.output_size;
     widest = std::max(widest, layer.output_size);
+    widest_pair_ = std::max(widest_pair_, layer.input_size + layer.output_size);
     num_panels_ += (layer.output_size + panel_width() - 1) / panel_width();
   }
   if (kind == LayoutKind::panel) {
@@ -98,8 +99,8 @@ int64_t Layout::layer_bytes(const LayerSpec& layer) const {
 
 Plan Layout::plan() const {
   const auto num_layers = static_cast<int64_t>(layers_.size());
-  return {layers_.data(), num_layers,   unit_bytes_,  unit_models(),
-          panel_width(),  num_panels_, model_floats_, buffer_width_};
+  return {layers_.data(), num_layers,    unit_bytes_,   unit_models(), panel_width(),
+          num_panels_,    model_floats_, buffer_width_, widest_pair_};
 }
 
 // In the order of memory.

@@ -86,6 +86,7 @@ class Layout {
   int64_t num_panels_ = 0;
   int64_t model_floats_ = 0;
   int64_t buffer_width_ = 0;
+  int64_t widest_pair_ = 0;
 };
 
 }  // namespace mlpbank
