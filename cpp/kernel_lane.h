@@ -117,7 +117,7 @@ inline void all_rows(const Plan& plan, const LaneJob& job, int64_t from, float* 
 // A tile in float32, panel after panel without gaps. The last vector of a panel may be written past its end, where the
 // next one follows; behind the last there is room.
 template <class Weight>
-void unpack_tile(const Plan& plan, const Bytes* tile, float* to, int64_t ahead) {
+void unpack_tile(const Plan& plan, const Bytes* tile, float* to) {
   for (int64_t i = 0; i < plan.num_layers; ++i) {
     const LayerPlan& layer = plan.layers[i];
     const Bytes* panel = tile + layer.offset;
@@ -125,7 +125,7 @@ void unpack_tile(const Plan& plan, const Bytes* tile, float* to, int64_t ahead) 
       const int64_t width = kTileModels * (layer.out - o < kLanePanelWidth ? layer.out - o : kLanePanelWidth);
       const int64_t header = kHeaderBytes<Weight> / 4 * width;
       memcpy(to, panel, sizeof(float) * header);
-      to_floats(weights_of<Weight>(panel, width), layer.in * width, to + header, ahead);
+      to_floats(weights_of<Weight>(panel, width), layer.in * width, to + header);
       to += header + layer.in * width;
       panel += panel_bytes<Weight>(layer.in, width);
     }
@@ -135,11 +135,10 @@ void unpack_tile(const Plan& plan, const Bytes* tile, float* to, int64_t ahead) 
 // Many rows: the tile in float32, transposed, is 16 models in panels of kLanePanelWidth. Returns how many rows are done.
 template <class Weight>
 __attribute__((noinline)) int64_t unpacked_models(const Plan& plan, const LaneJob& job, float* scratch) {
-  const Stream stream = {job.weights, job.next_weights, plan.unit_bytes, false};
   const int64_t floats = plan.model_floats, rows = rows_in_vectors(job.rows);
   float* tile = scratch + kScratchRows * plan.buffer_width;
   float* models = tile + kTileModels * floats;
-  unpack_tile<Weight>(plan, job.weights, tile, stream.ahead<Weight>(job.weights));
+  unpack_tile<Weight>(plan, job.weights, tile);
   transpose(tile, kTileModels, floats, kTileModels, models, floats);
   for (int64_t m = 0; m < job.models; ++m, models += floats) {
     const auto* bytes = reinterpret_cast<const Bytes*>(models);

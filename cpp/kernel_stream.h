@@ -37,8 +37,8 @@ constexpr bool kActivateTiles = kLanes == 16;
 template <class Weight>
 constexpr int64_t kPrefetchBytes = sizeof(Weight) == 2 ? 10240 : 6144;
 
-// The weights of one unit. Where to prefetch from while reading at `from`: kPrefetchBytes ahead in this unit, and past
-// its end in the unit that this thread takes next.
+// The weights of one unit. Where to prefetch from while reading at `from`: kPrefetchBytes, or `bytes` if that is more,
+// ahead in this unit, and past its end in the unit that this thread takes next.
 struct Stream {
   const Bytes* weights;
   const Bytes* next;
@@ -46,8 +46,8 @@ struct Stream {
   bool unpacked;  // whether layers lie at LayerPlan::unpacked
 
   template <class Weight>
-  int64_t ahead(const Bytes* from) const {
-    const int64_t position = from - weights + kPrefetchBytes<Weight>;
+  int64_t ahead(const Bytes* from, int64_t bytes = 0) const {
+    const int64_t position = from - weights + (bytes > kPrefetchBytes<Weight> ? bytes : kPrefetchBytes<Weight>);
     const Bytes* target = position < unit_bytes ? weights + position : next + (position - unit_bytes);
     return reinterpret_cast<intptr_t>(target) - reinterpret_cast<intptr_t>(from);
   }
@@ -56,22 +56,6 @@ struct Stream {
 inline void prefetch_ahead(const void* w, int64_t ahead) {
   prefetch(reinterpret_cast<const void*>(reinterpret_cast<intptr_t>(w) + ahead));
 }
-
-// Rows that are needed soon, prefetched in `parts` portions that go unnoticed between tiles.
-class Upcoming {
- public:
-  Upcoming(const float* from, int64_t floats, int64_t parts) : at_(from), lines_((floats / 16 + parts) / parts) {}
-  void prefetch_to_read() {
-    for (int64_t i = 0; i < lines_; ++i, at_ += 16) __builtin_prefetch(at_, 0, 3);
-  }
-  void prefetch_to_write() {
-    for (int64_t i = 0; i < lines_; ++i, at_ += 16) __builtin_prefetch(at_, 1, 3);
-  }
-
- private:
-  const float* at_;
-  int64_t lines_;
-};
 
 // step(0), step(1), ... `in` times with advance(n) after each n of them: several at once where one alone would be few
 // multiply-adds, most of its time spent on counting.

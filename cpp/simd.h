@@ -256,6 +256,7 @@ inline Vec float_bits(uint32_t pattern) {
 }
 
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+inline void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1, 3); }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Tables of constants.
