@@ -11,8 +11,8 @@ namespace {
 
 // Few rows.
 
-// Several models with one row each side by side, so that one's sums need not wait for another's, was no faster (16-32-8:
-// 62 against 72 ns a model; 32-64-64-1: 8 % slower in cache and in memory): the CPU overlaps models already.
+// Two models with one row each side by side, so that one's sums need not wait for the other's, gain too little for what
+// they cost: 16-32-8 in L2 49 against 57 ns a model, 32-64-64-1 in memory 3 % slower.
 
 // R rows x P panels, of each panel its first V vectors. x (R, in), y (R, P * 16 at least). `width` is the panel's.
 template <class Weight, int R, int P, int V>

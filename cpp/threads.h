@@ -23,7 +23,7 @@ CpuBudget cpu_budget(const char* root = "");
 double cgroup_cpus(const char* root = "");
 
 // Shared with helpers that are awake only from here on: handing over and waiting for the last chunk costs 1 to 2 us.
-// (Estimates are on the long side: these 15 us are 7 us for 1000 x 4-8-2, where a second thread gained nothing.)
+// (Estimates are on the long side: 1000 x 4-8-2 counts as 13 us and takes 4, of which a second thread would save 0.3.)
 constexpr double kShareNanoseconds = 15000;
 
 // Work to share out: body(context, begin, end) over [0, items), `chunk` items at a time. The body must not throw.
@@ -34,9 +34,9 @@ struct ChunkedWork {
   double nanoseconds;  // roughly what one thread would need for all of it: what is too short is not shared
 };
 
-// Runs the work on the calling thread and on helpers that are free, `threads` in all at most. Chunks are handed out one
-// after the other, so a core that is taken away delays one chunk and not half of the work, and a helper that does not
-// get to run in time is not waited for. Threads of all calls together stay within the CPU budget, but every caller may
+// Runs the work on the calling thread and on helpers that are free, `threads` in all at most. Each takes chunk by chunk
+// of a share of its own and then what is left of the others', so a core that is taken away delays one chunk and not half
+// of the work, and a helper that does not get to run in time is not waited for. Threads of all calls together stay within the CPU budget, but every caller may
 // work itself. Serial inside another OpenMP region. After a fork the child starts helpers of its own when it needs them.
 void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* context);
 
