@@ -120,8 +120,8 @@ inline void apply_function(float* values, int64_t n) {
 }
 
 // In place over n values, n a multiple of kLanes. Not inlined: a call per tile is cheap, its code in every tile is not.
-// Cost on 1000 x 32-64-64-1 with 32 rows beside relu, AVX-512 / AVX2 in percent: tanh 22 / 36, sigmoid 34 / 23,
-// leaky_relu 1 / 3, elu 25 / 24, gelu and gelu_tanh 18 / 33, silu 20 / 35, softplus 41 / 43. Two, four or eight vectors
+// Cost on 1000 x 32-64-64-1 with 32 rows beside relu, AVX-512 / AVX2 in percent: tanh 21 / 35, sigmoid 33 / 22,
+// leaky_relu 2 / 3, elu 24 / 23, gelu and gelu_tanh 17 / 32, silu 19 / 34, softplus 41 / 40. Two, four or eight vectors
 // side by side in one loop step did not make it less (sigmoid 34 to 41, softplus 58 to 62).
 __attribute__((noinline)) void apply(Activation activation, float* values, int64_t n) {
   switch (activation) {

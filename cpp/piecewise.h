@@ -10,6 +10,7 @@
 //   coefficients gathered from memory                           AVX2 +90 %
 //   lookups from 32 rows by permutations and blends             AVX2 +114 %
 //   applied in the tile's registers                             1.5 % less, for a copy of the code in every tile
+//   one word of a row used for two coefficients                 17 ULP and more, whichever and with whatever variable
 //   cubics, in 11 or 12 operations                              +13 to +15 %, but errors of 7 to 20 ULP on any 32
 //                                                               segments that an index of two operations can name
 #pragma once
