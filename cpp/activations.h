@@ -88,8 +88,8 @@ inline Vec exp_shifted(Vec x, Vec largest) {
   return exp_scaled(max_keep_nan(broadcast(-104.0f), sub(x, largest)));
 }
 
-// Softmax of kLanes columns: output o of each at values + o * stride. Shifted by the maximum, so large inputs do no harm;
-// the sum runs over the outputs in ascending order, as in softmax_row, so both give the same bits.
+// Softmax of kLanes columns: output o of each at values + o * stride. Shifted by the maximum, so large inputs do no
+// harm; the sum runs over the outputs in ascending order, as in softmax_row, so both give the same bits.
 inline void softmax_columns(float* values, int64_t outputs, int64_t stride) {
   Vec largest = load(values);
   for (int64_t o = 1; o < outputs; ++o) largest = max_keep_nan(largest, load(values + o * stride));
@@ -156,7 +156,8 @@ __attribute__((noinline)) void apply_to_row(Activation activation, float* values
   apply(activation, values, (outputs + kLanes - 1) / kLanes * kLanes);
 }
 
-__attribute__((noinline)) void apply_to_columns(Activation activation, float* values, int64_t outputs, int64_t columns) {
+__attribute__((noinline)) void apply_to_columns(Activation activation, float* values, int64_t outputs,
+                                                int64_t columns) {
   if (activation != Activation::softmax) return apply(activation, values, outputs * columns);
   for (int64_t c = 0; c < columns; c += kLanes) softmax_columns(values + c, outputs, columns);
 }

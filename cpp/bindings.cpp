@@ -95,9 +95,9 @@ bool is_direct(py::handle object, bool writeable) {
   return array->descr == float32 && (array->flags & wanted) == wanted;
 }
 
-// Gives up the GIL for its lifetime. What py::gil_scoped_release does, but for the end of the interpreter: daemon threads
-// that want the GIL back then are unwound by pthread_exit (until Python 3.14), and an exception that leaves a destructor
-// which may not throw ends the process.
+// Gives up the GIL for its lifetime. What py::gil_scoped_release does, but for the end of the interpreter: daemon
+// threads that want the GIL back then are unwound by pthread_exit (until Python 3.14), and an exception that leaves a
+// destructor which may not throw ends the process.
 class ReleasedGil {
  public:
   ReleasedGil() : state_(PyEval_SaveThread()) {}

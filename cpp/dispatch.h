@@ -12,7 +12,8 @@ namespace mlpbank {
 std::vector<std::string> available_isas();
 
 // The kernel to use. An empty `isa` takes the fastest. The environment variable MLPBANK_ISA sets an upper bound: it can
-// only lower the choice. Throws std::invalid_argument for a name that is unknown, not available here or above the bound.
+// only lower the choice. Throws std::invalid_argument for a name that is unknown, not available here or above the
+// bound.
 const Kernel& choose_kernel(const std::string& isa);
 
 // Through an Engine goes all arithmetic: a kernel and a number of threads.

@@ -97,8 +97,8 @@ struct Call {
         unit_models(layout.unit_models()) {}
 
   int64_t scratch_floats() const {
-    const int64_t behind = unit_models > 1 ? 2 * unit_models * plan.model_floats : (plan.buffer_width + 3) * kPanelWidth;
-    return kScratchRows * plan.buffer_width + behind;
+    const int64_t one_panel = (plan.buffer_width + 3) * kPanelWidth, two_tiles = 2 * unit_models * plan.model_floats;
+    return kScratchRows * plan.buffer_width + (unit_models > 1 ? two_tiles : one_panel);
   }
 
   // Whether `unit`, as reader.unit() gave it, holds the model.

@@ -1,4 +1,5 @@
-// The hot loops. Written once over simd.h and compiled once per instruction set (CMake gives MLPBANK_ISA and the flags).
+// The hot loops. Written once over simd.h and compiled once per instruction set (CMake gives MLPBANK_ISA and the
+// flags).
 //
 // Every output is   acc = bias;  for k = 0, 1, 2, ...:  acc = fma(x[k], w[k], acc)   in float32, in that order, whatever
 // tile computes it. So the same row through the same model gives the same bits in any company. Only what the vector

@@ -23,12 +23,12 @@
 //       |  :                                    |
 //       +---------------------------------------+
 //
-// Biases are float32. Weights are float32, float16, bfloat16 or int8; with int8 a row of float32 scales, one per output,
-// stands between biases and weights. Each layer starts at a multiple of 64 bytes. A tail panel is read with whole
-// vectors, up to 15 elements past the end of its rows; the layout leaves that room inside the model's own place.
+// Biases are float32. Weights are float32, float16, bfloat16 or int8; with int8 a row of float32 scales, one per
+// output, stands between biases and weights. Each layer starts at a multiple of 64 bytes. A tail panel is read with
+// whole vectors, up to 15 elements past the end of its rows; the layout leaves that room inside the model's own place.
 //
-// For many rows a tile is unpacked first: its models one by one, the same panels in float32 (int8: not yet multiplied by
-// the scales), without gaps, in the kernel's scratch memory.
+// For many rows a tile is unpacked first: its models one by one, the same panels in float32 (int8: not yet multiplied
+// by the scales), without gaps, in the kernel's scratch memory.
 //
 // This header is compiled with every instruction set, so it holds plain data only: no inline function, no C++ header
 // (the linker might keep the AVX-512 copy of one for everybody).
@@ -63,7 +63,7 @@ struct BFloat {
   uint16_t bits;
 };
 
-constexpr int64_t kPanelWidth = 16;     // outputs in a panel: 1 zmm, 2 ymm or 4 xmm, so packed bytes do not know the ISA
+constexpr int64_t kPanelWidth = 16;     // outputs in a panel: 1 zmm, 2 ymm, 4 xmm, so packed bytes do not know the ISA
 constexpr int64_t kTileModels = 16;     // models in a tile of the lane layout
 constexpr int64_t kLanePanelWidth = 8;  // outputs in a panel of the lane layout: 8 accumulators hide the FMA latency
 constexpr int64_t kBlockRows = 48;      // rows of one model carried through all layers together: 3 zmm of rows

@@ -12,9 +12,9 @@ namespace {
 
 static_assert(kModelsRows <= kTileRows, "activations of models_tile fit the scratch memory");
 
-// From this many rows per model on, a tile is transposed and its models computed one by one: transposing costs as much as
-// computing 16 to 24 rows, after that rows_tile is up to twice as fast as models_tile (10-20-1: 32 rows 3.0 us a tile
-// against 3.5 transposed, 48 rows 4.6 against 4.7, AVX2 8.2 against 7.7).
+// From this many rows per model on, a tile is transposed and its models computed one by one: transposing costs as much
+// as computing 16 to 24 rows, after that rows_tile is up to twice as fast as models_tile (10-20-1: 32 rows 3.0 us a
+// tile against 3.5 transposed, 48 rows 4.6 against 4.7, AVX2 8.2 against 7.7).
 constexpr int64_t kUnpackRows = 48;
 
 // R rows x O outputs of all models of the tile. x (R, in, 16), y (R, O, 16), rows of either `stride` apart.
@@ -132,7 +132,8 @@ void unpack_tile(const Plan& plan, const Bytes* tile, float* to) {
   }
 }
 
-// Many rows: the tile in float32, transposed, is 16 models in panels of kLanePanelWidth. Returns how many rows are done.
+// Many rows: the tile in float32, transposed, is 16 models in panels of kLanePanelWidth. Returns how many rows are
+// done.
 template <class Weight>
 __attribute__((noinline)) int64_t unpacked_models(const Plan& plan, const LaneJob& job, float* scratch) {
   const int64_t floats = plan.model_floats, rows = rows_in_vectors(job.rows);
@@ -143,7 +144,8 @@ __attribute__((noinline)) int64_t unpacked_models(const Plan& plan, const LaneJo
   for (int64_t m = 0; m < job.models; ++m, models += floats) {
     const auto* bytes = reinterpret_cast<const Bytes*>(models);
     const Stream unpacked = {bytes, bytes + 4 * floats, 4 * floats, true};
-    rows_blocks<float, kScaled<Weight>>(plan, unpacked, job.x + m * job.x_stride, rows, job.y + m * job.y_stride, scratch);
+    rows_blocks<float, kScaled<Weight>>(plan, unpacked, job.x + m * job.x_stride, rows, job.y + m * job.y_stride,
+                                        scratch);
   }
   return rows;
 }

@@ -119,9 +119,9 @@ __attribute__((noinline)) void outputs_rows(const Plan& plan, const PanelJob& jo
 // ---------------------------------------------------------------------------------------------------------------------
 // Many rows. Activations lie transposed, [unit][row], so no output size wastes a lane.
 
-// What tiles prefetch, a little with every input, because memory cannot keep up with bursts. Weights: as many as a tile has
-// itself, so that all tiles of a panel share its lines evenly (when the first fetched all, 1000 x 64-128-64-10 with 64
-// rows made 140 GFLOP/s instead of 154). The rows that this thread takes next, which with dense inputs follow these
+// What tiles prefetch, a little with every input, because memory cannot keep up with bursts. Weights: as many as a tile
+// has itself, so that all tiles of a panel share its lines evenly (when the first fetched all, 1000 x 64-128-64-10 with
+// 64 rows made 140 GFLOP/s instead of 154). The rows that this thread takes next, which with dense inputs follow these
 // (fetched after each panel instead, 1000 x 256-64-16 with 32 rows made 99 instead of 119, not at all 93).
 template <class Weight>
 struct Soon {
@@ -184,8 +184,8 @@ inline void to_floats(const Weight* from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(from + i));
 }
 
-// A panel in float32 rows: as it lies in the bank, or converted right before its use. Converted into `buffer` it stays in
-// L1; a whole model converted at once does not, and took twice the time (float16, 32-64-64-1, 32 rows).
+// A panel in float32 rows: as it lies in the bank, or converted right before its use. Converted into `buffer` it stays
+// in L1; a whole model converted at once does not, and took twice the time (float16, 32-64-64-1, 32 rows).
 template <class Weight>
 inline const float* float_panel(const Bytes* panel, int64_t width, int64_t in, float* buffer) {
   if (kIsFloat<Weight>) return header_of(panel);
@@ -233,17 +233,17 @@ void rows_block(const Plan& plan, const Stream& stream, const float* x, int64_t 
   transpose(buffers[turn], kRows, out, rows, y, out);
 }
 
-// How many of `rows` rows go through rows_block: all but a last vector that would be at most half full. Such rest is faster
-// through the few-rows tiles, also at exactly half (24 rows of 64-64-64: 131 against 100 GFLOP/s).
+// How many of `rows` rows go through rows_block: all but a last vector that would be at most half full. Such rest is
+// faster through the few-rows tiles, also at exactly half (24 rows of 64-64-64: 131 against 100 GFLOP/s).
 inline int64_t rows_in_vectors(int64_t rows) {
   const int64_t rest = rows % kLanes;
   return rest > kLanes / 2 ? rows : rows - rest;
 }
 
-// Three vectors at a time read fewer weights for each multiply-add than two. But when a layer's inputs and outputs outgrow
-// L1 with three and do not with two, two are faster (AVX-512: 256 rows of 128-128-128 139 and 151 GFLOP/s, 192 of
-// 192-192-192 144 and 149; 20-40-1 122 and 115, 512-512-512 154 and 147). Four beside 6 outputs were between 9 % slower
-// (64-64-64) and 5 % faster. AVX2 has no good tile of two.
+// Three vectors at a time read fewer weights for each multiply-add than two. But when a layer's inputs and outputs
+// outgrow L1 with three and do not with two, two are faster (AVX-512: 256 rows of 128-128-128 139 and 151 GFLOP/s, 192
+// of 192-192-192 144 and 149; 20-40-1 122 and 115, 512-512-512 154 and 147). Four beside 6 outputs were between 9 %
+// slower (64-64-64) and 5 % faster. AVX2 has no good tile of two.
 inline int64_t vectors_at_once(const Plan& plan) {
   const int64_t bytes = plan.widest_pair * kLanes * static_cast<int64_t>(sizeof(float));
   return kLanes == 16 && 3 * bytes > (32 << 10) && 2 * bytes <= (48 << 10) ? 2 : 3;

@@ -121,8 +121,8 @@ namespace {
 // `rows` rows of `width` values, each `from_stride` behind the one before, for each of `models` models that lie
 // `model_stride` apart, become rows of width * step elements: element j of model i goes to j * step + i.
 template <class To>
-void copy_rows(const float* from, int64_t from_stride, int64_t rows, int64_t width, int64_t models, int64_t model_stride,
-               To* to, int64_t step) {
+void copy_rows(const float* from, int64_t from_stride, int64_t rows, int64_t width, int64_t models,
+               int64_t model_stride, To* to, int64_t step) {
   for (int64_t k = 0; k < rows; ++k, from += from_stride, to += width * step) {
     if constexpr (std::is_same_v<To, float>) {
       if (step > 1) {
@@ -191,7 +191,8 @@ void Layout::unpack_panel(const Panel& panel, const Bytes* unit, int64_t lane, f
   const LayerPlan& layer = layers_[panel.layer];
   const int64_t width = panel.width, step = unit_models();
   const auto* header = reinterpret_cast<const float*>(unit + panel.offset) + lane;
-  const auto* from = reinterpret_cast<const Weight*>(unit + panel.offset + 4 * header_rows(dtype_) * width * step) + lane;
+  const Bytes* weights = unit + panel.offset + 4 * header_rows(dtype_) * width * step;
+  const auto* from = reinterpret_cast<const Weight*>(weights) + lane;
   for (int64_t j = 0; j < width; ++j) {
     bias[panel.first_output + j] = header[j * step];
     float scale = 1.0f;

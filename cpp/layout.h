@@ -45,7 +45,8 @@ class Layout {
   // (bias) follows directly behind it.
   void pack(const std::vector<LayerView>& views, int64_t source, int64_t models, Bytes* unit, int64_t lane) const;
   // The inverse for one model: weight[l] and bias[l] receive layer l.
-  void unpack(const Bytes* unit, int64_t lane, const std::vector<float*>& weight, const std::vector<float*>& bias) const;
+  void unpack(const Bytes* unit, int64_t lane, const std::vector<float*>& weight,
+              const std::vector<float*>& bias) const;
 
   // Copies one model as it is stored, from a lane of one unit to a lane of another, and marks it as there.
   void copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t to_lane) const;

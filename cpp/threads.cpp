@@ -1,8 +1,8 @@
-// One OpenMP team of helpers for the whole process serves all calls. It enters its parallel region once and stays there,
-// because a region per call ends in a barrier that waits for every thread of the team, also for one that another process
-// keeps off its core: with the second core busy, a call of 0.9 ms took 12 ms (median) that way and 1 ms this way. It also
-// means one set of threads however many threads call, and a clean start in a forked child. What OpenMP's users set
-// (omp_set_num_threads, threadpoolctl) and do (call from their own regions) is heeded at every call.
+// One OpenMP team of helpers for the whole process serves all calls. It enters its parallel region once and stays
+// there, because a region per call ends in a barrier that waits for every thread of the team, also for one that another
+// process keeps off its core: with the second core busy, a call of 0.9 ms took 12 ms (median) that way and 1 ms this
+// way. It also means one set of threads however many threads call, and a clean start in a forked child. What OpenMP's
+// users set (omp_set_num_threads, threadpoolctl) and do (call from their own regions) is heeded at every call.
 #include "threads.h"
 
 #include <omp.h>
@@ -32,8 +32,8 @@ constexpr microseconds kHelperSpin{50};
 // A caller looks this long whether its last helper has finished before it sleeps. Sleeping frees the core for a helper
 // that was pushed off its own.
 constexpr microseconds kCallerSpin{20};
-// Helpers are woken only from here on: the system call costs the caller some 3 us, and they arrive 5 to 50 us later. When
-// calls follow each other so closely that a helper would find the next before it sleeps again, any of them may.
+// Helpers are woken only from here on: the system call costs the caller some 3 us, and they arrive 5 to 50 us later.
+// When calls follow each other so closely that a helper would find the next before it sleeps again, any of them may.
 constexpr double kWakeNanoseconds = 30000;
 
 inline void pause() {

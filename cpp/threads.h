@@ -5,7 +5,8 @@
 
 namespace mlpbank {
 
-// How many threads may work: the least of what is limited here, at least 1, and which limit that is. A limit of 0 is none.
+// How many threads may work: the least of what is limited here, at least 1, and which limit that is. A limit of 0 is
+// none.
 struct CpuBudget {
   int threads;
   const char* reason;
@@ -35,9 +36,10 @@ struct ChunkedWork {
 };
 
 // Runs the work on the calling thread and on helpers that are free, `threads` in all at most. Each takes chunk by chunk
-// of a share of its own and then what is left of the others', so a core that is taken away delays one chunk and not half
-// of the work, and a helper that does not get to run in time is not waited for. Threads of all calls together stay within the CPU budget, but every caller may
-// work itself. Serial inside another OpenMP region. After a fork the child starts helpers of its own when it needs them.
+// of a share of its own and then what is left of the others', so a core that is taken away delays one chunk and not
+// half of the work, and a helper that does not get to run in time is not waited for. Threads of all calls together stay
+// within the CPU budget, but every caller may work itself. Serial inside another OpenMP region. After a fork the child
+// starts helpers of its own when it needs them.
 void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* context);
 
 template <class Body>

@@ -39,8 +39,8 @@ inline void lanes_to_rows(const float* src, int64_t src_stride, float* dst, int6
   for (int i = 0; i < 4; ++i) store_quads<N>(dst + i * dst_stride, 4 * dst_stride, v[i]);
 }
 
-// block(from) for blocks of `size` that cover 0 to `count`. The last one overlaps the one before it, which is cheaper than
-// going through what is left float by float.
+// block(from) for blocks of `size` that cover 0 to `count`. The last one overlaps the one before it, which is cheaper
+// than going through what is left float by float.
 template <class Block>
 inline void in_blocks(int64_t count, int64_t size, Block block) {
   for (int64_t from = 0; from < count; from += size) block(from < count - size ? from : count - size);
@@ -59,8 +59,8 @@ inline void lanes_to_columns(const float* src, int64_t src_stride, int64_t cols,
 }
 
 // dst[c * dst_stride + r] = src[r * src_stride + c] for r < rows, c < cols. Inlined where a size is a constant.
-__attribute__((always_inline)) inline void transpose_inline(const float* src, int64_t src_stride, int64_t rows, int64_t cols, float* dst,
-                             int64_t dst_stride) {
+__attribute__((always_inline)) inline void transpose_inline(const float* src, int64_t src_stride, int64_t rows,
+                                                            int64_t cols, float* dst, int64_t dst_stride) {
   if (rows >= kLanes && cols >= 4) {
     in_blocks(cols, 4, [&](int64_t c) {
       columns_to_lanes<4>(src + c, src_stride, rows, dst + c * dst_stride, dst_stride);

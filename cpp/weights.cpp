@@ -114,7 +114,8 @@ void BatchedWeights::append(int64_t count, const Bytes* given) {
     Units table(new std::atomic<Bytes*>[static_cast<std::size_t>(units)]);
     for (int64_t u = 0; u < units; ++u) {
       // Never written to: a read-only home is never free.
-      Bytes* added_unit = given == nullptr ? nullptr : const_cast<Bytes*>(given) + (u - old_units) * layout_.unit_bytes();
+      const int64_t offset = (u - old_units) * layout_.unit_bytes();
+      Bytes* added_unit = given == nullptr ? nullptr : const_cast<Bytes*>(given) + offset;
       table[u].store(u < old_units ? table_[u].load() : added_unit, std::memory_order_relaxed);
     }
     retired_tables_.reserve(retired_tables_.size() + 1);
@@ -145,7 +146,7 @@ void BatchedWeights::take_places(int64_t first, int64_t count, std::vector<Bytes
   if (missing > 0) {
     add_spares(std::max(missing, kSpareChunkBytes / layout_.unit_bytes()));
   }
-  if (count > 1) std::sort(spares_.begin(), spares_.end(), std::greater<>());  // neighbours in order: one stream to read
+  if (count > 1) std::sort(spares_.begin(), spares_.end(), std::greater<>());  // neighbours in order: one stream
   for (int64_t u = first; u < first + count; ++u) {
     const auto i = static_cast<std::size_t>(u);
     if (home_free_[i]) {
