@@ -259,6 +259,23 @@ def test_info(bank: Bank, keys: list[Any]) -> None:
         bank.add(keys[0], weights(3), version=3)  # type: ignore[arg-type]
 
 
+def test_errors_name_the_arguments_of_the_call(bank: Bank, keys: list[Any]) -> None:
+    ids = bank.index(keys[:2])
+    for predict, entries in ((bank.predict, keys[:2]), (bank.predict_ids, ids)):
+        name = "keys" if entries is not ids else "ids"
+        with pytest.raises(ValueError, match=r"^x: expected last dimension 3, got 2$"):
+            predict(entries, np.zeros((2, 2)))
+        with pytest.raises(ValueError, match=rf"^x: expected first dimension 2 \(len\({name}\)\), got 3$"):
+            predict(entries, x(3))
+        with pytest.raises(TypeError, match=r"^x: expected real numbers"):
+            predict(entries, np.zeros((2, 3), complex))
+    other = [1, 2] if isinstance(keys[0], str) else ["1", "2"]
+    with pytest.raises(
+        TypeError, match=rf"^keys: expected {type(keys[0]).__name__} like the bank's, got {other[0]!r}$"
+    ):
+        bank.predict(other, x(2))
+
+
 def test_stacked_keys_have_to_differ() -> None:
     stacked = {name: np.stack([array] * 3) for name, array in weights(0).items()}
     with pytest.raises(ValueError, match=r"'a' again at position 2"):

@@ -156,7 +156,8 @@ class Keys:
         if table is None or len(keys) == 0:
             return np.full(len(keys), -1, np.int64), len(keys)
         if isinstance(table, _core.StringTable) != (kind is str):
-            raise TypeError(f"keys: expected {'int' if kind is str else 'str'} like the bank's, got {keys[0]!r}")
+            first = keys[0] if kind is str else int(keys[0])  # not np.int64(1)
+            raise TypeError(f"keys: expected {'int' if kind is str else 'str'} like the bank's, got {first!r}")
         return _find_in(table, keys, self.changes)
 
     def id(self, key: Any) -> int:

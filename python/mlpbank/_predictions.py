@@ -99,7 +99,7 @@ class Predictions:
         token = readers.enter()
         try:
             models = self._directory.places(as_ids(ids, "ids"))
-            return self._inference.forward(x, models=models, out=out, num_threads=num_threads)
+            return self._inference._forward(x, models, out, num_threads, "error", ("x", "ids"))
         except _core.ModelNotLoadedError as error:  # deleted in this moment
             raise UnknownModelError(models[~self._weights.loaded[models]].tolist(), len(models), "ids") from error
         finally:
@@ -162,7 +162,7 @@ class Predictions:
                 ids, unknown = self._directory.keys.find(keys, kind)
                 try:
                     if unknown == 0:
-                        return self._inference.forward(x, models=ids, out=out, num_threads=num_threads)
+                        return self._inference._forward(x, ids, out, num_threads, "error", ("x", "keys"))
                     return self._predict_some(keys, ids, x, missing, out, num_threads)
                 except _core.ModelNotLoadedError:  # deleted while this call had its id: it is unknown now
                     if before is not None and np.array_equal(ids, before):
@@ -180,7 +180,7 @@ class Predictions:
             if fallback < 0:
                 raise _unknown_of(keys, ids)
             ids = np.where(ids < 0, fallback, ids)
-            return self._inference.forward(x, models=ids, out=out, num_threads=num_threads)
+            return self._inference._forward(x, ids, out, num_threads, "error", ("x", "keys"))
         if missing == "error":
             raise _unknown_of(keys, ids)
         rows = as_float32(x, "x")
@@ -190,7 +190,7 @@ class Predictions:
         shape = (*rows.shape[:-1], self.architecture.output_size)
         y = np.empty(shape, np.float32) if out is None else check_out(out, shape, rows)
         y[~known] = np.nan
-        y[known] = self._inference.forward(rows[known], models=ids[known], num_threads=num_threads)
+        y[known] = self._inference._forward(rows[known], ids[known], None, num_threads, "error", ("x", "keys"))
         return y
 
     async def apredict(self, keys: Any, x: Any, **options: Any) -> Float32Array:

@@ -234,12 +234,24 @@ class BatchedInference:
             y = self._direct(inputs, out)
             if y is not None:
                 return y
-        x = as_float32(inputs, "inputs")
+        return self._forward(inputs, models, out, num_threads, missing, ("inputs", "models"))
+
+    def _forward(
+        self,
+        inputs: Any,
+        models: Any,
+        out: Float32Array | None,
+        num_threads: int | None,
+        missing: str,
+        names: tuple[str, str],
+    ) -> Float32Array:
+        """`forward` for callers whose users know inputs and models by other names, which errors then use."""
+        x = as_float32(inputs, names[0])
         shape = x.shape
-        ids = None if models is None else as_ids(models, "models")
+        ids = None if models is None else as_ids(models, names[1])
         entries = self._weights.num_models if ids is None else ids.shape[0]
         if not 2 <= len(shape) <= 3 or shape[-1] != self._input_size or shape[0] != entries:
-            self._raise_shape(shape, "num_models" if ids is None else "len(models)", entries)
+            self._raise_shape(names[0], shape, "num_models" if ids is None else f"len({names[1]})", entries)
         y_shape = (*shape[:-1], self._output_size)
         y = np.empty(y_shape, np.float32) if out is None else check_out(out, y_shape, x, models)
         threads, nan = _options(num_threads, missing)
@@ -288,13 +300,13 @@ class BatchedInference:
         self._core.forward_shared(x, y, models, *_options(num_threads, missing))
         return y
 
-    def _raise_shape(self, shape: tuple[int, ...], entries_name: str, entries: int) -> None:
+    def _raise_shape(self, name: str, shape: tuple[int, ...], entries_name: str, entries: int) -> None:
         size = self._input_size
         if not 2 <= len(shape) <= 3:
-            raise ValueError(f"inputs: expected shape ({entries}, {size}) or ({entries}, rows, {size}), got {shape}")
+            raise ValueError(f"{name}: expected shape ({entries}, {size}) or ({entries}, rows, {size}), got {shape}")
         if shape[-1] != size:
-            raise ValueError(f"inputs: expected last dimension {size}, got {shape[-1]}")
-        raise ValueError(f"inputs: expected first dimension {entries} ({entries_name}), got {shape[0]}")
+            raise ValueError(f"{name}: expected last dimension {size}, got {shape[-1]}")
+        raise ValueError(f"{name}: expected first dimension {entries} ({entries_name}), got {shape[0]}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_weights, (self._weights, self._engine)
