@@ -7,6 +7,7 @@
 
 #include <omp.h>
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -35,6 +36,11 @@ constexpr microseconds kCallerSpin{20};
 // Helpers are woken only from here on: the system call costs the caller some 3 us, and they arrive 5 to 50 us later.
 // When calls follow each other so closely that a helper would find the next before it sleeps again, any of them may.
 constexpr double kWakeNanoseconds = 30000;
+// When other processes keep the cores busy, a woken helper may be given its caller's core. Nothing is gained then, and as
+// long as it looked for more work there, the caller would wait. So such a helper sleeps at once, and for a while only
+// long calls wake any (second core busy, 200 x 16-32-8: every tenth call took 68 us or more, now 13, as with one thread).
+constexpr microseconds kCrowded{2000};
+constexpr double kLongNanoseconds = 1e6;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -63,7 +69,7 @@ bool spin_until(microseconds limit, Done done) {
 class Job {
  public:
   Job(const ChunkedWork& work, ChunkBody body, void* context, int threads)
-      : nanoseconds(work.nanoseconds), places(threads - 1), chunk_(work.chunk), body_(body), context_(context),
+      : is_long(work.nanoseconds >= kLongNanoseconds), places(threads - 1), chunk_(work.chunk), body_(body), context_(context),
         ranges_(std::min(threads, kMaxRanges)) {
     const int64_t chunks = (work.items + chunk_ - 1) / chunk_;
     for (int i = 0; i < ranges_; ++i) {
@@ -81,7 +87,8 @@ class Job {
     }
   }
 
-  const double nanoseconds;
+  const bool is_long;
+  const int caller_cpu = sched_getcpu();
   int places;  // helpers that may still join
   std::atomic<int> helpers{0};
   Job* next_job = nullptr;
@@ -132,13 +139,19 @@ class Pool {
     return granted->get_future().get();
   }
 
-  void run(Job& job) {
-    bool wake = job.nanoseconds >= kWakeNanoseconds;
-    if (!wake && awake_.load(std::memory_order_relaxed) == 0) {
-      const int64_t now = Clock::now().time_since_epoch().count();
-      wake = Clock::duration(now - last_small_.exchange(now, std::memory_order_relaxed)) < kHelperSpin;
-      if (!wake) return job.run(0);
-    }
+  // Whether a call of this length may wake helpers that sleep.
+  bool may_wake(double nanoseconds) {
+    if (nanoseconds >= kLongNanoseconds) return true;
+    if (nanoseconds < kWakeNanoseconds && any_awake()) return false;
+    const int64_t now = Clock::now().time_since_epoch().count();
+    if (now < crowded_until_.load(std::memory_order_relaxed)) return false;
+    return nanoseconds >= kWakeNanoseconds ||
+           Clock::duration(now - last_small_.exchange(now, std::memory_order_relaxed)) < kHelperSpin;
+  }
+
+  bool any_awake() const { return awake_.load(std::memory_order_relaxed) > 0; }
+
+  void run(Job& job, bool wake) {
     bool notify;
     {
       const std::lock_guard lock(mutex_);
@@ -182,9 +195,11 @@ class Pool {
   }
 
   void serve() {
+    bool crowded = false;
     while (true) {
-      const auto [job, thread] = join();
+      const auto [job, thread] = join(crowded);
       job->run(thread);
+      crowded = !job->is_long && sched_getcpu() == job->caller_cpu;
       const std::lock_guard lock(mutex_);
       // The job may be gone as soon as its last helper has left.
       const bool last = job->helpers.fetch_sub(1, std::memory_order_release) == 1;
@@ -193,11 +208,15 @@ class Pool {
   }
 
   // Waits for a job with a free place and takes it. The caller is its thread 0, whoever joins is the next one.
-  std::pair<Job*, int> join() {
-    ++awake_;
-    spin_until(kHelperSpin, [&] { return open_places_.load(std::memory_order_relaxed) > 0; });
+  std::pair<Job*, int> join(bool crowded) {
+    if (crowded) {
+      crowded_until_ = (Clock::now() + kCrowded).time_since_epoch().count();
+    } else {
+      ++awake_;
+      spin_until(kHelperSpin, [&] { return open_places_.load(std::memory_order_relaxed) > 0; });
+      --awake_;
+    }
     std::unique_lock lock(mutex_);
-    --awake_;
     ++asleep_;
     work_.wait(lock, [&] { return open_places_ > 0; });
     --asleep_;
@@ -214,6 +233,7 @@ class Pool {
   std::atomic<int> open_places_{0};
   std::atomic<int> awake_{0};  // helpers that look for work without sleeping
   std::atomic<int64_t> last_small_{0};  // when a call last found none of them
+  std::atomic<int64_t> crowded_until_{0};  // until when a helper would get its caller's core
   int asleep_ = 0;
   int waiting_callers_ = 0;
 };
@@ -270,9 +290,10 @@ void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* cont
   if (threads <= 1 || work.nanoseconds < kShareNanoseconds || omp_in_parallel()) return body(context, 0, work.items);
   Pool& helpers = the_pool();
   const Share share(threads);
-  if (share.threads() == 1) return body(context, 0, work.items);
+  const bool wake = share.threads() > 1 && helpers.may_wake(work.nanoseconds);
+  if (share.threads() == 1 || !(wake || helpers.any_awake())) return body(context, 0, work.items);
   Job job(work, body, context, share.threads());
-  helpers.run(job);
+  helpers.run(job, wake);
 }
 
 }  // namespace mlpbank
