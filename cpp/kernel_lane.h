@@ -114,8 +114,7 @@ inline void all_rows(const Plan& plan, const LaneJob& job, int64_t from, float* 
   if constexpr (R > 1) all_rows<Weight, R - 1>(plan, job, from, scratch);
 }
 
-// A tile in float32, panel after panel without gaps. The last vector of a panel may be written past its end, where the
-// next one follows; behind the last there is room.
+// A tile in float32, panel after panel without gaps.
 template <class Weight>
 void unpack_tile(const Plan& plan, const Bytes* tile, float* to) {
   for (int64_t i = 0; i < plan.num_layers; ++i) {

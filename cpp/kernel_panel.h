@@ -177,11 +177,16 @@ inline void rows_panel(const float* w, int64_t width, int64_t left, int64_t in, 
   }
 }
 
-// Floats from `count` elements; `to` has room for whole vectors.
+// Floats from `count` elements. The last vector overlaps the one before it: behind the elements there may be no memory.
+// (Fewer than a vector are read as one, for which the layout leaves room.)
 template <class Weight>
 inline void to_floats(const Weight* from, int64_t count, float* to) {
+  int64_t i = 0;
 #pragma GCC unroll 4
-  for (int64_t i = 0; i < count; i += kLanes) store(to + i, load(from + i));
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i));
+  if (i == count) return;
+  i = count > kLanes ? count - kLanes : 0;
+  store(to + i, load(from + i));
 }
 
 // A panel in float32 rows: as it lies in the bank, or converted right before its use. Converted into `buffer` it stays
@@ -194,6 +199,8 @@ inline const float* float_panel(const Bytes* panel, int64_t width, int64_t in, f
   to_floats(weights_of<Weight>(panel, width), in * width, buffer + header);
   return buffer;
 }
+
+static_assert(3 * kLanes <= kBlockRows && kLanes / 2 <= kBlockRows, "all tiles' rows fit the scratch memory");
 
 // All layers for V vectors of rows, of which `rows` are real. Scaled is that of the panels as they are computed with.
 template <class Weight, bool Scaled, int V>
@@ -209,7 +216,7 @@ void rows_block(const Plan& plan, const Stream& stream, const float* x, int64_t 
     inputs += plan.layers[i].in * ((plan.layers[i].out + kOutputs - 1) / kOutputs);
   }
   Soon<Weight> soon = {nullptr, x + rows * in, (kRows * in + inputs - 1) / inputs};
-  const float* next_line = y;
+  const float *next_line = y, *y_end = y + rows * out;  // beyond it, other threads write
   const int64_t lines = (rows * out / 16 + plan.num_panels) / plan.num_panels;  // for each panel
   int turn = 0;
   for (int64_t i = 0; i < plan.num_layers; ++i, turn ^= 1) {
@@ -220,10 +227,10 @@ void rows_block(const Plan& plan, const Stream& stream, const float* x, int64_t 
       const int64_t width = layer.out - o < plan.panel_width ? layer.out - o : plan.panel_width;
       const int64_t bytes = (Scaled ? 8 : 4) * width + layer.in * width * static_cast<int64_t>(sizeof(Weight));
       const float* w = float_panel<Weight>(panel, width, layer.in, panel_buffer);
-      soon.weights = reinterpret_cast<const Weight*>(panel + stream.ahead<Weight>(panel, bytes));
+      soon.weights = stream.soon<Weight>(panel, bytes);
       rows_panel<Weight, Scaled, V, kOutputs>(w, width, width, layer.in, layer.activation, buffers[turn],
                                               to + o * kRows, soon);
-      for (int64_t n = 0; n < lines; ++n, next_line += 16) prefetch_to_write(next_line);
+      for (int64_t n = 0; n < lines && next_line < y_end; ++n, next_line += 16) prefetch_to_write(next_line);
       panel += bytes;
     }
     if (!kActivateTiles || layer.activation == Activation::softmax) {

@@ -48,8 +48,14 @@ struct Stream {
   template <class Weight>
   int64_t ahead(const Bytes* from, int64_t bytes = 0) const {
     const int64_t position = from - weights + (bytes > kPrefetchBytes<Weight> ? bytes : kPrefetchBytes<Weight>);
-    const Bytes* target = position < unit_bytes ? weights + position : next + (position - unit_bytes);
-    return reinterpret_cast<intptr_t>(target) - reinterpret_cast<intptr_t>(from);
+    // As integers: there may be no next unit, and the address may be past the end of the last one.
+    const intptr_t target = position < unit_bytes ? reinterpret_cast<intptr_t>(weights) + position
+                                                  : reinterpret_cast<intptr_t>(next) + (position - unit_bytes);
+    return target - reinterpret_cast<intptr_t>(from);
+  }
+  template <class Weight>
+  const Weight* soon(const Bytes* from, int64_t bytes) const {
+    return reinterpret_cast<const Weight*>(reinterpret_cast<intptr_t>(from) + ahead<Weight>(from, bytes));
   }
 };
 

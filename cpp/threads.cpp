@@ -90,6 +90,7 @@ class Job {
   const bool is_long;
   const int caller_cpu = sched_getcpu();
   int places;  // helpers that may still join
+  int joined = 0;
   std::atomic<int> helpers{0};
   Job* next_job = nullptr;
 
@@ -223,8 +224,9 @@ class Pool {
     Job* job = first_;
     while (job->places == 0) job = job->next_job;
     --open_places_;
+    --job->places;
     job->helpers.fetch_add(1, std::memory_order_relaxed);
-    return {job, job->places--};
+    return {job, ++job->joined};
   }
 
   std::mutex mutex_;
