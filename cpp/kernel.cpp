@@ -1,13 +1,12 @@
-// The hot loops. Written once over simd.h and compiled once per instruction set (CMake gives MLPBANK_ISA and the
-// flags).
+// The hot loops. Written once over simd.h and compiled once per instruction set (by CMake).
 //
-// Every output is   acc = bias;  for k = 0, 1, 2, ...:  acc = fma(x[k], w[k], acc)   in float32, in that order, whatever
+// Every output is  acc = bias;  for k = 0, 1, 2, ...:  acc = fma(x[k], w[k], acc)  in float32, in that order, whatever
 // tile computes it. So the same row through the same model gives the same bits in any company. Only what the vector
 // lanes stand for differs:
 //
-//   outputs_tile   lanes are 16 outputs of one model      x[row][k] broadcast,  w[k][16] loaded     panel layout, few rows
-//   rows_tile      lanes are rows of one model            x[k][rows] loaded,    w[k][o] broadcast   panel layout, many rows
-//   models_tile    lanes are 16 models                    x[k][16] loaded,      w[k][o][16] loaded  lane layout
+//   outputs_tile   lanes are 16 outputs of one model   x[row][k] broadcast,  w[k][16] loaded      panel layout, few rows
+//   rows_tile      lanes are rows of one model         x[k][rows] loaded,    w[k][o] broadcast    panel layout, many
+//   models_tile    lanes are 16 models                 x[k][16] loaded,      w[k][o][16] loaded   lane layout
 //
 // The first two are in kernel_panel.h, the third in kernel_lane.h.
 //

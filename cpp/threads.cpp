@@ -36,9 +36,10 @@ constexpr microseconds kCallerSpin{20};
 // Helpers are woken only from here on: the system call costs the caller some 3 us, and they arrive 5 to 50 us later.
 // When calls follow each other so closely that a helper would find the next before it sleeps again, any of them may.
 constexpr double kWakeNanoseconds = 30000;
-// When other processes keep the cores busy, a woken helper may be given its caller's core. Nothing is gained then, and as
-// long as it looked for more work there, the caller would wait. So such a helper sleeps at once, and for a while only
-// long calls wake any (second core busy, 200 x 16-32-8: every tenth call took 68 us or more, now 13, as with one thread).
+// When other processes keep the cores busy, a woken helper may be given its caller's core. Nothing is gained then, and
+// as long as it looked for more work there, the caller would wait. So such a helper sleeps at once, and for a while
+// only long calls wake any (second core busy, 200 x 16-32-8: every tenth call took 68 us or more, now 13, as with one
+// thread).
 constexpr microseconds kCrowded{2000};
 constexpr double kLongNanoseconds = 1e6;
 
@@ -69,7 +70,11 @@ bool spin_until(microseconds limit, Done done) {
 class Job {
  public:
   Job(const ChunkedWork& work, ChunkBody body, void* context, int threads)
-      : is_long(work.nanoseconds >= kLongNanoseconds), places(threads - 1), chunk_(work.chunk), body_(body), context_(context),
+      : is_long(work.nanoseconds >= kLongNanoseconds),
+        places(threads - 1),
+        chunk_(work.chunk),
+        body_(body),
+        context_(context),
         ranges_(std::min(threads, kMaxRanges)) {
     const int64_t chunks = (work.items + chunk_ - 1) / chunk_;
     for (int i = 0; i < ranges_; ++i) {
