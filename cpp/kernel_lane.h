@@ -13,7 +13,7 @@ namespace {
 static_assert(kModelsRows <= kTileRows, "activations of models_tile fit the scratch memory");
 
 // From this many rows per model on, a tile is transposed and its models computed one by one: transposing costs as much
-// as computing 16 to 24 rows, after that rows_tile is up to twice as fast as models_tile (10-20-1: 32 rows 3.0 us a
+// as computing 11 to 16 rows, after that rows_tile is 1.3 to 1.7 times as fast as models_tile (10-20-1: 32 rows 3.0 us a
 // tile against 3.5 transposed, 48 rows 4.6 against 4.7, AVX2 8.2 against 7.7).
 constexpr int64_t kUnpackRows = 48;
 
@@ -85,8 +85,9 @@ __attribute__((noinline)) void models_rows(const Plan& plan, const LaneJob& job,
   const Stream stream = {job.weights, job.next_weights, plan.unit_bytes, false};
   const int64_t stride = plan.buffer_width * kTileModels;
   const int64_t in = plan.layers[0].in, out = plan.layers[plan.num_layers - 1].out;
-  float *x = scratch, *y = scratch + R * stride;
-  for (int r = 0; r < R; ++r) row_to_lanes(job, first + r, in, x + r * stride);
+  for (int r = 0; r < R; ++r) row_to_lanes(job, first + r, in, scratch + r * stride);
+  const float* x = scratch;
+  float* y = scratch + R * stride;
   const LayerPlan* const end = plan.layers + plan.num_layers;
   for (const LayerPlan* layer = plan.layers; layer != end; ++layer) {
     const Bytes* panel = stream.weights + layer->offset;
@@ -97,12 +98,9 @@ __attribute__((noinline)) void models_rows(const Plan& plan, const LaneJob& job,
       panel += panel_bytes<Weight>(layer->in, width * kTileModels);
       to += width * kTileModels;
     }
-    if (!in_tile(layer->activation)) {
-      for (int r = 0; r < R; ++r) apply_to_columns(layer->activation, y + r * stride, layer->out, kTileModels);
-    }
-    float* const swap = x;
+    for (int r = 0; r < R; ++r) apply_columns(layer->activation, y + r * stride, layer->out, kTileModels);
     x = y;
-    y = swap;
+    y = y == scratch ? scratch + R * stride : scratch;
   }
   for (int r = 0; r < R; ++r) row_from_lanes(job, first + r, out, x + r * stride);
 }

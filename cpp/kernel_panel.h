@@ -97,15 +97,14 @@ __attribute__((noinline)) void outputs_rows(const Plan& plan, const PanelJob& jo
   const int64_t in = plan.layers[0].in, out = plan.layers[plan.num_layers - 1].out, stride = plan.buffer_width;
   const float* x = job.x + first * in;
   int64_t x_stride = in;
-  float *y = scratch, *spare = scratch + R * stride;
+  float* y = scratch;
   const LayerPlan* const end = plan.layers + plan.num_layers;
   for (const LayerPlan* layer = plan.layers; layer != end; ++layer) {
     outputs_layer<Weight, R>(*layer, stream, x, x_stride, y, stride);
     for (int r = 0; r < R; ++r) apply_row(layer->activation, y + r * stride, layer->out);
     x = y;
     x_stride = stride;
-    y = spare;
-    spare = const_cast<float*>(x);
+    y = y == scratch ? scratch + R * stride : scratch;
   }
   float* to = job.y + first * out;
   for (int r = 0; r < R; ++r, to += out) {
