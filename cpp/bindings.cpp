@@ -2,38 +2,23 @@
 //
 // Arrays come converted by the Python package and are taken as they are (noconvert): array_t would cast silently. What
 // is checked here is what memory safety needs; messages for users are the Python package's.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "bindings.h"
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <memory>
-#include <optional>
 #include <string>
-#include <thread>
 #include <tuple>
 #include <utility>
-#include <vector>
 
 #include "dispatch.h"
 #include "errors.h"
 #include "inference.h"
-#include "keys.h"
 #include "roofline.h"
 #include "threads.h"
-#include "weights.h"
-
-namespace py = pybind11;
-using namespace mlpbank;
 
 namespace {
 
-using Floats = py::array_t<float, py::array::c_style>;
-using Ids = py::array_t<int64_t, py::array::c_style>;
-using ByteArray = py::array_t<uint8_t, py::array::c_style>;
-using SlotArray = py::array_t<uint32_t, py::array::c_style>;
 using LayerTuple = std::tuple<int64_t, int64_t, std::string>;
 
 Architecture make_architecture(const std::vector<LayerTuple>& layers) {
@@ -50,26 +35,6 @@ LayoutKind layout_kind(const Architecture& architecture, const std::string& name
 }
 
 const char* layout_name(LayoutKind kind) { return kind == LayoutKind::lane ? "lane" : "panel"; }
-
-bool is_power_of_two(py::ssize_t n) { return n > 0 && (n & (n - 1)) == 0; }
-
-void expect(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-// The views that BatchedWeights::load takes, over arrays that must hold `count` models each.
-std::vector<LayerView> layer_views(const Architecture& architecture, int64_t count, const std::vector<Floats>& weights,
-                                   const std::vector<std::optional<Floats>>& biases) {
-  const auto& layers = architecture.layers();
-  expect(weights.size() == layers.size() && biases.size() == layers.size(), "expected one weight and bias per layer");
-  std::vector<LayerView> views;
-  for (std::size_t l = 0; l < layers.size(); ++l) {
-    expect(weights[l].size() == count * layers[l].input_size * layers[l].output_size, "weight of wrong size");
-    expect(!biases[l] || biases[l]->size() == count * layers[l].output_size, "bias of wrong size");
-    views.push_back({weights[l].data(), biases[l] ? biases[l]->data() : nullptr});
-  }
-  return views;
-}
 
 // `models` is what the Python package saw when it checked shapes; another thread may have let the bank grow since.
 void check_models(const BatchedInference& self, int64_t models) {
@@ -95,31 +60,6 @@ bool is_direct(py::handle object, bool writeable) {
   return array->descr == float32 && (array->flags & wanted) == wanted;
 }
 
-// Gives up the GIL for its lifetime. What py::gil_scoped_release does, but for the end of the interpreter: daemon
-// threads that want the GIL back then are unwound by pthread_exit (until Python 3.14), and an exception that leaves a
-// destructor which may not throw ends the process.
-class ReleasedGil {
- public:
-  ReleasedGil() : state_(PyEval_SaveThread()) {}
-  ~ReleasedGil() noexcept(false) {
-    while (is_finalizing()) std::this_thread::sleep_for(std::chrono::hours(1));
-    PyEval_RestoreThread(state_);
-  }
-  ReleasedGil(const ReleasedGil&) = delete;
-  ReleasedGil& operator=(const ReleasedGil&) = delete;
-
- private:
-  static bool is_finalizing() {
-#if PY_VERSION_HEX >= 0x030D0000
-    return Py_IsFinalizing() != 0;
-#else
-    return _Py_IsFinalizing() != 0;
-#endif
-  }
-
-  PyThreadState* state_;
-};
-
 // Runs a forward without the GIL, or with it if it is brief: 16 threads that call for 6 us each had 0.7 of one thread's
 // throughput when each handed the GIL over twice in a call. (Pages of a mapped file may have to come from disk, so that
 // is never brief.)
@@ -134,100 +74,8 @@ ForwardOptions options(int num_threads, bool missing_nan, int64_t models = 0) {
   return {num_threads, missing_nan ? Missing::nan : Missing::error, models};
 }
 
-// An array as memory that the core keeps: its owner drops it with the GIL held.
-ReadOnly read_only(const ByteArray& array) {
-  auto owner = std::shared_ptr<ByteArray>(new ByteArray(array), [](ByteArray* held) {
-    const py::gil_scoped_acquire acquire;
-    delete held;
-  });
-  return {array.data(), array.nbytes(), owner};
-}
-
-// KeyTable, see keys.h, over arrays that it keeps.
-struct StringTable {
-  py::array_t<uint64_t, py::array::c_style> offsets;
-  ByteArray bytes;
-  SlotArray slots;
-
-  StringKeys keys() const {
-    return {offsets.size() - 1, offsets.data(), reinterpret_cast<const char*>(bytes.data()),
-            static_cast<uint64_t>(bytes.size())};
-  }
-  int64_t find(PyObject* key) const {
-    py::ssize_t size;
-    const char* text = PyUnicode_AsUTF8AndSize(key, &size);
-    if (text == nullptr) {
-      if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError) == 0) throw py::error_already_set();
-      PyErr_Clear();
-      return -1;  // a lone surrogate: no key has one
-    }
-    return find_key(keys(), {slots.data(), static_cast<uint64_t>(slots.size())},
-                    std::string_view(text, static_cast<std::size_t>(size)));
-  }
-};
-
-struct IntTable {
-  Ids values;
-  SlotArray slots;
-
-  IntKeys keys() const { return {values.size(), values.data()}; }
-  int64_t find(int64_t key) const {
-    return find_key(keys(), {slots.data(), static_cast<uint64_t>(slots.size())}, key);
-  }
-};
-
-template <class Keys>
-std::pair<SlotArray, int64_t> make_slots(const Keys& keys) {
-  SlotArray slots(num_slots(keys.count));
-  std::fill_n(slots.mutable_data(), slots.size(), 0u);
-  const int64_t duplicate = fill_slots(keys, slots.mutable_data());
-  return {slots, duplicate};
-}
-
-// What `changes`, a dict of ints, has for a key, else what `otherwise` finds.
-template <class Find>
-int64_t changed_or(const py::dict& changes, PyObject* key, Find otherwise) {
-  PyObject* change = PyDict_GetItemWithError(changes.ptr(), key);
-  if (change != nullptr) return PyLong_AsLongLong(change);
-  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return otherwise();
-}
-
-// Ids of `count` keys, -1 where there is none, and how many there are not.
-template <class IdOf>
-std::pair<Ids, int64_t> find_all(py::ssize_t count, IdOf id_of) {
-  Ids ids(count);
-  int64_t* to = ids.mutable_data();
-  int64_t unknown = 0;
-  for (py::ssize_t i = 0; i < count; ++i) unknown += (to[i] = id_of(i)) < 0;
-  return {ids, unknown};
-}
-
-std::pair<Ids, int64_t> find_strings(const StringTable& self, const py::list& keys, const py::dict& changes) {
-  return find_all(static_cast<py::ssize_t>(keys.size()), [&](py::ssize_t i) {
-    PyObject* key = PyList_GET_ITEM(keys.ptr(), i);
-    // The everyday key runs no Python code, so nobody can change the list meanwhile.
-    if (PyUnicode_CheckExact(key)) return changed_or(changes, key, [&] { return self.find(key); });
-    if (!PyUnicode_Check(key)) {
-      const auto other = py::reinterpret_borrow<py::object>(key);
-      throw py::type_error("keys[" + std::to_string(i) + "]: expected a str, got " +
-                           py::cast<std::string>(py::repr(other)));
-    }
-    // A subclass may have a hash of its own.
-    const auto plain = py::reinterpret_steal<py::object>(PyUnicode_FromObject(key));
-    if (!plain) throw py::error_already_set();
-    return changed_or(changes, plain.ptr(), [&] { return self.find(plain.ptr()); });
-  });
-}
-
-std::pair<Ids, int64_t> find_ints(const IntTable& self, const Ids& keys, const py::dict& changes) {
-  const int64_t* from = keys.data();
-  const bool unchanged = changes.empty();
-  return find_all(keys.size(), [&](py::ssize_t i) {
-    if (unchanged) return self.find(from[i]);
-    return changed_or(changes, py::int_(from[i]).ptr(), [&] { return self.find(from[i]); });
-  });
-}
+// An array as memory that the core keeps.
+ReadOnly read_only(const ByteArray& array) { return {array.data(), array.nbytes(), keep(array)}; }
 
 // The everyday call without a detour: the result, or None where an argument needs the Python package's attention.
 // Checking here costs 0.1 us, there 1 us, as much as a small model's whole forward.
@@ -268,6 +116,8 @@ PYBIND11_MODULE(_core, m) {
   not_loaded.attr("__module__") = "mlpbank";
   not_loaded.doc() = "A model whose weights were never loaded was asked for.";
 
+  py::register_exception<KeyKindError>(m, "KeyKindError", PyExc_TypeError);
+
   m.def("available_isas", &available_isas);
   m.def("activation_names", &activation_names);
   m.def(
@@ -281,30 +131,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("read_bandwidth", &read_bandwidth, py::arg("nbytes"), py::arg("num_threads"), py::arg("repeats"),
         py::call_guard<ReleasedGil>());
   m.def("fma_peak", &fma_peak, py::arg("isa"), py::arg("num_threads"), py::call_guard<ReleasedGil>());
-
-  m.def("string_slots", [](py::array_t<uint64_t, py::array::c_style> offsets, ByteArray bytes) {
-    return make_slots(StringTable{std::move(offsets), std::move(bytes), SlotArray()}.keys());
-  });
-  m.def("int_slots", [](Ids values) { return make_slots(IntTable{std::move(values), SlotArray()}.keys()); });
-  py::class_<StringTable>(m, "StringTable")
-      .def(py::init([](py::array_t<uint64_t, py::array::c_style> offsets, ByteArray bytes, SlotArray slots) {
-             expect(offsets.size() > 0 && is_power_of_two(slots.size()), "offsets or slots of wrong size");
-             return StringTable{std::move(offsets), std::move(bytes), std::move(slots)};
-           }),
-           py::arg("offsets").noconvert(), py::arg("bytes").noconvert(), py::arg("slots").noconvert())
-      .def_readonly("offsets", &StringTable::offsets)
-      .def_readonly("bytes", &StringTable::bytes)
-      .def_readonly("slots", &StringTable::slots)
-      .def("find", &find_strings, py::arg("keys"), py::arg("changes"));
-  py::class_<IntTable>(m, "IntTable")
-      .def(py::init([](Ids values, SlotArray slots) {
-             expect(is_power_of_two(slots.size()), "slots of wrong size");
-             return IntTable{std::move(values), std::move(slots)};
-           }),
-           py::arg("values").noconvert(), py::arg("slots").noconvert())
-      .def_readonly("values", &IntTable::values)
-      .def_readonly("slots", &IntTable::slots)
-      .def("find", &find_ints, py::arg("keys").noconvert(), py::arg("changes"));
 
   // (models of a unit, bytes of a unit, the layout's name)
   m.def(
@@ -358,7 +184,9 @@ PYBIND11_MODULE(_core, m) {
              return result;
            })
       .def("generation", &BatchedWeights::generation, py::arg("model"))
-      .def("unload", &BatchedWeights::unload, py::arg("model"), py::call_guard<ReleasedGil>())
+      .def(
+          "unload", [](BatchedWeights& self, int64_t model) { self.unload(model); }, py::arg("model"),
+          py::call_guard<ReleasedGil>())
       .def("grow", &BatchedWeights::grow, py::arg("count"), py::call_guard<ReleasedGil>())
       .def("load",
            [](BatchedWeights& self, int64_t first, int64_t count, const std::vector<Floats>& weights,
@@ -407,7 +235,7 @@ PYBIND11_MODULE(_core, m) {
         return std::make_pair(weights, biases);
       });
 
-  py::class_<BatchedWeights::Snapshot>(m, "Snapshot")
+  py::class_<BatchedWeights::Snapshot, std::shared_ptr<BatchedWeights::Snapshot>>(m, "Snapshot")
       .def(py::init<std::shared_ptr<const BatchedWeights>>(), py::arg("weights"))
       .def(
           "copy",
@@ -462,4 +290,6 @@ PYBIND11_MODULE(_core, m) {
            },
            py::arg("models").noconvert(), py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("num_threads"),
            py::arg("missing_nan"));
+
+  register_bank(m);
 }

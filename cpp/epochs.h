@@ -14,17 +14,26 @@ namespace mlpbank {
 
 class Epochs {
  public:
+  struct Token {
+    int counter;
+    uint32_t fork;  // of which process the reader is
+  };
+
   // Returns the token that leave() takes.
-  int enter() {
+  Token enter() {
     while (true) {
       const uint64_t epoch = epoch_.load();
-      const int token = static_cast<int>(epoch & 1);
-      readers_[token].count.fetch_add(1);
-      if (epoch_.load() == epoch) return token;
-      readers_[token].count.fetch_sub(1);
+      const int counter = static_cast<int>(epoch & 1);
+      readers_[counter].count.fetch_add(1);
+      if (epoch_.load() == epoch) return {counter, forks_};
+      readers_[counter].count.fetch_sub(1);
     }
   }
-  void leave(int token) { readers_[token].count.fetch_sub(1, std::memory_order_release); }
+  void leave(Token token) {
+    if (is_known(token)) readers_[token.counter].count.fetch_sub(1, std::memory_order_release);
+  }
+  // False in a child for a reader that entered before the fork: what it saw may be gone.
+  bool is_known(Token token) const { return token.fork == forks_; }
 
   // For writers, one at a time. The stamp of what is retired now:
   uint64_t stamp() const { return epoch_.load(); }
@@ -37,7 +46,10 @@ class Epochs {
   }
 
   // In a forked child: the readers that were other threads of the parent do not exist.
-  void forget_readers() { readers_[0].count = readers_[1].count = 0; }
+  void forget_readers() {
+    readers_[0].count = readers_[1].count = 0;
+    ++forks_;
+  }
 
  private:
   struct alignas(64) Counter {
@@ -45,6 +57,7 @@ class Epochs {
   };
   std::atomic<uint64_t> epoch_{1};
   Counter readers_[2];
+  uint32_t forks_ = 0;  // changes only where there is one thread
 };
 
 }  // namespace mlpbank

@@ -11,4 +11,10 @@ class ModelNotLoaded : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A key is text where the bank's other keys are numbers, or the other way round.
+class KeyKindError : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
 }  // namespace mlpbank

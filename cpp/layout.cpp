@@ -240,32 +240,42 @@ void Layout::unpack(const Bytes* unit, int64_t lane, const std::vector<float*>& 
   });
 }
 
+// Where the elements of lane 0 of a tile lie: visit(offset, bytes of an element). Those of lane i lie i elements
+// further.
+template <class Visit>
+void Layout::for_each_element(Visit visit) const {
+  const auto run = [&](int64_t offset, int64_t elements, auto bytes) {
+    for (int64_t i = 0; i < elements; ++i, offset += bytes * kTileModels) visit(offset, bytes);
+  };
+  for_each_panel([&](const Panel& panel) {
+    const int64_t headers = header_rows(dtype_) * panel.width, weights = layers_[panel.layer].in * panel.width;
+    const int64_t offset = panel.offset + 4 * headers * kTileModels;
+    run(panel.offset, headers, std::integral_constant<int64_t, 4>());
+    switch (element_bytes(dtype_)) {
+      case 4:
+        return run(offset, weights, std::integral_constant<int64_t, 4>());
+      case 2:
+        return run(offset, weights, std::integral_constant<int64_t, 2>());
+      default:
+        return run(offset, weights, std::integral_constant<int64_t, 1>());
+    }
+  });
+}
+
 void Layout::copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t to_lane) const {
   if (kind_ == LayoutKind::panel) {
     std::memcpy(to, from, static_cast<std::size_t>(unit_bytes_));
     return;
   }
-  // Elements of one model lie kTileModels of them apart.
-  const auto copy = [&](int64_t offset, int64_t elements, auto bytes) {
-    constexpr int64_t kBytes = bytes;
-    for (int64_t i = 0; i < elements; ++i, offset += kBytes * kTileModels) {
-      std::memcpy(to + offset + kBytes * to_lane, from + offset + kBytes * from_lane, kBytes);
-    }
-  };
-  for_each_panel([&](const Panel& panel) {
-    const int64_t headers = header_rows(dtype_) * panel.width, weights = layers_[panel.layer].in * panel.width;
-    const int64_t offset = panel.offset + 4 * headers * kTileModels;
-    copy(panel.offset, headers, std::integral_constant<int64_t, 4>());
-    switch (element_bytes(dtype_)) {
-      case 4:
-        return copy(offset, weights, std::integral_constant<int64_t, 4>());
-      case 2:
-        return copy(offset, weights, std::integral_constant<int64_t, 2>());
-      default:
-        return copy(offset, weights, std::integral_constant<int64_t, 1>());
-    }
+  for_each_element([&](int64_t offset, auto bytes) {
+    std::memcpy(to + offset + bytes * to_lane, from + offset + bytes * from_lane, bytes);
   });
   set_lanes(to, lanes(to) | 1u << to_lane);
+}
+
+void Layout::remove(Bytes* unit, int64_t lane) const {
+  for_each_element([&](int64_t offset, auto bytes) { std::memset(unit + offset + bytes * lane, 0, bytes); });
+  set_lanes(unit, lanes(unit) & ~(1u << lane));
 }
 
 }  // namespace mlpbank

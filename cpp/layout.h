@@ -54,7 +54,8 @@ class Layout {
   // Which models of a unit are there: always the one of the panel layout, and the marked ones of a tile.
   bool has_model(const Bytes* unit, int64_t lane) const { return (lanes(unit) >> lane & 1) != 0; }
   int64_t models_in(const Bytes* unit) const { return __builtin_popcount(lanes(unit)); }
-  void remove(Bytes* unit, int64_t lane) const { set_lanes(unit, lanes(unit) & ~(1u << lane)); }
+  // Forgets a model of a tile: nothing of its weights is left.
+  void remove(Bytes* unit, int64_t lane) const;
   // As bits, lane 0 first.
   uint32_t lanes(const Bytes* unit) const {
     uint32_t lanes = 1;
@@ -70,6 +71,8 @@ class Layout {
   };
   template <class Visit>
   void for_each_panel(Visit visit) const;
+  template <class Visit>
+  void for_each_element(Visit visit) const;
   template <class Weight>
   void pack_panel(const Panel& panel, const LayerView& view, int64_t source, int64_t models, Bytes* unit,
                   int64_t lane) const;

@@ -8,11 +8,13 @@
 #include <omp.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -21,6 +23,8 @@
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "float_mode.h"
 
 namespace mlpbank {
 namespace {
@@ -84,6 +88,7 @@ class Job {
   }
 
   void run(int thread) {
+    const DefaultFloatMode mode;
     for (int i = 0; i < ranges_; ++i) {
       Range& range = range_[(thread + i) % ranges_];
       for (int64_t begin; (begin = range.next.fetch_add(chunk_, std::memory_order_relaxed)) < range.end;) {
@@ -113,19 +118,36 @@ class Job {
   Range range_[kMaxRanges];
 };
 
-// How many of `wanted` threads the system grants at once (RLIMIT_NPROC, a cgroup's limit of pids). libgomp ends the
-// process when it is refused one, so they are tried first.
-int creatable_threads(int wanted) {
+// Blocks, for its lifetime and for the threads that are started meanwhile, the signals that a process is sent: they
+// belong to the program's own threads, which may wait for them. Those that a fault raises stay.
+class BlockedSignals {
+ public:
+  BlockedSignals() {
+    sigset_t signals;
+    sigfillset(&signals);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&signals, fault);
+    pthread_sigmask(SIG_BLOCK, &signals, &saved_);
+  }
+  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &saved_, nullptr); }
+  BlockedSignals(const BlockedSignals&) = delete;
+  BlockedSignals& operator=(const BlockedSignals&) = delete;
+
+ private:
+  sigset_t saved_;
+};
+
+// How many of `wanted` threads the system grants at once (RLIMIT_NPROC, a cgroup's limit of pids, memory). libgomp ends
+// the process when it is refused one, so they are tried first.
+int creatable_threads(int wanted) noexcept {
   std::vector<std::thread> tried;
   std::mutex all_started;
-  {
+  try {
+    tried.reserve(static_cast<std::size_t>(wanted));
     const std::lock_guard lock(all_started);
-    try {
-      while (static_cast<int>(tried.size()) < wanted) {
-        tried.emplace_back([&] { const std::lock_guard wait(all_started); });
-      }
-    } catch (const std::system_error&) {
+    while (static_cast<int>(tried.size()) < wanted) {
+      tried.emplace_back([&] { const std::lock_guard wait(all_started); });
     }
+  } catch (const std::exception&) {  // system_error or bad_alloc
   }
   for (std::thread& thread : tried) thread.join();
   return static_cast<int>(tried.size());
@@ -133,16 +155,19 @@ int creatable_threads(int wanted) {
 
 class Pool {
  public:
-  // Starts so many helpers, or as many as the system lets us have, and returns how many.
+  // Starts so many helpers, or as many as the system lets us have, and returns how many. Throws std::bad_alloc before
+  // it has started any.
   int start(int helpers) {
     if (helpers == 0) return 0;
-    const auto granted = std::make_shared<std::promise<int>>();
+    std::promise<int> granted;
+    std::future<int> number = granted.get_future();
     try {
-      std::thread([this, helpers, granted] { lead(helpers, *granted); }).detach();
+      const BlockedSignals blocked;
+      std::thread([this, helpers, promise = std::move(granted)]() mutable { lead(helpers, promise); }).detach();
     } catch (const std::system_error&) {
       return 0;
     }
-    return granted->get_future().get();
+    return number.get();
   }
 
   // Whether a call of this length may wake helpers that sleep.
@@ -264,8 +289,9 @@ Pool& the_pool() {
   const std::lock_guard lock(pool_mutex);
   if (pool == nullptr) {
     const int allowed = cpu_budget().threads;
-    pool = new Pool;
-    budget = 1 + pool->start(allowed - 1);
+    auto started = std::make_unique<Pool>();
+    budget = 1 + started->start(allowed - 1);
+    pool = started.release();
   }
   return *pool;
 }
@@ -294,11 +320,15 @@ void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* cont
   if (work.items <= 0) return;
   const int64_t chunks = (work.items + work.chunk - 1) / work.chunk;
   threads = static_cast<int>(std::min<int64_t>({threads, chunks, omp_get_max_threads()}));
-  if (threads <= 1 || work.nanoseconds < kShareNanoseconds || omp_in_parallel()) return body(context, 0, work.items);
+  const auto alone = [&] {
+    const DefaultFloatMode mode;
+    body(context, 0, work.items);
+  };
+  if (threads <= 1 || work.nanoseconds < kShareNanoseconds || omp_in_parallel()) return alone();
   Pool& helpers = the_pool();
   const Share share(threads);
   const bool wake = share.threads() > 1 && helpers.may_wake(work.nanoseconds);
-  if (share.threads() == 1 || !(wake || helpers.any_awake())) return body(context, 0, work.items);
+  if (share.threads() == 1 || !(wake || helpers.any_awake())) return alone();
   Job job(work, body, context, share.threads());
   helpers.run(job, wake);
 }

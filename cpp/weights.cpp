@@ -1,7 +1,5 @@
 #include "weights.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <cstring>
 #include <functional>
@@ -10,6 +8,7 @@
 #include <utility>
 
 #include "errors.h"
+#include "float_mode.h"
 #include "threads.h"
 
 namespace mlpbank {
@@ -22,23 +21,30 @@ constexpr double kPackBytesPerNanosecond = 5;  // one thread, for an estimate
 constexpr int64_t kSpareChunkBytes = 64 << 10;
 constexpr const char* kWhat = "num_models x parameters";
 
-std::mutex list_mutex;
-BatchedWeights* list_first = nullptr;
+// Room for `more` elements, so that adding them cannot fail. Grows in proportion, as push_back does.
+template <class Vector>
+void make_room(Vector& vector, std::size_t more) {
+  const std::size_t needed = vector.size() + more;
+  if (needed > vector.capacity()) vector.reserve(std::max(needed, 2 * vector.capacity()));
+}
+
+void forget_readers(void* epochs) { static_cast<Epochs*>(epochs)->forget_readers(); }
 
 }  // namespace
 
 BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype)
-    : architecture_(std::move(architecture)), layout_(architecture_, kind, dtype) {
+    : architecture_(std::move(architecture)), layout_(architecture_, kind, dtype),
+      lock_(ForkLock::weights, forget_readers, &epochs_) {
   if (num_models <= 0) {
     throw std::invalid_argument("num_models: expected a positive integer, got " + std::to_string(num_models));
   }
   grow(num_models);
-  enlist();
 }
 
 BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype,
                                ReadOnly base)
-    : architecture_(std::move(architecture)), layout_(architecture_, kind, dtype), base_(std::move(base)) {
+    : architecture_(std::move(architecture)), layout_(architecture_, kind, dtype), base_(std::move(base)),
+      lock_(ForkLock::weights, forget_readers, &epochs_) {
   const int64_t units = units_for(std::max<int64_t>(num_models, 0));
   const int64_t bytes = checked_mul(units, layout_.unit_bytes(), kWhat);
   if (num_models < 0 || base_.nbytes != bytes || reinterpret_cast<uintptr_t>(base_.data) % 64 != 0) {
@@ -47,38 +53,6 @@ BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, La
   }
   append(num_models, base_.data);
   num_loaded_ = num_models;
-  enlist();
-}
-
-BatchedWeights::~BatchedWeights() {
-  const std::lock_guard lock(list_mutex);
-  (before_ == nullptr ? list_first : before_->next_) = next_;
-  if (next_ != nullptr) next_->before_ = before_;
-}
-
-// A fork takes all writers' mutexes first, so that the child finds every bank whole.
-void BatchedWeights::enlist() {
-  static const int handlers = pthread_atfork(lock_all, unlock_all, unlock_all_in_child);
-  (void)handlers;
-  const std::lock_guard lock(list_mutex);
-  next_ = list_first;
-  if (next_ != nullptr) next_->before_ = this;
-  list_first = this;
-}
-
-void BatchedWeights::lock_all() {
-  list_mutex.lock();
-  for (BatchedWeights* w = list_first; w != nullptr; w = w->next_) w->mutex_.lock();
-}
-
-void BatchedWeights::unlock_all() {
-  for (BatchedWeights* w = list_first; w != nullptr; w = w->next_) w->mutex_.unlock();
-  list_mutex.unlock();
-}
-
-void BatchedWeights::unlock_all_in_child() {
-  for (BatchedWeights* w = list_first; w != nullptr; w = w->next_) w->epochs_.forget_readers();
-  unlock_all();
 }
 
 void BatchedWeights::check_model(int64_t model) const {
@@ -93,7 +67,7 @@ int64_t BatchedWeights::units_for(int64_t models) const {
 }
 
 int64_t BatchedWeights::nbytes() const {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lock_);
   int64_t bytes = base_.nbytes;
   for (const AlignedBuffer& chunk : chunks_) bytes += chunk.nbytes();
   return bytes;
@@ -106,7 +80,7 @@ void BatchedWeights::grow(int64_t count) {
 
 // Adds `count` models: unloaded ones with homes of their own, or those whose units are given.
 void BatchedWeights::append(int64_t count, const Bytes* given) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lock_);
   const int64_t models = checked_add(num_models_, count, "num_models");
   const int64_t old_units = units_for(num_models_), units = units_for(models), added = units - old_units;
   if (added > 0) {
@@ -118,11 +92,13 @@ void BatchedWeights::append(int64_t count, const Bytes* given) {
       Bytes* added_unit = given == nullptr ? nullptr : const_cast<Bytes*>(given) + offset;
       table[u].store(u < old_units ? table_[u].load() : added_unit, std::memory_order_relaxed);
     }
-    retired_tables_.reserve(retired_tables_.size() + 1);
+    make_room(retired_tables_, 1);
     homes_.reserve(static_cast<std::size_t>(units));
     home_free_.reserve(static_cast<std::size_t>(units));
-    generations_.reserve(static_cast<std::size_t>(models));
-    if (given == nullptr) chunks_.push_back(AlignedBuffer::of_bytes(bytes));
+    if (given == nullptr) {
+      make_room(chunks_, 1);
+      chunks_.push_back(AlignedBuffer::of_bytes(bytes));
+    }
     Bytes* const homes = given == nullptr ? chunks_.back().bytes() : const_cast<Bytes*>(given);
     for (int64_t u = 0; u < added; ++u) homes_.push_back(homes + u * layout_.unit_bytes());
     home_free_.resize(static_cast<std::size_t>(units), given == nullptr);
@@ -135,12 +111,35 @@ void BatchedWeights::append(int64_t count, const Bytes* given) {
   reclaim();
 }
 
-// Free places for units [first, first + count): their homes, or spare ones. Makes room to retire as many, so that
-// publish() cannot fail.
+BatchedWeights::Places::Places(BatchedWeights& weights, int64_t first, int64_t count)
+    : weights_(weights), first_(first), retiring_(std::max<int64_t>(count, 1)) {
+  const std::lock_guard lock(weights_.lock_);
+  weights_.reclaim();
+  weights_.make_room_to_retire(retiring_);
+  weights_.take_places(first, count, places_);
+  weights_.retiring_ += retiring_;
+}
+
+BatchedWeights::Places::~Places() {
+  const std::lock_guard lock(weights_.lock_);
+  weights_.retiring_ -= retiring_;
+  for (std::size_t i = 0; i < places_.size(); ++i) {
+    if (places_[i] != nullptr) weights_.give_back(first_ + static_cast<int64_t>(i), places_[i]);
+  }
+}
+
+void BatchedWeights::Places::publish(int64_t unit) {
+  weights_.publish(unit, of(unit));
+  places_[static_cast<std::size_t>(unit - first_)] = nullptr;
+}
+
+void BatchedWeights::make_room_to_retire(int64_t count) {
+  make_room(retired_, static_cast<std::size_t>(retiring_ + count));
+}
+
+// Free places for units [first, first + count): their homes, or spare ones.
 void BatchedWeights::take_places(int64_t first, int64_t count, std::vector<Bytes*>& places) {
-  reclaim();
   places.reserve(static_cast<std::size_t>(count));
-  retired_.reserve(retired_.size() + static_cast<std::size_t>(count));
   const auto homes = home_free_.begin() + first;
   const int64_t missing = std::count(homes, homes + count, false) - static_cast<int64_t>(spares_.size());
   if (missing > 0) {
@@ -159,23 +158,31 @@ void BatchedWeights::take_places(int64_t first, int64_t count, std::vector<Bytes
   }
 }
 
+// With room in spares_ for all there are, giving one back never needs memory.
 void BatchedWeights::add_spares(int64_t count) {
-  spares_.reserve(spares_.size() + static_cast<std::size_t>(count) + retired_.capacity());
+  make_room(spares_, static_cast<std::size_t>(num_spares_ + count) - spares_.size());
+  make_room(chunks_, 1);
   chunks_.push_back(AlignedBuffer::of_bytes(count * layout_.unit_bytes()));
   for (int64_t i = count; i-- > 0;) spares_.push_back(chunks_.back().bytes() + i * layout_.unit_bytes());
+  num_spares_ += count;
 }
 
-// Frees what no reader can see any more.
+// Takes back a place that nobody can see. Never fails.
+void BatchedWeights::give_back(int64_t unit, Bytes* place) {
+  if (is_read_only(place)) return;
+  if (place == homes_[static_cast<std::size_t>(unit)]) {
+    home_free_[static_cast<std::size_t>(unit)] = true;
+  } else {
+    spares_.push_back(place);
+  }
+}
+
+// Frees what no reader can see any more. Never fails.
 void BatchedWeights::reclaim() {
   std::size_t done = 0;
   while (done < retired_.size() && epochs_.passed(retired_[done].stamp)) {
-    const Retired& old = retired_[done++];
-    if (is_read_only(old.place)) continue;
-    if (old.place == homes_[static_cast<std::size_t>(old.unit)]) {
-      home_free_[static_cast<std::size_t>(old.unit)] = true;
-    } else {
-      spares_.push_back(old.place);
-    }
+    give_back(retired_[done].unit, retired_[done].place);
+    ++done;
   }
   retired_.erase(retired_.begin(), retired_.begin() + static_cast<std::ptrdiff_t>(done));
   while (!retired_tables_.empty() && epochs_.passed(retired_tables_.front().first)) {
@@ -183,7 +190,7 @@ void BatchedWeights::reclaim() {
   }
 }
 
-// Readers that start after this see the new place.
+// Needs room to retire. Readers that start after this see the new place.
 void BatchedWeights::publish(int64_t unit, Bytes* place) {
   const auto loaded = [&](const Bytes* p) { return p == nullptr ? 0 : layout_.models_in(p); };
   Bytes* old = table_[static_cast<std::size_t>(unit)].exchange(place);
@@ -195,75 +202,63 @@ void BatchedWeights::load(int64_t first, int64_t count, const std::vector<LayerV
   check_model(first);
   if (count > 1) check_model(first + count - 1);
   // Whole units are packed beside each other outside the lock; in the lane layout a tile that holds other models too is
-  // copied and changed.
-  const int64_t width = layout_.unit_models();
-  const int64_t begin = std::min(first + count, (first + width - 1) / width * width);
-  const int64_t end = std::max(begin, (first + count) / width * width);
-  load_units(begin / width, end / width, begin - first, views, num_threads);
-  const std::lock_guard lock(mutex_);
-  if (first < begin) change_lanes(first, begin, views, 0);
-  if (end < first + count) change_lanes(end, first + count, views, end - first);
-  for (int64_t m = first; m < first + count; ++m) ++generations_[static_cast<std::size_t>(m)];
-}
+  // copied and changed under it.
+  const int64_t width = layout_.unit_models(), last = first + count;
+  const int64_t begin = std::min(last, (first + width - 1) / width * width);
+  const int64_t end = std::max(begin, last / width * width);
+  const int64_t first_unit = first / width, end_unit = (last + width - 1) / width, whole = (end - begin) / width;
+  Places places(*this, first_unit, end_unit - first_unit);
 
-// Packs and publishes whole units; the first of their models is number `source` of the views.
-void BatchedWeights::load_units(int64_t first, int64_t end, int64_t source, const std::vector<LayerView>& views,
-                                int num_threads) {
-  const int64_t count = end - first, width = layout_.unit_models();
-  std::vector<Bytes*> places;
-  {
-    const std::lock_guard lock(mutex_);
-    take_places(first, count, places);
-  }
-  const auto bytes = static_cast<double>(layout_.unit_bytes()) * static_cast<double>(count);
+  const auto bytes = static_cast<double>(layout_.unit_bytes()) * static_cast<double>(whole);
   const int64_t chunk = std::max<int64_t>(1, kPackChunkBytes / layout_.unit_bytes());
-  const ChunkedWork work = {count, chunk, bytes / kPackBytesPerNanosecond};
-  parallel_for(num_threads, work, [&](int64_t from, int64_t to) {
-    for (int64_t u = from; u < to; ++u) layout_.pack(views, source + u * width, width, places[u], 0);
+  parallel_for(num_threads, {whole, chunk, bytes / kPackBytesPerNanosecond}, [&](int64_t from, int64_t to) {
+    for (int64_t u = begin / width + from; u < begin / width + to; ++u) {
+      layout_.pack(views, u * width - first, width, places.of(u), 0);
+    }
   });
-  const std::lock_guard lock(mutex_);
-  for (int64_t u = 0; u < count; ++u) publish(first + u, places[static_cast<std::size_t>(u)]);
+
+  const DefaultFloatMode mode;
+  const std::lock_guard lock(lock_);  // from here on nothing fails
+  if (first < begin) change_lanes(first, begin, views, 0, places.of(first_unit));
+  if (end < last) change_lanes(end, last, views, end - first, places.of(end / width));
+  for (int64_t u = first_unit; u < end_unit; ++u) places.publish(u);
+  for (int64_t m = first; m < last; ++m) ++generations_[static_cast<std::size_t>(m)];
 }
 
-// Replaces models [begin, end), all of one tile, or with no views unloads them. Call with the mutex held.
-void BatchedWeights::change_lanes(int64_t begin, int64_t end, const std::vector<LayerView>& views, int64_t source) {
-  const int64_t width = layout_.unit_models(), unit = begin / width;
-  std::vector<Bytes*> place;
-  take_places(unit, 1, place);
+// Writes to `place` what the tile of models [begin, end) is to be: those from the views, the others as they are. Call
+// with the lock held.
+void BatchedWeights::change_lanes(int64_t begin, int64_t end, const std::vector<LayerView>& views, int64_t source,
+                                  Bytes* place) {
+  const int64_t width = layout_.unit_models();
   const auto bytes = static_cast<std::size_t>(layout_.unit_bytes());
-  if (const Bytes* old = table_[static_cast<std::size_t>(unit)].load()) {
-    std::memcpy(place[0], old, bytes);
+  if (const Bytes* old = table_[static_cast<std::size_t>(begin / width)].load()) {
+    std::memcpy(place, old, bytes);
   } else {
-    std::memset(place[0], 0, bytes);
+    std::memset(place, 0, bytes);
   }
-  if (views.empty()) {
-    layout_.remove(place[0], begin % width);
-  } else {
-    layout_.pack(views, source, end - begin, place[0], begin % width);
-  }
-  publish(unit, place[0]);
+  if (!views.empty()) layout_.pack(views, source, end - begin, place, begin % width);
 }
 
-void BatchedWeights::unload(int64_t model) {
-  check_model(model);
-  const std::lock_guard lock(mutex_);
-  if (table_[static_cast<std::size_t>(model / layout_.unit_models())].load() == nullptr) return;
-  if (layout_.unit_models() > 1) {
-    change_lanes(model, model + 1, {}, 0);
-  } else {
-    retired_.reserve(retired_.size() + 1);
-    publish(model, nullptr);
-  }
+// Call with the lock held.
+void BatchedWeights::remove(int64_t model, Places& places) {
+  const int64_t width = layout_.unit_models(), unit = model / width;
+  const Bytes* old = table_[static_cast<std::size_t>(unit)].load();
+  if (old == nullptr || !layout_.has_model(old, model % width)) return;
+  if (width == 1) return publish(unit, nullptr);
+  change_lanes(model, model + 1, {}, 0, places.of(unit));
+  layout_.remove(places.of(unit), model % width);
+  places.publish(unit);
 }
 
 int64_t BatchedWeights::generation(int64_t model) const {
   check_model(model);
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(lock_);
   return generations_[static_cast<std::size_t>(model)];
 }
 
 void BatchedWeights::get(int64_t model, const std::vector<float*>& weight, const std::vector<float*>& bias) const {
   check_model(model);
+  const DefaultFloatMode mode;
   const Reader reader(*this);
   const Bytes* unit = reader.unit(model / layout_.unit_models());
   if (unit == nullptr || !layout_.has_model(unit, model % layout_.unit_models())) throw_not_loaded(model);
@@ -286,11 +281,12 @@ BatchedWeights::Snapshot::Snapshot(std::shared_ptr<const BatchedWeights> weights
   const int64_t count = weights_->units_for(weights_->num_models());
   units_.reserve(static_cast<std::size_t>(count));
   // Without the mutex two models could be of two moments, and the table shorter than the number of models.
-  const std::lock_guard lock(weights_->mutex_);
+  const std::lock_guard lock(weights_->lock_);
   for (int64_t u = 0; u < count; ++u) units_.push_back(weights_->table_[static_cast<std::size_t>(u)].load());
 }
 
 void BatchedWeights::Snapshot::copy(const int64_t* models, int64_t count, Bytes* out) const {
+  if (!reader_.is_known()) throw std::runtime_error("snapshot: made before a fork, by the parent process");
   const Layout& layout = weights_->layout_;
   const int64_t width = layout.unit_models();
   for (int64_t i = 0; i < count; ++i) {
@@ -314,18 +310,16 @@ std::vector<bool> BatchedWeights::copy_units(int64_t models, Bytes* out) const {
 }
 
 void BatchedWeights::restore_units(const Bytes* units, const std::vector<bool>& there) {
-  const std::lock_guard lock(mutex_);
-  for (std::size_t u = 0; u < there.size(); ++u, units += layout_.unit_bytes()) {
-    if (!there[u]) continue;
-    const auto unit = static_cast<int64_t>(u);
-    std::vector<Bytes*> place;
-    take_places(unit, 1, place);
-    std::memcpy(place[0], units, static_cast<std::size_t>(layout_.unit_bytes()));
-    publish(unit, place[0]);
-    for (int64_t lane = 0; lane < layout_.unit_models(); ++lane) {
-      const int64_t model = unit * layout_.unit_models() + lane;
-      if (layout_.has_model(place[0], lane)) generations_[static_cast<std::size_t>(model)] = 1;
+  const auto count = static_cast<int64_t>(there.size()), width = layout_.unit_models();
+  Places places(*this, 0, count);
+  const std::lock_guard lock(lock_);
+  for (int64_t u = 0; u < count; ++u, units += layout_.unit_bytes()) {
+    if (!there[static_cast<std::size_t>(u)]) continue;
+    std::memcpy(places.of(u), units, static_cast<std::size_t>(layout_.unit_bytes()));
+    for (int64_t model = u * width; model < std::min((u + 1) * width, num_models()); ++model) {
+      if (layout_.has_model(units, model % width)) generations_[static_cast<std::size_t>(model)] = 1;
     }
+    places.publish(u);
   }
 }
 

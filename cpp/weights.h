@@ -15,12 +15,12 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "architecture.h"
 #include "buffer.h"
 #include "epochs.h"
+#include "fork_lock.h"
 #include "layout.h"
 
 namespace mlpbank {
@@ -38,7 +38,6 @@ class BatchedWeights {
   BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype = Dtype::float32);
   // All models, be it none, are those of `base`, whose units lie one behind the other, 64-byte aligned.
   BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype, ReadOnly base);
-  ~BatchedWeights();
   BatchedWeights(const BatchedWeights&) = delete;
   BatchedWeights& operator=(const BatchedWeights&) = delete;
 
@@ -50,10 +49,21 @@ class BatchedWeights {
   // Where the first model lies unless it was swapped.
   const Bytes* data() const { return base_.data != nullptr ? base_.data : chunks_.front().bytes(); }
 
-  // Packs `count` models from `first` on, see Layout::pack. Throws before anything is touched: std::out_of_range,
-  // std::bad_alloc. Each model is published when all are packed.
+  // Packs `count` models from `first` on, see Layout::pack, and publishes them when all are packed. What it throws, it
+  // throws before that, and nothing is changed: std::out_of_range, std::bad_alloc.
   void load(int64_t first, int64_t count, const std::vector<LayerView>& views, int num_threads);
-  void unload(int64_t model);
+  // `before` runs when nothing can fail any more, just before the model is gone. Throws as load() does.
+  template <class Before>
+  void unload(int64_t model, Before before) {
+    check_model(model);
+    Places places(*this, model / layout_.unit_models(), layout_.unit_models() > 1 ? 1 : 0);
+    const std::lock_guard lock(lock_);
+    before();
+    remove(model, places);
+  }
+  void unload(int64_t model) {
+    unload(model, [] {});
+  }
   // Adds `count` unloaded models behind the others.
   void grow(int64_t count);
   // How often the model was loaded.
@@ -80,13 +90,16 @@ class BatchedWeights {
     Reader(const Reader&) = delete;
     Reader& operator=(const Reader&) = delete;
 
+    // False in a forked child, where the memory of what this one sees may be used again.
+    bool is_known() const { return weights_.epochs_.is_known(token_); }
+
     // The unit as it is now, null if none of its models was loaded. Two calls may see two generations.
     const Bytes* unit(int64_t i) const { return units_[i].load(std::memory_order_acquire); }
     bool all_loaded() const { return weights_.num_loaded_.load() == weights_.num_models(); }
 
    private:
     const BatchedWeights& weights_;
-    int token_;
+    Epochs::Token token_;
     const std::atomic<Bytes*>* units_;
   };
 
@@ -113,17 +126,34 @@ class BatchedWeights {
   };
   using Units = std::unique_ptr<std::atomic<Bytes*>[]>;
 
-  static void lock_all();
-  static void unlock_all();
-  static void unlock_all_in_child();
-  void enlist();
+  // Free places for the units from `first` on, and room to retire as many: with them a change cannot fail any more.
+  // Those that were not published become free again.
+  class Places {
+   public:
+    Places(BatchedWeights& weights, int64_t first, int64_t count);
+    ~Places();
+    Places(const Places&) = delete;
+    Places& operator=(const Places&) = delete;
+
+    Bytes* of(int64_t unit) const { return places_[static_cast<std::size_t>(unit - first_)]; }
+    // Readers that start after this see the place. Call with the lock held.
+    void publish(int64_t unit);
+
+   private:
+    BatchedWeights& weights_;
+    const int64_t first_;
+    std::vector<Bytes*> places_;  // null: published
+    int64_t retiring_;            // room that is left
+  };
 
   void append(int64_t count, const Bytes* given);
   bool is_read_only(const Bytes* place) const { return place >= base_.data && place < base_.data + base_.nbytes; }
   void check_model(int64_t model) const;
-  void load_units(int64_t first, int64_t end, int64_t source, const std::vector<LayerView>& views, int num_threads);
-  void change_lanes(int64_t begin, int64_t end, const std::vector<LayerView>& views, int64_t source);
+  void change_lanes(int64_t begin, int64_t end, const std::vector<LayerView>& views, int64_t source, Bytes* place);
+  void remove(int64_t model, Places& places);
   void take_places(int64_t first, int64_t count, std::vector<Bytes*>& places);
+  void give_back(int64_t unit, Bytes* place);
+  void make_room_to_retire(int64_t count);
   void add_spares(int64_t count);
   void reclaim();
   void publish(int64_t unit, Bytes* place);
@@ -136,18 +166,18 @@ class BatchedWeights {
   std::atomic<std::atomic<Bytes*>*> units_{nullptr};
   mutable Epochs epochs_;
 
-  // Writers only, with the mutex held.
-  mutable std::mutex mutex_;
+  // Writers only, with the lock held.
+  mutable ForkLock lock_;
   Units table_;                                    // what units_ points to
   std::vector<std::pair<uint64_t, Units>> retired_tables_;
   std::vector<AlignedBuffer> chunks_;
   std::vector<Bytes*> homes_;                      // of each unit
   std::vector<bool> home_free_;
-  std::vector<Bytes*> spares_;                     // free places that are nobody's home
-  std::vector<Retired> retired_;                   // oldest first
+  std::vector<Bytes*> spares_;                     // free places that are nobody's home, with room for all there are
+  int64_t num_spares_ = 0;                         // free or not
+  std::vector<Retired> retired_;                   // oldest first, with room for retiring_ more
+  int64_t retiring_ = 0;                           // units that running changes may retire
   std::vector<int64_t> generations_;
-  BatchedWeights* next_ = nullptr;                 // all BatchedWeights of the process, for fork
-  BatchedWeights* before_ = nullptr;
 };
 
 }  // namespace mlpbank

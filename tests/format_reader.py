@@ -35,6 +35,37 @@ def hash_int(key: int) -> int:
     return h ^ (h >> 31)
 
 
+def sip_hash(seed: bytes, data: bytes) -> int:
+    """SipHash-1-3."""
+    k0, k1 = (int.from_bytes(half, "little") for half in (seed[:8], seed[8:]))
+    a, b, c, d = k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573
+
+    def rotate(x: int, by: int) -> int:
+        return (x << by | x >> (64 - by)) & U64
+
+    def one_round() -> None:
+        nonlocal a, b, c, d
+        a, c = (a + b) & U64, (c + d) & U64
+        b, d = rotate(b, 13) ^ a, rotate(d, 16) ^ c
+        a = rotate(a, 32)
+        a, c = (a + d) & U64, (c + b) & U64
+        d, b = rotate(d, 21) ^ a, rotate(b, 17) ^ c
+        c = rotate(c, 32)
+
+    rest = len(data) % 8
+    words = [data[i : i + 8] for i in range(0, len(data) - rest, 8)]
+    words.append(data[len(data) - rest :].ljust(7, b"\0") + bytes([len(data) % 256]))
+    for word in words:
+        m = int.from_bytes(word, "little")
+        d ^= m
+        one_round()
+        a ^= m
+    c ^= 0xFF
+    for _ in range(3):
+        one_round()
+    return a ^ b ^ c ^ d
+
+
 def round_up(n: int, step: int) -> int:
     return -(-n // step) * step
 
@@ -60,7 +91,7 @@ class BankFile:
         self.header: dict[str, Any] = json.loads(data[8 : 8 + length])
         assert next(iter(self.header)) == "__metadata__"
         self.about: dict[str, Any] = json.loads(self.header.pop("__metadata__")["mlpbank"])
-        assert (self.about["format"], self.about["version"]) == ("mlpbank", 1)
+        assert (self.about["format"], self.about["version"]) in (("mlpbank", 1), ("mlpbank", 2))
         self.tensors: dict[str, npt.NDArray[Any]] = {}
         end = 0
         for name, entry in self.header.items():
@@ -117,12 +148,19 @@ class BankFile:
         """The position of a key, by the hash table."""
         slots, keys = self.tensors["keys.slots"].tolist(), self.keys()
         assert len(slots) == max(2, 1 << (2 * self.models - 1).bit_length() if self.models else 0)
-        s = (hash_str(key.encode()) if isinstance(key, str) else hash_int(key)) % len(slots)
+        s = self._hash(key) % len(slots)
         while slots[s] != 0:
             if keys[slots[s] - 1] == key:
                 return int(slots[s]) - 1
             s = (s + 1) % len(slots)
         return None
+
+    def _hash(self, key: str | int) -> int:
+        seed = self.about.get("seed")
+        if seed is None:
+            return hash_str(key.encode()) if isinstance(key, str) else hash_int(key)
+        data = key.encode() if isinstance(key, str) else (key & U64).to_bytes(8, "little")
+        return sip_hash(bytes.fromhex(seed), data)
 
     def marks(self) -> list[int]:
         """Of all tiles."""

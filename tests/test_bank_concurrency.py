@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bank_stress import ARCH, Stress, weights_of
-from cases import RunPython
+from cases import RunPython, raises
 from mlpbank import Bank, UnknownModelError
 
 X = np.ones((1, 2), np.float32)
@@ -44,12 +44,17 @@ def test_places_are_used_again_and_their_old_ids_are_not(layout: str) -> None:
     assert bank.predict_ids(bank.index(["last"]), X)[0, 0] == answer(5)
 
 
-def test_a_place_whose_ids_are_used_up_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After 2^31 models at one place; here after 4."""
+def slot_of(bank: Bank, key: str) -> int:
+    return bank._directory.slot(key)
+
+
+def test_a_slot_whose_ids_are_used_up_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 2^31 models in one slot; here after 4."""
     from mlpbank import _directory
 
-    monkeypatch.setattr(_directory, "_MAX_REUSED", 4 << _directory._PLACE_BITS)
+    assert _directory.MOST_REUSES << 32 < 2**63
     bank = Bank(ARCH)
+    bank._directory = _directory.Directory(bank._weights, _directory.Records.new(None), most_reuses=4)
     seen = set()
     for i in range(20):
         bank["a"] = weights_of(i)
@@ -62,22 +67,46 @@ def test_a_place_whose_ids_are_used_up_is_left_alone(monkeypatch: pytest.MonkeyP
         for old in seen:
             with pytest.raises(UnknownModelError):
                 bank.predict_ids([old], X)
-    assert {number & _directory._PLACE_MASK for number in seen} == set(range(5))
+    assert {number % 2**32 for number in seen} == set(range(5))
 
 
-def test_a_place_is_not_given_away_while_a_prediction_may_use_it() -> None:
+def test_a_slot_is_not_given_away_while_a_prediction_may_use_it() -> None:
     """A prediction that lasts: what is deleted meanwhile comes back only when it has ended."""
     bank = Bank(ARCH)
     bank["old"] = weights_of(1)
-    place = bank._directory.place_of("old")
-    token = bank._directory.readers.enter()
+    slot = slot_of(bank, "old")
+    reader = bank._directory.core.enter()
     del bank["old"]
     for i in range(40):
         bank[f"new {i}"] = weights_of(2)
-        assert bank._directory.place_of(f"new {i}") != place
-    bank._directory.readers.leave(token)
+        assert slot_of(bank, f"new {i}") != slot
+    reader.leave()
+    reader.leave()  # once is enough, and twice no harm
     bank["after"] = weights_of(3)
-    assert bank._directory.place_of("after") == place
+    assert slot_of(bank, "after") == slot
+
+
+def test_slots_are_used_again_in_the_order_of_their_removal() -> None:
+    bank = Bank(ARCH)
+    for i in range(6):
+        bank[f"key {i}"] = weights_of(i)
+    for i in (4, 1, 3):
+        del bank[f"key {i}"]
+    for i in (4, 1, 3, 6):
+        bank[f"new {i}"] = weights_of(i)
+        assert slot_of(bank, f"new {i}") == i
+
+
+def test_numbers_that_never_were_ids() -> None:
+    bank = Bank(ARCH)
+    bank["a"], bank["b"] = weights_of(1), weights_of(2)
+    del bank["a"]
+    for ids in ([-1], [1, -(2**63)], [1, 1, 1000]):
+        last = len(ids) - 1
+        with raises(IndexError, f"ids[{last}]: expected an id of Bank.index, got {ids[last]}"):
+            bank.predict_ids(ids, np.ones((len(ids), 2)))
+    with pytest.raises(UnknownModelError, match=r"^no such model: 0 \(1 of 2 ids\)$"):
+        bank.predict_ids([1, 0], np.ones((2, 2)))
 
 
 @pytest.mark.parametrize("by", ["keys", "ids"])
@@ -86,7 +115,7 @@ def test_a_model_deleted_between_lookup_and_computing(by: str, layout: str, monk
     bank = Bank(ARCH, layout=layout)
     bank["old"] = weights_of(1)
     ids = bank.index(["old"])
-    owner, name = (bank._directory.keys, "find") if by == "keys" else (bank._directory, "places")
+    owner, name = bank._directory, "find" if by == "keys" else "slots_of"
     lookup = getattr(owner, name)
 
     def and_then(*args: object) -> object:
@@ -117,7 +146,7 @@ def test_an_add_that_fails_leaves_no_trace(layout: str) -> None:
     assert bank.info("a").generation == 1
     assert bank.predict("a", X[0])[0] == answer(1)
     bank["b"] = weights_of(2)
-    assert bank._directory.place_of("b") == 1
+    assert slot_of(bank, "b") == 1
 
 
 def test_the_first_key_of_a_bank_decides_even_if_many_come_first() -> None:
@@ -238,7 +267,11 @@ def child():
             else:
                 raise AssertionError("a stale id")
     assert sorted(set(bank.keys()) - {{"other"}}) == sorted(constant)
-    assert bank._directory.readers._running == {{}}, "readers that do not exist here"
+    before = bank._weights.num_models
+    for i in range(200):  # readers that do not exist here would keep their slots
+        bank[f"turn {{i}}"] = weights_of(i)
+        del bank[f"turn {{i}}"]
+    assert bank._weights.num_models == before
     path = folder + "/child" + str(os.getpid())
     bank.save(path)
     bank_file.verify(bank_file.open_file(path, map_file=True))

@@ -177,8 +177,8 @@ def test_description(changes: dict[str, Any]) -> None:
 
 def test_a_newer_version_says_so_whatever_else_is_new() -> None:
     file = parts()
-    file.about = {"format": "mlpbank", "version": 2, "layers": "another idea"}
-    assert refused(file.join()) == "version: this mlpbank reads up to 1, got 2; a newer mlpbank wrote it"
+    file.about = {"format": "mlpbank", "version": 3, "layers": "another idea"}
+    assert refused(file.join()) == "version: this mlpbank reads up to 2, got 3; a newer mlpbank wrote it"
 
 
 def test_fallbacks_of_int_banks() -> None:

@@ -128,9 +128,10 @@ def test_safetensors_opens_bank_files(tmp_path: Path, layout: str, kind: str) ->
 GOLDEN = {"one": 6.25, "zwei \u2461": 12.25, "": -1.0}
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("map_file", [True, False])
-def test_golden_file_of_version_1(map_file: bool) -> None:
-    path = Path(__file__).parent / "data" / "bank_v1.mlpbank"
+def test_golden_files(map_file: bool, version: int) -> None:
+    path = Path(__file__).parent / "data" / f"bank_v{version}.mlpbank"
     bank = Bank.open(path, mmap=map_file)
     assert bank.architecture == Architecture([LayerSpec(2, 2, "relu"), LayerSpec(2, 1)])
     assert (bank.dtype, bank.layout, bank.fallback, bank.metadata) == ("float32", "panel", "one", {"golden": [1, None]})
@@ -142,17 +143,40 @@ def test_golden_file_of_version_1(map_file: bool) -> None:
     assert [(i.version, i.generation) for i in info] == [("2026-11", 1), (None, 2), ("ü", 1)]
     assert all(i.loaded_at.timestamp() == 1_700_000_000 for i in info)
     file = BankFile(path)
+    assert file.about["version"] == version
     assert [file.find(key) for key in GOLDEN] == [0, 1, 2]
     assert file.model(2)["layer_1.bias"].tolist() == [-1]
 
 
 def test_golden_file_is_what_is_written_today(tmp_path: Path) -> None:
-    """Byte for byte, times of loading apart, which the script sets."""
+    """Byte for byte: times of loading and the seed are set by the script."""
     from data.make_golden import make
 
     make(tmp_path / "bank")
-    assert (tmp_path / "bank").read_bytes() == (Path(__file__).parent / "data" / "bank_v1.mlpbank").read_bytes()
+    assert (tmp_path / "bank").read_bytes() == (Path(__file__).parent / "data" / "bank_v2.mlpbank").read_bytes()
 
 
 def test_layouts_of_the_tests_are_those_of_the_page() -> None:
     assert (LAYOUTS, DTYPES) == (("panel", "lane"), ("float32", "float16", "bfloat16", "int8"))
+
+
+def test_a_bank_of_version_1_that_is_saved_again_keeps_its_table_or_gets_a_seed(tmp_path: Path) -> None:
+    bank = Bank.open(Path(__file__).parent / "data" / "bank_v1.mlpbank")
+    bank.save(tmp_path / "same")
+    assert BankFile(tmp_path / "same").about["seed"] is None
+    bank["new"] = bank["one"]
+    bank.save(tmp_path / "changed")
+    for name, keys in (("same", [*GOLDEN]), ("changed", [*GOLDEN, "new"])):
+        file = BankFile(tmp_path / name)
+        assert file.about["version"] == 2
+        assert [file.find(key) for key in keys] == list(range(len(keys)))
+        assert Bank.open(tmp_path / name).keys() == keys
+    assert len(BankFile(tmp_path / "changed").about["seed"]) == 32
+
+
+def test_two_banks_have_two_seeds(tmp_path: Path) -> None:
+    seeds = set()
+    for i in range(8):
+        Bank.from_stacked([1, 2], Architecture.mlp(1, 1), {"layer_0": np.ones((2, 1, 1))}).save(tmp_path / str(i))
+        seeds.add(BankFile(tmp_path / str(i)).about["seed"])
+    assert len(seeds) == 8

@@ -1,12 +1,10 @@
-"""Which model of a bank has which key: its id, its version, and when the id of a deleted one may be used again."""
+"""Which models a bank has: their keys, their slots in the weights, their versions."""
 
 from __future__ import annotations
 
-import os
-import threading
+import contextlib
+import itertools
 import time
-import weakref
-from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -14,13 +12,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlpbank import _core
 from mlpbank._files import BankFileError
-from mlpbank._keys import Ids, Key, Keys, Table, empty_table, encode, make_table, table_size
+from mlpbank._keys import (
+    Ids,
+    Key,
+    Table,
+    check_key,
+    could_be,
+    empty_table,
+    encode,
+    find_with,
+    make_table,
+    plain,
+    table_keys,
+    table_size,
+)
+from mlpbank.weights import BatchedWeights
 
-_PLACE_BITS = 32  # an id is the number of a place and, above these bits, how many models had that place before
-_PLACE_MASK = (1 << _PLACE_BITS) - 1
-_MAX_REUSED = ((1 << (63 - _PLACE_BITS)) - 1) << _PLACE_BITS
-_MAX_GENERATION = 2**63 - 1
+MOST_REUSES = 2**31 - 1  # of a slot: an id has so many bits left for their number
 
 
 class UnknownModelError(KeyError):
@@ -65,7 +75,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Records:
-    """What is known of n models, at the positions that are their places.
+    """What is known of n models, at the positions that are their slots.
 
     Attributes
     ----------
@@ -108,176 +118,136 @@ def check_version(version: Any) -> None:
     encode(version, "version")
 
 
-class Readers:
-    """The predictions that are running, so that a place is not given to another model while one of them may use it."""
-
-    def __init__(self) -> None:
-        self.epoch = 0
-        self._running: dict[object, int] = {}
-        _all_readers.add(self)
-
-    def enter(self) -> object:
-        """Return what `leave` takes."""
-        token = object()
-        self._running[token] = self.epoch
-        return token
-
-    def leave(self, token: object) -> None:
-        """End what `enter` began."""
-        del self._running[token]
-
-    def passed(self, epoch: int) -> bool:
-        """Whether everything that began in `epoch` or before has ended."""
-        return min(list(self._running.values()), default=epoch + 1) > epoch
-
-    def forget(self) -> None:
-        """In a forked child: what ran in other threads of the parent does not run here."""
-        self._running.clear()
-
-
-# One lock for the changes of all banks: each takes microseconds, and a fork has one lock to wait for.
-lock = threading.RLock()
-_all_readers: weakref.WeakSet[Readers] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for readers in _all_readers:
-        readers.forget()
-    lock.release()
-
-
-os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=_after_fork_in_child)
-
-
 class Directory:
-    """The models of one bank. Changes need the lock; what only looks up does not, unless it says so.
+    """Which models a bank has: `core` knows and changes it, this puts it into words.
 
     Parameters
     ----------
+    weights : BatchedWeights
     records : Records
         What the bank begins as.
     """
 
-    def __init__(self, records: Records) -> None:
-        self.keys = Keys(records.table)
-        self.readers = Readers()
+    def __init__(self, weights: BatchedWeights, records: Records, most_reuses: int = MOST_REUSES) -> None:
         self._records = records
-        self._changed: dict[int, tuple[str | None, int, float]] = {}  # version, generation, time of loading
-        self._used = len(self.keys)  # places from here on were never used
-        self._deleted: deque[tuple[int, int]] = deque()  # place, epoch of the deletion
-        self._reused: npt.NDArray[np.int64] | None = None  # the upper part of the id of each place; None: all zero
+        self.core = _core.Bank(
+            weights._core,
+            records.table,
+            records.generations,
+            records.loaded_at,
+            records.version_offsets,
+            records.version_bytes,
+            most_reuses,
+        )
 
-    def place_of(self, key: Any) -> int:
-        """Return the place of a key, or raise UnknownModelError."""
-        place = self.keys.id(key)
-        if place < 0:
-            raise UnknownModelError([key], 1)
-        return place
+    @property
+    def kind(self) -> type | None:
+        """``str`` or ``int``, of which all keys are; None as long as there never was one."""
+        return self.core.kind
 
-    def free_place(self) -> int:
-        """Return a place that no running prediction can look at, or a new one. Call with the lock held."""
-        if self._deleted and self.readers.passed(self._deleted[0][1]):
-            return self._deleted.popleft()[0]
-        self._used += 1
-        return self._used - 1
+    def check(self, key: Any) -> None:
+        """Raise TypeError or ValueError if a key could not be one of these."""
+        check_key(key, self.kind)
 
-    def give_back(self, place: int) -> None:
-        """Take back a free place that was not used. Call with the lock held."""
-        self._deleted.appendleft((place, -1))
+    def find(self, keys: Any, kind: type) -> tuple[Ids, int]:
+        """Return the slots of keys as `as_keys` gave them, -1 where there is none, and how many there are not."""
+        return find_with(self.core.find, self.kind, keys, kind)
 
-    def loaded(self, key: Any, place: int, version: str | None) -> None:
-        """Note that a model was loaded. Call with the lock held."""
-        known = self.keys.id(key) >= 0
-        generation = self._record(place)[1] if known else 0
-        self._changed[place] = (version or None, min(generation, _MAX_GENERATION - 1) + 1, time.time())
-        if not known:
-            self.keys.add(key, place)
+    def find_ids(self, keys: Any, kind: type) -> tuple[Ids, int]:
+        """Return the ids of keys like `find`."""
+        return find_with(self.core.find_ids, self.kind, keys, kind)
 
-    def remove(self, key: Any) -> int:
-        """Forget a model and return its place, which is free from now on. Call with the lock held."""
-        place = self.place_of(key)
-        self.keys.remove(key)
-        self._changed.pop(place, None)
-        if self._reused is None or len(self._reused) <= place:
-            more = np.zeros(2 * self._used, np.int64)
-            if self._reused is not None:
-                more[: len(self._reused)] = self._reused
-            self._reused = more
-        self._reused[place] += 1 << _PLACE_BITS
-        if self._reused[place] < _MAX_REUSED:  # else there is no further id for it
-            self._deleted.append((place, self.readers.epoch))
-        self.readers.epoch += 1
-        return place
+    def slot(self, key: Any) -> int:
+        """Return the slot of one key, -1 if it is unknown. Call with a reader of the core."""
+        kind = self.kind
+        if kind is None or not could_be(key, kind):
+            return -1
+        one = [plain(key)] if kind is str else np.array([key], np.int64)
+        return int(self.find(one, kind)[0][0])
 
-    def ids(self, places: Ids) -> Ids:
-        """Return the ids of places. Call with the lock held."""
-        return places if self._reused is None else places | self._reused_of(places)
-
-    def places(self, ids: Ids) -> Ids:
-        """Return the places of ids; raise UnknownModelError if the model of one was deleted."""
-        if self._reused is None:
-            return ids
-        places = ids & _PLACE_MASK
-        stale = (ids >= 0) & (self._reused_of(places) != ids - places)
-        if stale.any():
+    def slots_of(self, ids: Ids) -> Ids:
+        """Return the slots of ids; raise UnknownModelError if the model of one was removed."""
+        slots, stale = self.core.slots_of(ids)
+        if stale is not None:
             raise UnknownModelError(ids[stale].tolist(), len(ids), "ids")
-        return np.where(ids < 0, ids, places)
+        return slots
 
-    def _reused_of(self, places: Ids) -> Ids:
-        reused = self._reused
-        assert reused is not None
-        return np.where(places < len(reused), reused[np.minimum(places, len(reused) - 1)], 0)
-
-    def _record(self, place: int) -> tuple[str | None, int, float]:
-        if place in self._changed:
-            return self._changed[place]
-        records = self._records
-        return records.version(place), int(records.generations[place]), float(records.loaded_at[place])
+    def remove(self, key: Any) -> None:
+        """Remove a model."""
+        try:
+            known = could_be(key, self.kind) and self.core.remove(plain(key))
+        except ValueError:  # a lone surrogate
+            known = False
+        if not known:
+            raise UnknownModelError([key], 1)
 
     def info(self, key: Any) -> ModelInfo:
-        """Return what is known about a model. Call with the lock held."""
-        version, generation, loaded_at = self._record(self.place_of(key))
+        """Return what is known about a model."""
+        found = None
+        with contextlib.suppress(ValueError):  # a lone surrogate
+            found = self.core.info(plain(key)) if could_be(key, self.kind) else None
+        if found is None:
+            raise UnknownModelError([key], 1)
+        version, generation, loaded_at = found
         try:
-            return ModelInfo(key, version, generation, datetime.fromtimestamp(loaded_at, timezone.utc))
+            when = datetime.fromtimestamp(loaded_at, timezone.utc)
         except (ValueError, OverflowError, OSError):
             raise BankFileError(f"loaded_at: expected seconds since 1970, got {loaded_at} for {key!r}") from None
+        return ModelInfo(key, version or None, generation, when)
 
-    def copy(self) -> Directory:
-        """Return a copy that nobody changes. Call with the lock held; it takes time in proportion to the changes."""
-        other = Directory(self._records)
-        other.keys.table = self.keys.table
-        other.keys.changes = dict(self.keys.changes)
-        other._changed = dict(self._changed)
-        return other
+    def keys(self) -> list[Key]:
+        """Return all keys, in the order of the table and then of addition."""
+        return self._keys_and_slots(self.core.freeze(False))[0]
 
-    def compact(self) -> tuple[Ids, Records]:
-        """Return the places of all models, in the order of their keys, and records in that order."""
+    def freeze(self) -> tuple[_core.Snapshot, Ids, Records]:
+        """Return the weights of all models at one moment, their slots in the order of their keys, and their records."""
+        frozen = self.core.freeze(True)
         old = self._records
-        if not self._changed and not self.keys.changes and self.keys.table is old.table:
-            return np.arange(len(old.generations)), old
-        items = list(self.keys.items())
-        places = np.array([place for _, place in items], np.int64)
-        n = len(places)
-        known = np.flatnonzero(places < len(old.generations))
+        table = old.table
+        if frozen.kind is not None and table is None:
+            table = empty_table(frozen.kind)
+        if not frozen.records and not len(frozen.added[1]) and not len(frozen.moved[1]):
+            records = Records(table, old.generations, old.loaded_at, old.version_offsets, old.version_bytes)
+            return frozen.weights, np.arange(len(old.generations)), records
+        keys, slots = self._keys_and_slots(frozen)
+        n = len(slots)
+        known = np.flatnonzero(slots < len(old.generations))
         generations, loaded_at = np.zeros(n, np.int64), np.zeros(n)
-        generations[known] = old.generations[places[known]]
-        loaded_at[known] = old.loaded_at[places[known]]
+        generations[known] = old.generations[slots[known]]
+        loaded_at[known] = old.loaded_at[slots[known]]
         versions = [b""] * n
         if len(old.version_bytes) > 0:
             for i in known.tolist():
-                versions[i] = (old.version(int(places[i])) or "").encode()
-        position = np.full(max(places.tolist(), default=0) + 1, -1)
-        position[places] = np.arange(n)
-        for place, (version, generation, loaded) in self._changed.items():
-            i = int(position[place])
-            generations[i], loaded_at[i], versions[i] = generation, loaded, (version or "").encode()
+                versions[i] = (old.version(int(slots[i])) or "").encode()
+        position = np.full(max(slots.tolist(), default=0) + 1, -1)
+        position[slots] = np.arange(n)
+        for slot, version, generation, loaded in frozen.records:
+            i = int(position[slot])
+            generations[i], loaded_at[i], versions[i] = generation, loaded, version.encode()
         offsets = np.zeros(n + 1, np.uint64)
         np.cumsum([len(version) for version in versions], out=offsets[1:])
-        kind = self.keys.kind
-        table = None if kind is None else empty_table(kind)
         if n > 0:
             try:
-                table = make_table([key for key, _ in items])
+                table = make_table(keys)
             except ValueError as error:  # two are equal
                 raise BankFileError(f"the file this bank came from is damaged: {error}") from error
-        return places, Records(table, generations, loaded_at, offsets, np.frombuffer(b"".join(versions), np.uint8))
+        elif frozen.kind is not None:
+            table = empty_table(frozen.kind)
+        data = np.frombuffer(b"".join(versions), np.uint8)
+        return frozen.weights, slots, Records(table, generations, loaded_at, offsets, data)
+
+    def _keys_and_slots(self, frozen: _core.FrozenBank) -> tuple[list[Key], Ids]:
+        table = self._records.table
+        keys: list[Key] = [] if table is None else list(table_keys(table))
+        slots = np.arange(len(keys))
+        moved, moved_slots = frozen.moved
+        if len(moved):
+            assert table is not None
+            slots[table.find(moved)[0]] = moved_slots
+            kept = slots >= 0
+            keys, slots = list(itertools.compress(keys, kept.tolist())), slots[kept]
+        added, added_slots = frozen.added
+        if len(added):
+            keys += added if isinstance(added, list) else added.tolist()
+            slots = np.concatenate((slots, added_slots))
+        return keys, slots

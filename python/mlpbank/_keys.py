@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,8 +17,9 @@ from mlpbank._files import BankFileError
 Key = str | int
 Table = _core.StringTable | _core.IntTable
 Ids = npt.NDArray[np.int64]
+Find = Callable[[Any], tuple[Ids, int]]
 
-_DELETED = -1
+_SEED_BYTES = 16
 
 
 def make_table(keys: Any) -> Table:
@@ -31,9 +33,11 @@ def make_table(keys: Any) -> Table:
         Two are equal, or one cannot be encoded as UTF-8.
     """
     keys, kind = as_keys(keys)
+    seed = secrets.token_bytes(_SEED_BYTES)
     if kind is int:
-        slots, duplicate = _core.int_slots(keys)
-        table: Table = _core.IntTable(keys, slots)
+        keys = keys.copy()  # the caller may change the array that was given
+        slots, duplicate = _core.int_slots(keys, seed)
+        table: Table = _core.IntTable(keys, slots, seed)
     else:
         for i, key in enumerate(keys):
             if not isinstance(key, str):
@@ -42,8 +46,8 @@ def make_table(keys: Any) -> Table:
         offsets = np.zeros(len(keys) + 1, np.uint64)
         np.cumsum([len(e) for e in encoded], out=offsets[1:])
         data = np.frombuffer(b"".join(encoded), np.uint8)
-        slots, duplicate = _core.string_slots(offsets, data)
-        table = _core.StringTable(offsets, data, slots)
+        slots, duplicate = _core.string_slots(offsets, data, seed)
+        table = _core.StringTable(offsets, data, slots, seed)
     if duplicate >= 0:
         key = keys[duplicate] if kind is str else int(keys[duplicate])
         raise ValueError(f"keys: expected different ones, got {key!r} again at position {duplicate}")
@@ -112,95 +116,54 @@ def plain(key: Any) -> Key:
     return str.__str__(key) if isinstance(key, str) else int(key)
 
 
-def _find_in(table: Any, keys: Any, changes: dict[Any, int]) -> tuple[Ids, int]:
-    found: tuple[Ids, int] = table.find(keys, changes)
-    return found
+def check_key(key: Any, kind: type | None) -> None:
+    """Raise TypeError or ValueError if a key could not be one of a bank whose keys are of `kind`, if they are yet."""
+    if not isinstance(key, (str, int, np.integer)) or isinstance(key, bool):
+        raise TypeError(f"key: expected a str or an int, got {key!r}")
+    if kind is not None and isinstance(key, str) != (kind is str):
+        raise TypeError(f"key: expected {kind.__name__} like the bank's other keys, got {key!r}")
+    if isinstance(key, str):
+        encode(key)
+    elif not _fits(key):
+        raise ValueError(f"key: expected an int of 64 bits, got {key}")
 
 
-class Keys:
-    """A table that never changes and, in a dict, what was added to and deleted from it since. All str or all int.
+def could_be(key: Any, kind: type | None) -> bool:
+    """Whether a key could be one of a bank whose keys are of `kind`."""
+    if kind is None or isinstance(key, bool):
+        return False
+    if kind is str:
+        return isinstance(key, str)
+    return isinstance(key, (int, np.integer)) and _fits(key)
 
-    Changing needs a lock, reading does not: each change is one step of a dict.
+
+def find_with(find: Find, kind: type | None, keys: Any, given: type) -> tuple[Ids, int]:
+    """Return what `find` has for keys as `as_keys` gave them, -1 for those that are unknown, and how many are unknown.
+
+    Parameters
+    ----------
+    find : callable
+        Of the core.
+    kind : type or None
+        Of the keys that it knows.
+    keys, given
+        From `as_keys`.
     """
-
-    def __init__(self, table: Table | None = None) -> None:
-        self.table = table
-        self.changes: dict[Any, int] = {}
-        self._count = 0 if table is None else table_size(table)
-
-    @property
-    def kind(self) -> type | None:
-        """``str`` or ``int``; None as long as there never was a key."""
-        return None if self.table is None else str if isinstance(self.table, _core.StringTable) else int
-
-    def check(self, key: Any) -> None:
-        """Raise TypeError or ValueError if a key could not be one of these."""
-        kind = self.kind
-        if not isinstance(key, (str, int, np.integer)) or isinstance(key, bool):
-            raise TypeError(f"key: expected a str or an int, got {key!r}")
-        if kind is not None and isinstance(key, str) != (kind is str):
-            raise TypeError(f"key: expected {kind.__name__} like the bank's other keys, got {key!r}")
-        if isinstance(key, str):
-            encode(key)
-        elif not _fits(key):
-            raise ValueError(f"key: expected an int of 64 bits, got {key}")
-
-    def fix_kind(self, key: Any) -> None:
-        """Let all keys be of the kind of this one, if there is none yet. Needs the lock."""
-        if self.table is None:
-            self.table = empty_table(str if isinstance(key, str) else int)
-
-    def find(self, keys: Any, kind: type) -> tuple[Ids, int]:
-        """Return the ids of keys as `as_keys` gave them, -1 for those that are unknown, and how many are unknown."""
-        table = self.table
-        if table is None or len(keys) == 0:
-            return np.full(len(keys), -1, np.int64), len(keys)
-        if isinstance(table, _core.StringTable) != (kind is str):
-            first = keys[0] if kind is str else int(keys[0])  # not np.int64(1)
-            raise TypeError(f"keys: expected {'int' if kind is str else 'str'} like the bank's, got {first!r}")
-        return _find_in(table, keys, self.changes)
-
-    def id(self, key: Any) -> int:
-        """Return the id of one key, -1 if it is unknown."""
-        kind = self.kind
-        if isinstance(key, str):
-            return -1 if kind is not str else int(self.find([key], str)[0][0])
-        if kind is not int or not isinstance(key, (int, np.integer)) or isinstance(key, bool) or not _fits(key):
-            return -1
-        return int(self.find(np.array([key], np.int64), int)[0][0])
-
-    def add(self, key: Any, model: int) -> None:
-        """Give an id to a new key."""
-        self.fix_kind(key)
-        self.changes[plain(key)] = model
-        self._count += 1
-
-    def remove(self, key: Any) -> None:
-        """Forget a key that is there."""
-        key = plain(key)
-        assert self.table is not None
-        if _find_in(self.table, [key] if isinstance(key, str) else np.array([key], np.int64), {})[1] == 0:
-            self.changes[key] = _DELETED
-        else:
-            del self.changes[key]
-        self._count -= 1
-
-    def items(self) -> Iterator[tuple[Key, int]]:
-        """Yield every key with its id, in the order of the table and then of addition."""
-        changes = dict(self.changes)
-        for i, key in enumerate(table_keys(self.table) if self.table is not None else ()):
-            model = changes.pop(key, i) if changes else i
-            if model != _DELETED:
-                yield key, model
-        yield from changes.items()
-
-    def __len__(self) -> int:
-        return self._count
+    if kind is None or len(keys) == 0:
+        return np.full(len(keys), -1, np.int64), len(keys)
+    if kind is not given:
+        first = keys[0] if given is str else int(keys[0])  # not np.int64(1)
+        raise TypeError(f"keys: expected {kind.__name__} like the bank's, got {first!r}")
+    found, unknown = find(keys)
+    if unknown < 0:
+        i = -2 - unknown
+        raise TypeError(f"keys[{i}]: expected a str, got {keys[i]!r}")
+    return found, unknown
 
 
 def table_size(table: Table) -> int:
     """Return the number of keys of a table."""
-    return len(table.values) if isinstance(table, _core.IntTable) else len(table.offsets) - 1
+    return len(table)
 
 
 def table_keys(table: Table) -> Sequence[Key]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlpbank import _core
 from mlpbank._arrays import Float32Array, as_float32, as_ids, check_out
-from mlpbank._directory import Directory, UnknownModelError, lock
+from mlpbank._directory import Directory, UnknownModelError
 from mlpbank._keys import Ids, Key, as_keys
 from mlpbank.architecture import Architecture
 from mlpbank.inference import BatchedInference, Engine
@@ -70,11 +70,10 @@ class Predictions:
             Some keys are unknown.
         """
         keys, kind = as_keys(keys)
-        with lock:
-            places, unknown = self._directory.keys.find(keys, kind)
-            if unknown:
-                raise _unknown_of(keys, places)
-            return self._directory.ids(places)
+        ids, unknown = self._directory.find_ids(keys, kind)
+        if unknown:
+            raise _unknown_of(keys, ids)
+        return ids
 
     def predict_ids(
         self, ids: Any, x: Any, *, out: Float32Array | None = None, num_threads: int | None = None
@@ -95,15 +94,16 @@ class Predictions:
         IndexError
             An id never was one.
         """
-        readers = self._directory.readers
-        token = readers.enter()
+        # The caller's own code may run in here, so it comes before there is a reader.
+        ids, x = as_ids(ids, "ids"), as_float32(x, "x")
+        reader = self._directory.core.enter()  # leaves with this frame, whatever happens
         try:
-            models = self._directory.places(as_ids(ids, "ids"))
-            return self._inference._forward(x, models, out, num_threads, "error", ("x", "ids"))
-        except _core.ModelNotLoadedError as error:  # deleted in this moment
-            raise UnknownModelError(models[~self._weights.loaded[models]].tolist(), len(models), "ids") from error
+            slots = self._directory.slots_of(ids)
+            return self._inference._forward(x, slots, out, num_threads, "error", ("x", "ids"))
+        except _core.ModelNotLoadedError as error:  # removed in this moment
+            raise UnknownModelError(ids[~self._weights.loaded[slots]].tolist(), len(ids), "ids") from error
         finally:
-            readers.leave(token)
+            reader.leave()
 
     def predict(
         self,
@@ -153,44 +153,46 @@ class Predictions:
             missing = "error" if self._fallback is None else "fallback"
         elif missing not in _MISSING:
             raise ValueError(f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}")
+        # The caller's own code may run in here, so it comes before there is a reader.
         keys, kind = as_keys(keys)
-        readers = self._directory.readers
-        token = readers.enter()
+        rows = as_float32(x, "x")
+        reader = self._directory.core.enter()  # leaves with this frame, whatever happens
         try:
             before = None
             while True:
-                ids, unknown = self._directory.keys.find(keys, kind)
+                slots, unknown = self._directory.find(keys, kind)
                 try:
                     if unknown == 0:
-                        return self._inference._forward(x, ids, out, num_threads, "error", ("x", "keys"))
-                    return self._predict_some(keys, ids, x, missing, out, num_threads)
-                except _core.ModelNotLoadedError:  # deleted while this call had its id: it is unknown now
-                    if before is not None and np.array_equal(ids, before):
+                        return self._inference._forward(rows, slots, out, num_threads, "error", ("x", "keys"))
+                    return self._predict_some(keys, slots, rows, missing, out, num_threads)
+                except _core.ModelNotLoadedError:  # removed while this call had its slot: it is unknown now
+                    if before is not None and np.array_equal(slots, before):
                         raise
-                    before = ids
+                    before = slots
         finally:
-            readers.leave(token)
+            reader.leave()
 
     def _predict_some(
-        self, keys: Any, ids: Ids, x: Any, missing: str, out: Float32Array | None, num_threads: int | None
+        self, keys: Any, slots: Ids, x: Float32Array, missing: str, out: Float32Array | None, num_threads: int | None
     ) -> Float32Array:
-        """Predict where some ids are -1."""
+        """Predict where some slots are -1."""
         if missing == "fallback":
-            fallback = -1 if self._fallback is None else self._directory.keys.id(self._fallback)
+            fallback = -1 if self._fallback is None else self._directory.slot(self._fallback)
             if fallback < 0:
-                raise _unknown_of(keys, ids)
-            ids = np.where(ids < 0, fallback, ids)
-            return self._inference._forward(x, ids, out, num_threads, "error", ("x", "keys"))
+                raise _unknown_of(keys, slots)
+            slots = np.where(slots < 0, fallback, slots)
+            return self._inference._forward(x, slots, out, num_threads, "error", ("x", "keys"))
         if missing == "error":
-            raise _unknown_of(keys, ids)
-        rows = as_float32(x, "x")
-        known = ids >= 0
-        if rows.ndim not in (2, 3) or rows.shape[0] != len(ids):
-            raise ValueError(f"x: expected shape ({len(ids)}, ...), one entry for each key, got {rows.shape}")
-        shape = (*rows.shape[:-1], self.architecture.output_size)
-        y = np.empty(shape, np.float32) if out is None else check_out(out, shape, rows)
+            raise _unknown_of(keys, slots)
+        known = slots >= 0
+        if x.ndim not in (2, 3) or x.shape[0] != len(slots):
+            raise ValueError(f"x: expected shape ({len(slots)}, ...), one entry for each key, got {x.shape}")
+        shape = (*x.shape[:-1], self.architecture.output_size)
+        y = np.empty(shape, np.float32) if out is None else check_out(out, shape, x)
+        # First, so that an error leaves `out` as it was.
+        found = self._inference._forward(x[known], slots[known], None, num_threads, "error", ("x", "keys"))
         y[~known] = np.nan
-        y[known] = self._inference._forward(rows[known], ids[known], None, num_threads, "error", ("x", "keys"))
+        y[known] = found
         return y
 
     async def apredict(self, keys: Any, x: Any, **options: Any) -> Float32Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from mlpbank import _core, bank_file
 from mlpbank._arrays import Float32Array
-from mlpbank._directory import Directory, ModelInfo, Records, UnknownModelError, check_version, lock
+from mlpbank._directory import Directory, ModelInfo, Records, UnknownModelError, check_version
 from mlpbank._files import atomic_writer
 from mlpbank._keys import Key, make_table, plain, table_size
 from mlpbank._predictions import Predictions
@@ -71,9 +72,7 @@ class Bank(Predictions):
     def _bind(self, weights: BatchedWeights, records: Records, engine: Engine | None, fallback: Key | None) -> None:
         self._inference = BatchedInference.from_weights(weights, engine)
         self._weights = weights
-        self._directory = Directory(records)
-        self._keys = self._directory.keys
-        self._readers = self._directory.readers
+        self._directory = Directory(weights, records)
         self.fallback = fallback
         self.metadata: dict[str, Any] = {}
 
@@ -169,39 +168,44 @@ class Bank(Predictions):
     @fallback.setter
     def fallback(self, key: Key | None) -> None:
         if key is not None:
-            with lock:
-                self._keys.check(key)
-                self._keys.fix_kind(key)
+            self._directory.check(key)
             key = plain(key)
+            try:
+                self._directory.core.set_kind(isinstance(key, str))
+            except _core.KeyKindError:  # another thread has just added the first one
+                self._directory.check(key)
         self._fallback = key
 
     @property
     def key_type(self) -> type | None:
         """``str`` or ``int``, of which all keys are; None as long as there never was one."""
-        return self._keys.kind
+        return self._directory.kind
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._directory.core)
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, (str, int, np.integer)) and self._keys.id(key) >= 0
+        return self._directory.slot(key) >= 0
 
     def __iter__(self) -> Iterator[Key]:
-        return (key for key, _ in self._keys.items())
+        return iter(self._directory.keys())
 
     def keys(self) -> list[Key]:
         """Return all keys."""
-        return [key for key, _ in self._keys.items()]
+        return self._directory.keys()
 
     def __getitem__(self, key: Key) -> dict[str, Float32Array]:
         """Return a model's weights as they are stored, see `BatchedWeights.get`."""
-        token = self._readers.enter()
+        reader = self._directory.core.enter()  # leaves with this frame, whatever happens
         try:
-            return self._weights.get(self._directory.place_of(key))
-        except _core.ModelNotLoadedError:  # deleted in this moment
+            slot = self._directory.slot(key)
+            if slot < 0:
+                raise UnknownModelError([key], 1)
+            return self._weights.get(slot)
+        except _core.ModelNotLoadedError:  # removed in this moment
             raise UnknownModelError([key], 1) from None
         finally:
-            self._readers.leave(token)
+            reader.leave()
 
     def __setitem__(self, key: Key, model: Any) -> None:
         """Add or replace a model; the same as ``add(key, model)``."""
@@ -209,8 +213,7 @@ class Bank(Predictions):
 
     def __delitem__(self, key: Key) -> None:
         """Remove a model; predictions for its key fail from now on, and those that run are not disturbed."""
-        with lock:
-            self._weights.unload(self._directory.remove(key))
+        self._directory.remove(key)
 
     def add(
         self,
@@ -245,23 +248,17 @@ class Bank(Predictions):
             Key or weights do not fit; see also `BatchedWeights.load`.
         """
         check_version(version)
-        self._keys.check(key)
+        self._directory.check(key)
         if not (isinstance(model, Mapping) and all(isinstance(k, str) and k.startswith("layer_") for k in model)):
             model = self._converted(model)
         weights = _folded(self.architecture, model, input_scaler, output_scaler, self.dtype)
-        with lock:
-            self._keys.check(key)  # again: another thread may have added the first one
-            known = self._keys.id(key)
-            place = known if known >= 0 else self._directory.free_place()
-            try:
-                if place >= self._weights.num_models:
-                    self._weights.grow(min(max(16, place // 4), 4096))
-                self._weights.load(place, weights, check_finite=check_finite)
-            except BaseException:
-                if known < 0:
-                    self._directory.give_back(place)
-                raise
-            self._directory.loaded(key, place, version)
+        arrays = self._weights._collect(weights, (), check_finite)
+        try:
+            # One step: the caller's code has run, and no exception can come in between.
+            self._directory.core.add(plain(key), version or "", time.time(), *arrays)
+        except _core.KeyKindError:  # another thread has just added the first key
+            self._directory.check(key)
+            raise
 
     def _converted(self, model: Any) -> Mapping[str, Any]:
         from mlpbank import convert
@@ -280,8 +277,7 @@ class Bank(Predictions):
         UnknownModelError
             There is no such model.
         """
-        with lock:
-            return self._directory.info(key)
+        return self._directory.info(key)
 
     def to_stacked(self) -> tuple[list[Key], dict[str, Float32Array]]:
         """Return all keys, and all weights as they are stored, at one moment.
@@ -299,7 +295,7 @@ class Bank(Predictions):
         for i, layer in enumerate(self.architecture.layers):
             weights[f"layer_{i}"] = np.empty((len(frozen), layer.input_size, layer.output_size), np.float32)
             weights[f"layer_{i}.bias"] = np.empty((len(frozen), layer.output_size), np.float32)
-        for model in range(len(frozen)):  # the keys of a bank just opened are at places 0, 1, 2, ...
+        for model in range(len(frozen)):  # the keys of a bank just opened have slots 0, 1, 2, ...
             for name, array in frozen._weights.get(model).items():
                 weights[name][model] = array
         return frozen.keys(), weights
@@ -328,15 +324,12 @@ class Bank(Predictions):
             self._write(file, progress)
 
     def _write(self, file: Any, progress: bool) -> None:
-        with lock:
-            snapshot = _core.Snapshot(self._weights._core)
-            directory = self._directory.copy()
-        places, records = directory.compact()
+        snapshot, slots, records = self._directory.freeze()
         contents = bank_file.Contents(
             architecture=self.architecture,
             dtype=self.dtype,
             layout=self.layout,
-            models=len(places),
+            models=len(slots),
             units=np.empty(0, np.uint8),
             records=records,
             fallback=self.fallback,
@@ -347,7 +340,7 @@ class Bank(Predictions):
 
         def copy_units(first: int, count: int) -> npt.NDArray[np.uint8]:
             data = np.zeros(count * unit_bytes, np.uint8)
-            snapshot.copy(places[first * unit_models : (first + count) * unit_models], data)
+            snapshot.copy(slots[first * unit_models : (first + count) * unit_models], data)
             return data
 
         bank_file.write(file, contents, copy_units, progress)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -22,11 +23,11 @@ import numpy.typing as npt
 from mlpbank import _core
 from mlpbank._directory import Records
 from mlpbank._files import BankFileError
-from mlpbank._keys import Key, Keys, Table, as_keys, table_keys, texts
+from mlpbank._keys import Key, Table, as_keys, check_key, table_keys, texts
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture, LayerSpec
 
-FORMAT, VERSION = "mlpbank", 1
+FORMAT, VERSION = "mlpbank", 2
 _ENTRY = "mlpbank"  # of the safetensors metadata
 _PAGE = 4096  # where the data starts, at a multiple of it
 _MAX_HEADER = 16 << 20  # bytes
@@ -144,6 +145,7 @@ def _header(contents: Contents, shapes: Mapping[str, tuple[str, list[int]]], che
         "layout": contents.layout,
         "models": contents.models,
         "keys": None if table is None else "int" if isinstance(table, _core.IntTable) else "str",
+        "seed": None if table is None or table.seed is None else table.seed.hex(),
         "fallback": contents.fallback,
         "metadata": contents.metadata,
         "crc32": {name: f"{checksum:08x}" for name, checksum in checksums.items()},
@@ -270,6 +272,7 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
     kind = about.get("keys")
     if kind not in ("str", "int", None) or (kind is None and models > 0):
         raise ValueError(f"keys: expected 'str' or 'int', got {kind!r}")
+    seed = _seed(about) if version > 1 and kind is not None else None
 
     # Numbers of bytes of text are known from the file alone.
     expected: dict[str, tuple[str, list[int] | None]] = {
@@ -290,14 +293,14 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
     tensors = dict(_tensors(data[start:], header, expected))
     table: Table | None = None
     if kind == "int":
-        table = _core.IntTable(tensors["keys"], tensors["keys.slots"])
+        table = _core.IntTable(tensors["keys"], tensors["keys.slots"], seed)
     elif kind == "str":
-        table = _core.StringTable(tensors["keys.offsets"], tensors["keys.bytes"], tensors["keys.slots"])
+        table = _core.StringTable(tensors["keys.offsets"], tensors["keys.bytes"], tensors["keys.slots"], seed)
     fallback = about.get("fallback")
     if fallback is not None:
         if type(fallback).__name__ != kind:
             raise ValueError(f"fallback: expected a key, got {fallback!r:.80}")
-        Keys(table).check(fallback)
+        check_key(fallback, str if kind == "str" else int)
     checksums = _expect_in(about, "crc32", dict)
     if checksums.keys() != expected.keys() or not all(isinstance(c, str) for c in checksums.values()):
         raise ValueError(f"crc32: expected one for each of {', '.join(expected)}, got {', '.join(checksums)}")
@@ -314,6 +317,16 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
         metadata=_expect_in(about, "metadata", dict),
         checksums=checksums,
     )
+
+
+def _seed(about: Mapping[str, Any]) -> bytes | None:
+    """Return the seed that keys are hashed with; None: as in version 1, whose table a bank may still have."""
+    text = about.get("seed")
+    if text is None:
+        return None
+    if type(text) is not str or not re.fullmatch("[0-9a-f]{32}", text):
+        raise ValueError(f"seed: expected 32 hexadecimal digits, got {text!r:.80}")
+    return bytes.fromhex(text)
 
 
 def _layer(entry: Any) -> LayerSpec:
@@ -409,7 +422,9 @@ def verify(contents: Contents, progress: bool = False) -> None:
     if contents.models == 0 or records.table is None:
         return
     keys = table_keys(records.table)
-    ids, unknown = records.table.find(as_keys(keys)[0], {})
+    ids, unknown = records.table.find(as_keys(keys)[0])
+    if records.table.is_rebuilt:
+        raise BankFileError("keys.slots: expected every key within 512 steps, got a table in which searches are longer")
     if unknown or not np.array_equal(ids, np.arange(contents.models)):
         bad = int(np.argmax(ids != np.arange(contents.models)))
         raise BankFileError(f"keys: expected to find {keys[bad]!r} at position {bad}, got {ids[bad]}")

@@ -110,7 +110,7 @@ class MicroBatcher:
         self._bank = bank
         self._row_shape = (bank.architecture.input_size,)
         self._row_work = sum(layer.input_size * layer.output_size for layer in bank.architecture.layers)
-        self._key_type = bank._keys.kind
+        self._key_type = bank.key_type
 
     @property
     def bank(self) -> Bank:
@@ -152,7 +152,7 @@ class MicroBatcher:
             The batcher is closed, or belongs to another event loop.
         """
         if type(key) is not self._key_type:
-            self._bank._keys.check(key)
+            self._bank._directory.check(key)
         x = as_float32(x, "x")
         shape, rows = x.shape, 1
         if shape != self._row_shape:

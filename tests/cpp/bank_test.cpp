@@ -16,7 +16,29 @@ namespace {
 
 using namespace mlpbank;
 
-void test_string_keys() {
+KeyTable table_of(const StringKeys& keys, const std::vector<uint32_t>& slots, const KeyHash& hash) {
+  return {keys, {slots.data(), slots.size()}, hash, nullptr};
+}
+
+KeyTable table_of(const IntKeys& keys, const std::vector<uint32_t>& slots, const KeyHash& hash) {
+  return {keys, {slots.data(), slots.size()}, hash, nullptr};
+}
+
+int64_t find(const KeyTable& table, std::string_view key) { return table.find(KeyView::of(key)); }
+int64_t find(const KeyTable& table, int64_t key) { return table.find(KeyView::of(key)); }
+
+// The test vectors of SipHash-1-3 for the key 00 01 ... 0f: of no bytes, of 00, of 00 01 02 03 04 05 06 07.
+void test_hash() {
+  const KeyHash hash = {true, 0x0706050403020100u, 0x0f0e0d0c0b0a0908u};
+  CHECK(hash(std::string_view()) == 0xabac0158050fc4dcu);
+  CHECK(hash(std::string_view("\0", 1)) == 0xc9f49bf37d57ca93u);
+  CHECK(hash(std::string_view("\0\1\2\3\4\5\6\7", 8)) == hash(int64_t{0x0706050403020100}));
+  const KeyHash other = KeyHash::random();
+  CHECK(other.seeded && other("a") != hash("a") && other("a") != KeyHash::random()("a"));
+  CHECK(KeyHash()("a") == 0xaf63dc4c296230c0u && KeyHash()(int64_t{0}) == 0xe220a8397b1dcdafu);  // of version 1
+}
+
+void test_string_keys(const KeyHash& hash) {
   for (const int64_t count : {0, 1, 2, 3, 100, 5000}) {
     std::vector<uint64_t> offsets = {0};
     std::string bytes;
@@ -25,31 +47,48 @@ void test_string_keys() {
       offsets.push_back(bytes.size());
     }
     const StringKeys keys = {count, offsets.data(), bytes.data(), bytes.size()};
-    std::vector<uint32_t> data(static_cast<std::size_t>(num_slots(count)));
-    CHECK(fill_slots(keys, data.data()) == -1);
-    const Slots slots = {data.data(), data.size()};
+    std::vector<uint32_t> slots(static_cast<std::size_t>(num_slots(count)));
+    CHECK(fill_slots(keys, hash, slots.data()) == -1);
+    const KeyTable table = table_of(keys, slots, hash);
     for (int64_t i = 0; i < count; ++i) {
       std::string_view key;
-      CHECK(keys.get(static_cast<uint64_t>(i), key) && find_key(keys, slots, key) == i);
+      CHECK(keys.get(static_cast<uint64_t>(i), key) && find(table, key) == i);
     }
-    CHECK(find_key(keys, slots, "key-") == -1 && find_key(keys, slots, std::string(1000, 'x')) == -1);
-    CHECK((find_key(keys, slots, "") == 0) == (count > 0));
+    CHECK(find(table, "key-") == -1 && find(table, std::string(1000, 'x')) == -1);
+    CHECK((find(table, "") == 0) == (count > 0));
+    CHECK(!table.is_rebuilt());
   }
   const std::vector<uint64_t> offsets = {0, 1, 2, 3};
-  std::vector<uint32_t> data(8);
-  CHECK(fill_slots(StringKeys{3, offsets.data(), "aba", 3}, data.data()) == 2);
+  std::vector<uint32_t> slots(8);
+  CHECK(fill_slots(StringKeys{3, offsets.data(), "aba", 3}, hash, slots.data()) == 2);
 }
 
-void test_int_keys() {
+void test_int_keys(const KeyHash& hash) {
   std::vector<int64_t> values = {0, -1, INT64_MAX, INT64_MIN, 7};
   for (int64_t i = 100; i < 4000; ++i) values.push_back(i * 1024);
   const IntKeys keys = {static_cast<int64_t>(values.size()), values.data()};
-  std::vector<uint32_t> data(static_cast<std::size_t>(num_slots(keys.count)));
-  CHECK(fill_slots(keys, data.data()) == -1);
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    CHECK(find_key(keys, {data.data(), data.size()}, values[i]) == static_cast<int64_t>(i));
+  std::vector<uint32_t> slots(static_cast<std::size_t>(num_slots(keys.count)));
+  CHECK(fill_slots(keys, hash, slots.data()) == -1);
+  const KeyTable table = table_of(keys, slots, hash);
+  for (std::size_t i = 0; i < values.size(); ++i) CHECK(find(table, values[i]) == static_cast<int64_t>(i));
+  CHECK(find(table, int64_t{8}) == -1);
+}
+
+// A table whose keys all fall into one place, as strangers can choose them for a hash without a seed: after the first
+// long search it is built anew, and every key is found.
+void test_slow_tables() {
+  const KeyHash hash;
+  std::vector<int64_t> values;
+  for (int64_t i = 0; values.size() < 2000; ++i) {
+    if ((hash(i) & 4095) < 8) values.push_back(i);
   }
-  CHECK(find_key(keys, {data.data(), data.size()}, int64_t{8}) == -1);
+  const IntKeys keys = {static_cast<int64_t>(values.size()), values.data()};
+  std::vector<uint32_t> slots(static_cast<std::size_t>(num_slots(keys.count)));
+  CHECK(slots.size() == 4096 && fill_slots(keys, hash, slots.data()) == -1);
+  const KeyTable table = table_of(keys, slots, hash);
+  CHECK(find(table, values[0]) == 0 && !table.is_rebuilt());
+  for (std::size_t i = 0; i < values.size(); ++i) CHECK(find(table, values[i]) == static_cast<int64_t>(i));
+  CHECK(table.is_rebuilt() && find(table, int64_t{-1}) == -1);
 }
 
 // Tables of a damaged file: a search stays inside and ends.
@@ -58,14 +97,20 @@ void test_damaged_tables() {
   for (int round = 0; round < 20000; ++round) {
     std::vector<uint64_t> offsets(4);
     for (uint64_t& offset : offsets) offset = random_below(3) ? static_cast<uint64_t>(random_below(5)) : generator()();
-    std::vector<uint32_t> data(8);  // often without an empty slot
-    for (uint32_t& slot : data) slot = random_below(4) ? static_cast<uint32_t>(random_below(6)) : generator()();
-    const int64_t found = find_key(StringKeys{3, offsets.data(), bytes.data(), bytes.size()}, {data.data(), 8}, "b");
+    std::vector<uint32_t> slots(8);  // often without an empty slot
+    for (uint32_t& slot : slots) slot = random_below(4) ? static_cast<uint32_t>(random_below(6)) : generator()();
+    const StringKeys strings = {3, offsets.data(), bytes.data(), bytes.size()};
+    const int64_t found = find(table_of(strings, slots, KeyHash()), "b");
     CHECK(found >= -1 && found < 3);
     const std::vector<int64_t> values = {1, 2, 3};
-    const int64_t position = find_key(IntKeys{3, values.data()}, {data.data(), 8}, int64_t{2});
+    const int64_t position = find(table_of(IntKeys{3, values.data()}, slots, KeyHash()), int64_t{2});
     CHECK(position == -1 || position == 1);
   }
+  // A table without an empty slot, of many keys that nothing finds: every offset reaches outside.
+  const std::vector<uint64_t> offsets(4097, uint64_t{1} << 40);
+  const std::vector<uint32_t> slots(8192, 1);
+  const KeyTable table = table_of(StringKeys{4096, offsets.data(), bytes.data(), bytes.size()}, slots, KeyHash());
+  CHECK(find(table, "b") == -1 && table.is_rebuilt() && find(table, "b") == -1);
 }
 
 Floats unpacked(const BatchedWeights& weights, int64_t model) {
@@ -155,8 +200,12 @@ void test_a_model_that_is_not_there_cannot_be_copied() {
 }  // namespace
 
 int main() {
-  test_string_keys();
-  test_int_keys();
+  test_hash();
+  for (const KeyHash& hash : {KeyHash(), KeyHash::random()}) {
+    test_string_keys(hash);
+    test_int_keys(hash);
+  }
+  test_slow_tables();
   test_damaged_tables();
   test_snapshot_and_read_only_base();
   test_a_model_that_is_not_there_cannot_be_copied();

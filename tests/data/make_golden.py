@@ -1,6 +1,6 @@
-"""Make bank_v1.mlpbank: only ever for a new version of the format, under a new name. The old files stay.
+"""Make bank_v2.mlpbank: only ever for a new version of the format, under a new name. The old files stay.
 
-python tests/data/make_golden.py bank_v1.mlpbank
+python tests/data/make_golden.py bank_v2.mlpbank
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def make(path: Path) -> None:
             "layer_1.bias": [scale],
         }
 
-    with mock.patch("time.time", return_value=1_700_000_000.0):
+    time = mock.patch("time.time", return_value=1_700_000_000.0)
+    with time, mock.patch("secrets.token_bytes", return_value=bytes(range(16))):
         bank = Bank(Architecture([LayerSpec(2, 2, "relu"), LayerSpec(2, 1)]), layout="panel", fallback="one")
         bank.metadata = {"golden": [1, None]}
         bank.add("one", weights(1), version="2026-11")

@@ -1,0 +1,59 @@
+// Giving up the GIL and taking it back, also while the interpreter ends.
+//
+// Until Python 3.14 a daemon thread that wants the GIL when the interpreter ends is unwound by pthread_exit: C++
+// destructors up the stack would run without the GIL, and one that must not throw ends the process. Such a thread stops
+// here for ever instead; the process ends without it.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <chrono>
+#include <memory>
+#include <thread>
+#include <utility>
+
+namespace mlpbank {
+
+[[noreturn]] inline void stop_for_ever() {
+  while (true) std::this_thread::sleep_for(std::chrono::hours(1));
+}
+
+// Runs `take`, which takes the GIL. What comes out of it as an exception is the unwinding of the thread: it is caught
+// by the only handler that catches that, and never leaves it.
+template <class Take>
+void take_gil(Take take) noexcept {
+  try {
+    take();
+  } catch (...) {
+    stop_for_ever();
+  }
+}
+
+// Gives up the GIL for its lifetime.
+class ReleasedGil {
+ public:
+  ReleasedGil() : state_(PyEval_SaveThread()) {}
+  ~ReleasedGil() {
+    take_gil([this] { PyEval_RestoreThread(state_); });
+  }
+  ReleasedGil(const ReleasedGil&) = delete;
+  ReleasedGil& operator=(const ReleasedGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+// Keeps Python objects for the core, which drops them on any thread, with the GIL or without.
+template <class Object>
+std::shared_ptr<const void> keep(Object object) {
+  return std::shared_ptr<Object>(new Object(std::move(object)), [](Object* held) {
+    if (Py_IsInitialized() == 0) return;  // its interpreter is gone, and so is the object
+    if (PyGILState_Check() != 0) return delete held;
+    PyGILState_STATE state;
+    take_gil([&] { state = PyGILState_Ensure(); });
+    delete held;
+    PyGILState_Release(state);
+  });
+}
+
+}  // namespace mlpbank

@@ -1,0 +1,85 @@
+// Hashes of keys.
+//
+// Keys may come from strangers, who could choose them so that all fall into one place of a table whose hash they know.
+// So tables hash with a secret seed: SipHash-1-3 (J.-P. Aumasson, D. J. Bernstein, INDOCRYPT 2012). Files of format
+// version 1 have no seed.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+
+namespace mlpbank {
+
+struct KeyHash {
+  bool seeded = false;
+  uint64_t k0 = 0, k1 = 0;
+
+  static KeyHash random();  // with a seed that nobody can guess
+
+  uint64_t operator()(std::string_view key) const {
+    return seeded ? sip(key.data(), key.size()) : fnv(key);
+  }
+  // An int key is hashed as its 8 bytes, the lowest first.
+  uint64_t operator()(int64_t key) const {
+    if (!seeded) return splitmix(static_cast<uint64_t>(key));
+    char bytes[8];
+    for (int i = 0; i < 8; ++i) bytes[i] = static_cast<char>(static_cast<uint64_t>(key) >> 8 * i);
+    return sip(bytes, sizeof bytes);
+  }
+
+ private:
+  static uint64_t rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
+  // `count` bytes, at most 8, as a little-endian number.
+  static uint64_t word(const char* bytes, std::size_t count) {
+    uint64_t value = 0;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    std::memcpy(&value, bytes, count);
+#else
+    for (std::size_t i = 0; i < count; ++i) value |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[i])) << 8 * i;
+#endif
+    return value;
+  }
+
+  uint64_t sip(const char* bytes, std::size_t size) const {
+    uint64_t a = k0 ^ 0x736f6d6570736575u, b = k1 ^ 0x646f72616e646f6du;
+    uint64_t c = k0 ^ 0x6c7967656e657261u, d = k1 ^ 0x7465646279746573u;
+    const auto round = [&] {
+      a += b, b = rotate(b, 13) ^ a, a = rotate(a, 32);
+      c += d, d = rotate(d, 16) ^ c;
+      a += d, d = rotate(d, 21) ^ a;
+      c += b, b = rotate(b, 17) ^ c, c = rotate(c, 32);
+    };
+    std::size_t i = 0;
+    for (; i + 8 <= size; i += 8) {
+      const uint64_t m = word(bytes + i, 8);
+      d ^= m;
+      round();
+      a ^= m;
+    }
+    const uint64_t last = static_cast<uint64_t>(size) << 56 | word(bytes + i, size - i);
+    d ^= last;
+    round();
+    a ^= last;
+    c ^= 0xff;
+    for (int r = 0; r < 3; ++r) round();
+    return a ^ b ^ c ^ d;
+  }
+
+  // FNV-1a over the bytes, the upper half folded into the lower (G. Fowler, L. C. Noll, K.-P. Vo).
+  static uint64_t fnv(std::string_view key) {
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const char c : key) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+    return hash ^ hash >> 32;
+  }
+
+  // The finaliser of SplitMix64 (G. L. Steele, D. Lea, C. H. Flood, OOPSLA 2014).
+  static uint64_t splitmix(uint64_t key) {
+    uint64_t hash = key + 0x9e3779b97f4a7c15u;
+    hash = (hash ^ hash >> 30) * 0xbf58476d1ce4e5b9u;
+    hash = (hash ^ hash >> 27) * 0x94d049bb133111ebu;
+    return hash ^ hash >> 31;
+  }
+};
+
+}  // namespace mlpbank
