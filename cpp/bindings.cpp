@@ -109,7 +109,8 @@ py::object forward_direct(const BatchedInference& self, const py::object& inputs
 
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
+// PyInit__core, below, comes before it.
+PYBIND11_MODULE(core_of_main_interpreter, m) {
   m.doc() = "The C++ core of mlpbank. Use the package, which validates and converts.";
 
   auto not_loaded = py::register_exception<ModelNotLoaded>(m, "ModelNotLoadedError", PyExc_RuntimeError);
@@ -292,4 +293,14 @@ PYBIND11_MODULE(_core, m) {
            py::arg("missing_nan"));
 
   register_bank(m);
+}
+
+// Python's import calls this. pybind11 waits for ever where it is set up in a subinterpreter that shares its GIL, so
+// those are refused before.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    PyErr_SetString(PyExc_ImportError, "mlpbank: expected the main interpreter, got a subinterpreter");
+    return nullptr;
+  }
+  return PyInit_core_of_main_interpreter();
 }
