@@ -412,3 +412,17 @@ def test_tied_tensors_of_any_two_modules() -> None:
         weights = convert.stack(dict(enumerate(order)))[2]
         for i, net in enumerate(order):
             np.testing.assert_array_equal(weights["layer_1"][i], net.b.weight.detach().numpy().T.astype(np.float32))
+
+
+def test_parameters_written_by_hand_say_which_way_round_they_are() -> None:
+    arch = Architecture.mlp(3, 3)
+    matrix, bias = torch.rand(3, 3), torch.rand(3)
+    ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' if the layer computes x @ w, "
+    for params in ([(matrix, bias)], {"0": {"w": matrix, "b": bias}}, {"0": {"W": matrix, "b": bias}}):
+        with raises(ValueError, f"0: {ask}'out_in' if w @ x"):
+            convert.convert(params, arch)
+        weights = convert.from_params(params, arch, weight_layout="in_out").weights
+        np.testing.assert_array_equal(weights["layer_0"], matrix.numpy())
+    params = {"0": {"weight": matrix, "bias": bias}, "1": nn.Linear(3, 3)}
+    with raises(UnsupportedLayerError, "1: expected arrays, got a module, Linear; give its state_dict"):
+        convert.convert(params, arch)
