@@ -65,12 +65,15 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
     """Append a module's steps to a chain."""
     kind = type(module)
     if kind.__name__ == "OptimizedModule" and kind.__module__.startswith("torch."):  # what torch.compile returns
-        own = module.__dict__.get("forward")
-        compiled = hasattr(own, "_torchdynamo_orig_callable") or getattr(own, "__self__", None) is module
-        _require_no_hooks(module, where, not compiled)
+        compiled = module.__dict__.get("forward")
+        usual = hasattr(compiled, "_torchdynamo_orig_callable") or getattr(compiled, "__self__", None) is module
+        if module._forward_hooks or module._forward_pre_hooks or not usual:
+            raise _hooked(module, where)
         module = module._orig_mod
         kind = type(module)
-    _require_no_hooks(module, where, "forward" in module.__dict__ or "_call_impl" in module.__dict__)
+    own = module.__dict__
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own or "_call_impl" in own:
+        raise _hooked(module, where)
     read = _LAYERS.get(kind)  # exact types first: this runs for every layer of every model
     if read is None:
         read = _parametrized(module, where) if parametrize.is_parametrized(module) else _inherited(kind)
@@ -232,12 +235,11 @@ def _parametrized(module: Any, where: str) -> _Reader | None:
                 )
             if function.training and type(function).__name__ == "_SpectralNorm":
                 raise unsupported(where, f"{place} is in training mode; call model.eval() first")
-            _require_no_hooks(function, join(where, name), "forward" in function.__dict__)
+            if function._forward_hooks or function._forward_pre_hooks or "forward" in function.__dict__:
+                raise _hooked(function, join(where, name))
     return _inherited(type(module).__mro__[1])  # the class that PyTorch made for this module comes first
 
 
-def _require_no_hooks(module: Any, where: str, own_forward: bool) -> None:
-    if module._forward_hooks or module._forward_pre_hooks or own_forward:
-        raise unsupported(
-            where, f"{type(module).__name__} has forward hooks, or a forward of its own, that may do anything"
-        )
+def _hooked(module: Any, where: str) -> Exception:
+    what = f"{type(module).__name__} has forward hooks, or a forward of its own, that may do anything"
+    return unsupported(where, what)
