@@ -58,6 +58,17 @@ def in_place(net: Any, x: Any) -> Any:
     return x + net.shift
 
 
+def by_operator(net: Any, x: Any) -> Any:
+    shift = net.shift
+    shift += 1
+    return x + shift
+
+
+def by_data(net: Any, x: Any) -> Any:
+    net.shift.data = net.shift + 1
+    return x + net.shift
+
+
 def in_place_unseen(net: Any, x: Any) -> Any:
     with torch.no_grad():
         net._buffers["shift"].add_(1)
@@ -110,6 +121,8 @@ CHANGING: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "counter": (counting, f"the forward of Net changes 'calls' of the module; {SAME}"),
     "memory": (remembering, f"the forward of Net changes 'calls' of the module; {SAME}"),
     "buffer in place": (in_place, "add_: add_ changes a tensor of the module in place"),
+    "buffer by operator": (by_operator, "iadd: iadd changes a tensor of the module in place"),
+    "buffer by data": (by_data, "the forward of Net cannot be traced: data of a tensor is set"),
     "buffer in place unseen": (in_place_unseen, f"the forward of Net changes a tensor of the module; {SAME}"),
     "into a buffer": (lambda net, x: net.shift.mul_(x), "mul_: mul_ changes a tensor of the module in place"),
     "clamped parameter": (lambda net, x: x * net.scale.clamp_(0, 1), "clamp_: clamp_ changes a tensor of the module"),

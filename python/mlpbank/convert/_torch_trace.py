@@ -77,10 +77,34 @@ _IN_PLACE = {name for name in dir(operator) if name.strip("_") in {f"i{op.strip(
 _IN_PLACE |= {"setitem", "delitem", "__setitem__", "__delitem__"}
 
 
+class _Proxy(fx.Proxy):  # type: ignore[misc]
+    """A value in a graph that tells ``x += y`` from ``x = x + y``: the first also changes what else x is."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):
+            raise TypeError(f"{name} of a tensor is set")
+        super().__setattr__(name, value)
+
+
+def _in_place(function: Any) -> Any:
+    def call(self: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return call
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul"):
+    setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
 class _Tracer(fx.Tracer):  # type: ignore[misc]  # for mypy, PyTorch is Any
     """A tracer that looks into no tensor: a forward that branches on one cannot be traced."""
 
     proxy_buffer_attributes = True
+
+    def proxy(self, node: Any) -> Any:
+        """Return what stands for a node."""
+        return _Proxy(node, self)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Return how the forward is called: with rows and nothing else, so that other parameters have defaults."""
