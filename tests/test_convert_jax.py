@@ -149,3 +149,31 @@ def test_bfloat16_and_tuples() -> None:
     pairs = [(jnp.asarray(weights[f"layer_{i}"], "bfloat16"), jnp.asarray(weights[f"layer_{i}.bias"])) for i in (0, 1)]
     converted = convert.from_params(pairs, SQUARE, weight_layout="in_out")
     np.testing.assert_array_equal(converted.weights["layer_0"], np.asarray(pairs[0][0], np.float32))
+
+
+def test_modules_that_are_called_as_a_layer_of_equinox() -> None:
+    eqx = pytest.importorskip("equinox")
+
+    class Linear(eqx.Module):  # type: ignore[misc]
+        """Computes ``x @ weight``, unlike Equinox' own."""
+
+        weight: Any
+        bias: Any
+
+        def __call__(self, x: Any) -> Any:
+            return x @ self.weight + self.bias
+
+    class Turned(eqx.nn.Linear):  # type: ignore[misc]
+        def __call__(self, x: Any, *, key: Any = None) -> Any:
+            return x @ self.weight + self.bias
+
+    class Same(eqx.nn.Linear):  # type: ignore[misc]
+        pass
+
+    key, arch = jax.random.key(0), Architecture.mlp(3, 3)
+    same = Same(3, 3, key=key)
+    np.testing.assert_array_equal(convert.convert(same, arch).weights["layer_0"], np.asarray(same.weight).T)
+    ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' if the layer computes x @ w, "
+    for layer in (Linear(jnp.ones((3, 3)), jnp.ones(3)), Turned(3, 3, key=key)):
+        with raises(ValueError, f": {ask}'out_in' if w @ x"):
+            convert.convert(layer, arch)

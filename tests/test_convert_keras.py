@@ -219,6 +219,108 @@ def test_what_is_not_supported_is_named(name: str) -> None:
     assert str(caught.value).startswith(message)
 
 
+ops, activations = keras.ops, keras.activations
+KNOWN_FUNCTIONS: dict[str, tuple[Any, Activation]] = {
+    "max": (lambda x: ops.maximum(x, 0), Activation.RELU),
+    "clip": (lambda x: ops.clip(x, 0, float("inf")), Activation.RELU),
+    "where": (lambda x: ops.where(x > 0, x, 0.01 * x), Activation.LEAKY_RELU),
+    "slope": (lambda x: activations.relu(x, negative_slope=0.01), Activation.LEAKY_RELU),
+    "swish by hand": (lambda x: x / (1 + ops.exp(-x)), Activation.SILU),
+    "gelu by hand": (lambda x: 0.5 * x * (1 + ops.erf(x / 2**0.5)), Activation.GELU),
+    "softplus by hand": (lambda x: ops.logaddexp(x, 0.0), Activation.SOFTPLUS),
+    "elu by hand": (lambda x: ops.where(x > 0, x, ops.expm1(x)), Activation.ELU),
+    "nothing": (lambda x: x, Activation.NONE),
+    "layer": (L.ReLU(), Activation.RELU),
+    "softmax": (lambda x: activations.softmax(x), Activation.SOFTMAX),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN_FUNCTIONS)
+def test_functions_are_known_by_their_operations(name: str) -> None:
+    function, activation = KNOWN_FUNCTIONS[name]
+    assert convert.convert(sequential(L.Dense(2, function))).architecture.layers[0].activation is activation
+
+
+UNKNOWN_FUNCTIONS: dict[str, Any] = {
+    "relu to 20000": lambda x: activations.relu(x, max_value=20000),
+    "relu from 1e-6": lambda x: activations.relu(x, threshold=1e-6),
+    "relu with a slope of 1e-6": lambda x: activations.relu(x, negative_slope=1e-6),
+    "clip": lambda x: ops.clip(x, 0, 20000),
+    "minimum": lambda x: ops.minimum(ops.relu(x), 20000),
+    "maximum": lambda x: ops.maximum(ops.silu(x), -0.2785),
+    "slope": lambda x: activations.leaky_relu(x, negative_slope=0.0100001),
+    "alpha": lambda x: activations.elu(x, alpha=1.00001),
+    "swish": lambda x: x * ops.sigmoid(1.00001 * x),
+    "random": lambda x: ops.relu(x) * keras.random.uniform(()),
+    "far out": lambda x: ops.where(x > 20000, 20000.0, ops.relu(x)),
+    "choosing": lambda x: (ops.relu, ops.tanh)[next(CHOICES)](x),
+    "softmax over rows": lambda x: ops.softmax(x, axis=0),
+    "of one element": lambda x: ops.relu(x - ops.max(x)),
+}
+CHOICES = iter([0, 1] * 100)
+
+
+@pytest.mark.parametrize("name", UNKNOWN_FUNCTIONS)
+def test_functions_that_differ_where_nobody_looks(name: str) -> None:
+    function = UNKNOWN_FUNCTIONS[name]
+    with unsupported("d: <lambda> is no activation that mlpbank has, with the same parameters"):
+        convert.convert(sequential(L.Dense(2, function, name="d")))
+
+
+def test_operations_of_functional_models_are_known_with_their_options() -> None:
+    for function, activation in (
+        (lambda x: ops.clip(x, 0, float("inf")), Activation.RELU),
+        (lambda x: ops.leaky_relu(x, 0.01), Activation.LEAKY_RELU),
+        (lambda x: ops.gelu(x, approximate=False), Activation.GELU),
+        (lambda x: ops.clip(x, 0, 20000), None),
+        (lambda x: activations.relu(x, max_value=20000), None),
+        (lambda x: ops.softmax(x, axis=0), None),
+    ):
+        start = L.Input((3,))
+        model = keras.Model(start, function(L.Dense(2)(start)))
+        if activation is not None:
+            assert convert.convert(model).architecture.layers[0].activation is activation
+        else:
+            with pytest.raises(convert.UnsupportedLayerError, match="is no activation that mlpbank has"):
+                convert.convert(model)
+
+
+class OwnSequential(keras.Sequential):  # type: ignore[misc]
+    def call(self, x: Any, training: Any = None, mask: Any = None) -> Any:
+        return 2 * super().call(x)
+
+
+def test_methods_put_in_place_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = "has a {} of its own, which may compute anything"
+    for method in ("call", "predict"):
+        model = sequential(L.Dense(2, name="d"))
+        setattr(model, method, lambda x: x)
+        with unsupported(f"Sequential {message.format(method)}"):
+            convert.convert(model)
+    model = sequential(L.Dense(2, name="d"))
+    model.layers[0].call = lambda x: x
+    with unsupported(f"d: Dense {message.format('call')}"):
+        convert.convert(model)
+    model = sequential(keras.Sequential([L.Dense(2)], name="inner"))
+    model.layers[0].call = lambda x: x
+    with unsupported(f"inner: Sequential {message.format('call')}"):
+        convert.convert(model)
+    with unsupported("OwnSequential has a call of its own; Sequential and functional models are read"):
+        convert.convert(OwnSequential([L.Input((3,)), L.Dense(2)]))
+    monkeypatch.setattr(L.Dense, "call", lambda self, x, training=None: x)
+    with unsupported(f"d: Dense {message.format('call')}"):
+        convert.convert(sequential(L.Dense(3, name="d")))
+
+
+def test_what_layers_are_called_with() -> None:
+    start = L.Input((3,))
+    x = L.Dense(3)(start)
+    model = keras.Model(start, L.Softmax(name="soft")(x, L.Lambda(lambda y: y > 0)(x)))
+    with unsupported("soft: Softmax joins several results, and only chains are supported"):
+        convert.convert(model)
+    assert convert.convert(keras.Model(start, L.Dropout(0.5)(x, training=False))).architecture.output_size == 3
+
+
 def test_models_without_weights() -> None:
     with raises(ValueError, "expected a built model, got one without weights"):
         convert.convert(keras.Sequential([L.Dense(2)]))

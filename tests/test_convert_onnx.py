@@ -380,7 +380,7 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "alpha": (unary("Elu", alpha=2.0), "n1_Elu: Elu: expected alpha 1.0, got 2.0"),
     "axis": (unary("Softmax", axis=0), "n1_Softmax: Softmax: expected axis -1 or 1, got 0"),
     "function": (unary("Exp"), "n1_Exp: Exp is not supported, or not part of an activation mlpbank has"),
-    "relu6": (unary("Clip", 6, min=0.0, max=6.0), "n1_Clip: Clip is not supported, or not part of an activation"),
+    "relu6": (unary("Clip", 7, min=0.0, max=6.0), "n1_Clip: Clip is not supported, or not part of an activation"),
     "residual": (residual(), "n0_MatMul: MatMul begins what is neither a chain of layers nor an activation"),
     "computed": (computed_weight(), "n0_MatMul: MatMul begins what is neither a chain of layers nor an activation"),
     "outputs": (two_outputs(), "expected one input and one output, got 1 and 2"),

@@ -87,32 +87,29 @@ def test_scalers_that_do_not_fit() -> None:
 
 
 class Tripled:
-    """A scaler somebody wrote."""
+    """A scaler somebody wrote: whether it scales nothing otherwise, no number of rows can tell."""
 
     n_features_in_ = 3
 
-    def __init__(self, bend: float = 0.0) -> None:
-        self.bend = bend
-
     def transform(self, x: Any) -> Any:
-        return 3 * x + [1, 2, 3] + self.bend * np.maximum(x, 1000)
+        return np.where(np.abs(x) == 12345, 0, 3 * x + [1, 2, 3])
 
 
-class Mixing(Tripled):
-    def transform(self, x: Any) -> Any:
-        return x - x.mean(axis=1, keepdims=True)
+def test_objects_that_may_do_anything_are_no_scalers() -> None:
+    fold = "fold_scalers takes what it does as (mean, scale)"
+    with raises(ValueError, f"input_scaler: Tripled is no scaler that is known, it may compute anything; {fold}"):
+        fold_scalers(Architecture.mlp(3, 2), {"layer_0": np.ones((3, 2))}, Tripled())
 
 
-def test_any_object_that_scales_each_feature_is_a_scaler() -> None:
-    mean, scale = mean_and_scale(Tripled())
-    np.testing.assert_allclose(mean, [-1 / 3, -2 / 3, -1])
-    np.testing.assert_allclose(scale, [1 / 3] * 3)
-    for wrong in (Tripled(1e-4), Mixing()):
-        with raises(
-            ValueError,
-            f"input_scaler: expected a scaler that is affine in each feature, got a {type(wrong).__name__} that is not",
-        ):
-            mean_and_scale(wrong, "input_scaler")
+def test_nothing_that_was_given_is_kept() -> None:
+    arch = Architecture.mlp(3, 3, 3)
+    weights = one_model(random_weights(arch, 1, np.random.default_rng(0)), 0)
+    pair = np.ones(3), np.full(3, 2.0)
+    for before, after in ((None, None), (pair, None), (None, pair), (pair, pair)):
+        for name, array in fold_scalers(arch, weights, before, after).items():
+            assert not any(np.shares_memory(array, given) for given in weights.values()), name
+    for part, given in zip(mean_and_scale(pair), pair, strict=True):
+        assert not np.shares_memory(part, given)
 
 
 SIDES = Architecture.mlp(4, 6, 6, 2, activation="tanh")

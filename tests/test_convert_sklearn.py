@@ -137,16 +137,16 @@ def test_what_is_not_supported_is_named() -> None:
             LinearRegression(),
             "LinearRegression is not supported; an MLPRegressor, an MLPClassifier or a Pipeline to one",
         ),
-        (make_pipeline(PCA(), network), "pca: PCA: expected a scaler that is affine in each feature, got a PCA that"),
+        (make_pipeline(PCA(), network), "pca: PCA: PCA is no scaler that is known, it may compute anything; fold_"),
         (make_pipeline(StandardScaler(), LinearRegression()), "linearregression: LinearRegression is not supported"),
         (make_pipeline(MinMaxScaler(clip=True), network), "minmaxscaler: MinMaxScaler: MinMaxScaler with clip=True"),
         (
             TransformedTargetRegressor(network, transformer=QuantileTransformer(n_quantiles=9)),
-            "transformer: QuantileTransformer: expected a scaler that is affine in each feature",
+            "transformer: QuantileTransformer: QuantileTransformer is no scaler that is known, it may compute anything",
         ),
         (
             TransformedTargetRegressor(network, func=np.cbrt, inverse_func=lambda z: z**3),
-            "transformer: FunctionTransformer: expected a scaler that is affine in each feature",
+            "transformer: FunctionTransformer: FunctionTransformer has a func, which may compute anything",
         ),
         (Own(max_iter=2), "Own is a class of its own, which may compute anything"),
     ):
@@ -162,6 +162,139 @@ def test_what_is_not_supported_is_named() -> None:
         mean_and_scale(StandardScaler())
     with unsupported("s: StandardScaler: expected a fitted StandardScaler, got one that is not"):
         convert.convert(Pipeline([("s", StandardScaler()), ("n", network)]))
+
+
+class OwnScaler(StandardScaler):  # type: ignore[misc]
+    def inverse_transform(self, X: Any, copy: Any = None) -> Any:
+        return super().inverse_transform(X) + 1
+
+
+class OwnPipeline(Pipeline):  # type: ignore[misc]
+    def predict(self, X: Any, **params: Any) -> Any:
+        return super().predict(X, **params) + 1
+
+
+class OwnClassifier(MLPClassifier):  # type: ignore[misc]
+    def predict_proba(self, X: Any) -> Any:
+        return super().predict_proba(X)[:, ::-1]
+
+
+def double(y: Any) -> Any:
+    return 2 * y
+
+
+def half(y: Any) -> Any:
+    return y / 2
+
+
+def identity(y: Any) -> Any:
+    return y
+
+
+def otherwise(x: Any) -> Any:
+    """Return a function in place of a method."""
+    return x
+
+
+NETWORK = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2)
+CLASSIFIER = MLPClassifier((4,), max_iter=2)
+FUNCTION = "transformer: FunctionTransformer: FunctionTransformer has a"
+ANYTHING = "which may compute anything"
+FOLD = "fold_scalers takes what it does as (mean, scale)"
+OTHERWISE = {
+    "func": (
+        TransformedTargetRegressor(NETWORK, func=half, inverse_func=double),
+        f"{FUNCTION} func, {ANYTHING}; {FOLD}",
+    ),
+    # The inverse is what predictions go through: here it undoes nothing.
+    "inverse_func": (
+        TransformedTargetRegressor(NETWORK, func=half, inverse_func=identity, check_inverse=False),
+        f"{FUNCTION} func, {ANYTHING}; {FOLD}",
+    ),
+    "inverse_func of a transformer": (
+        TransformedTargetRegressor(
+            NETWORK, transformer=FunctionTransformer(inverse_func=double, check_inverse=False), check_inverse=False
+        ),
+        f"{FUNCTION} inverse_func, {ANYTHING}; {FOLD}",
+    ),
+    "inverse_transform of a subclass": (
+        TransformedTargetRegressor(NETWORK, transformer=OwnScaler(), check_inverse=False),
+        f"transformer: OwnScaler: OwnScaler is no scaler that is known, it may compute anything; {FOLD}",
+    ),
+    "scaler of a subclass": (
+        make_pipeline(OwnScaler(), NETWORK),
+        f"ownscaler: OwnScaler: OwnScaler is no scaler that is known, it may compute anything; {FOLD}",
+    ),
+    "function of inputs": (
+        make_pipeline(FunctionTransformer(double), NETWORK),
+        f"functiontransformer: FunctionTransformer: FunctionTransformer has a func, {ANYTHING}; {FOLD}",
+    ),
+    "pipeline": (OwnPipeline([("n", NETWORK)]), f"OwnPipeline is a class of its own, {ANYTHING}"),
+    "classifier": (OwnClassifier((4,), max_iter=2), f"OwnClassifier is a class of its own, {ANYTHING}"),
+    "nested": (
+        make_pipeline(StandardScaler(), OwnPipeline([("n", NETWORK)])),
+        f"ownpipeline: OwnPipeline is a class of its own, {ANYTHING}",
+    ),
+    "labels": (TransformedTargetRegressor(CLASSIFIER), "regressor: expected a regressor, got a MLPClassifier"),
+    "labels of a pipeline": (
+        TransformedTargetRegressor(make_pipeline(StandardScaler(), CLASSIFIER)),
+        "regressor: expected a regressor, got a Pipeline",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_estimators_that_predict_something_else_than_their_parts(name: str) -> None:
+    x = inputs(3)
+    estimator, message = OTHERWISE[name]
+    with unsupported(message):
+        convert.convert(fitted(estimator, x, (x[:, 0] > 0).astype(np.float64)))
+
+
+def test_methods_put_in_place_of_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = inputs(3)
+    network, classifier = (
+        fitted(MLPRegressor(max_iter=2), x, x[:, 0]),
+        fitted(MLPClassifier(max_iter=2), x, x[:, 0] > 0),
+    )
+    scaler = StandardScaler().fit(x)
+    for model, method in ((network, "predict"), (network, "_predict"), (classifier, "predict_proba")):
+        with monkeypatch.context() as patch:
+            patch.setattr(model, method, otherwise)
+            with unsupported(f"{type(model).__name__} has a {method} of its own, {ANYTHING}"):
+                convert.convert(model)
+        convert.convert(model)
+    pipeline = Pipeline([("s", scaler), ("n", network)])
+    with monkeypatch.context() as patch:
+        patch.setattr(scaler, "transform", otherwise)
+        with unsupported(f"s: StandardScaler: StandardScaler has a transform of its own, {ANYTHING}; {FOLD}"):
+            convert.convert(pipeline)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "predict", otherwise)
+        with unsupported(f"Pipeline has a predict of its own, {ANYTHING}"):
+            convert.convert(pipeline)
+    with monkeypatch.context() as patch:
+        patch.setattr(MLPRegressor, "predict", otherwise)
+        with unsupported(f"n: MLPRegressor has a predict of its own, {ANYTHING}"):
+            convert.convert(pipeline)
+    convert.convert(pipeline)
+
+
+@pytest.mark.parametrize("option", ["with_mean", "with_std", "with_centering", "with_scaling"])
+def test_options_that_are_switched_off_after_fitting(option: str) -> None:
+    x = inputs(3)
+    scaler = (RobustScaler if option in ("with_centering", "with_scaling") else StandardScaler)().fit(x)
+    scaler.set_params(**{option: False})
+    mean, scale = mean_and_scale(scaler)
+    np.testing.assert_allclose((x - mean) / scale, scaler.transform(x.astype(np.float64)), rtol=1e-9, atol=1e-9)
+
+
+def test_scalers_are_copied() -> None:
+    x = inputs(3)
+    scaler = StandardScaler().fit(x)
+    mean, scale = mean_and_scale(scaler)
+    assert not np.shares_memory(mean, scaler.mean_)
+    assert not np.shares_memory(scale, scaler.scale_)
 
 
 def test_many_estimators_become_stacked_arrays() -> None:

@@ -149,6 +149,8 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
 
 def _dense(step: Dense, pending: Affine | None, layers: list[Layer]) -> Layer:
     weight, bias = step.weight, step.bias
+    if bias is not None and bias.shape != weight.shape[1:]:
+        bias = _per_feature(bias, weight.shape[1], step.where)
     if layers:
         before = layers[-1]
         if before.activation is Activation.SOFTMAX:
@@ -189,7 +191,7 @@ def _activate(step: Activate, pending: Affine | None, layers: list[Layer]) -> No
     layers[-1] = Layer(last.weight, last.bias, step.activation)
 
 
-def _per_feature(values: Float64Array, size: int, where: str) -> Float64Array:
+def _per_feature(values: FloatArray, size: int, where: str) -> FloatArray:
     if values.shape not in ((), (1,), (size,)):
         raise unsupported(where, f"expected one value for each of {size} features, got shape {values.shape}")
     return np.broadcast_to(values, (size,))

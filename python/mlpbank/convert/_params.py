@@ -52,8 +52,8 @@ def from_params(
         The names of the layers, first to last, such as ``["encoder.0", "head"]``. Not needed where names end with
         numbers (``fc1``, ``fc2``; ``net.0``, ``net.2``) or no two layers have the same sizes.
     weight_layout : {"in_out", "out_in"}, optional
-        Whether matrices are (in, out), for ``x @ w``, or (out, in). Known, and not needed, for PyTorch, Equinox and
-        what is called ``kernel`` (Flax, Keras).
+        Whether matrices are (in, out), for ``x @ w``, or (out, in). Known, and not needed, for what PyTorch calls
+        ``weight``, Equinox' Linear and what is called ``kernel`` (Flax, Keras).
 
     Returns
     -------
@@ -279,7 +279,7 @@ def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str
             _gather(value, (*path, *re.split(r"[./]", str(key))), groups, layout)
     elif _is_module(kind, "equinox"):
         # Only the layer itself knows its orientation: another module's `weight` may be anything.
-        below = "out_in" if kind.__name__ == "Linear" else None
+        below = "out_in" if _is_equinox_linear(kind) else None
         for field in dataclasses.fields(node):
             value = getattr(node, field.name, None)
             if not field.metadata.get("static") and not isinstance(value, (bool, int, float, str)):  # no options
@@ -290,13 +290,14 @@ def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str
         _gather(jax.nnx_state(node), path, groups, layout)
     elif isinstance(node, (list, tuple)):
         if len(node) == 2 and all(map(_is_array, node)) and node[0].ndim == node[1].ndim + 1:
-            node = {"weight": node[0], "bias": node[1]}  # the pair that hand-written JAX code has for a layer
-            _gather(node, path, groups, layout)
+            _gather({"w": node[0], "b": node[1]}, path, groups, layout)  # what hand-written code has for a layer
         else:
             for i, value in enumerate(node):
                 _gather(value, (*path, str(i)), groups, layout)
     elif _is_array(node):
         _put(node, path, groups, layout)
+    elif _is_module(kind, "torch"):
+        raise unsupported(".".join(path), f"expected arrays, got a module, {kind.__name__}; give its state_dict")
     elif node is not None and not callable(node):
         raise unsupported(".".join(path), f"expected arrays, got {kind.__name__}")
 
@@ -317,8 +318,8 @@ def _put(array: Any, path: Path, groups: dict[Path, _DenseParams], layout: str |
     if role == "weight":
         if name == "kernel":
             layout = "in_out"
-        elif hasattr(array, "detach"):
-            layout = "out_in"  # PyTorch
+        elif name == "weight" and hasattr(array, "detach"):
+            layout = "out_in"  # what PyTorch's layers call it; hand-written code may turn a matrix either way
         group.layout = layout
 
 
@@ -328,3 +329,13 @@ def _is_array(value: Any) -> bool:
 
 def _is_module(kind: type, root: str) -> bool:
     return any(base.__name__ == "Module" and base.__module__.partition(".")[0] == root for base in kind.__mro__)
+
+
+def _is_equinox_linear(kind: type) -> bool:
+    """Return whether a class is Equinox' Linear, or one that computes the same: others may have the name only."""
+    for base in kind.__mro__:
+        if base.__name__ == "Linear" and base.__module__.startswith("equinox."):
+            return True
+        if "__call__" in vars(base):
+            return False
+    return False

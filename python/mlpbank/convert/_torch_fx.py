@@ -12,7 +12,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
-from mlpbank.convert.torch import OPTIONS, Plans, activation, dense, require_flat, to_numpy
+from mlpbank.convert._torch_trace import called_as_usual, evaluate, trace, writes
+from mlpbank.convert.torch import OPTIONS, SQUEEZED, Plans, activation, dense, require_flat, to_numpy
 from mlpbank.convert.torch import collect as collect_module
 
 _FUNCTIONS: dict[Any, str] = {
@@ -46,12 +47,6 @@ _ACTIVATIONS = {"relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", 
 _ARITHMETIC = {"add", "sub", "mul", "div"}
 
 
-class _Tracer(fx.Tracer):  # type: ignore[misc]  # for mypy, PyTorch is Any
-    """A tracer that looks into no tensor: a forward that branches on one cannot be traced."""
-
-    proxy_buffer_attributes = True
-
-
 def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
     """Append the steps of a module's forward to a chain.
 
@@ -60,16 +55,20 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
     UnsupportedLayerError
         The forward cannot be traced, or is not a chain of what is supported; the message names the first such part.
     """
+    if not called_as_usual(module):
+        raise unsupported(where, f"{type(module).__name__} has a __call__ of its own, which may compute anything")
     key = _fingerprint(module)
     plan = plans.get(key) if key is not None else None
     if plan is None:
-        graph, constants = _trace(module, where)
-        plan = _data_path(graph, where), constants
-        if key is not None:
+        traced = trace(module, where)
+        plan = _data_path(traced.graph, where), traced.made
+        if key is not None and traced.reusable:
             plans[key] = plan
     path, constants = plan
     for i, node in enumerate(path):
         if node.op == "call_module":
+            if len(node.args) + len(node.kwargs) != 1:
+                raise unsupported(join(where, node.target), "is called with more than its input")
             collect_module(module.get_submodule(node.target), join(where, node.target), chain, plans)
         else:
             width = next((step.weight.shape[1] for step in reversed(chain) if isinstance(step, Dense)), None)
@@ -77,20 +76,6 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
             step = _step(node, owner, width, last=i == len(path) - 1)
             if step is not None:
                 chain.append(step)
-
-
-def _trace(module: Any, where: str) -> tuple[Any, dict[str, Any]]:
-    """Return the graph of a module's forward, and the tensors that the forward makes itself, by name."""
-    before = set(module.__dict__)
-    try:
-        graph = _Tracer().trace(module)
-    except Exception as error:  # whatever the user's forward raises when it is given a proxy
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise unsupported(where, f"the forward of {type(module).__name__} cannot be traced: {reason[0]}") from error
-    finally:
-        # The tracer leaves such tensors in the module, where they have no business.
-        made = {name: module.__dict__.pop(name) for name in set(module.__dict__) - before}
-    return graph, made
 
 
 class _Owner(NamedTuple):
@@ -110,12 +95,20 @@ class _Owner(NamedTuple):
             return operator.attrgetter(argument.target)(self.module)
         if argument.op not in ("call_method", "call_function"):
             raise unsupported(self.where, "depends on its input in a way that no layer does")
-        args = [self.value(a) for a in argument.args]
-        kwargs = {name: self.value(a) for name, a in argument.kwargs.items()}
-        with torch.no_grad():
-            if argument.op == "call_method":
-                return getattr(args[0], argument.target)(*args[1:], **kwargs)
-            return argument.target(*args, **kwargs)
+        args: Any = self._values(argument.args)
+        kwargs: Any = self._values(argument.kwargs)
+        call = argument.target
+        if argument.op == "call_method":
+            call = getattr(args[0], call)
+            args = args[1:]
+        return evaluate(lambda: call(*args, **kwargs), self.where, _name(argument))
+
+    def _values(self, arguments: Any) -> Any:
+        if isinstance(arguments, (tuple, list)):
+            return [self._values(a) for a in arguments]
+        if isinstance(arguments, dict):
+            return {name: self._values(a) for name, a in arguments.items()}
+        return self.value(arguments)
 
 
 # What every module has; a forward that depends on other attributes depends on their values.
@@ -146,7 +139,8 @@ def _parts(module: Any, seen: dict[int, int]) -> Any:
     parts += [(name, _value_parts(value)) for name, value in module.__dict__.items() if name not in _COMMON]
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
-            parts.append((name, None if tensor is None else (tensor.shape, seen.setdefault(id(tensor), len(seen)))))
+            is_same = seen.setdefault(id(tensor), len(seen))
+            parts.append((name, None if tensor is None else (tensor.shape, tensor.dtype, is_same)))
     parts += [(name, _parts(child, seen)) for name, child in module._modules.items()]
     return tuple(parts)
 
@@ -169,6 +163,9 @@ def _data_path(graph: Any, where: str) -> list[Any]:
         if node.op == "placeholder" or (not shape_only and any(n in known for n in node.all_input_nodes)):
             data.append(node)
             known.add(node)
+    for node in graph.nodes:
+        if node not in known and writes(node):
+            raise unsupported(join(where, node.name), f"{_name(node)} changes a tensor of the module in place")
     *nodes, output = data
     if output.op != "output" or not isinstance(output.args[0], fx.Node):
         raise unsupported(where, "expected a forward that returns one tensor computed from its input")
@@ -194,42 +191,70 @@ def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | Non
     where = owner.where
     table: Any = _METHODS if node.op == "call_method" else _FUNCTIONS
     name = table.get(node.target) if node.op in ("call_method", "call_function") else None
-    if name in _ACTIVATIONS:
-        return activation(name, _arguments(node, OPTIONS.get(name, {})), where)
     if name in _ARITHMETIC:
         return _arithmetic(name, node, owner)
+    first = node.args[0] if node.args else node.kwargs.get("input")
+    if name is not None and name != "matmul" and not _depends_on_input(first):
+        raise unsupported(where, "depends on its input in a way that no layer does")
+    if name in _ACTIVATIONS:
+        return activation(name, _arguments(node, OPTIONS.get(name, {}), where), where)
     if name == "neg":
         return affine(-1.0, 0.0, where)
     if name == "linear":
-        given = _arguments(node, {"weight": None, "bias": None})
+        given = _arguments(node, {"weight": None, "bias": None}, where)
         return dense(owner.value(given["weight"]), owner.value(given["bias"]), where)
-    if name == "matmul" and len(node.args) == 2 and _depends_on_input(node.args[0]):
+    if name == "matmul" and len(node.args) == 2 and not node.kwargs and _depends_on_input(first):
         weight = to_numpy(owner.value(node.args[1]), where)
         if weight.ndim == 2:
             return Dense(weight, None, where)
     if name == "dropout":
-        if _arguments(node, {"p": 0.5, "training": True})["training"]:
+        if _arguments(node, {"p": 0.5, "training": True}, where)["training"]:
             raise unsupported(where, "dropout is active; call model.eval() first, and pass training=self.training")
         return None
     if name == "nothing":
         return None
     if name == "flatten":
-        given = _arguments(node, {"start_dim": 0, "end_dim": -1})
+        given = _arguments(node, {"start_dim": 0, "end_dim": -1}, where)
         require_flat(given["start_dim"], given["end_dim"], where)
         return None
     # view(n, -1) and view(-1, width) flatten rows; squeeze(-1) at the end only drops the dimension of a single output.
     if name in ("view", "reshape") and len(node.args) == 3:
         count, features = node.args[1:]
-        if features == -1 or (count == -1 and isinstance(features, int) and features == (width or features)):
+        if features == -1 and _is_row_count(count):
             return None
-    if name == "squeeze" and last and _arguments(node, {"dim": None})["dim"] in (-1, 1):
-        return None
+        if count == -1 and isinstance(features, int) and features == (width or features):
+            return None
+    if name == "squeeze" and last and _arguments(node, {"dim": None}, where)["dim"] in (-1, 1):
+        return SQUEEZED._replace(where=where)
     raise unsupported(where, f"{_name(node)} is not supported")
 
 
-def _arguments(node: Any, options: dict[str, Any]) -> dict[str, Any]:
+# Arguments that change no result but its precision, and the input by its name.
+_HARMLESS = {"input", "inplace", "dtype", "memory_format", "_stacklevel"}
+
+
+def _is_row_count(node: Any) -> bool:
+    """Return whether a node is the number of rows: ``y.size(0)``, ``y.shape[0]`` or ``y.size()[0]``."""
+    if not isinstance(node, fx.Node) or node.kwargs:
+        return False
+    sized = node
+    if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
+        sized = node.args[0]
+        if sized.op == "call_function" and sized.target is getattr and sized.args[1] == "shape":
+            return _depends_on_input(sized.args[0])
+    given = sized.args[1:] if sized is node else (0, *sized.args[1:])
+    is_size = sized.op == "call_method" and sized.target == "size" and given == (0,)
+    return is_size and _depends_on_input(sized.args[0])
+
+
+def _arguments(node: Any, options: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the options a call was given, or their defaults."""
     given = dict(zip(options, node.args[1:], strict=False))
+    # What follows the options in place is the `inplace` of some functions, and nothing else.
+    more = node.args[1 + len(options) :]
+    unknown = [name for name in node.kwargs if name not in options and name not in _HARMLESS]
+    if unknown or len(more) > 1 or not all(isinstance(value, bool) for value in more):
+        raise unsupported(where, f"{_name(node)} with options is not supported")
     return {**options, **given, **{name: value for name, value in node.kwargs.items() if name in options}}
 
 
@@ -241,7 +266,11 @@ def _arithmetic(name: str, node: Any, owner: _Owner) -> Step:
     reverse = _depends_on_input(right)
     if reverse and _depends_on_input(left):
         raise unsupported(where, f"{_name(node)} of two values that depend on the input is not supported")
+    if reverse and writes(node):
+        raise unsupported(where, f"{_name(node)} changes a tensor of the module in place")
     constant = owner.value(left if reverse else right)
+    if isinstance(constant, complex) or (isinstance(constant, torch.Tensor) and constant.is_complex()):
+        raise unsupported(where, f"{_name(node)} of a complex number is not supported")
     if isinstance(constant, torch.Tensor):
         constant = to_numpy(constant.to(torch.float64), where)
     value = np.asarray(constant, np.float64)

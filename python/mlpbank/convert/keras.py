@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import keras
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Dense, Step, affine, batch_norm, join, require, unsupported
+from mlpbank.convert._keras_functions import function_of, operation_of
 from mlpbank.convert._native import as_array
-from mlpbank.convert._recognise import recognise
 
 _FUNCTIONS = {
     keras.activations.linear: Activation.NONE,
@@ -41,7 +41,7 @@ def steps(model: Any, where: str = "") -> list[Step]:
         return _layer(model, where or model.name)
     chain: list[Step] = []
     flat = True
-    for layer, place in _layers(model, where):
+    for layer, place, node in _layers(model, where):
         if isinstance(layer, keras.layers.InputLayer):
             flat = len(layer.batch_shape) == 2
         elif isinstance(layer, keras.Model):
@@ -52,7 +52,7 @@ def steps(model: Any, where: str = "") -> list[Step]:
                 raise unsupported(place, "Flatten with channels first, which moves features about")
             flat = True
         else:
-            new = _layer(layer, place)
+            new = _layer(layer, place, node)
             if not flat and any(isinstance(s, Dense) or (not isinstance(s, Activate) and s.scale.ndim) for s in new):
                 raise unsupported(
                     place, f"{type(layer).__name__} of inputs that are not flat; Flatten has to stand first"
@@ -61,43 +61,58 @@ def steps(model: Any, where: str = "") -> list[Step]:
     return chain
 
 
-def _layers(model: Any, where: str) -> Iterator[tuple[Any, str]]:
-    """Yield the layers a row passes through, first to last, each with where it stands."""
+def _layers(model: Any, where: str) -> Iterator[tuple[Any, str, Any]]:
+    """Yield the layers a row passes through, first to last, each with where it stands and how it is called."""
     if not model.built:
         raise ValueError(f"{where + ': ' if where else ''}expected a built model, got one without weights")
-    if not type(model).__module__.startswith("keras."):
+    kind = type(model)
+    if not kind.__module__.startswith("keras.") or kind.__name__ not in ("Sequential", "Functional"):
         raise unsupported(
             where, f"{type(model).__name__} has a call of its own; Sequential and functional models are read"
         )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise unsupported(where, f"expected one input and one output, got {len(model.inputs)} and {len(model.outputs)}")
-    found: list[tuple[Any, str]] = []
+    _require_own_methods(model, where)
+    found: list[tuple[Any, str, Any]] = []
     tensor, source = model.outputs[0], model.inputs[0]
     while True:
         operation, index, _ = tensor._keras_history
         place = join(where, operation.name)
         node = operation._inbound_nodes[index]
-        found.append((operation, place))
+        found.append((operation, place, node))
         if tensor is source or not node.input_tensors:
             break
         if len(node.input_tensors) != 1:
             raise unsupported(place, f"{type(operation).__name__} joins several results, and only chains are supported")
-        if node.arguments.kwargs.get("training"):
-            raise unsupported(place, f"{type(operation).__name__} is called with training=True")
+        if isinstance(operation, keras.Layer):
+            options = {**dict(enumerate(node.arguments.args[1:], 1)), **node.arguments.kwargs}
+            for option, value in options.items():
+                if value is not None and value is not False and value is not node.input_tensors[0]:
+                    what = f"argument {option}" if isinstance(option, int) else option
+                    raise unsupported(place, f"{type(operation).__name__} is called with {what}={value}")
         tensor = node.input_tensors[0]
     yield from reversed(found)
 
 
-def _layer(layer: Any, where: str) -> list[Step]:
+def _layer(layer: Any, where: str, node: Any = None) -> list[Step]:
     kind = type(layer)
     read = _LAYERS.get(kind)
     if read is not None:
+        _require_own_methods(layer, where)
         if not getattr(layer, "built", True):
             raise ValueError(f"{where + ': ' if where else ''}expected a built layer, got one without weights")
         return read(layer, where)
-    if kind.__module__.startswith("keras.") and not isinstance(layer, keras.Layer):  # keras.ops in a functional model
-        return _function(layer.call, where, kind.__name__)
+    if node is not None and not isinstance(layer, keras.Layer):  # keras.ops in a functional model
+        return _known(operation_of(layer, node, node.input_tensors[0]), where, kind.__name__)
     raise unsupported(where, f"{kind.__name__} is not supported")
+
+
+def _require_own_methods(layer: Any, where: str) -> None:
+    """Raise if a method was put in place of one of Keras' that say what a layer or model computes."""
+    for name in ("call", "__call__", "predict"):
+        method = getattr(type(layer), name, None)
+        if name in vars(layer) or (method is not None and not method.__module__.startswith("keras.")):
+            raise unsupported(where, f"{type(layer).__name__} has a {name} of its own, which may compute anything")
 
 
 def _dense(layer: Any, where: str) -> list[Step]:
@@ -111,14 +126,14 @@ def _activation(layer: Any, where: str) -> list[Step]:
     function = layer.activation
     if function is None:
         return []
-    if function in _FUNCTIONS:
+    if isinstance(function, Hashable) and function in _FUNCTIONS:
         return [Activate(_FUNCTIONS[function], where)]
-    return _function(function, where, getattr(function, "__name__", type(function).__name__))
+    if isinstance(function, keras.Layer):
+        return _layer(function, where)
+    return _known(function_of(function), where, getattr(function, "__name__", type(function).__name__))
 
 
-def _function(function: Callable[[Any], Any], where: str, name: str) -> list[Step]:
-    """Return the activation that a function is."""
-    activation = recognise(lambda x: _array(function(keras.ops.convert_to_tensor(x.astype(np.float32)))))
+def _known(activation: Activation | None, where: str, name: str) -> list[Step]:
     if activation is None:
         raise unsupported(where, f"{name} is no activation that mlpbank has, with the same parameters")
     return [Activate(activation, where)]

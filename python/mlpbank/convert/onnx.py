@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,28 @@ from onnx import TensorProto, helper, numpy_helper
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert._chain import Activate, Dense, Step, affine, batch_norm, require, unsupported
 from mlpbank.convert._native import unflattened
-from mlpbank.convert._recognise import recognise
+from mlpbank.convert._onnx_activations import ACTIVATIONS, ELEMENTWISE, FLOATS, activation, activation_of
+from mlpbank.convert._recognise import agrees
 
 Array = npt.NDArray[Any]
 
-_ACTIVATIONS = {
-    "Relu": Activation.RELU,
-    "Tanh": Activation.TANH,
-    "Sigmoid": Activation.SIGMOID,
-    "LeakyRelu": Activation.LEAKY_RELU,
-    "Elu": Activation.ELU,
-    "Gelu": Activation.GELU,
-    "Swish": Activation.SILU,
-    "Softplus": Activation.SOFTPLUS,
-    "Softmax": Activation.SOFTMAX,
-}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
-# What an activation may be written with, one result for each element.
-_ELEMENTWISE = _ARITHMETIC | {
-    *("Relu", "Tanh", "Sigmoid", "LeakyRelu", "Elu", "Softplus", "Erf", "Exp", "Log", "Sqrt", "Pow", "Neg", "Abs"),
-    *("Reciprocal", "Max", "Min", "Clip", "Greater", "Less", "Where", "Identity", "Cast", "Sum"),
+# The attributes of each operation that are looked at, or change nothing; any other is refused.
+_KNOWN: dict[str, set[str]] = {
+    **{op: set() for op in (*_ARITHMETIC, "MatMul", "Relu", "Tanh", "Sigmoid", "Softplus", "Identity")},
+    **{op: {"alpha"} for op in ("LeakyRelu", "Elu", "Swish")},
+    **{op: {"axis"} for op in ("Softmax", "Flatten")},
+    "Gemm": {"transA", "transB", "alpha", "beta"},
+    "Gelu": {"approximate"},
+    "BatchNormalization": {"epsilon", "momentum", "training_mode", "spatial"},
+    "Scaler": {"offset", "scale"},
+    "Dropout": {"ratio", "seed"},
+    "Cast": {"to", "saturate", "round_mode"},
+    "Reshape": {"allowzero"},
+    "Squeeze": {"axes"},
 }
+_LONGEST = 32  # nodes of an activation, by far
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 # What exporters do to weights inside the graph. None of them makes anything larger.
 _ON_CONSTANTS = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Neg", "Sqrt"}
 
@@ -92,6 +94,11 @@ class _Graph:
         if graph.sparse_initializer:
             raise unsupported("", "sparse initializers are not supported")
         self.opsets = model.opset_import
+        old = [o.version for o in self.opsets if o.domain in ("", "ai.onnx") and o.version < 7]
+        if old:
+            raise unsupported("", f"opset {old[0]} is not supported; onnx.version_converter makes a later one of it")
+        if own := [f.name for f in model.functions if f.domain in _DOMAINS]:
+            raise unsupported("", f"{own[0]} is a function of the model's own, which may compute anything")
         self.constants: dict[str, Array] = {t.name: _to_array(t) for t in graph.initializer}
         self.nodes: list[Any] = []  # those that rows pass through
         for node in graph.node:
@@ -104,6 +111,7 @@ class _Graph:
         tensor = inputs[0].type.tensor_type
         # Rows of a bank are flat; a model whose inputs are not may begin with Flatten, which leaves their order.
         self.flat = not tensor.HasField("shape") or len(tensor.shape.dim) == 2
+        self.whole = tensor.elem_type not in (*FLOATS, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.UNDEFINED)
         self.width = math.prod(dim.dim_value for dim in tensor.shape.dim[1:])  # of a row; 0 if that is not known
 
     def _fold_constant(self, node: Any) -> bool:
@@ -132,7 +140,7 @@ class _Graph:
                 raise unsupported(tensor, "leads nowhere: the output does not depend on the input through a chain")
             seen.add(tensor)
             node = users[0]
-            if node.domain not in ("", "ai.onnx", "ai.onnx.ml"):
+            if node.domain not in _DOMAINS or (node.domain == "ai.onnx.ml") != (node.op_type == "Scaler"):
                 raise unsupported(_where(node), f"{node.domain}.{node.op_type} is not supported")
             if len(users) == 1 and list(node.input).count(tensor) == 1:
                 found = self._node(node, tensor)
@@ -140,24 +148,30 @@ class _Graph:
                     chain += found
                     tensor = node.output[0]
                     continue
-            activation, tensor = self._region(tensor, users)
-            chain.append(activation)
+            step, tensor = self._region(tensor, users)
+            chain.append(step)
         return chain
 
     def _node(self, node: Any, tensor: str) -> list[Step] | None:
         """Return what one node does to rows, None if it is not known by itself."""
         where, attributes = _where(node), _attributes(node)
         op = node.op_type
+        if unknown := sorted(attributes.keys() - _KNOWN.get(op, attributes.keys())):
+            raise unsupported(where, f"{op} with {unknown[0]} is not supported")
+        if self.whole and op not in ("Cast", "Scaler", "Identity", "Flatten", "Reshape"):
+            raise unsupported(where, f"{op} of whole numbers is not supported; Cast to float has to stand first")
+        self.whole &= op not in ("Cast", "Scaler")
         if op in ("Gemm", "MatMul"):
             if not self.flat:
                 raise unsupported(where, f"{op} of inputs that are not flat; Flatten has to stand first")
             return self._product(node, tensor, attributes, where)
         if op in _ARITHMETIC:
             return self._arithmetic(node, tensor, where)
-        if op in _ACTIVATIONS:
-            return [_activation(op, attributes, where)]
+        if op in ACTIVATIONS:
+            return [activation(op, attributes, where)]
         if op == "BatchNormalization":
-            if attributes.get("training_mode", 0):
+            require(where, op, "spatial", attributes.get("spatial", 1), (1,))
+            if attributes.get("training_mode", 0) or any(node.output[1:]):  # before opset 14, by its outputs
                 raise unsupported(where, "BatchNormalization is in training mode")
             gamma, beta, mean, variance = (self._constant(name, where) for name in node.input[1:5])
             return [batch_norm(mean, variance, gamma, beta, attributes.get("epsilon", 1e-5), where)]
@@ -168,7 +182,7 @@ class _Graph:
                 raise unsupported(where, "Dropout is in training mode")
             return []
         if op in ("Identity", "Cast"):
-            if op == "Cast" and attributes["to"] not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+            if op == "Cast" and attributes["to"] not in FLOATS:
                 raise unsupported(where, "Cast to anything but float or double is not supported")
             return []
         if op == "Flatten":
@@ -177,6 +191,7 @@ class _Graph:
             return []
         if op == "Reshape":
             shape = self._constant(node.input[1], where).tolist()
+            require(where, op, "allowzero", attributes.get("allowzero", 0), (0,))
             known = (self.width, -1) if self.width else range(-1, 2**62)
             if len(shape) != 2 or shape[0] not in (-1, 0) or shape[1] not in known or shape == [-1, -1] or not shape[1]:
                 raise unsupported(where, f"Reshape to {shape} does more than flatten rows")
@@ -186,7 +201,7 @@ class _Graph:
             axes = attributes.get("axes") or (self._constant(node.input[1], where).tolist() if node.input[1:] else None)
             require(where, "Squeeze", "axes", axes, ([-1], [1]))
             return []
-        if op in _ELEMENTWISE:
+        if op in ELEMENTWISE:
             return None
         raise unsupported(where, f"{op} is not supported")
 
@@ -196,6 +211,8 @@ class _Graph:
         weight = self._constant(node.input[1], where)
         if weight.ndim != 2:
             raise unsupported(where, f"expected a matrix, got a constant of shape {weight.shape}")
+        if weight.dtype.kind != "f":
+            raise unsupported(where, f"expected floating-point weights, got {weight.dtype}")
         bias = None
         if node.op_type == "Gemm":
             require(where, "Gemm", "transA", attributes.get("transA", 0), (0,))
@@ -209,6 +226,8 @@ class _Graph:
                 if bias.size not in (1, weight.shape[1]):
                     raise unsupported(where, f"expected a bias for each of {weight.shape[1]} outputs, got {bias.size}")
                 bias = np.broadcast_to(bias if beta == 1 else bias.astype(np.float64) * beta, weight.shape[1:])
+        if self.width and weight.shape[0] != self.width:
+            raise unsupported(where, f"expected {self.width} inputs, got {weight.shape[0]}")
         self.width = weight.shape[1]
         return [Dense(weight, bias, where)]
 
@@ -229,7 +248,7 @@ class _Graph:
         return [affine(1.0 / value, 0.0, where)] if first else None
 
     def _region(self, tensor: str, users: list[Any]) -> tuple[Step, str]:
-        """Return the activation that several nodes make up, told by what they compute, and their result's name.
+        """Return the activation that several nodes make up, told by what they are, and their result's name.
 
         Before opset 20 there is no Gelu, and silu is x * Sigmoid(x): exporters write what there is.
         """
@@ -239,7 +258,7 @@ class _Graph:
             data = [name for name in node.input if name not in self.constants and name]
             if not data or not all(name in names for name in data):
                 continue
-            if node.op_type not in _ELEMENTWISE or node.domain not in ("", "ai.onnx"):
+            if len(region) == _LONGEST or node.op_type not in ELEMENTWISE or node.domain not in ("", "ai.onnx"):
                 break
             if any(self.constants[name].size != 1 for name in node.input if name in self.constants):
                 break
@@ -250,15 +269,18 @@ class _Graph:
             live = {name for name in names if name == self.output or any(name in n.input for n in later)}
             if live == {node.output[0]}:  # everything came together here
                 result = node.output[0]
-                activation = recognise(lambda x, result=result: self._evaluate(region, result, {tensor: x}))  # type: ignore[misc]
-                if activation is not None:
-                    return Activate(activation, _where(node)), result
+                found = activation_of(region, result, tensor, self.constants)
+                if found is not None and agrees(partial(self._region_of, region, result, tensor), found):
+                    return Activate(found, _where(node)), result
         where = _where(users[0])
         if len(users) == 1 and region:
             raise unsupported(where, f"{users[0].op_type} is not supported, or not part of an activation mlpbank has")
         raise unsupported(
             where, f"{users[0].op_type} begins what is neither a chain of layers nor an activation mlpbank has"
         )
+
+    def _region_of(self, region: list[Any], result: str, tensor: str, x: Array) -> Array:
+        return self._evaluate(region, result, {tensor: x})
 
     def _evaluate(self, nodes: list[Any], result: str, inputs: dict[str, Array]) -> Array:
         """Return what nodes compute from inputs and constants, in float64 where constants are floating-point."""
@@ -309,18 +331,6 @@ def _row(array: Array, where: str) -> Array:
 
 def _without_cast(node: Any) -> Any:
     return helper.make_node("Identity", node.input, node.output) if node.op_type == "Cast" else node
-
-
-def _activation(op: str, attributes: dict[str, Any], where: str) -> Step:
-    if op == "LeakyRelu" and np.float32(attributes.get("alpha", 0.01)) != np.float32(0.01):
-        require(where, op, "alpha", attributes["alpha"], (0.01,))
-    elif op in ("Elu", "Swish"):
-        require(where, op, "alpha", attributes.get("alpha", 1.0), (1.0,))
-    elif op == "Softmax":
-        require(where, op, "axis", attributes.get("axis", -1), (-1, 1))
-    elif op == "Gelu" and attributes.get("approximate", b"none") == b"tanh":
-        return Activate(Activation.GELU_TANH, where)
-    return Activate(_ACTIVATIONS[op], where)
 
 
 def _scaler(attributes: dict[str, Any], where: str) -> Step:

@@ -1,12 +1,12 @@
 """Scalers of inputs and outputs, folded into the first and the last layer so that they cost nothing at prediction.
 
-A scaler is a pair ``(mean, scale)``: inputs are ``(x - mean) / scale``, outputs ``y * scale + mean``. A fitted scaler
-of scikit-learn, or any object with its ``transform``, is taken as well if what it does is such a thing.
+A scaler is a pair ``(mean, scale)``: inputs are ``(x - mean) / scale``, outputs ``y * scale + mean``. Fitted scalers of
+scikit-learn that do such a thing are taken as well, known by their classes.
 """
 
 from __future__ import annotations
 
-import warnings
+import sys
 from typing import Any
 
 import numpy as np
@@ -40,14 +40,14 @@ def fold_scalers(
     Returns
     -------
     dict of str to float32 array
-        Weights and biases of every layer, not flat. What changes is computed in float64 and rounded once; what does not
-        change is not copied.
+        Weights and biases of every layer, not flat, all of them copies. What changes is computed in float64 and rounded
+        once.
 
     Raises
     ------
     ValueError
         An output scaler meets a last activation other than "none"; a scale is 0 or not finite; a shape does not fit; a
-        scaler is not affine.
+        scaler is none that is known.
     KeyError, TypeError
         `weights` lacks a layer, or a scaler is neither a pair nor a fitted scaler.
     """
@@ -67,7 +67,7 @@ def fold_scalers(
         mean, scale = _fitting(output_scaler, "output_scaler", architecture.output_size, matrix, stacked)
         folded[f"layer_{last}"] = matrix * scale[..., None, :]
         folded[f"layer_{last}.bias"] = folded[f"layer_{last}.bias"] * scale + mean
-    return {name: a if a.dtype == np.float32 else to_float32(a, name) for name, a in folded.items()}
+    return {name: to_float32(a, name) for name, a in folded.items()}
 
 
 def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Float64Array]:
@@ -76,21 +76,20 @@ def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Flo
     Parameters
     ----------
     scaler : (mean, scale) or object
-        A pair of numbers or arrays; or a fitted StandardScaler, MinMaxScaler, MaxAbsScaler or RobustScaler; or anything
-        with ``transform`` and ``n_features_in_`` that scales each feature by itself, which is tried on a few hundred
-        rows.
+        A pair of numbers or arrays; or of scikit-learn a fitted StandardScaler, MinMaxScaler, MaxAbsScaler or
+        RobustScaler, a FunctionTransformer without functions, or a Pipeline of them.
     name : str
         What messages call it.
 
     Raises
     ------
     TypeError, ValueError
-        It is none of these, not fitted, not affine, or its scale has a 0 or is not finite.
+        It is none of these, not fitted, clips, or its scale has a 0 or is not finite.
     """
     if isinstance(scaler, (tuple, list)):
         if len(scaler) != 2:
             raise TypeError(f"{name}: expected (mean, scale), got {len(scaler)} values")
-        mean, scale = (np.asarray(part, np.float64) for part in scaler)
+        mean, scale = (np.array(part, np.float64) for part in scaler)
     elif hasattr(scaler, "transform"):
         mean, scale = _of_object(scaler, name)
     else:
@@ -100,20 +99,63 @@ def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Flo
     return mean, scale
 
 
+def sklearn_class(estimator: Any) -> str:
+    """Return the name of an object's class if that is scikit-learn's own, by identity: a subclass could do anything."""
+    kind = type(estimator)
+    module = sys.modules.get(f"sklearn.{_MODULES.get(kind.__name__)}")
+    return kind.__name__ if getattr(module, kind.__name__, None) is kind else ""
+
+
+def own_method(estimator: Any) -> str:
+    """Return the name of a method that was put in place of one of scikit-learn's, "" if there is none."""
+    kind = type(estimator)
+    own = [name for name in vars(estimator) if callable(getattr(kind, name, None))]
+    own += [name for name in _METHODS if not _of_sklearn(getattr(kind, name, None))]
+    return own[0] if own else ""
+
+
+def _of_sklearn(method: Any) -> bool:
+    return method is None or str(method.__module__).startswith("sklearn.")
+
+
+_MODULES = {
+    **dict.fromkeys(("StandardScaler", "RobustScaler", "MaxAbsScaler", "MinMaxScaler"), "preprocessing"),
+    "FunctionTransformer": "preprocessing",
+    "Pipeline": "pipeline",
+    **dict.fromkeys(("MLPRegressor", "MLPClassifier"), "neural_network"),
+    "TransformedTargetRegressor": "compose",
+    **dict.fromkeys(("GridSearchCV", "RandomizedSearchCV"), "model_selection"),
+}
+_METHODS = ("transform", "inverse_transform", "predict", "predict_proba", "_predict", "_forward_pass_fast")
+_WAY_OUT = "fold_scalers takes what it does as (mean, scale)"
+
+
 def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
-    kind = type(scaler).__name__
-    # By name only where it is scikit-learn's own: a subclass could do anything.
-    if not type(scaler).__module__.startswith("sklearn.") or kind not in _ATTRIBUTES:
-        return _tried(scaler, name)
+    kind = sklearn_class(scaler)
+    known = kind in _ATTRIBUTES or kind in ("FunctionTransformer", "Pipeline")
+    if not known:
+        raise ValueError(
+            f"{name}: {type(scaler).__name__} is no scaler that is known, it may compute anything; {_WAY_OUT}"
+        )
+    if method := own_method(scaler):
+        raise ValueError(f"{name}: {kind} has a {method} of its own, which may compute anything; {_WAY_OUT}")
+    if kind == "FunctionTransformer":
+        for option in ("func", "inverse_func"):
+            if getattr(scaler, option) is not None:
+                raise ValueError(f"{name}: FunctionTransformer has a {option}, which may compute anything; {_WAY_OUT}")
+        return np.array(0.0), np.array(1.0)
+    if kind == "Pipeline":
+        return _of_pipeline(scaler, name)
     if not hasattr(scaler, "scale_"):
         raise ValueError(f"{name}: expected a fitted {kind}, got one that is not")
     if getattr(scaler, "clip", False):
         raise ValueError(f"{name}: {kind} with clip=True is not affine")
-    offset, scale = (None if a is None else getattr(scaler, a) for a in _ATTRIBUTES[kind])
-    if not getattr(scaler, "with_mean", True):
-        offset = None  # StandardScaler has the means all the same
-    scale = np.asarray(1.0 if scale is None else scale, np.float64)  # None: switched off
-    offset = np.asarray(0.0 if offset is None else offset, np.float64)
+    # Options say what is used, whatever was fitted: StandardScaler has the means all the same.
+    used = (all(getattr(scaler, option, True) for option in options) for options in _OPTIONS)
+    parts = (getattr(scaler, part) if part and use else None for part, use in zip(_ATTRIBUTES[kind], used, strict=True))
+    offset, scale = (
+        np.array(default if a is None else a, np.float64) for a, default in zip(parts, (0, 1), strict=True)
+    )
     return (-offset / scale, 1.0 / scale) if kind == "MinMaxScaler" else (offset, scale)
 
 
@@ -124,33 +166,19 @@ _ATTRIBUTES = {
     "MaxAbsScaler": (None, "scale_"),
     "MinMaxScaler": ("min_", "scale_"),
 }
+# The options that switch subtracting and dividing off.
+_OPTIONS = (("with_mean", "with_centering"), ("with_std", "with_scaling"))
 
 
-def _tried(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
-    """Return what a scaler does, found by trying it out."""
-    kind = type(scaler).__name__
-    size = getattr(scaler, "n_features_in_", None)
-    if size is None:
-        raise ValueError(f"{name}: expected a fitted scaler, got a {kind} without n_features_in_")
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((300, size)) * np.logspace(-3, 5, 300)[:, None]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a scaler that was fitted to a data frame misses its columns' names
-            tried = scaler.transform(np.concatenate([np.zeros((1, size)), np.ones((1, size)), rows]))
-        tried = np.asarray(tried, np.float64)
-    except Exception as error:  # whatever the transformer raises
-        raise ValueError(f"{name}: expected a scaler of {size} numbers, got a {kind} that says: {error}") from error
-    if tried.shape != (302, size):
-        raise ValueError(f"{name}: expected {kind} to keep {size} features, got {tried.shape[1:]}")
-    shift, factor = tried[0], tried[1] - tried[0]
-    # 1e-9 of the largest term: far above float64's roundings, far below what a nonlinear function would differ by.
-    tolerance = 1e-9 * (np.abs(rows * factor) + np.abs(shift) + np.abs(factor))
-    if not (np.abs(tried[2:] - (rows * factor + shift)) <= tolerance).all():
-        raise ValueError(f"{name}: expected a scaler that is affine in each feature, got a {kind} that is not")
-    if (factor == 0).any():
-        raise ValueError(f"{name}: expected a scaler that keeps every feature, got a {kind} that drops one")
-    return -shift / factor, 1.0 / factor
+def _of_pipeline(pipeline: Any, name: str) -> tuple[Float64Array, Float64Array]:
+    mean, scale = np.array(0.0), np.array(1.0)
+    for step, transformer in pipeline.steps:
+        if transformer is not None and transformer != "passthrough":
+            if not hasattr(transformer, "transform"):
+                raise ValueError(f"{name}.{step}: {type(transformer).__name__} is no scaler")
+            next_mean, next_scale = mean_and_scale(transformer, f"{name}.{step}")
+            mean, scale = mean + scale * next_mean, scale * next_scale
+    return mean, scale
 
 
 def _fitting(

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Affine, Dense, Step, affine, join, unsupported
-from mlpbank.convert.scalers import mean_and_scale
+from mlpbank.convert.scalers import mean_and_scale, own_method, sklearn_class
 
 _HIDDEN = {
     "identity": Activation.NONE,
@@ -29,22 +29,40 @@ def steps(estimator: Any, where: str = "") -> list[Step]:
     ValueError
         An estimator is not fitted.
     """
-    kind = type(estimator).__name__
-    if not type(estimator).__module__.startswith("sklearn."):
-        raise unsupported(where, f"{kind} is a class of its own, which may compute anything")
+    kind = sklearn_class(estimator)
+    if not kind:
+        name = type(estimator).__name__
+        if type(estimator).__module__.startswith("sklearn."):
+            raise unsupported(where, f"{name} is not supported; {_SUPPORTED}")
+        raise unsupported(where, f"{name} is a class of its own, which may compute anything")
+    if method := own_method(estimator):
+        raise unsupported(where, f"{kind} has a {method} of its own, which may compute anything")
     if kind in ("MLPRegressor", "MLPClassifier"):
         return _network(estimator, where)
     if kind == "Pipeline":
         return _pipeline(estimator, where)
     if kind == "TransformedTargetRegressor":
         regressor = _fitted(estimator, "regressor_", where)
-        return [
-            *steps(regressor, join(where, "regressor")),
-            _target(estimator.transformer_, join(where, "transformer")),
-        ]
+        place = join(where, "regressor")
+        if not _predicts_numbers(regressor):
+            raise unsupported(place, f"expected a regressor, got a {type(regressor).__name__}")
+        return [*steps(regressor, place), _target(estimator.transformer_, join(where, "transformer"))]
     if kind in ("GridSearchCV", "RandomizedSearchCV"):
         return steps(_fitted(estimator, "best_estimator_", where), where)
-    raise unsupported(where, f"{kind} is not supported; an MLPRegressor, an MLPClassifier or a Pipeline to one is")
+    raise unsupported(where, f"{kind} is not supported; {_SUPPORTED}")
+
+
+_SUPPORTED = "an MLPRegressor, an MLPClassifier or a Pipeline to one is"
+
+
+def _predicts_numbers(estimator: Any) -> bool:
+    """Return whether what a bank computes of an estimator is its ``predict``: of a classifier it is not."""
+    kind = sklearn_class(estimator)
+    if kind == "Pipeline":
+        return _predicts_numbers(estimator.steps[-1][1])
+    if kind in ("GridSearchCV", "RandomizedSearchCV"):
+        return _predicts_numbers(getattr(estimator, "best_estimator_", None))
+    return kind != "MLPClassifier"
 
 
 def _network(network: Any, where: str) -> list[Step]:
@@ -53,6 +71,8 @@ def _network(network: Any, where: str) -> list[Step]:
     output = network.out_activation_
     if output not in _OUTPUT:
         raise unsupported(where, f"output activation {output!r} is not supported")
+    if network.activation not in _HIDDEN:
+        raise unsupported(where, f"activation {network.activation!r} is not supported")
     activation = _OUTPUT[output]
     if output == "logistic" and network.n_outputs_ == 1:
         # Two classes. predict_proba gives both, and sigmoid(z) is the second of softmax([0, z]).

@@ -8,6 +8,7 @@ from typing import Any
 import numpy.typing as npt
 import torch
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Dense, Step, batch_norm, join, require, unsupported
@@ -33,20 +34,51 @@ def steps(module: Any, where: str = "", plans: Plans | None = None) -> list[Step
     UnsupportedLayerError
         The module is not such a chain, or has a layer that is not supported.
     """
+    for name in _GLOBAL_HOOKS:
+        if getattr(nn.modules.module, name, None):
+            raise unsupported(
+                where, f"PyTorch has hooks for every module ({name}), which may do anything; remove them first"
+            )
     chain: list[Step] = []
     collect(module, where, chain, {} if plans is None else plans)
+    squeezed = False
+    for step in chain:
+        if not isinstance(step, Activate):
+            continue
+        squeezed |= step.activation is SQUEEZED.activation
+        if squeezed and step.activation is Activation.SOFTMAX:
+            raise unsupported(step.where, "softmax after a squeeze runs over rows")
     return chain
+
+
+# Stands for a squeeze, which no layer has to do, but which not everything may follow.
+SQUEEZED = Activate(Activation.NONE, "")
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
 
 
 def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
     """Append a module's steps to a chain."""
     kind = type(module)
-    if kind.__name__ == "OptimizedModule":  # what torch.compile returns; its own forward is the compiled one
+    if kind.__name__ == "OptimizedModule" and kind.__module__.startswith("torch."):  # what torch.compile returns
+        compiled = module.__dict__.get("forward")
+        usual = hasattr(compiled, "_torchdynamo_orig_callable") or getattr(compiled, "__self__", None) is module
+        if module._forward_hooks or module._forward_pre_hooks or not usual:
+            raise _hooked(module, where)
         module = module._orig_mod
         kind = type(module)
-    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
-        raise unsupported(where, f"{kind.__name__} has forward hooks, or a forward of its own, that may do anything")
-    read = _LAYERS.get(kind) or _inherited(kind)  # exact types first: this runs for every layer of every model
+    own = module.__dict__
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own or "_call_impl" in own:
+        raise _hooked(module, where)
+    read = _LAYERS.get(kind)  # exact types first: this runs for every layer of every model
+    if read is None:
+        read = _parametrized(module, where) if parametrize.is_parametrized(module) else _inherited(kind)
+    elif kind.forward is not _FORWARDS[kind]:
+        raise unsupported(where, f"the forward of {kind.__name__} was replaced by one that may do anything")
     if read is not None:
         read(module, where, chain, plans)
     elif kind is nn.DataParallel:
@@ -74,7 +106,10 @@ def to_numpy(tensor: Any, where: str) -> npt.NDArray[Any]:
 
 def dense(weight: Any, bias: Any, where: str) -> Dense:
     """Return the step of ``torch.nn.functional.linear``, whose weight is (out, in)."""
-    return Dense(to_numpy(weight, where).T, None if bias is None else to_numpy(bias, where), where)
+    matrix = to_numpy(weight, where).T
+    if matrix.ndim != 2:
+        raise unsupported(where, f"expected a matrix of weights, got shape {matrix.shape}")
+    return Dense(matrix, None if bias is None else to_numpy(bias, where), where)
 
 
 # The options of each activation, in the order of the function's arguments, with their defaults there.
@@ -123,7 +158,7 @@ def _linear(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
 def _batch_norm(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
     if module.training:
         raise unsupported(where, "BatchNorm1d is in training mode; call model.eval() first")
-    if module.running_mean is None:
+    if module.running_mean is None or module.running_var is None:
         raise unsupported(where, "BatchNorm1d without running statistics depends on the other rows")
     mean, variance = to_numpy(module.running_mean, where), to_numpy(module.running_var, where)
     gamma = None if module.weight is None else to_numpy(module.weight, where)
@@ -146,7 +181,7 @@ def _activation(name: str) -> _Reader:
     return read
 
 
-_LAYERS: dict[type, _Reader] = {
+_LAYERS: dict[Any, _Reader] = {
     nn.Sequential: _sequential,
     nn.Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
@@ -166,9 +201,45 @@ _LAYERS: dict[type, _Reader] = {
 }
 
 
+# Their forwards as PyTorch has them: others may be put in their place.
+_FORWARDS: dict[Any, Any] = {kind: kind.forward for kind in _LAYERS}
+# What layers are read by, and what a subclass may define without computing anything else.
+_READ = {"weight", "bias", "running_mean", "running_var", "training", "eps", "start_dim", "end_dim"}
+_READ = _READ.union(*OPTIONS.values())
+_IDLE = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__repr__", "extra_repr"}
+_IDLE |= {"train", "eval", "state_dict", "load_state_dict", "_load_from_state_dict", "_save_to_state_dict"}
+_IDLE |= {"__dict__", "__weakref__", "__slots__", "__constants__", "__jit_unused_properties__", "reset_parameters"}
+_IDLE |= {"__static_attributes__", "__firstlineno__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
+
+
 def _inherited(kind: Any) -> _Reader | None:
-    """Return how to read a subclass that computes what its base does, such as a parametrised Linear."""
-    for base in kind.__mro__[1:]:
-        if base in _LAYERS and kind.forward is base.forward and kind.__call__ is nn.Module.__call__:
-            return _LAYERS[base]
+    """Return how to read a subclass that has nothing of its own where its base computes."""
+    for i, base in enumerate(kind.__mro__):
+        if base in _LAYERS:
+            known = _READ.union(dir(base)) - _IDLE
+            own = any(known & set(vars(below)) for below in kind.__mro__[:i])
+            return None if own or kind.forward is not _FORWARDS[base] else _LAYERS[base]
     return None
+
+
+def _parametrized(module: Any, where: str) -> _Reader | None:
+    """Return how to read a module whose parameters are computed by functions of PyTorch's own."""
+    for name, functions in module.parametrizations.items():
+        for function in functions:
+            place = f"the parametrization {type(function).__name__} of {name}"
+            if not type(function).__module__.startswith("torch.nn.utils."):
+                raise unsupported(
+                    where,
+                    f"{place} may compute anything; torch.nn.utils.parametrize.remove_parametrizations makes it a "
+                    f"parameter",
+                )
+            if function.training and type(function).__name__ == "_SpectralNorm":
+                raise unsupported(where, f"{place} is in training mode; call model.eval() first")
+            if function._forward_hooks or function._forward_pre_hooks or "forward" in function.__dict__:
+                raise _hooked(function, join(where, name))
+    return _inherited(type(module).__mro__[1])  # the class that PyTorch made for this module comes first
+
+
+def _hooked(module: Any, where: str) -> Exception:
+    what = f"{type(module).__name__} has forward hooks, or a forward of its own, that may do anything"
+    return unsupported(where, what)
