@@ -34,7 +34,7 @@ struct KeyHash {
   static uint64_t word(const char* bytes, std::size_t count) {
     uint64_t value = 0;
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    std::memcpy(&value, bytes, count);
+    if (count != 0) std::memcpy(&value, bytes, count);  // no bytes may lie at null
 #else
     for (std::size_t i = 0; i < count; ++i) value |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[i])) << 8 * i;
 #endif

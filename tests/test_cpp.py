@@ -34,21 +34,21 @@ def check_has(path: Path, *symbols: str) -> None:
         assert symbol in names
 
 
-@pytest.mark.parametrize("name", ["bank_test", "core_test", "swap_test", "threads_test"])
+@pytest.mark.parametrize("name", ["allocation_test", "bank_test", "core_test", "keys_test", "swap_test", "threads_test"])
 def test_core_without_python(core_build: Path, name: str) -> None:
     check_passes(core_build / name)
 
 
 def test_core_under_address_and_undefined_behaviour_sanitizers(build_core: BuildCore) -> None:
     folder = build_core("-DMLPBANK_SANITIZE=address,undefined", *QUICK)
-    for name in ("bank_test", "core_test", "swap_test", "threads_test"):
+    for name in ("allocation_test", "bank_test", "core_test", "keys_test", "swap_test", "threads_test"):
         check_has(folder / name, "__asan_init", "__ubsan_handle")
         check_passes(folder / name, ASAN_OPTIONS="detect_leaks=1", UBSAN_OPTIONS="print_stacktrace=1")
 
 
 def test_threads_under_thread_sanitizer(build_core: BuildCore) -> None:
     folder = build_core("-DMLPBANK_SANITIZE=thread", *QUICK)
-    for name in ("swap_test", "threads_test"):
+    for name in ("keys_test", "swap_test", "threads_test"):
         check_has(folder / name, "__tsan_init")
         done = run(folder / name, TSAN_OPTIONS="halt_on_error=1")
         if "unexpected memory mapping" in done.stderr:

@@ -1,0 +1,90 @@
+// A Bank whose keys are looked up and predicted with while others are added, replaced and removed; also under
+// ThreadSanitizer. Exits with 1 at the first answer that is of another key.
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bank.h"
+#include "errors.h"
+#include "network.h"
+
+using namespace mlpbank;
+
+namespace {
+
+constexpr int64_t kKeys = 200;  // of a model the answer is key + 1000 * n for some n, and n never falls
+
+KeyView key_of(int64_t i, const std::vector<std::string>& texts) {
+  return texts.empty() ? KeyView::of(i) : KeyView::of(texts[static_cast<std::size_t>(i)]);
+}
+
+void run(LayoutKind kind, bool text) {
+  std::vector<std::string> texts;
+  for (int64_t i = 0; text && i < kKeys; ++i) texts.push_back("key " + std::to_string(i));
+  const auto weights = std::make_shared<BatchedWeights>(1, Architecture({{1, 1, Activation::none}}), kind);
+  const auto bank = std::make_shared<Bank>(weights, nullptr, RecordColumns(), 1u << 31);
+  std::atomic<bool> stop{false};
+  std::atomic<int> answers{0}, wrong{0}, unknown{0};
+
+  const auto reader = [&](unsigned seed) {
+    const BatchedInference inference(weights, Engine(1, ""));
+    std::mt19937 random(seed);
+    std::vector<float> last(kKeys, -1.0f);
+    while (!stop) {
+      const auto key = static_cast<int64_t>(random() % kKeys);
+      const Bank::Reader inside(bank);
+      const int64_t slot = bank->find(key_of(key, texts));
+      if (slot == kNoSlot) {
+        ++unknown;
+        continue;
+      }
+      const float x = 1.0f;
+      float y;
+      try {
+        inference.forward_models(&slot, 1, &x, 1, &y, {});
+      } catch (const ModelNotLoaded&) {
+        ++unknown;  // removed in this moment
+        continue;
+      }
+      float& before = last[static_cast<std::size_t>(key)];
+      if (static_cast<int64_t>(y) % 1000 != key || y < before) ++wrong;
+      before = y;
+      ++answers;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < 3; ++i) threads.emplace_back(reader, i);
+
+  std::mt19937 random(7);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  for (int64_t n = 0; (n < 4000 || answers < 2000 || unknown < 100) && std::chrono::steady_clock::now() < end; ++n) {
+    const auto key = static_cast<int64_t>(random() % kKeys);
+    if (random() % 3 == 0) {
+      bank->remove(key_of(key, texts));
+    } else {
+      const float weight = static_cast<float>(key + 1000 * n);
+      bank->add(key_of(key, texts), "", 0, {{&weight, nullptr}});
+    }
+    if (n % 500 == 0) CHECK(static_cast<int64_t>(bank->freeze(true).added.size()) == bank->keys().size());
+    if (n > 4000) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // the readers are late
+    CHECK(n < 16000);                                                           // float32 holds the answers
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  CHECK(wrong == 0);
+  CHECK(answers > 0 && unknown > 0);
+  CHECK(weights->num_models() <= 2 * kKeys + 4096);  // slots are used again
+}
+
+}  // namespace
+
+int main() {
+  for (const LayoutKind kind : kLayouts) {
+    for (const bool text : {false, true}) run(kind, text);
+  }
+  std::printf("all checks passed\n");
+}
