@@ -12,6 +12,8 @@ from bank_stress import ARCH, Stress, weights_of
 from cases import RunPython, raises
 from mlpbank import Bank, UnknownModelError
 
+pytestmark = pytest.mark.threads
+
 X = np.ones((1, 2), np.float32)
 
 

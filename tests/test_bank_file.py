@@ -195,10 +195,19 @@ def test_metadata_that_could_not_be_read_back_is_refused(
     path = tmp_path / "bank"
     bank.save(path)
     before = path.read_bytes()
-    bank.metadata = metadata
-    with pytest.raises(error, match=r"^metadata: ") as caught:
+
+    def set_and_save() -> None:
+        bank.metadata = metadata
+        bank.save(path)  # only this sees that the header is too long
+
+    def change_and_save() -> None:
+        bank.metadata.update(metadata)
         bank.save(path)
-    assert message in (None, str(caught.value))
+
+    for change in (set_and_save, change_and_save) if isinstance(metadata, dict) else (set_and_save,):
+        with pytest.raises(error, match=r"^metadata: ") as caught:
+            change()
+        assert message in (None, str(caught.value))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["bank"]
 

@@ -25,6 +25,8 @@ from cases import (
 )
 from mlpbank import Activation, Architecture, BatchedInference, BatchedWeights, Engine
 
+pytestmark = pytest.mark.threads
+
 # Far longer than anything here takes: it turns a hang into a failure.
 TIMEOUT = 120
 

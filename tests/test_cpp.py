@@ -34,14 +34,17 @@ def check_has(path: Path, *symbols: str) -> None:
         assert symbol in names
 
 
-@pytest.mark.parametrize("name", ["allocation_test", "bank_test", "core_test", "keys_test", "swap_test", "threads_test"])
+CHECKS = ("allocation_test", "bank_test", "core_test", "keys_test", "swap_test", "threads_test")
+
+
+@pytest.mark.parametrize("name", CHECKS)
 def test_core_without_python(core_build: Path, name: str) -> None:
     check_passes(core_build / name)
 
 
 def test_core_under_address_and_undefined_behaviour_sanitizers(build_core: BuildCore) -> None:
     folder = build_core("-DMLPBANK_SANITIZE=address,undefined", *QUICK)
-    for name in ("allocation_test", "bank_test", "core_test", "keys_test", "swap_test", "threads_test"):
+    for name in CHECKS:
         check_has(folder / name, "__asan_init", "__ubsan_handle")
         check_passes(folder / name, ASAN_OPTIONS="detect_leaks=1", UBSAN_OPTIONS="print_stacktrace=1")
 

@@ -14,6 +14,8 @@ import os, signal, sys, threading, warnings
 import numpy as np
 import mlpbank
 
+pytestmark = pytest.mark.threads
+
 warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
 rng = np.random.default_rng(0)
 arch = mlpbank.Architecture.mlp(32, 64, 64, 5)

@@ -8,6 +8,8 @@ import pytest
 from mlpbank import BatchedInference, ModelNotLoadedError
 from swap_stress import ARCHITECTURE, Stress, weights_of
 
+pytestmark = pytest.mark.threads
+
 
 @pytest.mark.parametrize("by_ids", [False, True], ids=["dense", "ids"])
 @pytest.mark.parametrize("layout", ["panel", "lane"])

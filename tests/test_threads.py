@@ -18,6 +18,8 @@ import os, threading, time
 import numpy as np
 import mlpbank
 
+pytestmark = pytest.mark.threads
+
 def tasks():
     return len(os.listdir("/proc/self/task"))
 

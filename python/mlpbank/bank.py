@@ -74,7 +74,7 @@ class Bank(Predictions):
         self._weights = weights
         self._directory = Directory(weights, records)
         self.fallback = fallback
-        self.metadata: dict[str, Any] = {}
+        self._metadata: dict[str, Any] = {}
 
     @classmethod
     def from_stacked(
@@ -175,6 +175,15 @@ class Bank(Predictions):
             except _core.KeyKindError:  # another thread has just added the first one
                 self._directory.check(key)
         self._fallback = key
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What else is to be known about the bank, of what JSON can hold; kept in its file. Setting it makes a copy."""
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: dict[str, Any]) -> None:
+        self._metadata = bank_file.copy_json(metadata)
 
     @property
     def key_type(self) -> type | None:
@@ -378,7 +387,7 @@ class Bank(Predictions):
         weights = BatchedWeights._over(bank_file.over(contents), contents.architecture)
         self = cls.__new__(cls)
         self._bind(weights, contents.records, engine, contents.fallback)
-        self.metadata = contents.metadata
+        self._metadata = contents.metadata
         return self
 
     @classmethod
