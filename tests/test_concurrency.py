@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ from cases import (
     assert_same_bits,
     case,
     one_model,
+    random_weights,
 )
-from mlpbank import Activation, Architecture, BatchedInference, BatchedWeights, Engine
+from mlpbank import Activation, Architecture, Bank, BatchedInference, BatchedWeights, Engine
 
 # Far longer than anything here takes: it turns a hang into a failure.
 TIMEOUT = 120
@@ -162,8 +164,11 @@ def test_each_result_is_of_one_generation(
         for model, rows in zip(ids, bi.forward(c.x[ids], models=ids), strict=True):
             generation_of(rows, results, model)
 
-    with Stop(predict, predict_some):
-        for turn in range(60):
+    deadline = time.monotonic() + TIMEOUT
+    with Stop(predict, predict_some) as busy:
+        turn = 0
+        while turn < 60 or (seen != {0, 1} and busy.alive and time.monotonic() < deadline):
+            turn += 1
             generation = (turn + 1) % 2
             for model in np.random.default_rng(turn).permutation(40):
                 weights.load(model, one_model(contents[generation], model))
@@ -248,10 +253,42 @@ def test_loads_come_through_however_busy_the_readers_are(layout: str) -> None:
 # --- The GIL.
 
 
-def test_other_python_threads_run_during_forward(layout: str) -> None:
-    """No thread gives the GIL away by itself here, so that what counts on can only be the core's releasing it."""
+def long_calls(layout: str) -> dict[str, Callable[[], object]]:
+    """Return calls that take milliseconds, each by another way into the core."""
     c = case(architecture((128, 128, 128), Activation.TANH), 64, 200)
     bi = c.inference(ISAS[-1], layout, 1)
+    ids = np.arange(64)[::-1].copy()
+    small = case(architecture((4, 8, 2), Activation.TANH), 1, 100_000)
+    rows = small.inference(ISAS[-1], layout, 1)
+    x = small.x[0, :, None]
+    weights = c.batched_weights(layout)
+    return {
+        "direct": lambda: bi.forward(c.x),
+        "num_threads": lambda: bi.forward(c.x, num_threads=1),
+        "ids": lambda: bi.forward(c.x, models=ids),
+        "ids in order": lambda: bi.forward(c.x, models=range(64)),
+        "shared": lambda: bi.forward_shared(c.x[0]),
+        "rows of one small model": lambda: rows.forward(small.x),
+        "ids of one small model": lambda: rows.forward(x, models=np.zeros(len(x), int)),
+        "load": lambda: weights.load_stacked(c.weights),
+        "load one": lambda: weights.load(3, one_model(c.weights, 3)),
+        "get": lambda: weights.get(3),
+        "copy": lambda: weights.__reduce__(),
+    }
+
+
+LONG_CALLS = (
+    *("direct", "num_threads", "ids", "ids in order", "shared", "rows of one small model", "ids of one small model"),
+    *("load", "load one", "get", "copy"),
+)
+
+
+def others_run_during(call: Callable[[], object]) -> bool:
+    """Return whether another thread runs Python while `call` does, in one of many calls.
+
+    No thread gives the GIL away by itself here, so that it can only be the core's releasing it. Many calls, since the
+    system need not run the other thread at once.
+    """
     count, stop = 0, threading.Event()
 
     def counter() -> None:
@@ -263,20 +300,42 @@ def test_other_python_threads_run_during_forward(layout: str) -> None:
     thread = threading.Thread(target=counter, daemon=True)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1000)
-    progress = 0
     try:
         thread.start()
-        for _ in range(50):  # more than once, should the system not run the other thread in time
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
             before = count
-            bi.forward(c.x)
-            progress = count - before
-            if progress:
-                break
+            call()
+            if count != before:
+                return True
     finally:
         sys.setswitchinterval(interval)
         stop.set()
         thread.join(TIMEOUT)
-    assert progress > 0
+    return False
+
+
+@pytest.mark.parametrize("name", LONG_CALLS)
+def test_other_python_threads_run_during(layout: str, name: str) -> None:
+    assert others_run_during(long_calls(layout)[name])
+
+
+@pytest.mark.parametrize("by", ["dense", "num_threads", "shared", "ids", "keys"])
+def test_other_python_threads_run_during_short_calls_of_mapped_banks(layout: str, by: str, tmp_path: Path) -> None:
+    """Pages of the file may have to come from disk, so that no call of such a bank is short for certain."""
+    arch = Architecture.mlp(4, 8, 2)
+    weights = random_weights(arch, 2, np.random.default_rng(0))
+    Bank.from_stacked(["a", "b"], arch, weights, layout=layout).save(tmp_path / "bank")
+    bank = Bank.open(tmp_path / "bank")
+    bi, x, ids = bank._inference, np.zeros((2, 4), np.float32), bank.index(["b", "a"])
+    calls: dict[str, Callable[[], object]] = {
+        "dense": lambda: bi.forward(x),
+        "num_threads": lambda: bi.forward(x, num_threads=1),
+        "shared": lambda: bi.forward_shared(x[0]),
+        "ids": lambda: bank.predict_ids(ids, x),
+        "keys": lambda: bank.predict(["b", "a"], x),
+    }
+    assert others_run_during(calls[by])
 
 
 def test_inferences_are_made_and_dropped_in_many_threads() -> None:
