@@ -25,7 +25,7 @@ from cases import (
     one_model,
     random_weights,
 )
-from mlpbank import Activation, Architecture, Bank, BatchedInference, BatchedWeights, Engine
+from mlpbank import Activation, Architecture, Bank, BatchedInference, BatchedWeights, Engine, ModelNotLoadedError
 
 # Far longer than anything here takes: it turns a hang into a failure.
 TIMEOUT = 120
@@ -248,6 +248,99 @@ def test_loads_come_through_however_busy_the_readers_are(layout: str) -> None:
         came_through = loaded.is_set()
     loader.join(TIMEOUT)
     assert came_through, f"{forwards} forwards went before {loads} loads"
+
+
+# --- Unloading and growing while others predict.
+
+
+def during(call: Callable[[], object], change: Callable[[], object], delay: float) -> BaseException | None:
+    """Run a call, and a change so many seconds after it began, and return what the call raised."""
+    begun = threading.Event()
+
+    def later() -> None:
+        begun.wait(TIMEOUT)
+        time.sleep(delay)
+        change()
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    try:
+        begun.set()
+        call()
+    except ModelNotLoadedError as error:
+        return error
+    finally:
+        thread.join(TIMEOUT)
+    return None
+
+
+def test_a_model_that_is_unloaded_during_a_call_is_never_silently_nan(layout: str) -> None:
+    """Seen or not, its rows are right or the call is an error, until it came after the call's check at last."""
+    c = case(architecture((128, 128, 128), Activation.TANH), 64, 200)
+    bi = c.inference(ISAS[-1], layout, 1)
+    expected = bi.forward(c.x)
+    out = np.empty_like(expected)
+    deadline, attempt = time.monotonic() + TIMEOUT, 0
+    while time.monotonic() < deadline:
+        attempt += 1
+        out[:] = 9
+        error = during(lambda: bi.forward(c.x, out=out), lambda: bi.unload(63), attempt % 8 * 1e-3)
+        if error is None:
+            assert_same_bits(out, expected)
+        else:
+            assert error.args[0] == "model 63: no weights were loaded"
+            if (out[0] != 9).all():  # the call had begun to compute
+                return
+        bi.load_weights(63, one_model(c.weights, 63))
+    pytest.fail("no model was ever unloaded in the middle of a call")
+
+
+def test_a_call_by_ids_computes_with_what_it_has_found(layout: str) -> None:
+    """Models are looked up once, before anything is computed: unloading later changes nothing."""
+    c = case(architecture((64, 64, 64), Activation.TANH), 40, 100)
+    bi = c.inference(ISAS[-1], layout, 1)
+    ids = np.arange(40)[::-1].copy()
+    expected = bi.forward(c.x[ids], models=ids)
+    for attempt in range(12):
+        out = np.full_like(expected, 9)
+        error = during(lambda: bi.forward(c.x[ids], models=ids, out=out), lambda: bi.unload(0), attempt * 1e-3)  # noqa: B023
+        if error is None:
+            assert_same_bits(out, expected)
+        else:
+            assert (out == 9).all()
+        bi.load_weights(0, one_model(c.weights, 0))
+
+
+def test_calls_beside_growing_are_of_one_number_of_models(layout: str) -> None:
+    """Of as many models as there are rows; those that come while the call runs are not looked at."""
+    c = case(architecture((3, 5, 2), Activation.NONE), 2000, 1)
+    x, results, one = c.x[:, 0], c.inference(ISAS[0], layout).forward(c.x)[:, 0], one_model(c.weights, 0)
+    right = rounds = 0
+    deadline = time.monotonic() + TIMEOUT
+    while (rounds < 3 or right < 100) and time.monotonic() < deadline:
+        rounds += 1
+        bi = BatchedInference(1, c.architecture, layout=layout)
+        bi.load_weights(0, one)
+
+        def grow(bi: BatchedInference = bi) -> None:
+            for model in range(1, 2000):
+                bi.grow(1)
+                bi.load_weights(model, one_model(c.weights, model))
+
+        thread = threading.Thread(target=grow)
+        thread.start()
+        while thread.is_alive():
+            rows = x[: bi.num_models]
+            try:
+                assert_same_bits(bi.forward(rows), results[: len(rows)])
+                right += 1
+            except ValueError as error:
+                assert str(error).startswith("inputs: expected first dimension ")  # noqa: PT017
+            except ModelNotLoadedError as error:  # the last one, which is there but has no weights yet
+                assert str(error) == f"model {len(rows) - 1}: no weights were loaded"  # noqa: PT017
+        thread.join(TIMEOUT)
+        assert_same_bits(bi.forward(x), results)
+    assert right >= 100
 
 
 # --- The GIL.
