@@ -105,6 +105,43 @@ finally:
 check()
 """
 
+# Readers of the parent do not exist in the child, and must not keep its memory for ever.
+MEMORY = """
+stop = threading.Event()
+long = np.repeat(x, 30, axis=1)
+
+def predict():
+    while not stop.is_set():
+        bi.forward(long, num_threads=1)
+        bi.forward(long[::-1], models=np.arange(300)[::-1].copy(), num_threads=1)
+
+def memory_is_used_again():
+    one = {name: array[0] for name, array in stacked.items()}
+    def rounds(n):
+        for i in range(n):
+            bi.load_weights(i % 300, one)
+        bi.weights.load_stacked(stacked)
+    rounds(20)
+    rounds(20)
+    rounds(20)
+    before = bi.weights.nbytes
+    rounds(3000)
+    assert bi.weights.nbytes == before, (before, bi.weights.nbytes)
+    check()
+
+threads = [threading.Thread(target=predict) for _ in range(2)]
+for thread in threads:
+    thread.start()
+try:
+    for _ in range(4):
+        wait(child(memory_is_used_again))
+finally:
+    stop.set()
+    for thread in threads:
+        thread.join()
+memory_is_used_again()
+"""
+
 MULTIPROCESSING = """
 import multiprocessing
 
@@ -136,6 +173,7 @@ SCRIPTS = {
     "grandchild": GRANDCHILD,
     "many-children": MANY_CHILDREN,
     "while-others-predict": DURING.replace("FUNCTIONS", "[predict, predict]"),
+    "memory": MEMORY,
     "while-others-load": DURING.replace("FUNCTIONS", "[load, load]"),
     "multiprocessing": MULTIPROCESSING,
 }
