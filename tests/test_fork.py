@@ -30,7 +30,7 @@ expected = bi.forward(x)
 def child(check):
     pid = os.fork()
     if pid == 0:
-        signal.alarm(20)  # a child that hangs dies of it
+        signal.alarm(120)  # a child that hangs dies of it
         try:
             check()
         except BaseException as error:
@@ -182,7 +182,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_forked_children_predict_and_load(run_python: RunPython, layout: str, name: str) -> None:
-    run_python(PRELUDE.format(layout=layout) + SCRIPTS[name], timeout=180)
+    run_python(PRELUDE.format(layout=layout) + SCRIPTS[name], timeout=600)
 
 
 def test_child_of_a_parent_that_never_predicted(run_python: RunPython) -> None:
@@ -227,7 +227,7 @@ def keep_on():
         bi.forward(x)
 
 def few_forwards():
-    signal.alarm(10)
+    signal.alarm(60)
     for _ in range(3):
         assert np.array_equal(bi.forward(x), expected)
     signal.alarm(0)
@@ -267,7 +267,7 @@ import signal
 import numpy as np
 
 def predict(bank, x, expected):
-    signal.alarm(10)
+    signal.alarm(60)
     for _ in range(3):
         assert np.array_equal(bank.forward(x), expected)
     signal.alarm(0)

@@ -115,9 +115,9 @@ def test_one_more_than_all_models_in_order(bi: BatchedInference) -> None:
 
 @pytest.mark.parametrize("number", [2**63, 2**63 + 1, 2**64 - 1])
 def test_ids_beyond_64_bits(bi: BatchedInference, number: int) -> None:
-    ids = np.array([1, number, 2**64 - 1], np.uint64)
-    with raises(IndexError, f"models[1]: expected a model index, got {number}"):
-        bi.forward(np.zeros((3, 3)), models=ids)
+    for ids in ([1, number], [1, number, 2**64 - 1]):
+        with raises(IndexError, f"models[1]: expected a model index, got {number}"):
+            bi.forward(np.zeros((len(ids), 3)), models=np.array(ids, np.uint64))
     with raises(IndexError, f"models[1]: expected 0 to 19, got {2**63 - 1}"):
         bi.forward(np.zeros((2, 3)), models=np.array([1, 2**63 - 1], np.uint64))
 
