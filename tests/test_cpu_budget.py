@@ -294,9 +294,9 @@ def test_mounts_of_other_controllers_and_broken_lines_do_not_count(tmp_path: Pat
     """Those of cpuset and cpuacct begin like cpu, and are mounted before and after it."""
     files = {}
     for mount, cpus in [("cpuset", 1), ("cpuacct", 2), ("cpu", 3)]:
-        files |= {f"{mount}/a/cpu.cfs_quota_us": f"{cpus}00000", f"{mount}/a/cpu.cfs_period_us": "100000"}
+        files |= {f"v1/{mount}/a/cpu.cfs_quota_us": f"{cpus}00000", f"v1/{mount}/a/cpu.cfs_period_us": "100000"}
     cgroup(tmp_path, "nonsense\n:\n4:cpuset:/a\n3:cpuacct:/a\n2:cpu:/a\n", **files)
-    line = "31 24 0:27 / /sys/fs/cgroup/{0} rw,nosuid shared:9 - cgroup cgroup rw,{0}\n"
+    line = "31 24 0:27 / /sys/fs/cgroup/v1/{0} rw,nosuid shared:9 - cgroup cgroup rw,{0}\n"
     mounts = ["no mount at all\n", *(line.format(name) for name in ("cpuset", "cpu", "cpuset", "cpuacct"))]
     (tmp_path / "proc/self/mountinfo").write_text("".join(mounts))
     assert _core.cgroup_cpus(str(tmp_path)) == 3
