@@ -6,6 +6,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cxxabi.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -103,7 +105,12 @@ class ReleasedGil {
   ReleasedGil() : state_(PyEval_SaveThread()) {}
   ~ReleasedGil() noexcept(false) {
     while (is_finalizing()) std::this_thread::sleep_for(std::chrono::hours(1));
-    PyEval_RestoreThread(state_);
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (const abi::__forced_unwind&) {
+      // The end began while it waited. Going on would drop Python objects without the GIL.
+      while (true) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
   }
   ReleasedGil(const ReleasedGil&) = delete;
   ReleasedGil& operator=(const ReleasedGil&) = delete;
