@@ -225,7 +225,10 @@ DAEMONS = {
 
 @pytest.mark.parametrize("name", DAEMONS)
 def test_daemon_threads_do_not_disturb_the_end_of_the_process(run_python: RunPython, name: str) -> None:
-    """Many are without the GIL at that moment; each must stand still when it wants it back."""
+    """Many are without the GIL at that moment; each must stand still when it wants it back.
+
+    Python's debugging allocator ends the process where an object is dropped without the GIL.
+    """
     script = f"""
 weights = bank.weights.get(3)
 stacked = {{name: np.stack([array] * 500) for name, array in weights.items()}}
@@ -244,4 +247,4 @@ for _ in range(12):
 time.sleep(0.02)
 """
     for _ in range(3):
-        run_python(PRELUDE + script)
+        run_python(PRELUDE + script, PYTHONMALLOC="debug")

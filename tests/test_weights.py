@@ -199,6 +199,23 @@ def test_what_is_there_is_known_after_any_loads_and_unloads(layout: str) -> None
     assert complete > 20
 
 
+@pytest.mark.parametrize("n", [2, 3, 15, 16, 17, 33])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_replacing_a_model_does_not_make_up_for_a_missing_one(layout: str, n: int, times: int) -> None:
+    """Loads of one model count once, and each model of a tile for itself."""
+    out = np.full((n, 2), 9, np.float32)
+    for there in {1, n - 1}:
+        weights = BatchedWeights(n, ARCH, layout=layout)
+        for m in range(there):
+            weights.load(m, one_model(stacked(n), m))
+        for _ in range(times - 1):
+            weights.load(0, one_model(stacked(n), 0))
+            weights.unload(there)
+        with raises(ModelNotLoadedError, f"model {there}: no weights were loaded"):
+            BatchedInference.from_weights(weights).forward(np.ones((n, 3), np.float32), out=out)
+        assert (out == 9).all()
+
+
 def test_bytes_do_not_grow_by_replacing_unloading_and_loading_again(layout: str) -> None:
     weights = BatchedWeights(40, ARCH, layout=layout)
     empty = weights.nbytes
