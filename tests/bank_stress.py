@@ -73,9 +73,9 @@ class Stress:
         self.errors: list[BaseException] = []
         self.lock = threading.Lock()
 
-    def count(self, name: str, number: int = 1) -> None:
+    def count(self, name: str) -> None:
         with self.lock:
-            self.counts[name] += number
+            self.counts[name] += 1
 
     # Writers.
 
@@ -97,7 +97,6 @@ class Stress:
         """Load and delete; ids of before a deletion have to fail for ever."""
         rng = np.random.default_rng(seed)
         stale: list[np.ndarray] = []
-        changes = 0
         while not self.stop.is_set():
             number = int(rng.choice(numbers))
             if self.there[number] and rng.random() < 0.4:
@@ -105,7 +104,7 @@ class Stress:
                 self.delete(number)
             else:
                 self.load(number)
-            changes += 1
+            self.count("changes")
             for ids in stale[-3:]:
                 try:
                     y = self.bank.predict_ids(ids, np.ones((1, 2), np.float32))
@@ -114,11 +113,10 @@ class Stress:
                         raise AssertionError(f"the error names {error.keys} for {ids}") from error
                 else:
                     raise AssertionError(f"id {ids} of a deleted model gave {y}")
+                self.count("stale ids")
             if len(stale) > 100:  # the old ones too, now and then
                 del stale[rng.integers(len(stale))]
             time.sleep(0)
-        self.count("changes", changes)
-        self.count("stale ids", len(stale))
 
     def sweep(self, numbers: range) -> None:
         """Load key after key, every third by deleting it first: at any moment at most one of them is behind."""
@@ -162,7 +160,6 @@ class Stress:
 
     def read(self, missing: str, rows: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        unknown = calls = 0
         while not self.stop.is_set():
             numbers = rng.integers(0, KEYS + 1, 40)
             names = [self.names[number] for number in numbers]
@@ -173,17 +170,14 @@ class Stress:
             except UnknownModelError as error:
                 if missing != "error" or not set(error.keys) <= set(names):
                     raise
-                unknown += 1
+                self.count("unknown")
                 continue
             self.check(numbers, y.reshape(len(numbers), -1), before)
-            calls += 1
-        self.count("unknown", unknown)
-        self.count("predictions", calls)
+            self.count("predictions")
 
     def read_ids(self, seed: int) -> None:
         """Ids that are looked up once and used until they fail."""
         rng = np.random.default_rng(seed)
-        calls = 0
         while not self.stop.is_set():
             numbers = rng.integers(0, KEYS + 1, 2)
             before = self.before(numbers)
@@ -192,10 +186,9 @@ class Stress:
                 for _ in range(50):
                     y = self.bank.predict_ids(ids, np.ones((2, 2), np.float32))
                     self.check(numbers, y, before)
-                    calls += 1
+                    self.count("predictions")
             except UnknownModelError:
                 pass
-        self.count("predictions", calls)
 
     def save(self, swept: range) -> None:
         """Save, and look whether the file is of one moment."""
@@ -220,7 +213,7 @@ class Stress:
             if len(codes) < len(swept) - 1 or behind != sorted(behind) or behind[-1] > 1:
                 raise AssertionError(f"a file of more than one moment: {y[swept, 0]}, {codes}")
             files += 1
-        self.count("files", files)
+            self.count("files")
 
     def run(self, enough: Callable[[dict[str, int]], bool] | None = None, seconds: float = 600) -> dict[str, int]:
         """Return what all did until `enough` of the progress, or for so long."""
@@ -251,8 +244,10 @@ class Stress:
             thread.start()
         end = time.monotonic() + seconds
         while not self.stop.wait(0.05) and time.monotonic() < end:
+            with self.lock:
+                counts = dict(self.counts)
             if enough is not None and enough(
-                {"changes": int(self.started.sum()), "removals": int(self.removals.sum())}
+                counts | {"loads": int(self.started.sum()), "removals": int(self.removals.sum())}
             ):
                 break
         self.stop.set()

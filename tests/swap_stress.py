@@ -80,20 +80,19 @@ class Stress:
     def write(self, models: range, seed: int) -> None:
         """Load random ones of `models`, generation after generation."""
         rng = np.random.default_rng(seed)
-        swaps = 0
         while not self.stop.is_set():
             for model in rng.choice(np.asarray(models), 64).tolist():
                 generation = int(self.returned[model]) + 1
                 self.bank.load_weights(model, self.codes[generation % GENERATIONS])
                 self.returned[model] = generation
-                swaps += 1
-        with self.lock:
-            self.result.swaps += swaps
+            with self.lock:
+                self.result.swaps += 64
 
     def read(self, observations: int, seed: int) -> None:
-        """Call forward until this reader has seen `observations` outputs."""
+        """Call forward until this reader has seen `observations` outputs, and until writers had their turn."""
         rng = np.random.default_rng(seed)
-        while observations > 0:
+        deadline = time.monotonic() + 120
+        while observations > 0 or (self.result.swaps == 0 and time.monotonic() < deadline and not self.stop.is_set()):
             ids = rng.integers(0, self.num_models, self.num_models) if self.by_ids else np.arange(self.num_models)
             x = np.ones((len(ids), self.rows, 2), np.float32)
             before = self.returned[ids]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -95,6 +96,7 @@ def test_number_of_parameters_overflows(sizes: tuple[int, ...]) -> None:
 
 
 def test_largest_architectures_exist() -> None:
+    assert LayerSpec(2**63 - 1, 2**63 - 1).input_size == 2**63 - 1
     assert Architecture.mlp(2**27, 2**27).num_parameters == 2**54 + 2**27
 
 
@@ -143,6 +145,7 @@ def test_equality_and_hash() -> None:
     assert len({arch, same, *others}) == 4
     assert arch != "Architecture"
     assert arch != arch.layers
+    assert arch == mock.ANY, "what is compared with may know better"
 
 
 def test_copies() -> None:

@@ -306,3 +306,18 @@ def test_verify_finds_weights_that_are_not_finite(tmp_path: Path) -> None:
     bank.save(tmp_path / "bank")
     with raises(BankFileError, "weights: expected finite ones, got others in model 'a'"):
         verify(tmp_path / "bank")
+
+
+@pytest.mark.parametrize("map_file", [True, False])
+def test_bytes_of_an_opened_bank_are_those_of_its_weights_and_of_what_was_loaded_since(
+    tmp_path: Path, layout: str, map_file: bool
+) -> None:
+    arch = Architecture.mlp(8, 16, 4)
+    weights = random_weights(arch, 64, np.random.default_rng(0))
+    made = Bank.from_stacked(range(64), arch, weights, layout=layout)
+    made.save(tmp_path / "bank")
+    bank = Bank.open(tmp_path / "bank", mmap=map_file)
+    assert 64 * arch.num_parameters * 4 <= bank.nbytes <= made.nbytes
+    before = bank.nbytes
+    bank[3] = bank[5]
+    assert bank.nbytes > before

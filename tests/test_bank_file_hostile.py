@@ -190,42 +190,45 @@ def test_fallbacks_of_int_banks() -> None:
     assert survives(file.join()) is not None
 
 
+# Where the weights end: elsewhere a table of numbers that are wrong anyway would test nothing.
+END = parts().header["weights"]["data_offsets"][1]
+
 # What is done to the entry of one tensor in the header.
 ENTRIES: list[tuple[str, str, Any]] = [
     ("null", "weights", None),
     ("array", "weights", []),
     ("empty", "weights", {}),
-    ("dtype missing", "weights", {"shape": [1, 960], "data_offsets": [0, 960]}),
+    ("dtype null", "weights", {"dtype": None}),
     ("dtype other", "weights", {"dtype": "I8"}),
     ("dtype unknown", "weights", {"dtype": "O"}),
     ("dtype number", "weights", {"dtype": 8}),
     ("dtype array", "weights", {"dtype": ["U8"]}),
-    ("shape flat", "weights", {"shape": [960]}),
-    ("shape transposed", "weights", {"shape": [960, 1]}),
-    ("shape floats", "weights", {"shape": [1.0, 960.0]}),
-    ("shape bool", "weights", {"shape": [True, 960]}),
-    ("shape negative", "weights", {"shape": [-1, -960]}),
+    ("shape flat", "weights", {"shape": [END]}),
+    ("shape transposed", "weights", {"shape": [END, 1]}),
+    ("shape floats", "weights", {"shape": [1.0, float(END)]}),
+    ("shape bool", "weights", {"shape": [True, END]}),
+    ("shape negative", "weights", {"shape": [-1, -END]}),
     ("shape wraps to 0", "weights", {"shape": [2**32, 2**32]}),
-    ("shape wraps to right", "weights", {"shape": [2**64 + 1, 960]}),
-    ("shape number", "weights", {"shape": 960}),
+    ("shape wraps to right", "weights", {"shape": [2**64 + 1, END]}),
+    ("shape number", "weights", {"shape": END}),
     ("shape null", "weights", {"shape": None}),
-    ("shape deep", "weights", {"shape": [[1, 960]]}),
-    ("offsets missing", "weights", {"data_offsets": None}),
+    ("shape deep", "weights", {"shape": [[1, END]]}),
+    ("offsets null", "weights", {"data_offsets": None}),
     ("offsets one", "weights", {"data_offsets": [0]}),
-    ("offsets three", "weights", {"data_offsets": [0, 960, 960]}),
-    ("offsets floats", "weights", {"data_offsets": [0.0, 960.0]}),
-    ("offsets bool", "weights", {"data_offsets": [False, 960]}),
-    ("offsets text", "weights", {"data_offsets": ["0", "960"]}),
-    ("a hole at the start", "weights", {"data_offsets": [8, 968]}),
-    ("reversed", "generation", {"data_offsets": [984, 960]}),
-    ("overlap", "generation", {"data_offsets": [952, 976]}),
-    ("hole", "generation", {"data_offsets": [968, 992]}),
-    ("inside another", "loaded_at", {"data_offsets": [960, 984]}),
+    ("offsets three", "weights", {"data_offsets": [0, END, END]}),
+    ("offsets floats", "weights", {"data_offsets": [0.0, float(END)]}),
+    ("offsets bool", "weights", {"data_offsets": [False, END]}),
+    ("offsets text", "weights", {"data_offsets": ["0", "END"]}),
+    ("a hole at the start", "weights", {"data_offsets": [8, END + 8]}),
+    ("reversed", "generation", {"data_offsets": [END + 24, END]}),
+    ("overlap", "generation", {"data_offsets": [END - 8, END + 16]}),
+    ("hole", "generation", {"data_offsets": [END + 8, END + 32]}),
+    ("inside another", "loaded_at", {"data_offsets": [END, END + 24]}),
     ("offsets negative", "generation", {"data_offsets": [-24, 0]}),
     ("offsets 2^63", "generation", {"data_offsets": [2**63, 2**63 + 24]}),
-    ("offsets 2^64", "generation", {"data_offsets": [2**64 + 960, 2**64 + 984]}),
-    ("end before begin by wrap", "generation", {"data_offsets": [960, 984 - 2**64]}),
-    ("end 10^400", "generation", {"data_offsets": [960, 10**400]}),
+    ("offsets 2^64", "generation", {"data_offsets": [2**64 + END, 2**64 + END + 24]}),
+    ("end before begin by wrap", "generation", {"data_offsets": [END, END + 24 - 2**64]}),
+    ("end 10^400", "generation", {"data_offsets": [END, 10**400]}),
     ("slots too few", "keys.slots", {"shape": [4]}),
     ("slots none", "keys.slots", {"shape": [0]}),
     ("slots no power of two", "keys.slots", {"shape": [7]}),
@@ -252,11 +255,39 @@ def test_tensor_entry(name: str, change: Any) -> None:
     refused(file.join())
 
 
+def test_what_the_table_of_entries_starts_from() -> None:
+    header = parts().header
+    assert header["weights"] == {"dtype": "U8", "shape": [1, END], "data_offsets": [0, END]}
+    assert header["generation"]["data_offsets"] == [END, END + 24]
+    assert (header["keys.bytes"]["shape"], header["version.bytes"]["shape"]) == ([15], [6])
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_numbers_that_equal_the_right_ones_but_are_no_integers(kind: str) -> None:
+    """1.0 and true equal 1 in Python."""
+    good = parts(kind)
+    changed = 0
+    for name, entry in good.header.items():
+        for field in ("shape", "data_offsets"):
+            for i, number in enumerate(entry[field]):
+                for other in (float(number), *([bool(number)] if number < 2 else [])):
+                    file = copy.deepcopy(good)
+                    file.header[name][field][i] = other
+                    assert name in refused(file.join())
+                    changed += 1
+    assert changed > 20
+    assert survives(good.join()) is not None
+
+
 def test_tensor_lists() -> None:
     good = parts()
     for change in (
         lambda h: h.pop("weights"),
         lambda h: h.pop("version.bytes"),
+        lambda h: h["weights"].pop("dtype"),
+        lambda h: h["weights"].pop("shape"),
+        lambda h: h["weights"].pop("data_offsets"),
+        lambda h: h["keys.bytes"].pop("shape"),
         lambda h: h.update(extra={"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}),
         lambda h: h.update({"keys": h.pop("keys.slots")}),
         lambda h: h.update({"generation": h.pop("generation")}),  # to the end

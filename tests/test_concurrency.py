@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ from cases import (
     assert_same_bits,
     case,
     one_model,
+    random_weights,
 )
-from mlpbank import Activation, Architecture, BatchedInference, BatchedWeights, Engine
+from mlpbank import Activation, Architecture, Bank, BatchedInference, BatchedWeights, Engine, ModelNotLoadedError
 
 pytestmark = pytest.mark.threads
 
@@ -164,8 +166,11 @@ def test_each_result_is_of_one_generation(
         for model, rows in zip(ids, bi.forward(c.x[ids], models=ids), strict=True):
             generation_of(rows, results, model)
 
-    with Stop(predict, predict_some):
-        for turn in range(60):
+    deadline = time.monotonic() + TIMEOUT
+    with Stop(predict, predict_some) as busy:
+        turn = 0
+        while turn < 60 or (seen != {0, 1} and busy.alive and time.monotonic() < deadline):
+            turn += 1
             generation = (turn + 1) % 2
             for model in np.random.default_rng(turn).permutation(40):
                 weights.load(model, one_model(contents[generation], model))
@@ -247,13 +252,138 @@ def test_loads_come_through_however_busy_the_readers_are(layout: str) -> None:
     assert came_through, f"{forwards} forwards went before {loads} loads"
 
 
+# --- Unloading and growing while others predict.
+
+
+def during(call: Callable[[], object], change: Callable[[], object], delay: float) -> BaseException | None:
+    """Run a call, and a change so many seconds after it began, and return what the call raised."""
+    begun = threading.Event()
+
+    def later() -> None:
+        begun.wait(TIMEOUT)
+        time.sleep(delay)
+        change()
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    try:
+        begun.set()
+        call()
+    except ModelNotLoadedError as error:
+        return error
+    finally:
+        thread.join(TIMEOUT)
+    return None
+
+
+def test_a_model_that_is_unloaded_during_a_call_is_never_silently_nan(layout: str) -> None:
+    """Seen or not, its rows are right or the call is an error, until it came after the call's check at last."""
+    c = case(architecture((128, 128, 128), Activation.TANH), 64, 200)
+    bi = c.inference(ISAS[-1], layout, 1)
+    expected = bi.forward(c.x)
+    out = np.empty_like(expected)
+    deadline, attempt = time.monotonic() + TIMEOUT, 0
+    while time.monotonic() < deadline:
+        attempt += 1
+        out[:] = 9
+        error = during(lambda: bi.forward(c.x, out=out), lambda: bi.unload(63), attempt % 8 * 1e-3)
+        if error is None:
+            assert_same_bits(out, expected)
+        else:
+            assert error.args[0] == "model 63: no weights were loaded"
+            if (out[0] != 9).all():  # the call had begun to compute
+                return
+        bi.load_weights(63, one_model(c.weights, 63))
+    pytest.fail("no model was ever unloaded in the middle of a call")
+
+
+def test_a_call_by_ids_computes_with_what_it_has_found(layout: str) -> None:
+    """Models are looked up once, before anything is computed: unloading later changes nothing."""
+    c = case(architecture((64, 64, 64), Activation.TANH), 40, 100)
+    bi = c.inference(ISAS[-1], layout, 1)
+    ids = np.arange(40)[::-1].copy()
+    expected = bi.forward(c.x[ids], models=ids)
+    for attempt in range(12):
+        out = np.full_like(expected, 9)
+        error = during(lambda: bi.forward(c.x[ids], models=ids, out=out), lambda: bi.unload(0), attempt * 1e-3)  # noqa: B023
+        if error is None:
+            assert_same_bits(out, expected)
+        else:
+            assert (out == 9).all()
+        bi.load_weights(0, one_model(c.weights, 0))
+
+
+def test_calls_beside_growing_are_of_one_number_of_models(layout: str) -> None:
+    """Of as many models as there are rows; those that come while the call runs are not looked at."""
+    c = case(architecture((3, 5, 2), Activation.NONE), 2000, 1)
+    x, results, one = c.x[:, 0], c.inference(ISAS[0], layout).forward(c.x)[:, 0], one_model(c.weights, 0)
+    right = rounds = 0
+    deadline = time.monotonic() + TIMEOUT
+    while (rounds < 3 or right < 100) and time.monotonic() < deadline:
+        rounds += 1
+        bi = BatchedInference(1, c.architecture, layout=layout)
+        bi.load_weights(0, one)
+
+        def grow(bi: BatchedInference = bi) -> None:
+            for model in range(1, 2000):
+                bi.grow(1)
+                bi.load_weights(model, one_model(c.weights, model))
+
+        thread = threading.Thread(target=grow)
+        thread.start()
+        while thread.is_alive():
+            rows = x[: bi.num_models]
+            try:
+                assert_same_bits(bi.forward(rows), results[: len(rows)])
+                right += 1
+            except ValueError as error:
+                assert str(error).startswith("inputs: expected first dimension ")  # noqa: PT017
+            except ModelNotLoadedError as error:  # the last one, which is there but has no weights yet
+                assert str(error) == f"model {len(rows) - 1}: no weights were loaded"  # noqa: PT017
+        thread.join(TIMEOUT)
+        assert_same_bits(bi.forward(x), results)
+    assert right >= 100
+
+
 # --- The GIL.
 
 
-def test_other_python_threads_run_during_forward(layout: str) -> None:
-    """No thread gives the GIL away by itself here, so that what counts on can only be the core's releasing it."""
+def long_calls(layout: str) -> dict[str, Callable[[], object]]:
+    """Return calls that take milliseconds, each by another way into the core."""
     c = case(architecture((128, 128, 128), Activation.TANH), 64, 200)
     bi = c.inference(ISAS[-1], layout, 1)
+    ids = np.arange(64)[::-1].copy()
+    small = case(architecture((4, 8, 2), Activation.TANH), 1, 100_000)
+    rows = small.inference(ISAS[-1], layout, 1)
+    x = small.x[0, :, None]
+    weights = c.batched_weights(layout)
+    return {
+        "direct": lambda: bi.forward(c.x),
+        "num_threads": lambda: bi.forward(c.x, num_threads=1),
+        "ids": lambda: bi.forward(c.x, models=ids),
+        "ids in order": lambda: bi.forward(c.x, models=range(64)),
+        "shared": lambda: bi.forward_shared(c.x[0]),
+        "rows of one small model": lambda: rows.forward(small.x),
+        "ids of one small model": lambda: rows.forward(x, models=np.zeros(len(x), int)),
+        "load": lambda: weights.load_stacked(c.weights),
+        "load one": lambda: weights.load(3, one_model(c.weights, 3)),
+        "get": lambda: weights.get(3),
+        "copy": lambda: weights.__reduce__(),
+    }
+
+
+LONG_CALLS = (
+    *("direct", "num_threads", "ids", "ids in order", "shared", "rows of one small model", "ids of one small model"),
+    *("load", "load one", "get", "copy"),
+)
+
+
+def others_run_during(call: Callable[[], object]) -> bool:
+    """Return whether another thread runs Python while `call` does, in one of many calls.
+
+    No thread gives the GIL away by itself here, so that it can only be the core's releasing it. Many calls, since the
+    system need not run the other thread at once.
+    """
     count, stop = 0, threading.Event()
 
     def counter() -> None:
@@ -265,20 +395,42 @@ def test_other_python_threads_run_during_forward(layout: str) -> None:
     thread = threading.Thread(target=counter, daemon=True)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1000)
-    progress = 0
     try:
         thread.start()
-        for _ in range(50):  # more than once, should the system not run the other thread in time
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
             before = count
-            bi.forward(c.x)
-            progress = count - before
-            if progress:
-                break
+            call()
+            if count != before:
+                return True
     finally:
         sys.setswitchinterval(interval)
         stop.set()
         thread.join(TIMEOUT)
-    assert progress > 0
+    return False
+
+
+@pytest.mark.parametrize("name", LONG_CALLS)
+def test_other_python_threads_run_during(layout: str, name: str) -> None:
+    assert others_run_during(long_calls(layout)[name])
+
+
+@pytest.mark.parametrize("by", ["dense", "num_threads", "shared", "ids", "keys"])
+def test_other_python_threads_run_during_short_calls_of_mapped_banks(layout: str, by: str, tmp_path: Path) -> None:
+    """Pages of the file may have to come from disk, so that no call of such a bank is short for certain."""
+    arch = Architecture.mlp(4, 8, 2)
+    weights = random_weights(arch, 2, np.random.default_rng(0))
+    Bank.from_stacked(["a", "b"], arch, weights, layout=layout).save(tmp_path / "bank")
+    bank = Bank.open(tmp_path / "bank")
+    bi, x, ids = bank._inference, np.zeros((2, 4), np.float32), bank.index(["b", "a"])
+    calls: dict[str, Callable[[], object]] = {
+        "dense": lambda: bi.forward(x),
+        "num_threads": lambda: bi.forward(x, num_threads=1),
+        "shared": lambda: bi.forward_shared(x[0]),
+        "ids": lambda: bank.predict_ids(ids, x),
+        "keys": lambda: bank.predict(["b", "a"], x),
+    }
+    assert others_run_during(calls[by])
 
 
 def test_inferences_are_made_and_dropped_in_many_threads() -> None:

@@ -32,7 +32,7 @@ expected = bi.forward(x)
 def child(check):
     pid = os.fork()
     if pid == 0:
-        signal.alarm(20)  # a child that hangs dies of it
+        signal.alarm(120)  # a child that hangs dies of it
         try:
             check()
         except BaseException as error:
@@ -107,6 +107,43 @@ finally:
 check()
 """
 
+# Readers of the parent do not exist in the child, and must not keep its memory for ever.
+MEMORY = """
+stop = threading.Event()
+long = np.repeat(x, 30, axis=1)
+
+def predict():
+    while not stop.is_set():
+        bi.forward(long, num_threads=1)
+        bi.forward(long[::-1], models=np.arange(300)[::-1].copy(), num_threads=1)
+
+def memory_is_used_again():
+    one = {name: array[0] for name, array in stacked.items()}
+    def rounds(n):
+        for i in range(n):
+            bi.load_weights(i % 300, one)
+        bi.weights.load_stacked(stacked)
+    rounds(20)
+    rounds(20)
+    rounds(20)
+    before = bi.weights.nbytes
+    rounds(3000)
+    assert bi.weights.nbytes == before, (before, bi.weights.nbytes)
+    check()
+
+threads = [threading.Thread(target=predict) for _ in range(2)]
+for thread in threads:
+    thread.start()
+try:
+    for _ in range(4):
+        wait(child(memory_is_used_again))
+finally:
+    stop.set()
+    for thread in threads:
+        thread.join()
+memory_is_used_again()
+"""
+
 MULTIPROCESSING = """
 import multiprocessing
 
@@ -138,6 +175,7 @@ SCRIPTS = {
     "grandchild": GRANDCHILD,
     "many-children": MANY_CHILDREN,
     "while-others-predict": DURING.replace("FUNCTIONS", "[predict, predict]"),
+    "memory": MEMORY,
     "while-others-load": DURING.replace("FUNCTIONS", "[load, load]"),
     "multiprocessing": MULTIPROCESSING,
 }
@@ -146,7 +184,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_forked_children_predict_and_load(run_python: RunPython, layout: str, name: str) -> None:
-    run_python(PRELUDE.format(layout=layout) + SCRIPTS[name], timeout=180)
+    run_python(PRELUDE.format(layout=layout) + SCRIPTS[name], timeout=600)
 
 
 def test_child_of_a_parent_that_never_predicted(run_python: RunPython) -> None:
@@ -191,7 +229,7 @@ def keep_on():
         bi.forward(x)
 
 def few_forwards():
-    signal.alarm(10)
+    signal.alarm(60)
     for _ in range(3):
         assert np.array_equal(bi.forward(x), expected)
     signal.alarm(0)
@@ -231,7 +269,7 @@ import signal
 import numpy as np
 
 def predict(bank, x, expected):
-    signal.alarm(10)
+    signal.alarm(60)
     for _ in range(3):
         assert np.array_equal(bank.forward(x), expected)
     signal.alarm(0)

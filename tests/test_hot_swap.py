@@ -132,3 +132,26 @@ def test_growing_in_the_middle_of_a_call_does_not_move_rows_to_other_models(layo
     assert shared.shape == (models, 2)
     codes = np.arange(models)
     assert (shared[:, 0] == 9 * codes**2 + codes).all()
+
+
+class GrowsWhenChecked(np.ndarray):
+    """An `out` that lets a bank grow when its memory is looked at."""
+
+    bank: BatchedInference
+
+    @property
+    def flags(self) -> np.flagsobj:  # type: ignore[override]
+        self.bank.grow(self.bank.num_models)
+        return super().flags
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_growing_while_out_is_checked_keeps_the_number_of_models(bank: BatchedInference, shared: bool) -> None:
+    out = np.zeros((20, 2), np.float32).view(GrowsWhenChecked)
+    out.bank = bank
+    x = np.ones((20, 2), np.float32)
+    y = bank.forward_shared(x[0], out=out) if shared else bank.forward(x, out=out)
+    assert y is out
+    codes = np.arange(20)
+    assert (y[:, 0] == 9 * codes**2 + codes).all()
+    assert bank.num_models > 20

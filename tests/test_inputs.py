@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import datetime
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,14 @@ def test_weights_are_shared_between_inferences(c: Case) -> None:
         first.load_weights(m, {name: a[m] for name, a in c.weights.items()})
     assert weights.loaded.all()
     assert_same_bits(second.forward(c.x), first.forward(c.x))
+
+
+def test_a_subclass_stays_one(c: Case) -> None:
+    class Mine(BatchedInference):
+        """Somebody's own."""
+
+    assert type(Mine.from_weights(c.batched_weights("panel"))) is Mine
+    assert type(pickle.loads(pickle.dumps(BatchedInference(1, c.architecture)))) is BatchedInference
 
 
 def test_arguments_of_another_type(c: Case) -> None:
@@ -192,8 +201,10 @@ def test_other_dtypes_are_refused(bi: BatchedInference, c: Case, change: Callabl
 def test_masked_arrays_in_a_list_are_refused_too(bi: BatchedInference, c: Case) -> None:
     """NumPy would drop their masks and hand over what lies below."""
     vectors = [np.ma.masked_greater(row, 0) for row in c.x[:, 0]]
-    with raises(TypeError, "inputs: expected an array without mask, got a masked array; fill it first"):
-        bi.forward(vectors)
+    for form in (list, tuple):
+        for call in (bi.forward, bi.forward_shared, lambda x: bi.forward(x, models=range(N))):
+            with raises(TypeError, "inputs: expected an array without mask, got a masked array; fill it first"):
+                call(form(vectors))
 
 
 def test_vectors_of_different_lengths(bi: BatchedInference, c: Case) -> None:
@@ -202,7 +213,7 @@ def test_vectors_of_different_lengths(bi: BatchedInference, c: Case) -> None:
 
 
 def test_wrong_shapes(bi: BatchedInference) -> None:
-    for shape in [(), (IN,), (1, N, ROWS, IN)]:
+    for shape in [(), (IN,), (1, N, ROWS, IN), (N, 1, 1, IN), (N, 0, 1, IN)]:
         with raises(ValueError, f"inputs: expected shape (5, 7) or (5, rows, 7), got {shape}"):
             bi.forward(np.zeros(shape))
     for shape in [(N, IN - 1), (N, ROWS, IN - 1), (N - 1, IN - 1)]:
@@ -213,8 +224,11 @@ def test_wrong_shapes(bi: BatchedInference) -> None:
             bi.forward(np.zeros(shape))
         with raises(ValueError, "inputs: expected first dimension 2 (len(models)), got 4"):
             bi.forward(np.zeros(shape), models=[0, 1])
-    with raises(ValueError, "inputs: expected shape (2, 7) or (2, rows, 7), got (7,)"):
-        bi.forward(np.zeros(IN), models=[0, 1])
+    for shape in [(IN,), (2, 1, 1, IN)]:
+        with raises(ValueError, f"inputs: expected shape (2, 7) or (2, rows, 7), got {shape}"):
+            bi.forward(np.zeros(shape), models=[0, 1])
+    with raises(ValueError, "inputs: expected first dimension 0 (len(models)), got 1"):
+        bi.forward(np.zeros((1, IN)), models=[])
 
 
 def test_wrong_shapes_of_shared_rows(bi: BatchedInference) -> None:

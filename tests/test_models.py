@@ -49,6 +49,30 @@ def test_entries_go_through_their_models(bi: BatchedInference, c: Case, ids: Any
     assert_same_bits(bi.forward(c.x[chosen, 1], models=ids), expected[chosen, 1])
 
 
+def test_ids_that_are_nearly_all_models_in_order(layout: str) -> None:
+    """Models in order are not sorted by model; whatever differs from that anywhere must be."""
+    n = 130
+    bi = BatchedInference(n, mlpbank.Architecture.mlp(1, 1), layout=layout)
+    bi.weights.load_stacked({"layer_0": np.zeros((n, 1, 1)), "layer_0.bias": np.arange(n)[:, None]})
+    for count in (1, 2, 63, 64, 65, 127, 128, 129, 130):
+        in_order = np.arange(count)
+        for at in {0, count // 2, count - 1}:
+            another, swapped = in_order.copy(), in_order.copy()
+            another[at] = n - 1 - at
+            swapped[[at, at - 1]] = swapped[[at - 1, at]]
+            for ids in (in_order, another, swapped):
+                np.testing.assert_array_equal(bi.forward(np.zeros((count, 1)), models=ids)[:, 0], ids)
+
+
+@pytest.mark.parametrize("num_models", [2048, 2049])
+def test_model_numbers_of_one_digit_and_of_one_more(num_models: int) -> None:
+    """Sorting by model takes 11 bits at a time: 2047 is the last number of one digit."""
+    bi = BatchedInference(num_models, mlpbank.Architecture.mlp(1, 1))
+    bi.weights.load_stacked({"layer_0": np.zeros((num_models, 1)), "layer_0.bias": np.arange(num_models)[:, None]})
+    ids = np.array([num_models - 1, 0, num_models - 1, 1, num_models - 2, 0])
+    np.testing.assert_array_equal(bi.forward(np.zeros((6, 1)), models=ids)[:, 0], ids)
+
+
 @pytest.mark.parametrize("num_models", MODELS)
 def test_many_entries_of_few_and_few_of_many(isa: str, layout: str, num_models: int) -> None:
     c = case(architecture((5, 17, 3), Activation.TANH), num_models, 3)
@@ -81,10 +105,27 @@ def test_ids_out_of_range(bi: BatchedInference, ids: list[int], position: int, v
         bi.forward(np.zeros((len(ids), 3)), models=ids)
 
 
-def test_ids_beyond_64_bits(bi: BatchedInference) -> None:
-    ids = np.array([1, 2**63 + 1], np.uint64)
-    with raises(IndexError, f"models[1]: expected a model index, got {2**63 + 1}"):
-        bi.forward(np.zeros((2, 3)), models=ids)
+def test_one_more_than_all_models_in_order(bi: BatchedInference) -> None:
+    """No way around the check for ids that need no sorting."""
+    for shape in [(21, 3), (21, 4, 3), (21, 0, 3)]:
+        for options in ({}, {"missing": "nan"}, {"num_threads": 1}):
+            with raises(IndexError, "models[20]: expected 0 to 19, got 20"):
+                bi.forward(np.zeros(shape), models=range(21), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [2**63, 2**63 + 1, 2**64 - 1])
+def test_ids_beyond_64_bits(bi: BatchedInference, number: int) -> None:
+    for ids in ([1, number], [1, number, 2**64 - 1]):
+        with raises(IndexError, f"models[1]: expected a model index, got {number}"):
+            bi.forward(np.zeros((len(ids), 3)), models=np.array(ids, np.uint64))
+    with raises(IndexError, f"models[1]: expected 0 to 19, got {2**63 - 1}"):
+        bi.forward(np.zeros((2, 3)), models=np.array([1, 2**63 - 1], np.uint64))
+
+
+def test_masked_ids_are_refused(bi: BatchedInference) -> None:
+    """NumPy would drop the mask and hand over what lies below."""
+    with raises(TypeError, "models: expected an array without mask, got a masked array"):
+        bi.forward(np.zeros((2, 3)), models=np.ma.masked_equal([0, 1], 1))
 
 
 @pytest.mark.parametrize(
@@ -103,10 +144,10 @@ def test_ids_that_are_no_integers(bi: BatchedInference, ids: Any, message: str) 
         bi.forward(np.zeros((2, 3)), models=ids)
 
 
-@pytest.mark.parametrize(("ids", "shape"), [(3, "()"), ([[0, 1]], "(1, 2)")])
+@pytest.mark.parametrize(("ids", "shape"), [(3, "()"), ([[0, 1]], "(1, 2)"), ([[]], "(1, 0)")])
 def test_ids_of_other_dimensions(bi: BatchedInference, ids: Any, shape: str) -> None:
     with raises(ValueError, f"models: expected one dimension, got shape {shape}"):
-        bi.forward(np.zeros((1, 3)), models=ids)
+        bi.forward(np.zeros((np.size(ids), 3)), models=ids)
 
 
 def test_ragged_ids(bi: BatchedInference) -> None:
@@ -162,9 +203,80 @@ def test_missing_models_among_entries(c: Case, layout: str) -> None:
     assert_same_bits(bi.forward(c.x[[3, 5]], models=[3, 5]), full[[3, 5]])  # those without weights are not asked for
 
 
+@pytest.mark.parametrize(("ids", "first"), [([4, 17], 4), ([17, 4], 17), ([3, 17, 4, 4], 17), ([5, 4, 17], 4)])
+def test_the_first_missing_model_of_the_call_is_named(c: Case, layout: str, ids: list[int], first: int) -> None:
+    """The first as the caller wrote them, in whatever order they are computed; also where there are no rows."""
+    bi = partly_loaded(c, layout)
+    for rows in (4, 1, 0):
+        out = np.full((len(ids), rows, 2), 9, np.float32)
+        with raises(ModelNotLoadedError, f"model {first}: no weights were loaded"):
+            bi.forward(c.x[ids, :rows], models=ids, out=out)
+        assert (out == 9).all()
+        assert bi.forward(c.x[ids, :rows], models=ids, missing="nan").shape == out.shape
+
+
+@pytest.mark.parametrize("num_models", [15, 16, 17, 32])
+def test_each_model_of_a_tile_can_be_the_missing_one(layout: str, num_models: int) -> None:
+    c = case(architecture((3, 18, 2), Activation.TANH), num_models, 4)
+    weights = c.batched_weights(layout)
+    bi, full = BatchedInference.from_weights(weights), c.inference(Engine().isa, layout).forward(c.x)
+    for model in range(num_models):
+        weights.unload(model)
+        others = np.delete(np.arange(num_models), model)
+        for ids in (None, np.arange(num_models), np.arange(num_models)[::-1]):
+            order = np.arange(num_models) if ids is None else ids
+            out = np.full(full.shape, 9, np.float32)
+            with raises(ModelNotLoadedError, f"model {model}: no weights were loaded"):
+                bi.forward(c.x[order], models=ids, out=out)
+            assert (out == 9).all()
+            bi.forward(c.x[order], models=ids, out=out, missing="nan")
+            assert np.isnan(out[order == model]).all()
+            assert_same_bits(out[order != model], full[order[order != model]])
+        assert_same_bits(bi.forward(c.x[others], models=others), full[others])
+        weights.load(model, one_model(c.weights, model))
+
+
+def test_nan_for_models_of_which_nothing_was_ever_loaded(layout: str) -> None:
+    """Into memory that holds something else, by every way of asking."""
+    c = case(architecture((3, 18, 2), Activation.TANH), 40, 4)
+    bi = BatchedInference(40, c.architecture, layout=layout)
+    for call in (
+        lambda out: bi.forward(c.x, out=out, missing="nan"),
+        lambda out: bi.forward(c.x, models=range(40), out=out, missing="nan"),
+        lambda out: bi.forward(c.x, models=[*range(1, 40), 0], out=out, missing="nan"),
+        lambda out: bi.forward_shared(c.x[0], out=out, missing="nan"),
+    ):
+        assert np.isnan(call(np.zeros((40, 4, 2), np.float32))).all()
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_nan_in_all_rows_of_a_missing_model_and_in_no_others(layout: str, num_threads: int) -> None:
+    """So many rows that threads share them out piece by piece."""
+    c = case(architecture((3, 18, 2), Activation.TANH), 3, 2000)
+    weights = c.batched_weights(layout)
+    bi = BatchedInference.from_weights(weights)
+    full, shared = bi.forward(c.x), bi.forward_shared(c.x[0])
+    weights.unload(1)
+    ids = [2, 1, 0]
+    for expected, y in (
+        (full, bi.forward(c.x, missing="nan", num_threads=num_threads)),
+        (shared, bi.forward_shared(c.x[0], missing="nan", num_threads=num_threads)),
+        (full, bi.forward(c.x[ids], models=ids, missing="nan", num_threads=num_threads)[ids]),
+    ):
+        assert np.isnan(y[1]).all()
+        assert_same_bits(y[[0, 2]], expected[[0, 2]])
+
+
 def test_a_missing_model_is_an_error_even_without_rows(c: Case, layout: str) -> None:
-    with raises(ModelNotLoadedError, "model 4: no weights were loaded"):
-        partly_loaded(c, layout).forward(np.empty((20, 0, 3)))
+    bi = partly_loaded(c, layout)
+    for call in (
+        lambda: bi.forward(np.empty((20, 0, 3), np.float32)),
+        lambda: bi.forward(np.empty((20, 0, 3)), num_threads=1),
+        lambda: bi.forward(np.empty((20, 0, 3)), models=range(20)),
+        lambda: bi.forward_shared(np.empty((0, 3))),
+    ):
+        with raises(ModelNotLoadedError, "model 4: no weights were loaded"):
+            call()
 
 
 def test_loading_ends_being_missing(c: Case, layout: str) -> None:
@@ -174,7 +286,7 @@ def test_loading_ends_being_missing(c: Case, layout: str) -> None:
     assert_same_bits(bi.forward(c.x), BatchedInference.from_weights(c.batched_weights(layout)).forward(c.x))
 
 
-@pytest.mark.parametrize("value", ["zero", "", None, True])
+@pytest.mark.parametrize("value", ["zero", "", "Error", None, True, ["error"], b"nan"])
 def test_unknown_option_for_missing(bi: BatchedInference, c: Case, value: Any) -> None:
     for call in CALLS.values():
         with raises(ValueError, f"missing: expected 'error' or 'nan', got {value!r}"):

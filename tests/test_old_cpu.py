@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 QEMU = shutil.which("qemu-x86_64")
@@ -53,17 +54,21 @@ except ValueError as error:
 CPUS = {"Nehalem": "portable", "SandyBridge": "portable", "Haswell": "avx2,portable"}
 
 
+def run(cpu: str, script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    assert QEMU is not None
+    command = [QEMU, "-cpu", cpu, sys.executable, "-c", script]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+
+
 @pytest.mark.parametrize("cpu", CPUS)
 def test_import_and_forward(cpu: str, tmp_path: Path) -> None:
-    assert QEMU is not None
-    done = subprocess.run(
-        [QEMU, "-cpu", cpu, sys.executable, "-c", SCRIPT],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = run(cpu, SCRIPT, tmp_path)
+    if done.returncode != 0:
+        # NumPy can be built for newer CPUs, and then nothing that needs it runs there.
+        alone = run(cpu, "import numpy", tmp_path)
+        if alone.returncode != 0:
+            reason = [*alone.stderr.strip().splitlines(), f"it ended with status {alone.returncode}"]
+            pytest.skip(f"NumPy {np.__version__} itself cannot be imported on a {cpu}: {' '.join(reason[-2:])}")
     if re.search("TCG doesn't support .*avx2", done.stderr) and CPUS[cpu] != "portable":
         pytest.skip("qemu-x86_64 emulates AVX2 from version 7.2 on")
     assert done.returncode == 0, done.stderr

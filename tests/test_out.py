@@ -135,6 +135,70 @@ def test_memory_of_the_inputs_is_refused(layout: str) -> None:
     assert_same_bits(x, c.x)
 
 
+# How far into the inputs `out` begins, where it is of these sizes: by one float, by half, at both ends.
+OVERLAPS: dict[str, Callable[[int, int], int]] = {
+    "over the last float": lambda inputs, out: inputs - 1,
+    "over the first float": lambda inputs, out: 1 - out,
+    "over the second half": lambda inputs, out: inputs // 2,
+    "over the first half": lambda inputs, out: inputs // 2 - out,
+    "one float further": lambda inputs, out: 1,
+}
+
+
+@pytest.mark.parametrize("where", OVERLAPS)
+def test_out_that_lies_partly_over_the_inputs_is_refused(layout: str, where: str) -> None:
+    c = case(architecture((3, 5, 3), Activation.NONE), 4, 2)
+    bi = BatchedInference.from_weights(c.batched_weights(layout))
+    memory = np.zeros(100, np.float32)
+    calls: list[tuple[tuple[int, ...], Any]] = [
+        ((4, 2, 3), bi.forward),
+        ((4, 3), bi.forward),
+        ((4, 2, 3), lambda x, out: bi.forward(x, num_threads=1, out=out)),
+        ((4, 2, 3), lambda x, out: bi.forward(x, models=range(4), out=out)),
+        ((4, 3), lambda x, out: bi.forward(x, models=[3, 2, 1, 0], out=out)),
+        ((2, 3), lambda x, out: bi.forward_shared(x, out=out)),
+    ]
+    for shape, call in calls:
+        out_shape = (4, 2, 3) if shape == (2, 3) else shape
+        size, out_size = int(np.prod(shape)), int(np.prod(out_shape))
+        start = 40 + OVERLAPS[where](size, out_size)
+        memory[:] = np.arange(100)
+        inputs, out = memory[40 : 40 + size].reshape(shape), memory[start : start + out_size].reshape(out_shape)
+        with raises(ValueError, "out: expected memory of its own, got an array that overlaps the inputs"):
+            call(inputs, out=out)
+        assert (memory == np.arange(100)).all()
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_out_may_lie_directly_beside_the_inputs(layout: str, after: bool) -> None:
+    c = case(architecture((3, 5, 3), Activation.NONE), 4, 2)
+    bi = BatchedInference.from_weights(c.batched_weights(layout))
+    memory = np.zeros(48, np.float32)
+    x, out = (memory[:24], memory[24:]) if after else (memory[24:], memory[:24])
+    x[:] = c.x.ravel()
+    inputs, out = x.reshape(c.x.shape), out.reshape(4, 2, 3)
+    for call in (
+        lambda: bi.forward(inputs, out=out),
+        lambda: bi.forward(inputs, models=range(4), out=out),
+        lambda: bi.forward(inputs, num_threads=1, out=out),
+    ):
+        out[:] = 0
+        assert_same_bits(call(), bi.forward(c.x))
+        assert_same_bits(inputs, c.x)
+
+
+@pytest.mark.parametrize("start", [0, 51, 59])
+def test_out_that_lies_over_models_is_refused(bi: BatchedInference, c: Case, start: int) -> None:
+    """Numbers of models are read again after the first outputs are written."""
+    memory = np.zeros(70, np.float32)
+    models = np.frombuffer(memory.data, np.int64, 5, 4 * start)
+    models[:] = [4, 3, 2, 1, 0]
+    before = memory.copy()
+    with raises(ValueError, "out: expected memory of its own, got an array that overlaps models"):
+        bi.forward(c.x[::-1], models=models, out=memory[:60].reshape(SHAPE))
+    assert_same_bits(memory, before)
+
+
 def test_refused_out_is_not_touched(bi: BatchedInference, c: Case, call: Call) -> None:
     out = np.full((5, 4, 6), 9, np.float32)
     with pytest.raises(ValueError, match=r"^out: expected a C-contiguous"):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cases import case
+from cases import case, raises
 from mlpbank import Architecture, BatchedInference, BatchedWeights, Engine, _reference, available_isas
 from tolerance import error_bound
 
@@ -138,6 +138,74 @@ def test_weights_that_do_not_fit_are_refused(dtype: str, value: float, message: 
     with pytest.raises(ValueError, match=message):
         weights.load(0, {"layer_0": matrix})
     assert not weights.loaded.any()
+
+
+# The least magnitude of float32 that rounds to infinity: half a step above the largest number of the dtype.
+TOO_LARGE = {"float16": np.float32(65520), "bfloat16": np.float32(float.fromhex("0x1.ffp127"))}
+LARGEST = {"float16": np.float32(65504), "bfloat16": np.float32(float.fromhex("0x1.fep127"))}
+
+
+@pytest.mark.parametrize("layout", ["panel", "lane"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_exact_edge_of_what_sixteen_bits_hold(layout: str, dtype: str, sign: int) -> None:
+    edge = sign * TOO_LARGE[dtype]
+    weights = BatchedWeights(3, Architecture.mlp(2, 3, 2), layout=layout, dtype=dtype)
+    for name, shape in (("layer_0", (2, 3)), ("layer_1", (3, 2))):
+        model = {"layer_0": np.ones((2, 3), np.float32), "layer_1": np.ones((3, 2), np.float32)}
+        stacked = {key: np.stack([array] * 3) for key, array in model.items()}
+        model[name][-1, -1] = stacked[name][2, -1, -1] = edge
+        at = (shape[0] - 1, shape[1] - 1)
+        message = f"{name}: expected magnitudes that {dtype} can hold, below {TOO_LARGE[dtype]:g}, got {edge} at "
+        with raises(ValueError, f"{message}{at}"):
+            weights.load(0, model)
+        with raises(ValueError, f"{message}{(2, *at)}"):
+            weights.load_stacked(stacked)
+        assert not weights.loaded.any()
+        below = np.nextafter(edge, np.float32(0))
+        model[name][-1, -1] = stacked[name][2, -1, -1] = below
+        weights.load(0, model)
+        assert weights.get(0)[name][-1, -1] == sign * LARGEST[dtype]
+        weights.load_stacked(stacked)
+        assert weights.get(2)[name][-1, -1] == sign * LARGEST[dtype]
+        for m in range(3):
+            weights.unload(m)
+
+
+def test_int8_refuses_what_is_not_finite_in_every_layer() -> None:
+    weights = BatchedWeights(2, Architecture.mlp(2, 3, 2), dtype="int8")
+    for value in (np.inf, -np.inf, np.nan):
+        stacked = {"layer_0": np.ones((2, 2, 3), np.float32), "layer_1": np.ones((2, 3, 2), np.float32)}
+        stacked["layer_1"][1, 2, 1] = value
+        with raises(ValueError, f"layer_1: expected finite values for int8, got {value} at (1, 2, 1)"):
+            weights.load_stacked(stacked)
+        with raises(ValueError, f"layer_1: expected finite values for int8, got {value} at (2, 1)"):
+            weights.load(0, {name: array[1] for name, array in stacked.items()})
+    assert not weights.loaded.any()
+
+
+@pytest.mark.parametrize("layout", ["panel", "lane"])
+def test_int8_whose_scale_is_subnormal(layout: str) -> None:
+    """The scale is rounded to few bits then, so that quotients leave the range of int8: they stay at its ends."""
+    tiny = float(np.finfo(np.float32).smallest_subnormal)
+    for steps in (64, 100, 150, 180, 190, 250, 300, 1000):  # of which 64 to 190 have a scale of one step
+        values = np.array([[steps, -steps], [-steps, steps], [1, 0]], np.float64) * tiny
+        kept = stored("int8", layout, values.astype(np.float32))
+        scale = max(1, round(steps / 127)) * tiny
+        assert (np.abs(kept) <= 127.01 * scale).all()
+        assert (np.sign(kept[:2]) == np.sign(values[:2])).all()
+        assert (np.abs(kept - np.clip(values, -127 * scale, 127 * scale)) <= scale).all()
+
+
+@pytest.mark.parametrize("layout", ["panel", "lane"])
+@pytest.mark.parametrize(("dtype", "quiet"), [("float16", 0x7FC00000), ("bfloat16", 0x7FC00000)])
+def test_nan_with_any_payload_stays_nan(layout: str, dtype: str, quiet: int) -> None:
+    """Payload bits that do not fit are lost; were they all, the number would be infinity."""
+    patterns = np.array([0x7F800001, 0x7F80FFFF, 0x7FFFFFFF, 0x7FC00000, 0x7F810000, 0x7FA00000], np.uint32)
+    patterns = np.concatenate([patterns, patterns | 0x80000000]).reshape(3, 4)
+    kept = stored(dtype, layout, patterns.view(np.float32)).view(np.uint32)
+    assert ((kept & quiet) == quiet).all()
+    assert ((kept >> 31) == (patterns >> 31)).all()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

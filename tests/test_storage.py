@@ -136,6 +136,8 @@ def test_saving_what_does_not_fit_fails_and_leaves_the_old_file_alone(path: Path
         save_plain(path, ARCH, {**good, "layer_0": good["layer_0"][0]})
     with raises(ValueError, "keys: expected one for each of 3 models, got 2"):
         save_plain(path, ARCH, good, keys=["a", "b"])
+    with raises(ValueError, "keys: expected one for each of 3 models, got 0"):
+        save_plain(path, ARCH, good, keys=[])
     with raises(ValueError, "keys: expected different ones, got 'a' 2 times"):
         save_plain(path, ARCH, good, keys=["a", "b", "a"])
     with raises(ValueError, "keys: expected strings, got 1"):
@@ -204,6 +206,11 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
         ({"architecture": None}, "architecture: expected a JSON list, got NoneType"),
         ({"architecture": []}, ""),
         ({"architecture": "3-4-2"}, "architecture: expected a JSON list, got str"),
+        ({"version": 0}, "metadata 'mlpbank': expected format 'mlpbank-plain', version 1, got {"),
+        (
+            {"architecture": [[3, 4, "tanh", 0], [4, 2, "relu"]]},
+            "architecture: expected [input_size, output_size, activation] for each layer, got [3, 4, 'tanh', 0]",
+        ),
         ({"architecture": [[3, 4]]}, "architecture: expected [input_size, output_size, activation] for each layer"),
         ({"architecture": [[3, 4, "tanh"], [5, 2, "relu"]]}, ""),
         ({"architecture": [[3, 4, "tanh"], [4, -2, "relu"]]}, "output_size: expected a positive integer, got -2"),
@@ -219,6 +226,9 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
         ({"keys": ["a", "b", "a"]}, "keys: expected different ones, got 'a' 2 times"),
         ({"keys": ["a", "b", ["c"]]}, "keys: expected strings, got ['c']"),
         ({"keys": {"a": 0}}, "keys: expected a JSON list, got dict"),
+        ({"keys": []}, "keys: expected one for each of 3 models, got 0"),
+        ({"keys": {}}, "keys: expected a JSON list, got dict"),
+        ({"keys": ""}, "keys: expected a JSON list, got str"),
         ({"metadata": None}, "metadata: expected a JSON dict, got NoneType"),
     ],
 )

@@ -56,6 +56,30 @@ assert tasks_become(before + budget - 1)
     run_python(PRELUDE + script)
 
 
+CALLS = ["bank.forward({x}, {n})", "bank.forward_shared(x[0], {n})", "bank.forward(x, models=order, {n})"]
+CALLS += ["bank.forward(x, models=np.arange(500), {n})"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("engine", "asked"), [("1", "8"), ("None", "1"), ("1", "None")])
+def test_the_lesser_of_the_engines_and_the_calls_threads_counts(
+    run_python: RunPython, call: str, engine: str, asked: str
+) -> None:
+    """One thread asks no helper; the same call with more makes them start."""
+    script = f"""
+if budget > 1:
+    order = np.arange(500)[::-1].copy()
+    free = bank
+    bank = mlpbank.BatchedInference.from_weights(free.weights, mlpbank.Engine({engine}))
+    one = {call.format(x="x", n=f"num_threads={asked}")}
+    assert tasks() == before, "helpers were started for one thread"
+    bank = free
+    assert np.array_equal({call.format(x="x", n="num_threads=2")}, one)
+    assert tasks() > before, "this call is too short to tell"
+"""
+    run_python(PRELUDE + script)
+
+
 def test_sixteen_callers_have_one_team_of_helpers(run_python: RunPython) -> None:
     script = """
 callers, most, wrong = 16, 0, []
@@ -79,15 +103,17 @@ assert most <= before + callers + budget - 1, (most, before)
 
 
 def test_helpers_sleep_when_there_is_nothing_to_do(run_python: RunPython) -> None:
-    """Less than 1 % of one CPU, one second after the last call."""
+    """Less than 1 % of one CPU, from some second on after the last call: a busy machine may let them sleep later."""
     script = """
 for _ in range(20):
     bank.forward(x)
-time.sleep(1)
-start = time.process_time()  # of all threads
-time.sleep(2)
-used = time.process_time() - start
-assert used < 0.02, used
+for second in range(30):
+    start = time.process_time()  # of all threads
+    time.sleep(1)
+    used = time.process_time() - start
+    if used < 0.01:
+        break
+assert used < 0.01, used
 """
     run_python(PRELUDE + script)
 
@@ -111,10 +137,13 @@ assert tasks_become(before + budget - 1)
 with threadpool_limits(1, user_api="openmp"):  # now that there are helpers, they have nothing to do
     stat = lambda: [open(f"/proc/self/task/{t}/schedstat").read() for t in os.listdir("/proc/self/task")
                     if int(t) != threading.get_native_id()]
-    time.sleep(0.2)
-    asleep = stat()
-    for _ in range(10):
-        bank.forward(x)
+    for _ in range(30):  # on a busy machine they may come to sleep late
+        time.sleep(0.2)
+        asleep = stat()
+        for _ in range(10):
+            bank.forward(x)
+        if stat() == asleep:
+            break
     assert stat() == asleep
 """
     run_python(PRELUDE + script)
@@ -184,21 +213,40 @@ def test_any_order_of_imports(run_python: RunPython, order: tuple[str, ...]) -> 
     run_python(script + "for _ in range(5): assert np.array_equal(bank.forward(x), serial)\nassert tasks() >= budget")
 
 
-@pytest.mark.parametrize(
-    "call", ["bank.forward(x)", "bank.load_weights(3, weights)", "bank.weights.load_stacked(stacked)"]
-)
-def test_daemon_threads_do_not_disturb_the_end_of_the_process(run_python: RunPython, call: str) -> None:
+DAEMONS = {
+    "forward": "bank.forward(x)",
+    "ids": "bank.forward(x, models=order)",
+    "shared": "bank.forward_shared(x[0])",
+    "load": "bank.load_weights(3, weights)",
+    "load_stacked": "bank.weights.load_stacked(stacked)",
+    "unload": "bank.unload(4)",
+    "get": "bank.weights.get(3)",
+    "copy": "bank.weights.__reduce__()",
+}
+
+
+@pytest.mark.parametrize("name", DAEMONS)
+def test_daemon_threads_do_not_disturb_the_end_of_the_process(run_python: RunPython, name: str) -> None:
+    """Many are without the GIL at that moment; each must stand still when it wants it back.
+
+    Python's debugging allocator ends the process where an object is dropped without the GIL.
+    """
     script = f"""
 weights = bank.weights.get(3)
 stacked = {{name: np.stack([array] * 500) for name, array in weights.items()}}
+order = np.arange(500)[::-1].copy()
+begun = threading.Semaphore(0)
 
 def again():
+    begun.release()
     while True:
-        {call}
+        {DAEMONS[name]}
 
-for _ in range(3):
+for _ in range(12):
     threading.Thread(target=again, daemon=True).start()
-time.sleep(0.3)
+for _ in range(12):
+    begun.acquire()
+time.sleep(0.02)
 """
     for _ in range(3):
-        run_python(PRELUDE + script)
+        run_python(PRELUDE + script, PYTHONMALLOC="debug")

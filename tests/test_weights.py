@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,13 @@ def test_auto_layout_is_lane_for_tiny_networks_and_panel_for_wide_ones() -> None
     assert BatchedWeights(2, Architecture.mlp(4, 8, 2)).layout == "lane"
     assert BatchedWeights(2, Architecture.mlp(256, 256, 256)).layout == "panel"
     assert BatchedInference(2, Architecture.mlp(4, 8, 2)).weights.layout == "lane"
+
+
+@pytest.mark.parametrize(("sizes", "parameters", "auto"), [((255, 1), 256, "lane"), ((256, 1), 257, "panel")])
+def test_auto_layout_at_its_edge(sizes: tuple[int, ...], parameters: int, auto: str) -> None:
+    arch = Architecture.mlp(*sizes)
+    assert arch.num_parameters == parameters
+    assert BatchedWeights(2, arch).layout == BatchedInference(2, arch).weights.layout == auto
 
 
 def test_loaded_tells_which_models_have_weights(layout: str) -> None:
@@ -118,6 +125,117 @@ def test_missing_biases_are_zero(layout: str) -> None:
     np.testing.assert_array_equal(weights.get(1)["layer_0.bias"], np.zeros(18))
     assert_same_bits(weights.get(1)["layer_1.bias"], all_models["layer_1.bias"][1])
     assert_same_bits(weights.get(2)["layer_0.bias"], all_models["layer_0.bias"][2])
+
+
+def test_missing_biases_of_stacked_weights_are_zero_where_others_were(layout: str) -> None:
+    """Also in memory that held the biases of models before."""
+    weights = BatchedWeights(20, ARCH, layout=layout)
+    all_models = stacked(20)
+    without = {name: array for name, array in all_models.items() if name != "layer_1.bias"}
+    for _ in range(4):
+        weights.load_stacked(all_models)
+        weights.load_stacked(without)
+        for m in range(20):
+            np.testing.assert_array_equal(weights.get(m)["layer_1.bias"], np.zeros(2))
+            assert_same_bits(weights.get(m)["layer_0.bias"], all_models["layer_0.bias"][m])
+
+
+class Growing(Mapping[str, Any]):
+    """Weights that let their bank grow when they are looked at."""
+
+    def __init__(self, bank: BatchedWeights, contents: Weights) -> None:
+        self.bank, self.contents = bank, contents
+
+    def __getitem__(self, name: str) -> Any:
+        self.bank.grow(3)
+        return self.contents[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.contents)
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+
+def test_stacked_weights_of_a_bank_that_grows_meanwhile(layout: str) -> None:
+    """As many models as there were when the call began."""
+    weights = BatchedWeights(5, ARCH, layout=layout)
+    weights.load_stacked(Growing(weights, stacked()))
+    assert weights.num_models > 5
+    assert np.flatnonzero(weights.loaded).tolist() == [0, 1, 2, 3, 4]
+    for m in range(5):
+        for name, array in weights.get(m).items():
+            assert_same_bits(array, stacked()[name][m])
+
+
+def test_what_is_there_is_known_after_any_loads_and_unloads(layout: str) -> None:
+    """Replaced, unloaded twice, loaded again: a forward is refused before it writes, or all models are there."""
+    n, rng = 18, np.random.default_rng(3)
+    weights = BatchedWeights(n, ARCH, layout=layout)
+    bi, x = BatchedInference.from_weights(weights), np.ones((n, 3), np.float32)
+    there = np.zeros(n, bool)
+    complete = 0
+    for turn in range(600):
+        kind = rng.integers(12)
+        model = int(rng.choice(np.flatnonzero(~there))) if kind < 7 and not there.all() else int(rng.integers(n))
+        if kind < 9:
+            weights.load(model, one_model(stacked(n), model))
+            there[model] = True
+        elif kind < 11 or turn % 5:
+            weights.unload(model)
+            there[model] = False
+        else:
+            weights.load_stacked(stacked(n))
+            there[:] = True
+        assert (weights.loaded == there).all()
+        out = np.full((n, 2), 9, np.float32)
+        if there.all():
+            complete += 1
+            assert np.isfinite(bi.forward(x, out=out)).all()
+            continue
+        with raises(ModelNotLoadedError, f"model {np.argmin(there)}: no weights were loaded"):
+            bi.forward(x, out=out)
+        assert (out == 9).all()
+    assert complete > 20
+
+
+@pytest.mark.parametrize("n", [2, 3, 15, 16, 17, 33])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_replacing_a_model_does_not_make_up_for_a_missing_one(layout: str, n: int, times: int) -> None:
+    """Loads of one model count once, and each model of a tile for itself."""
+    out = np.full((n, 2), 9, np.float32)
+    for there in {1, n - 1}:
+        weights = BatchedWeights(n, ARCH, layout=layout)
+        for m in range(there):
+            weights.load(m, one_model(stacked(n), m))
+        for _ in range(times - 1):
+            weights.load(0, one_model(stacked(n), 0))
+            weights.unload(there)
+        with raises(ModelNotLoadedError, f"model {there}: no weights were loaded"):
+            BatchedInference.from_weights(weights).forward(np.ones((n, 3), np.float32), out=out)
+        assert (out == 9).all()
+
+
+def test_bytes_do_not_grow_by_replacing_unloading_and_loading_again(layout: str) -> None:
+    weights = BatchedWeights(40, ARCH, layout=layout)
+    empty = weights.nbytes
+
+    def everything() -> None:
+        for m in range(40):
+            weights.load(m, one_model(stacked(40), m))
+            weights.load(m, one_model(stacked(40), m))
+        for m in range(40):
+            weights.unload(m)
+        for m in range(39, -1, -1):
+            weights.load(m, one_model(stacked(40), m))
+
+    everything()
+    after = weights.nbytes
+    for _ in range(5):
+        everything()
+    assert empty <= weights.nbytes == after <= 2 * empty + 100_000
+    weights.grow(48)
+    assert weights.nbytes >= after + empty, "the new models' memory counts"
 
 
 def test_weights_are_copied_when_loaded() -> None:
@@ -257,8 +375,9 @@ def test_model_index_out_of_range(layout: str, model: int) -> None:
     def load(weights: BatchedWeights) -> None:
         with raises(IndexError, f"model_idx: expected 0 to 4, got {model}"):
             weights.load(model, one_model(stacked(), 0))
-        with raises(IndexError, f"model_idx: expected 0 to 4, got {model}"):
-            weights.get(model)
+        for call in (weights.get, weights.unload, weights.generation):
+            with raises(IndexError, f"model_idx: expected 0 to 4, got {model}"):
+                call(model)
 
     check_load_changes_nothing(layout, load)
 
@@ -268,8 +387,9 @@ def test_model_index_of_another_type(layout: str, model: Any) -> None:
     def load(weights: BatchedWeights) -> None:
         with raises(TypeError, f"model_idx: expected an integer, got {model!r}"):
             weights.load(model, one_model(stacked(), 0))
-        with raises(TypeError, f"model_idx: expected an integer, got {model!r}"):
-            weights.get(model)
+        for call in (weights.get, weights.unload, weights.generation):
+            with raises(TypeError, f"model_idx: expected an integer, got {model!r}"):
+                call(model)
 
     check_load_changes_nothing(layout, load)
 
@@ -278,8 +398,10 @@ def test_model_index_beyond_64_bits() -> None:
     weights = BatchedWeights(5, ARCH)
     with raises(IndexError, f"model_idx: expected 0 to 4, got {2**64}"):
         weights.load(2**64, one_model(stacked(), 0))
-    with raises(IndexError, f"model_idx: expected 0 to 4, got {2**64}"):
-        weights.get(2**64)
+    for call in (weights.get, weights.unload, weights.generation):
+        for model in (2**63, 2**64, -(2**64)):
+            with raises(IndexError, f"model_idx: expected 0 to 4, got {model}"):
+                call(model)
 
 
 def test_get_of_a_model_without_weights(layout: str) -> None:
@@ -326,6 +448,13 @@ def test_too_many_models(layout: str) -> None:
 def test_unknown_layout(wrong_layout: str) -> None:
     for make in (BatchedWeights, BatchedInference):
         with raises(ValueError, f"layout: expected one of 'auto', 'panel', 'lane', got '{wrong_layout}'"):
+            make(2, ARCH, layout=wrong_layout)
+
+
+@pytest.mark.parametrize("wrong_layout", [None, b"panel", 1, ["panel"]])
+def test_layout_of_another_type(wrong_layout: Any) -> None:
+    for make in (BatchedWeights, BatchedInference):
+        with raises(TypeError, f"layout: expected a string, got {wrong_layout!r}"):
             make(2, ARCH, layout=wrong_layout)
 
 

@@ -6,13 +6,16 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "codec.h"
 #include "dispatch.h"
 #include "errors.h"
 #include "four_cpus.h"
@@ -239,6 +242,45 @@ void test_narrow_weights() {
   }
 }
 
+template <class To>
+uint16_t encoded(float f) {
+  To to;
+  encode(f, to);
+  return to.bits;
+}
+
+// Where 16 bits end: the largest numbers, half a step above them, subnormals, and NaN whatever its payload.
+void test_sixteen_bit_edges() {
+  for (const uint16_t sign : {0, 0x8000}) {
+    const float s = sign == 0 ? 1.0f : -1.0f;
+    const auto half = [&](float f) { return encoded<Half>(s * f) ^ sign; };
+    const auto bfloat = [&](float f) { return encoded<BFloat>(s * f) ^ sign; };
+    CHECK(half(65504.0f) == 0x7bff && half(std::nextafter(65520.0f, 0.0f)) == 0x7bff);
+    CHECK(half(65520.0f) == 0x7c00 && half(65536.0f) == 0x7c00 && half(INFINITY) == 0x7c00);
+    CHECK(half(0.0f) == 0 && half(0x1p-24f) == 1 && half(0x1p-25f) == 0 && half(0x1.8p-24f) == 2);
+    CHECK(half(std::nextafter(0x1p-25f, 1.0f)) == 1 && half(0x1p-14f) == 0x400 && half(0x1.ff4p-15f) == 0x3fe);
+    CHECK(half(std::nextafter(0x1p-14f, 0.0f)) == 0x400);
+    CHECK(half(1.0f + 0x1p-11f) == 0x3c00 && half(1.0f + 0x1.8p-10f) == 0x3c02);
+    CHECK(bfloat(0x1.fep127f) == 0x7f7f && bfloat(std::nextafter(0x1.ffp127f, 0.0f)) == 0x7f7f);
+    CHECK(bfloat(0x1.ffp127f) == 0x7f80 && bfloat(INFINITY) == 0x7f80);
+    CHECK(bfloat(1.0f + 0x1p-8f) == 0x3f80 && bfloat(1.0f + 0x1.8p-7f) == 0x3f82);
+    for (const uint32_t payload : {1u, 0x1fffu, 0x2000u, 0xffffu, 0x3fffffu, 0x400000u, 0x7fffffu}) {
+      const float nan = bits_to_float(0x7f800000 | payload | static_cast<uint32_t>(sign) << 16);
+      Half h;
+      BFloat b;
+      encode(nan, h), encode(nan, b);
+      CHECK((h.bits & 0xfe00) == (0x7e00 | sign) && (b.bits & 0xffc0) == (0x7fc0 | sign));
+      CHECK(std::isnan(decode(h)) && std::isnan(decode(b)));
+    }
+  }
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {  // every number there and back
+    const Half h{static_cast<uint16_t>(bits)};
+    const BFloat b{static_cast<uint16_t>(bits)};
+    if (!std::isnan(decode(h))) CHECK(encoded<Half>(decode(h)) == bits);
+    if (!std::isnan(decode(b))) CHECK(encoded<BFloat>(decode(b)) == bits);
+  }
+}
+
 void test_missing_models() {
   const Network net({3, 5, 2}, 20);
   const Floats x = net.inputs(20, 4);
@@ -255,15 +297,33 @@ void test_missing_models() {
                  (inference.forward_models(bad, 3, x.data(), 4, y.data(), {}), 0));
     CHECK_THROWS(ModelNotLoaded, "model 19: no weights were loaded",
                  (inference.forward_models(missing, 3, x.data(), 4, y.data(), {}), 0));
+    CHECK_THROWS(ModelNotLoaded, "model 19: no weights were loaded",
+                 (inference.forward_models(missing, 3, x.data(), 0, y.data(), {}), 0));
+    std::vector<int64_t> in_order(21);
+    std::iota(in_order.begin(), in_order.end(), 0);
+    CHECK_THROWS(std::out_of_range, "models[20]: expected 0 to 19, got 20",
+                 (inference.forward_models(in_order.data(), 21, x.data(), 4, y.data(), {0, Missing::nan}), 0));
+    for (const int threads : {-1, INT_MIN}) {
+      const std::string message = "num_threads: expected a positive integer, got " + std::to_string(threads);
+      const ForwardOptions options{threads, Missing::nan};
+      CHECK_THROWS(std::invalid_argument, message, (inference.forward(x.data(), 4, y.data(), options), 0));
+      CHECK_THROWS(std::invalid_argument, message, (inference.forward_shared(x.data(), 4, y.data(), options), 0));
+      CHECK_THROWS(std::invalid_argument, message,
+                   (inference.forward_models(missing, 3, x.data(), 4, y.data(), options), 0));
+      CHECK_THROWS(std::invalid_argument, message,
+                   (inference.forward_models(in_order.data(), 20, x.data(), 4, y.data(), options), 0));
+    }
   }
 }
 
 void test_grouping() {
-  for (const int64_t num_models : {1, 2, 255, 256, 257, 70000}) {
+  // Numbers are sorted 11 bits at a time.
+  for (const int64_t num_models : {1, 2, 255, 256, 257, 2047, 2048, 2049, 70000, 1 << 22, (1 << 22) + 1}) {
     for (const int64_t entries : {0, 1, 5, 300, 2000}) {
       for (const int64_t unit_models : {1, 16}) {
         std::vector<int64_t> models(static_cast<std::size_t>(entries));
         for (int64_t& model : models) model = random_below(num_models);
+        for (int64_t i = 0; i < entries; i += 7) models[static_cast<std::size_t>(i)] = i % 2 ? 0 : num_models - 1;
         const int64_t max_entries = 1 + random_below(40);
         Grouping grouping;
         grouping.group(models.data(), entries, num_models, unit_models, max_entries);
@@ -326,6 +386,7 @@ int main() {
   test_unaligned_rows_between_guards();
   test_bits();
   test_narrow_weights();
+  test_sixteen_bit_edges();
   test_missing_models();
   test_grouping();
   test_floating_point_environment();

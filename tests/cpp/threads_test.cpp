@@ -9,10 +9,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "dispatch.h"
+#include "epochs.h"
 #include "four_cpus.h"
 #include "network.h"
 #include "threads.h"
@@ -151,6 +154,112 @@ void test_loading_while_others_predict() {
   }
 }
 
+// Many pieces of one model are of one generation: it is looked up once in a call, however many entries there are.
+// Model 1 stays unloaded, so that in a tile each entry is looked at.
+void test_entries_of_one_model_are_of_one_generation() {
+  const Architecture architecture({{1, 1, Activation::none}});
+  constexpr int64_t kEntries = 20000, kRows = 20;
+  const std::vector<int64_t> ids(kEntries, 0);
+  const Floats x(kEntries * kRows, 0.0f);
+  for (const LayoutKind kind : kLayouts) {
+    const auto weights = std::make_shared<BatchedWeights>(2, architecture, kind);
+    std::atomic<bool> stop{false};
+    std::atomic<int64_t> loads{0};
+    const auto load = [&] {
+      const float bias = static_cast<float>(loads % 1000);
+      weights->load(0, 1, {{&bias, &bias}}, 1);
+      ++loads;
+    };
+    load();
+    std::thread writer([&] {
+      while (!stop) load();
+    });
+    const BatchedInference inference(weights, Engine(1, ""));
+    Floats y(x.size());
+    int mixed = 0;
+    for (int64_t calls = 0, before = 0; calls < 20; calls += loads > before) {
+      before = loads;
+      inference.forward_models(ids.data(), kEntries, x.data(), kRows, y.data(), {});
+      mixed += std::any_of(y.begin(), y.end(), [&](float value) { return value != y[0]; });
+    }
+    stop = true;
+    writer.join();
+    CHECK(mixed == 0);
+  }
+}
+
+// A reader that stands still: what it has seen stays as it is, however often it is replaced, and is used again when it
+// has left, whichever reader came between.
+void test_memory_under_a_paused_reader() {
+  const Network net({3, 5, 2}, 40);
+  const Parameters other = net.parameters.negated();
+  using Reader = BatchedWeights::Reader;
+  for (const LayoutKind kind : kLayouts) {
+    const auto weights = net.weights(kind);
+    const auto bytes = static_cast<std::size_t>(weights->layout().unit_bytes());
+    const auto replace = [&](int times) {
+      for (int i = 0; i < times; ++i) {
+        const Parameters& now = i % 2 ? net.parameters : other;
+        weights->load(0, 40, now.views(), 1);
+        weights->load(i % 40, 1, now.views(), 1);
+        weights->unload((i + 7) % 40);
+      }
+    };
+    // Each pair enters with a few changes between, so that some are of one epoch and some of the next.
+    for (int between = 0; between < 4; ++between) {
+      std::vector<std::unique_ptr<Reader>> readers;
+      std::vector<std::pair<const Bytes*, std::vector<Bytes>>> seen;
+      for (int i = 0; i < 4; ++i) {
+        readers.push_back(std::make_unique<Reader>(*weights));
+        for (int64_t u = 0; u < weights->units_for(40); ++u) {
+          const Bytes* unit = readers.back()->unit(u);
+          if (unit != nullptr) seen.emplace_back(unit, std::vector<Bytes>(unit, unit + bytes));
+        }
+        replace(between);
+      }
+      CHECK(!seen.empty());
+      while (!readers.empty()) {
+        replace(20);
+        for (const auto& [unit, contents] : seen) CHECK(std::memcmp(unit, contents.data(), bytes) == 0);
+        // The last goes first, so that the oldest alone keeps what it may see.
+        if (readers.size() == 1) break;
+        readers.pop_back();
+        seen.resize(seen.size() * readers.size() / (readers.size() + 1));
+      }
+    }
+    replace(20);
+    const int64_t before = weights->nbytes();
+    replace(200);
+    CHECK(weights->nbytes() == before);
+  }
+}
+
+// What was retired in an epoch can be used again when all have left that entered up to then, and not before.
+void test_epochs() {
+  Epochs epochs;
+  CHECK(epochs.passed(epochs.stamp()));
+  for (int round = 0; round < 6; ++round) {
+    const int first = epochs.enter();
+    const uint64_t retired = epochs.stamp();
+    CHECK(!epochs.passed(retired) && !epochs.passed(retired));
+    const int second = epochs.enter();  // of this epoch or of the next: it may see what is retired now
+    const uint64_t later = epochs.stamp();
+    CHECK(!epochs.passed(retired) && !epochs.passed(later));
+    epochs.leave(first);
+    CHECK(!epochs.passed(later));
+    CHECK(!epochs.passed(epochs.stamp()));
+    epochs.leave(second);
+    CHECK(epochs.passed(retired) && epochs.passed(later));
+    for (int i = 0; i < round % 2; ++i) CHECK(epochs.passed(epochs.stamp()));  // so that both counters come first
+  }
+  const int gone = epochs.enter();
+  const uint64_t retired = epochs.stamp();
+  CHECK(!epochs.passed(retired));
+  (void)gone;
+  epochs.forget_readers();
+  CHECK(epochs.passed(retired));
+}
+
 }  // namespace
 
 int main() {
@@ -164,5 +273,8 @@ int main() {
   test_parallel_for_is_serial_inside_a_parallel_region();
 #endif
   test_loading_while_others_predict();
+  test_entries_of_one_model_are_of_one_generation();
+  test_memory_under_a_paused_reader();
+  test_epochs();
   std::printf("all checks passed, up to %d threads\n", std::min(4, cpu_budget().threads));
 }
