@@ -140,7 +140,7 @@ def check():
     bank_file.verify(bank_file.open_file(path, map_file=True))
     leftovers = [name for name in os.listdir(folder) if name != "bank"]
     for name in leftovers:
-        assert name.startswith(".bank.") and name.endswith(".tmp")
+        assert name.startswith(".mlpbank.") and name.endswith(".tmp")
         (folder / name).unlink()
     return wholes.index(data), len(leftovers)
 """

@@ -207,6 +207,35 @@ def test_masked_arrays_in_a_list_are_refused_too(bi: BatchedInference, c: Case) 
                 call(form(vectors))
 
 
+def _nested(values: Any, depth: int) -> Any:
+    for level in range(depth):
+        values = [values] if level % 2 else (values,)
+    return values
+
+
+@pytest.mark.parametrize("depth", range(1, 6))
+def test_masks_at_any_depth_of_lists_are_refused(bi: BatchedInference, c: Case, depth: int) -> None:
+    """NumPy would drop them and hand over what lies below."""
+    message = "expected an array without mask, got a masked array; fill it first"
+    vector = np.ma.masked_greater(c.x[0, 0], 0)
+    for masked in ([c.x[1, 0], vector], [[0.0] * IN, list(vector)], [1.0, np.ma.masked]):
+        values = _nested(masked, depth)
+        for call in (bi.forward, bi.forward_shared, lambda x: bi.forward(x, models=range(N))):
+            with raises(TypeError, f"inputs: {message}"):
+                call(values)
+        with raises(TypeError, f"layer_0: {message}"):
+            bi.load_weights(0, {"layer_0": values, "layer_1": c.weights["layer_1"][0]})
+        with raises(TypeError, f"models: {message}"):
+            bi.forward(c.x, models=values)
+
+
+def test_lists_without_end_are_refused(bi: BatchedInference) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises((TypeError, ValueError), match="^inputs: "):
+        bi.forward(endless)
+
+
 def test_vectors_of_different_lengths(bi: BatchedInference, c: Case) -> None:
     with pytest.raises(ValueError, match=r"^inputs: expected numbers that form an array, got .*inhomogeneous"):
         bi.forward([row[: IN - i] for i, row in enumerate(c.x[:, 0])])

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from cases import Weights, assert_same_bits, raises, random_weights
 from mlpbank import Architecture, BatchedInference, LayerSpec
+from mlpbank._files import atomic_writer
 from mlpbank.storage import BankFileError, load_plain, save_plain
 
 ARCH = Architecture([LayerSpec(3, 4, "tanh"), LayerSpec(4, 2, "relu")])
@@ -144,6 +145,8 @@ def test_saving_what_does_not_fit_fails_and_leaves_the_old_file_alone(path: Path
         save_plain(path, ARCH, good, keys=["a", "b", 1])  # type: ignore[list-item]
     with raises(TypeError, "extra['x']: expected numbers or booleans, got dtype object"):
         save_plain(path, ARCH, good, extra={"x": np.array([None])})
+    with raises(TypeError, "extra['x']: expected an array without mask, got a masked array; fill it first"):
+        save_plain(path, ARCH, good, extra={"x": [[np.ma.masked, 1]]})
     with pytest.raises(ValueError, match="JSON compliant"):
         save_plain(path, ARCH, good, metadata={"x": float("nan")})
     assert path.read_bytes() == before
@@ -169,8 +172,16 @@ def test_file_and_folder_are_synced_around_the_rename(path: Path, monkeypatch: p
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
 
+    synced = b""
+
     def record_fsync(descriptor: int) -> None:
-        calls.append("fsync folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "fsync file")
+        nonlocal synced
+        link = f"/proc/self/fd/{descriptor}"
+        if os.path.isdir(link):
+            calls.append("fsync folder")
+        else:
+            calls.append("fsync file")
+            synced = Path(link).read_bytes()  # through another descriptor: what still waits in a buffer is not there
         fsync(descriptor)
 
     def record_replace(source: Path, target: Path) -> None:
@@ -182,6 +193,70 @@ def test_file_and_folder_are_synced_around_the_rename(path: Path, monkeypatch: p
     monkeypatch.setattr(os, "replace", record_replace)
     save_plain(path, ARCH, stacked())
     assert calls == ["fsync file", "replace", "fsync folder"]
+    assert synced == path.read_bytes()
+
+
+def test_little_that_is_written_is_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes would stay in the file object's buffer; large writes go past it."""
+    seen: list[bytes] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        if not os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            seen.append(Path(f"/proc/self/fd/{descriptor}").read_bytes())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with atomic_writer(tmp_path / "small") as file:
+        file.write(b"few")
+    assert seen == [b"few"]
+    assert (tmp_path / "small").read_bytes() == b"few"
+
+
+def test_saving_over_a_link_keeps_the_link(path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "direct").symlink_to(path)
+    (folder / "link").symlink_to("direct")
+    (folder / "dangling").symlink_to(tmp_path / "new")
+    for link, target in ((folder / "link", path), (folder / "dangling", tmp_path / "new")):
+        with atomic_writer(link) as file:
+            file.write(b"new")
+        assert link.is_symlink()
+        assert not target.is_symlink()
+        assert target.read_bytes() == b"new"
+    assert sorted(os.listdir(folder)) == ["dangling", "direct", "link"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o444, 0o755])
+def test_a_file_that_is_replaced_keeps_its_mode(path: Path, mode: int) -> None:
+    path.chmod(mode)
+    with atomic_writer(path) as file:
+        assert os.fstat(file.fileno()).st_mode & 0o7777 == mode  # before anything is in it
+        file.write(b"new")
+    assert path.stat().st_mode & 0o7777 == mode
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(OSError, match="expected a regular file to replace"), atomic_writer(tmp_path / name):
+            pass
+    for name in ("none/", "none/file"):
+        with pytest.raises(FileNotFoundError), atomic_writer(f"{tmp_path}/{name}"):
+            pass
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("letter", ["b", "\N{LATIN SMALL LETTER E WITH ACUTE}", "\N{AIRPLANE}", "\N{GRINNING FACE}"])
+def test_the_longest_names_can_be_saved(tmp_path: Path, letter: str) -> None:
+    for size in (200, 240, 255):
+        count, rest = divmod(size, len(letter.encode()))
+        path = tmp_path / (letter * count + "x" * rest)
+        assert len(os.fsencode(path.name)) == size
+        for _ in range(2):
+            save_plain(path, ARCH, stacked())
+        assert load_plain(path).architecture == ARCH
 
 
 def test_a_new_file_has_the_permissions_of_any_other(path: Path) -> None:

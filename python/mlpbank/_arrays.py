@@ -12,6 +12,27 @@ Float32Array = npt.NDArray[np.float32]
 
 _FLOAT32 = np.dtype(np.float32)
 _INT64 = np.dtype(np.int64)
+_MAX_DEPTH = 64  # dimensions that NumPy has at most: what is nested deeper is no array of numbers
+
+
+def refuse_masks(values: Any, name: str) -> None:
+    """Raise TypeError if values, or lists and tuples of them at any depth, are masked.
+
+    NumPy would drop a mask and hand over what lies below.
+    """
+    if _has_mask(values, _MAX_DEPTH):
+        raise TypeError(f"{name}: expected an array without mask, got a masked array; fill it first")
+
+
+def _has_mask(values: Any, depth: int) -> bool:
+    if not isinstance(values, (list, tuple)):
+        return isinstance(values, MaskedArray)
+    kinds = set(map(type, values))  # one step for each of a million floats, not a call
+    if any(issubclass(kind, MaskedArray) for kind in kinds):
+        return True
+    if depth == 0 or not any(issubclass(kind, (list, tuple)) for kind in kinds):
+        return False
+    return any(_has_mask(part, depth - 1) for part in values if isinstance(part, (list, tuple)))
 
 
 def as_float32(values: Any, name: str) -> Float32Array:
@@ -26,10 +47,7 @@ def as_float32(values: Any, name: str) -> Float32Array:
         flags = values.flags
         if flags.c_contiguous and flags.aligned:
             return values
-    # NumPy would drop a mask and hand over what lies below.
-    parts = values if isinstance(values, (list, tuple)) else (values,)
-    if any(isinstance(part, MaskedArray) for part in parts):
-        raise TypeError(f"{name}: expected an array without mask, got a masked array; fill it first")
+    refuse_masks(values, name)
     try:
         array = np.asarray(values)
     except ValueError as error:  # a list of vectors of differing lengths
@@ -45,14 +63,13 @@ def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:
     Raises
     ------
     TypeError
-        They are not integers; the message shows the first that is not.
+        They are masked, or not integers; the message shows the first that is not.
     ValueError
         They do not have one dimension.
     IndexError
         One does not even fit int64.
     """
-    if isinstance(values, MaskedArray):
-        raise TypeError(f"{name}: expected an array without mask, got a masked array")
+    refuse_masks(values, name)
     try:
         array = np.asarray(values)
     except ValueError as error:

@@ -22,7 +22,7 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     What is written goes to a temporary file in the same folder, which takes the place of `path` when the block ends
     without an error. Whoever has the old file open or mapped keeps it. A process that is killed leaves the temporary
-    file, ``.<name>.<16 hex digits>.tmp``, behind.
+    file, ``.mlpbank.<16 hex digits>.tmp``, behind.
     """
     target = Path(os.path.realpath(path))  # a link stays one
     mode = None
@@ -33,7 +33,8 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         mode = stat.S_IMODE(status.st_mode)
     elif os.fspath(path).endswith(os.sep) or not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
-    temporary = target.with_name(f".{target.name[:60]}.{secrets.token_hex(8)}.tmp")
+    # Nothing of the target's own name: that may have all of the 255 bytes that file systems allow.
+    temporary = target.with_name(f".mlpbank.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
             if mode is not None:

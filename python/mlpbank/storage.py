@@ -25,7 +25,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from mlpbank._arrays import Float32Array, as_float32
+from mlpbank._arrays import Float32Array, as_float32, refuse_masks
 from mlpbank._files import BankFileError, atomic_writer
 from mlpbank.architecture import Architecture, LayerSpec
 
@@ -105,6 +105,7 @@ def save_plain(
             raise ValueError(f"{key}: expected shape {n + shape}, got {array.shape}")
         tensors[_tensor(key)] = array
     for key, values in (extra or {}).items():
+        refuse_masks(values, f"extra[{key!r}]")
         values = np.asarray(values)
         if values.dtype.kind not in "fiub":
             raise TypeError(f"extra[{key!r}]: expected numbers or booleans, got dtype {values.dtype}")

@@ -239,10 +239,10 @@ void test_epochs() {
   Epochs epochs;
   CHECK(epochs.passed(epochs.stamp()));
   for (int round = 0; round < 6; ++round) {
-    const int first = epochs.enter();
+    const Epochs::Token first = epochs.enter();
     const uint64_t retired = epochs.stamp();
     CHECK(!epochs.passed(retired) && !epochs.passed(retired));
-    const int second = epochs.enter();  // of this epoch or of the next: it may see what is retired now
+    const Epochs::Token second = epochs.enter();  // of this epoch or of the next: it may see what is retired now
     const uint64_t later = epochs.stamp();
     CHECK(!epochs.passed(retired) && !epochs.passed(later));
     epochs.leave(first);
@@ -252,12 +252,16 @@ void test_epochs() {
     CHECK(epochs.passed(retired) && epochs.passed(later));
     for (int i = 0; i < round % 2; ++i) CHECK(epochs.passed(epochs.stamp()));  // so that both counters come first
   }
-  const int gone = epochs.enter();
+  const Epochs::Token gone = epochs.enter();
   const uint64_t retired = epochs.stamp();
-  CHECK(!epochs.passed(retired));
-  (void)gone;
+  CHECK(!epochs.passed(retired) && epochs.is_known(gone));
   epochs.forget_readers();
-  CHECK(epochs.passed(retired));
+  CHECK(epochs.passed(retired) && !epochs.is_known(gone));
+  const Epochs::Token here = epochs.enter();
+  epochs.leave(gone);  // one of the parent's must not count as one that is here
+  CHECK(!epochs.passed(epochs.stamp()));
+  epochs.leave(here);
+  CHECK(epochs.passed(epochs.stamp()));
 }
 
 }  // namespace
