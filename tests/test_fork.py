@@ -8,13 +8,13 @@ import pytest
 
 from cases import LAYOUTS, RunPython
 
+pytestmark = pytest.mark.threads
+
 # Python warns since 3.12 that forking a process with threads is dangerous; that it is not here is what is tested.
 PRELUDE = """
 import os, signal, sys, threading, warnings
 import numpy as np
 import mlpbank
-
-pytestmark = pytest.mark.threads
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
 rng = np.random.default_rng(0)

@@ -10,12 +10,12 @@ import pytest
 
 from cases import RunPython
 
+pytestmark = pytest.mark.threads
+
 BUSY = """
 import threading, time
 import numpy as np
 from mlpbank import Architecture, Bank, BatchedInference
-
-pytestmark = pytest.mark.threads
 
 arch = Architecture.mlp(32, 64, 64, 1)
 n = 2000

@@ -12,13 +12,13 @@ import pytest
 
 from cases import RunPython
 
+pytestmark = pytest.mark.threads
+
 # A forward of this bank is long enough for helpers; loading one model at a time is not.
 PRELUDE = """
 import os, threading, time
 import numpy as np
 import mlpbank
-
-pytestmark = pytest.mark.threads
 
 def tasks():
     return len(os.listdir("/proc/self/task"))
