@@ -107,10 +107,15 @@ py::object forward_direct(const BatchedInference& self, const py::object& inputs
   return y;
 }
 
+constexpr const char* kRefusal = "mlpbank: expected the main interpreter, got a subinterpreter";
+
+bool is_subinterpreter() { return PyInterpreterState_Get() != PyInterpreterState_Main(); }
+
 }  // namespace
 
 // PyInit__core, below, comes before it.
 PYBIND11_MODULE(core_of_main_interpreter, m) {
+  if (is_subinterpreter()) throw py::import_error(kRefusal);  // from Python 3.13 on, which runs PyInit in the main one
   m.doc() = "The C++ core of mlpbank. Use the package, which validates and converts.";
 
   auto not_loaded = py::register_exception<ModelNotLoaded>(m, "ModelNotLoadedError", PyExc_RuntimeError);
@@ -298,8 +303,8 @@ PYBIND11_MODULE(core_of_main_interpreter, m) {
 // Python's import calls this. pybind11 waits for ever where it is set up in a subinterpreter that shares its GIL, so
 // those are refused before.
 extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
-  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
-    PyErr_SetString(PyExc_ImportError, "mlpbank: expected the main interpreter, got a subinterpreter");
+  if (is_subinterpreter()) {
+    PyErr_SetString(PyExc_ImportError, kRefusal);
     return nullptr;
   }
   return PyInit_core_of_main_interpreter();

@@ -232,7 +232,7 @@ def test_masks_at_any_depth_of_lists_are_refused(bi: BatchedInference, c: Case, 
 def test_lists_without_end_are_refused(bi: BatchedInference) -> None:
     endless: list[Any] = []
     endless.append(endless)
-    with pytest.raises((TypeError, ValueError), match="^inputs: "):
+    with pytest.raises((TypeError, ValueError), match=r"^inputs: "):
         bi.forward(endless)
 
 
