@@ -245,24 +245,27 @@ void register_bank(py::module_& m) {
       // Slots of ids, and which of the ids are of removed models; None: none is.
       .def(
           "slots_of",
-          [](const Bank& self, const Ids& ids) {
+          [](const Bank& self, const Ids& ids) -> py::tuple {
             Ids slots(ids.size());
-            py::array_t<bool> stale(ids.size());
             const int64_t* from = ids.data();
             int64_t* to = slots.mutable_data();
-            bool any = false;
             const int64_t slots_there = self.weights()->num_models();
+            std::vector<bool> stale;
             for (py::ssize_t i = 0; i < ids.size(); ++i) {
               bool gone = false;
               to[i] = self.slot_of(from[i], gone);
-              if (!gone && (to[i] < 0 || to[i] >= slots_there)) {
+              if (gone) {
+                stale.resize(static_cast<std::size_t>(ids.size()));
+                stale[static_cast<std::size_t>(i)] = true;
+              } else if (to[i] < 0 || to[i] >= slots_there) {
                 throw py::index_error("ids[" + std::to_string(i) + "]: expected an id of Bank.index, got " +
                                       std::to_string(from[i]));
               }
-              stale.mutable_data()[i] = gone;
-              any |= gone;
             }
-            return py::make_tuple(slots, any ? py::object(stale) : py::none());
+            if (stale.empty()) return py::make_tuple(slots, py::none());
+            py::array_t<bool> mask(ids.size());
+            std::copy(stale.begin(), stale.end(), mask.mutable_data());
+            return py::make_tuple(slots, mask);
           },
           py::arg("ids").noconvert())
       .def(

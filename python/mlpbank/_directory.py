@@ -151,6 +151,10 @@ class Directory:
 
     def find(self, keys: Any, kind: type) -> tuple[Ids, int]:
         """Return the slots of keys as `as_keys` gave them, -1 where there is none, and how many there are not."""
+        if self.core.kind is kind:
+            found, unknown = self.core.find(keys)
+            if unknown >= 0:
+                return found, unknown
         return find_with(self.core.find, self.kind, keys, kind)
 
     def find_ids(self, keys: Any, kind: type) -> tuple[Ids, int]:
