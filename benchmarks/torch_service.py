@@ -41,8 +41,13 @@ class TorchBank(Bank):
         return modules[key]
 
 
-bank: Any = TorchBank.open(service.source.path)
-for key in bank:
-    bank.module(key)
-service.source.bank = bank
+def open_bank(path: str) -> Bank:
+    """Return the bank of a file, every module made."""
+    bank: Any = TorchBank.open(path)
+    for key in bank:
+        bank.module(key)
+    return bank  # type: ignore[no-any-return]
+
+
+service.source.open_bank = open_bank  # when the worker starts
 app = service.app

@@ -4,59 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cases import one_model, random_weights
+from cases import random_weights
 from http_client import Connection, Service, running
-from mlpbank import Architecture, Bank
+from mlpbank import Bank
 from mlpbank.demo import load_bank, load_flights
+from service_bank import (
+    ARCHITECTURE,
+    BANKS,
+    GUNICORN,
+    KEYS,
+    MODELS,
+    UVICORN,
+    question,
+    right,
+    run,
+    weights_json,
+)
 
 for module in ("fastapi", "uvicorn", "uvicorn_worker", "gunicorn", "prometheus_client"):
     pytest.importorskip(module)
 httpx = pytest.importorskip("httpx")
-
-T = TypeVar("T")
-UVICORN = ("uvicorn", "app:app", "--port", "{port}")
-GUNICORN = ("gunicorn", "-c", "gunicorn.conf.py", "app:app")
-ARCHITECTURE = Architecture.mlp(6, 16, 2, activation="tanh")
-MODELS = 50
-KEYS = [f"model-{i}" for i in range(MODELS)]
-WEIGHTS = [random_weights(ARCHITECTURE, MODELS, np.random.default_rng(seed)) for seed in (0, 1)]
-BANKS = [Bank.from_stacked(KEYS, ARCHITECTURE, weights) for weights in WEIGHTS]
-X = np.random.default_rng(7).standard_normal((200, 6)).astype(np.float32)
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    async def limited() -> T:
-        return await asyncio.wait_for(coroutine, 120)
-
-    return asyncio.run(limited())
-
-
-def question(*rows: tuple[int, int]) -> dict[str, Any]:
-    """Ask for (model, row of X) pairs."""
-    return {"keys": [KEYS[model] for model, _ in rows], "rows": [X[i].tolist() for _, i in rows]}
-
-
-def right(answer: Any, bank: Bank, *rows: tuple[int, int]) -> bool:
-    """Whether these are the predictions of a bank, to the last bit."""
-    expected = bank.predict([KEYS[model] for model, _ in rows], X[[i for _, i in rows]])
-    return np.array_equal(np.array(answer["predictions"], np.float32), expected)
-
-
-def weights_json(generation: int, model: int) -> dict[str, Any]:
-    weights = {name: array.tolist() for name, array in one_model(WEIGHTS[generation], model).items()}
-    return {"version": str(generation), "weights": weights}
 
 
 @pytest.fixture
@@ -125,7 +102,7 @@ BAD: dict[str, tuple[str, str, Any, int, str]] = {
     "no row": ("POST", "/predict", {"keys": [], "rows": []}, 422, "at least 1 item"),
     "no key": ("POST", "/predict", {"keys": ["*"], "rows": [NUMBERS] * 2}, 422, "got 1 keys and 2 rows"),
     "text": ("POST", "/predict", {"keys": ["*"], "rows": [["a"] * 10]}, 422, "valid number"),
-    "number as key": ("POST", "/predict", {"keys": [1], "rows": [NUMBERS]}, 422, "valid string"),
+    "number as key": ("POST", "/predict", {"keys": [1], "rows": [NUMBERS]}, 422, "expected str like the bank"),
     "misspelt": ("POST", "/predict", {"keys": ["*"], "row": [NUMBERS]}, 422, "Field required"),
     "NaN": ("POST", "/predict", b'{"keys": ["*"], "rows": [[NaN]]}', 422, "finite number"),
     "too large": ("POST", "/predict", {"keys": ["*"], "rows": [[1e39] * 10]}, 422, "less than or equal"),
@@ -229,136 +206,6 @@ def test_answers_under_load_while_models_are_swapped(bank_file: Path, tmp_path: 
     assert 'route="/predict",status="200"} 1120.0' in metrics
 
 
-def test_new_bank_file_takes_over_without_downtime(bank_file: Path, tmp_path: Path) -> None:
-    async def main(service: Service) -> None:
-        seen: set[int] = set()
-        stop = asyncio.Event()
-
-        async def client(seed: int) -> None:
-            connection = Connection(service.port)
-            while not stop.is_set():
-                status, answer = await connection.request("POST", "/predict", question((seed, seed)))
-                assert status == 200
-                (generation,) = (g for g in (0, 1) if right(answer, BANKS[g], (seed, seed)))
-                seen.add(generation)
-            await connection.close()
-
-        clients = [asyncio.create_task(client(seed)) for seed in range(8)]
-        await asyncio.sleep(0.3)
-        assert seen == {0}
-        bad = tmp_path / "bad"
-        bad.write_bytes(bank_file.read_bytes()[:-1])
-        bad.rename(bank_file)  # a damaged file: refused, and the old bank stays
-        while "not reloaded" not in service.log.read_text():
-            await asyncio.sleep(0.05)
-        assert seen == {0}
-        BANKS[1].save(bank_file)
-        while seen == {0}:
-            await asyncio.sleep(0.05)
-        stop.set()
-        await asyncio.gather(*clients)
-
-    with running(*UVICORN, folder=tmp_path, BANK_FILE=str(bank_file), WATCH_SECONDS="0.05") as service:
-        run(main(service))
-        assert service.get("/healthz")["reloads"] == 1
-
-
-async def connections_to_each_worker(port: int, count: int) -> dict[int, list[Connection]]:
-    """Return open connections by the process id of the worker that they led to, at least one to each of `count`."""
-    found: dict[int, list[Connection]] = {}
-    until = time.monotonic() + 60
-    while len(found) < count and time.monotonic() < until:
-        batch = [Connection(port) for _ in range(8)]
-        for connection, answer in zip(
-            batch, await asyncio.gather(*(c.request("GET", "/healthz") for c in batch)), strict=True
-        ):
-            found.setdefault(answer[1]["worker"], []).append(connection)
-    assert len(found) == count
-    return found
-
-
-def test_two_workers_share_one_mapped_bank(tmp_path: Path) -> None:
-    """Both read all of a bank of more than 500 MB, and have next to nothing of it in memory of their own."""
-    architecture = Architecture.mlp(64, 512, 512, 8, activation="relu")
-    models = 450
-    scale = np.linspace(0.5, 1, models, dtype=np.float32)[:, None, None]
-    one = random_weights(architecture, 1, np.random.default_rng(0))
-    weights = {name: scale * array for name, array in one.items() if array.ndim == 3}
-    keys = [f"model-{i}" for i in range(models)]
-    path = tmp_path / "large.mlpbank"
-    Bank.from_stacked(keys, architecture, weights).save(path)
-    del weights
-    size = path.stat().st_size
-    assert size > 500e6
-    expected = Bank.open(path).predict(keys, np.ones((models, 64)))
-
-    async def main(port: int) -> list[int]:
-        workers = await connections_to_each_worker(port, 2)
-        for connections in workers.values():
-            status, answer = await connections[0].request(
-                "POST", "/predict", {"keys": keys, "rows": np.ones((models, 64)).tolist()}
-            )
-            assert status == 200
-            assert np.array_equal(np.array(answer["predictions"], np.float32), expected)
-            for connection in connections:
-                await connection.close()
-        return list(workers)
-
-    with running(*GUNICORN, folder=tmp_path, BANK_FILE=str(path)) as service:
-        for pid in run(main(service.port)):
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-            kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in rollup}
-            private = 1024 * (kilobytes["Private_Clean"] + kilobytes["Private_Dirty"])
-            assert 1024 * kilobytes["Rss"] > size, "this worker has not read the whole bank"
-            assert private < 0.1 * size, f"{private / 1e6:.0f} MB of {size / 1e6:.0f} MB"
-    path.unlink()
-
-
-def test_killed_worker_loses_no_answer_and_the_service_goes_on(bank_file: Path, tmp_path: Path) -> None:
-    """10,000 requests to two preforked workers, one of which is killed twice: who had no answer asks again."""
-    broken = 0
-    answered = 0
-
-    async def client(port: int, seed: int) -> None:
-        nonlocal answered, broken
-        rng = np.random.default_rng(seed)
-        connection = Connection(port)
-        for _ in range(625):
-            one = (int(rng.integers(MODELS)), int(rng.integers(200)))
-            while True:
-                try:
-                    status, answer = await connection.request("POST", "/predict", question(one))
-                    break
-                except (OSError, EOFError):
-                    broken += 1
-                    await connection.close()
-            assert status == 200
-            assert right(answer, BANKS[0], one)
-            answered += 1
-        await connection.close()
-
-    async def main(port: int) -> None:
-        clients = [asyncio.create_task(client(port, seed)) for seed in range(16)]
-        workers = await connections_to_each_worker(port, 2)
-        for goal, victim in zip((2000, 4000), workers, strict=True):
-            while answered < goal:
-                await asyncio.sleep(0.01)
-            os.kill(victim, signal.SIGKILL)
-        await asyncio.gather(*clients)
-        now = await connections_to_each_worker(port, 2)
-        assert not now.keys() & workers.keys()
-        for connection in (c for connections in (*workers.values(), *now.values()) for c in connections):
-            await connection.close()
-
-    with running(*GUNICORN, folder=tmp_path, BANK_FILE=str(bank_file)) as service:
-        run(main(service.port))
-        metrics = service.get("/metrics")
-    assert answered == 10_000
-    assert broken > 0
-    total = sum(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("predicted_rows_total"))
-    assert answered <= total <= answered + broken  # all workers together, those that were killed included
-
-
 @pytest.mark.parametrize("command", [UVICORN, GUNICORN], ids=["uvicorn", "gunicorn"])
 def test_graceful_shutdown_answers_what_was_accepted(command: tuple[str, ...], bank_file: Path, tmp_path: Path) -> None:
     rows = [[(i % MODELS, i) for i in range(n)] for n in (1, 1, 100, 1, 200, 1)]
@@ -382,3 +229,57 @@ def test_graceful_shutdown_answers_what_was_accepted(command: tuple[str, ...], b
     for (status, answer), asked in zip(answers, rows, strict=True):
         assert status == 200
         assert right(answer, BANKS[0], *asked)
+
+
+def test_int_keys(tmp_path: Path) -> None:
+    keys = [1, -20, 2**63 - 1]
+    bank = Bank.from_stacked(keys, ARCHITECTURE, random_weights(ARCHITECTURE, 3, np.random.default_rng(0)))
+    bank.save(tmp_path / "int.mlpbank")
+    rows = np.ones((3, 6)).tolist()
+    expected = bank.predict(keys, rows)
+    running_service = running(*UVICORN, folder=tmp_path, BANK_FILE=str(tmp_path / "int.mlpbank"))
+    with running_service as service, httpx.Client(base_url=service.url) as client:
+
+        def refused(status: int, part: str, answer: Any) -> None:
+            assert answer.status_code == status, answer.text
+            assert part in answer.json()["detail"]
+
+        answer = client.post("/predict", json={"keys": keys, "rows": rows})
+        assert np.array_equal(np.array(answer.json()["predictions"], np.float32), expected)
+        for i, key in enumerate(keys):
+            answer = client.post("/predict", json={"keys": [key], "rows": rows[:1]})
+            assert np.array_equal(np.array(answer.json()["predictions"], np.float32), expected[i : i + 1])
+            about = client.get(f"/models/{key}", params={"weights": True}).json()
+            assert (about["key"], about["generation"]) == (key, 1)
+        body = {"weights": about["weights"]}
+        assert client.put("/models/77", json=body).status_code == 201
+        assert client.put("/models/77", json=body).json()["generation"] == 2
+        assert client.delete("/models/77").status_code == 204
+        refused(404, "no such model: 77", client.get("/models/77"))
+        refused(404, "no such model: 5 (1 of 1 keys)", client.post("/predict", json={"keys": [5], "rows": rows[:1]}))
+        for path in ("one", "1.0", "01", "1_0", "+1", "-0", "%201", "%D9%A1", str(2**63), "9" * 200):
+            for method in ("GET", "DELETE", "PUT"):
+                content = json.dumps(body) if method == "PUT" else None
+                answer = client.request(method, f"/models/{path}", content=content)
+                refused(422, "key: expected an int of 64 bits like the bank's keys, got ", answer)
+        answer = client.post("/predict", json={"keys": [1, "1"], "rows": rows[:2]})
+        refused(422, "keys[1]: expected int like the bank's keys, got '1'", answer)
+        for wrong in (True, 1.0, 2**63, None, [1]):
+            assert client.post("/predict", json={"keys": [wrong], "rows": rows[:1]}).status_code == 422
+
+
+def test_docs_describe_everything_and_load_nothing(flights: Service) -> None:
+    page = httpx.get(flights.url + "/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'"
+    for nothing in ("http:", "https:", "//", "<script", "<link", "src=", "@import", "url("):
+        assert nothing not in page.text
+    for path in flights.get("/openapi.json")["paths"]:
+        assert path in page.text
+    assert "N14228" in page.text  # the example
+    assert httpx.get(flights.url + "/redoc").status_code == 404
+
+
+def test_documentation_says_how_to_put_a_file_in_place(root: Path) -> None:
+    for name in ("docs/serving.md", "examples/service/README.md"):
+        assert "`mv`, never `cp`" in (root / name).read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -13,10 +14,11 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, HTTPException, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
-from bank_source import BankSource, bank_file
+from api_page import api_page
+from bank_source import BankChangedError, BankSource, bank_file
 from body_limit import LimitBody
 from metrics import MODELS, RELOADS, ROWS, CountBatches, MeasureRequests, exposition
 from mlpbank import Bank, UnknownModelError
@@ -24,12 +26,14 @@ from mlpbank.serving import MicroBatcher, QueueFullError
 
 MAX_BODY = int(os.environ.get("MAX_BODY", 4 << 20))  # bytes
 WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 1))
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # of /docs: nothing from anywhere
 INLINE_ROWS = 100  # larger requests are worth a thread
 SINGLE_ROWS = os.environ.get("SINGLE_ROWS", "batcher")  # or "blocking": docs/serving.md tells when to use which
 
 # What float32 can hold: no NaN, no infinity, neither here nor after conversion.
 Number = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]
-ModelKey = Annotated[str, Field(min_length=1, max_length=200, examples=["N14228"])]
+IntKey = Annotated[int, Strict(), Field(ge=-(2**63), lt=2**63)]
+ModelKey = Annotated[str, Strict(), Field(min_length=1, max_length=200, examples=["N14228"])] | IntKey
 PathKey = Annotated[str, Path(min_length=1, max_length=200, examples=["N14228"])]
 ROW: list[Any] = [-4.0, 5.7, 1089.0, 190.0, 6.0, 0.0, 1.0, -8.5, -5.25, -20.1]
 
@@ -67,7 +71,7 @@ class ModelRequest(BaseModel):
 class ModelResponse(BaseModel):
     """What is known about a model."""
 
-    key: str
+    key: str | int
     version: str | None
     generation: int = Field(description="How often it was loaded under this key.")
     loaded_at: datetime
@@ -83,7 +87,7 @@ class Problem(BaseModel):
 class Health(BaseModel):
     """What is served."""
 
-    status: str
+    status: str = Field(description="ok, or why nothing can be predicted.")
     worker: int = Field(description="Process id.")
     models: int
     reloads: int
@@ -95,12 +99,14 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem} for status in statuses}
 
 
-source = BankSource(bank_file())  # when this module is imported: with gunicorn --preload once, before the fork
+# When this module is imported, with gunicorn --preload before the fork: a file that is no bank ends the start at once.
+source = BankSource(bank_file())
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Run what belongs to this worker's event loop: the batcher, and the watch for a new bank file."""
+    source.start()
     async with MicroBatcher(source.bank) as batcher:
         app.state.batcher = batcher
         app.state.count_batches = CountBatches(batcher)
@@ -118,6 +124,8 @@ app = FastAPI(
     description="One small network for each aircraft: how late will it arrive?",
     version="1",
     lifespan=lifespan,
+    docs_url=None,  # FastAPI's pages come from another host, and are blank where that cannot be reached
+    redoc_url=None,
     responses=problems(400, 413, 422),
 )
 app.add_middleware(LimitBody, max_bytes=MAX_BODY)
@@ -143,6 +151,30 @@ async def busy(request: Request, error: QueueFullError) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
 
 
+@app.exception_handler(BankChangedError)
+async def changed(request: Request, error: BankChangedError) -> JSONResponse:
+    """Ask to come again when there is a good file: the watch looks for one."""
+    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
+
+
+def path_key(bank: Bank, key: str) -> str | int:
+    """Return the key that a URL names, of the bank's kind."""
+    if bank.key_type is not int:
+        return key
+    if not re.fullmatch("0|-?[1-9][0-9]{0,18}", key) or not -(2**63) <= int(key) < 2**63:
+        raise HTTPException(422, f"key: expected an int of 64 bits like the bank's keys, got {key!r}")
+    return int(key)
+
+
+def body_keys(bank: Bank, keys: list[Any]) -> list[Any]:
+    """Return the keys of a body if they are of the bank's kind."""
+    kind = bank.key_type or str
+    if set(map(type, keys)) != {kind}:
+        i = next(i for i, key in enumerate(keys) if type(key) is not kind)
+        raise HTTPException(422, f"keys[{i}]: expected {kind.__name__} like the bank's keys, got {keys[i]!r}")
+    return keys
+
+
 @app.post("/predict", responses=problems(404, 503))
 async def predict(body: PredictRequest, request: Request) -> PredictResponse:
     """Predict one or many rows, each with the model of its key."""
@@ -153,12 +185,14 @@ async def predict(body: PredictRequest, request: Request) -> PredictResponse:
         if len(row) != size:
             raise HTTPException(422, f"rows[{i}]: expected {size} numbers, got {len(row)}")
     x = np.array(body.rows, np.float32)
-    if len(x) > INLINE_ROWS:
-        y = await source.bank.apredict(body.keys, x)
-    elif len(x) > 1 or SINGLE_ROWS == "blocking":
-        y = source.bank.predict(body.keys, x)
-    else:
-        y = (await request.app.state.batcher.predict(body.keys[0], x[0]))[None]
+    with source.using() as bank:
+        keys = body_keys(bank, body.keys)
+        if len(x) > INLINE_ROWS:
+            y = await bank.apredict(keys, x)
+        elif len(x) > 1 or SINGLE_ROWS == "blocking":
+            y = bank.predict(keys, x)
+        else:
+            y = (await request.app.state.batcher.predict(keys[0], x[0]))[None]
     ROWS.inc(len(x))
     request.app.state.count_batches.update()
     values = y.tolist()
@@ -167,26 +201,28 @@ async def predict(body: PredictRequest, request: Request) -> PredictResponse:
     return PredictResponse.model_construct(predictions=values)
 
 
-@app.put("/models/{key}", responses={201: {"model": ModelResponse}})
+@app.put("/models/{key}", responses={201: {"model": ModelResponse}, **problems(503)})
 def put_model(key: PathKey, body: ModelRequest, response: Response) -> ModelResponse:
     """Add a model, or replace it while others predict, in this worker process."""
-    bank = source.bank
-    response.status_code = 200 if key in bank else 201
-    try:
-        weights = {name: np.array(values, np.float32) for name, values in body.weights.items()}
-        bank.add(key, weights, version=body.version, check_finite=True)
-    except (KeyError, TypeError, ValueError) as error:
-        raise HTTPException(422, str(error.args[0] if isinstance(error, KeyError) else error)) from error
-    return describe(bank, key)
+    with source.using() as bank:
+        name = path_key(bank, key)
+        response.status_code = 200 if name in bank else 201
+        try:
+            weights = {layer: np.array(values, np.float32) for layer, values in body.weights.items()}
+            bank.add(name, weights, version=body.version, check_finite=True)
+        except (KeyError, TypeError, ValueError) as error:
+            raise HTTPException(422, str(error.args[0] if isinstance(error, KeyError) else error)) from error
+        return describe(bank, name)
 
 
-@app.get("/models/{key}", responses=problems(404))
+@app.get("/models/{key}", responses=problems(404, 503))
 def get_model(key: PathKey, weights: bool = False) -> ModelResponse:
     """Describe a model."""
-    return describe(source.bank, key, weights)
+    with source.using() as bank:
+        return describe(bank, path_key(bank, key), weights)
 
 
-def describe(bank: Bank, key: str, weights: bool = False) -> ModelResponse:
+def describe(bank: Bank, key: str | int, weights: bool = False) -> ModelResponse:
     """Return what is known about a model."""
     info = bank.info(key)
     arrays = {name: array.tolist() for name, array in bank[key].items()} if weights else None
@@ -195,19 +231,34 @@ def describe(bank: Bank, key: str, weights: bool = False) -> ModelResponse:
     )
 
 
-@app.delete("/models/{key}", status_code=204, response_model=None, responses=problems(404))
+@app.delete("/models/{key}", status_code=204, response_model=None, responses=problems(404, 503))
 def delete_model(key: PathKey) -> None:
     """Remove a model, in this worker process."""
-    del source.bank[key]
+    with source.using() as bank:
+        del bank[path_key(bank, key)]
 
 
-@app.get("/healthz")
-async def healthz() -> Health:
-    """Say that this worker runs, and with what."""
-    bank = source.bank
+@app.get("/healthz", responses={503: {"model": Health}})
+async def healthz(response: Response) -> Health:
+    """Say that this worker runs, and with what; 503 if its bank cannot be used."""
+    bank, status = source.bank, "ok"
+    try:
+        source.check()
+    except BankChangedError as error:
+        response.status_code, status = 503, str(error)
     return Health(
-        status="ok", worker=os.getpid(), models=len(bank), reloads=source.reloads, architecture=repr(bank.architecture)
+        status=status,
+        worker=os.getpid(),
+        models=len(bank),
+        reloads=source.reloads,
+        architecture=repr(bank.architecture),
     )
+
+
+@app.get("/docs", include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """Describe everything, as a page."""
+    return HTMLResponse(api_page(app.openapi()), headers={"Content-Security-Policy": POLICY})
 
 
 @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
 from mlpbank import Bank
 
 logger = logging.getLogger("uvicorn.error")
+
+Identity = tuple[int, int, int, int]
+
+
+class BankChangedError(RuntimeError):
+    """The file under the mapping was changed in place: what the bank would answer is wrong, or kills the process."""
 
 
 def flights_bank_file() -> Path:
@@ -24,11 +34,37 @@ def bank_file() -> Path:
     return Path(os.environ["BANK_FILE"]) if os.environ.get("BANK_FILE") else flights_bank_file()
 
 
-def _open(path: Path) -> Bank:
-    bank = Bank.open(path)
-    if bank.key_type is int:
-        raise ValueError(f"{path}: expected a bank with str keys, which is what URLs and JSON objects have")
-    return bank
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class _File:
+    """An open bank file, held so that a change in place is seen whatever its path leads to by now.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # not waiting for who writes to a pipe
+        weakref.finalize(self, os.close, self.number)
+        self.identity = _identity(os.fstat(self.number))
+        self.name = f"/proc/self/fd/{self.number}"  # opens this very file again
+
+    def check(self) -> None:
+        """Raise BankChangedError if the file was written to, or cut, since it was opened; it takes a microsecond."""
+        if _identity(os.fstat(self.number)) != self.identity:
+            raise BankChangedError("the bank file was changed in place; waiting for a good one")
+
+    def verify(self) -> None:
+        """Raise ValueError if the checksums are wrong. In a process of its own, which is what a cut file would kill."""
+        command = [sys.executable, "-m", "mlpbank", "verify", self.name]
+        done = subprocess.run(command, pass_fds=[self.number], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            reason = done.stderr.strip()[-400:] or "it was cut meanwhile"
+            raise ValueError(f"changed in place, and not sound: {reason}")
 
 
 class BankSource:
@@ -42,43 +78,117 @@ class BankSource:
     Attributes
     ----------
     bank : Bank
-        The one to predict with. Whoever began with an older one finishes with it; it is unmapped when all have.
+        The one opened last. `using` gives it to predict with; whoever began with an older one finishes with it, and it
+        is unmapped when all have.
     reloads : int
-        How often a newer file took the place of an older one.
+        How often this process opened a newer file in place of an older one.
+    open_bank : callable
+        ``Bank.open``, or what is to be called instead.
+
+    Raises
+    ------
+    OSError, ValueError
+        There is no bank file, or it is not valid.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.reloads = 0
-        self._seen = self._identity()
-        self.bank = _open(path)
+        self.open_bank: Callable[[str], Bank] = Bank.open
+        self._seen: Identity | None = None  # what was opened or refused last; None: look again
+        self._complaint = ""
+        self._file = _File(path)
+        self.bank = self._open(self._file)
 
-    def _identity(self) -> tuple[int, int, int]:
-        status = os.stat(self.path)
-        return status.st_ino, status.st_mtime_ns, status.st_size
+    def check(self) -> None:
+        """Raise BankChangedError if the bank must not be touched."""
+        self._file.check()
 
-    def reload_if_new(self) -> bool:
-        """Open the file if it is another than before, and say so; an unusable one leaves everything as it is."""
+    @contextmanager
+    def using(self) -> Iterator[Bank]:
+        """Give the bank to a block, and raise BankChangedError before or after it if its file was changed in place.
+
+        Before, because a mapping whose file was cut kills the process that touches it; after, because what was read of
+        a file while somebody wrote to it is worth nothing.
+        """
+        file, bank = self._file, self.bank
+        file.check()
         try:
-            found = self._identity()
-            if found == self._seen:
-                return False
-            self._seen = found
-            bank = _open(self.path)  # milliseconds, however large it is
-            old, new = self.bank.architecture, bank.architecture
-            if (new.input_size, new.output_size) != (old.input_size, old.output_size):
-                raise ValueError(f"expected the input and output size of {old!r}, got {new!r}")
-        except (OSError, ValueError) as error:
+            yield bank
+        except Exception:
+            file.check()  # better said than the error that came of it
+            raise
+        file.check()
+        self._file.check()  # the bank that the batcher asked, if it was replaced meanwhile
+
+    def start(self) -> None:
+        """Open the file anew, in a worker process, instead of answering from what its parent opened once.
+
+        What was changed in place, and so takes long to check, is left to `watch`.
+        """
+        try:
+            file = _File(self.path)
+            if self._changed_in_place(file):
+                self._seen = None
+                self.check()
+            self._use(file, self._open(file))
+        except (BankChangedError, OSError, ValueError) as error:
+            self._complain(error)
+
+    def _changed_in_place(self, file: _File) -> bool:
+        """Whether somebody wrote into what is mapped, perhaps still does, and perhaps it already has its size."""
+        return file.identity[:2] == self._file.identity[:2] and file.identity != self._file.identity
+
+    def look(self) -> tuple[_File, Bank] | None:
+        """Return the file opened if it is another than before; an unusable one is logged, once."""
+        try:
+            if _identity(os.stat(self.path)) == self._seen:
+                return None
+            file = _File(self.path)
+            if self._changed_in_place(file):
+                self._seen = file.identity
+                file.verify()
+            return file, self._open(file)
+        except (BankChangedError, OSError, ValueError) as error:
+            if not isinstance(error, ValueError):
+                self._seen = None  # it may pass: try again
+            self._complain(error)
+            return None
+
+    def _open(self, file: _File) -> Bank:
+        self._seen = file.identity
+        try:
+            bank = self.open_bank(file.name)  # milliseconds, however large it is
+        except ValueError as error:
+            raise type(error)(str(error).replace(file.name, str(self.path))) from None
+        file.check()
+        old = getattr(self, "bank", bank)
+        before, now = old.architecture, bank.architecture
+        if (now.input_size, now.output_size) != (before.input_size, before.output_size):
+            raise ValueError(f"expected the input and output size of {before!r}, got {now!r}")
+        kinds = [kind.__name__ for kind in (old.key_type, bank.key_type) if kind is not None]
+        if kinds[:1] != kinds[-1:]:
+            raise ValueError(f"expected {kinds[0]} as keys, got {kinds[1]}")
+        return bank
+
+    def _use(self, file: _File, bank: Bank) -> None:
+        self._file, self.bank = file, bank
+        self._complaint = ""
+
+    def _complain(self, error: Exception) -> None:
+        if str(error) != self._complaint:
+            self._complaint = str(error)
             logger.error("%s: not reloaded: %s", self.path, error)
-            return False
-        self.bank = bank
-        self.reloads += 1
-        logger.info("%s: reloaded, %d models", self.path, len(bank))
-        return True
 
     async def watch(self, on_reload: Callable[[], None], seconds: float) -> None:
         """Look for a new file for ever. Each worker process does, so all of them follow within that time."""
         while True:
+            try:
+                if found := await asyncio.to_thread(self.look):
+                    self._use(*found)
+                    on_reload()  # in the same step: nobody asks one bank and checks the other's file
+                    self.reloads += 1
+                    logger.info("%s: reloaded, %d models", self.path, len(self.bank))
+            except Exception:
+                logger.exception("%s: not reloaded", self.path)  # and never the end of looking
             await asyncio.sleep(seconds)
-            if self.reload_if_new():
-                on_reload()

@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from typing import Any
 
+from mlpbank import cpu_budget
+
 # Before prometheus_client is imported: where workers leave their counters for each other.
 own_folder = "" if "PROMETHEUS_MULTIPROC_DIR" in os.environ else tempfile.mkdtemp(prefix="metrics-")
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", own_folder)
@@ -14,11 +16,12 @@ os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", own_folder)
 bind = os.environ.get("BIND", "127.0.0.1:8000")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "uvicorn_worker.UvicornWorker"
-preload_app = True  # the bank is opened once; its pages belong to all workers
+preload_app = True  # what is imported is shared; each worker maps the bank file, whose pages are shared too
 control_socket_disable = True
 graceful_timeout = 30
-# Each worker predicts with its share of the CPUs instead of all of them at once.
-os.environ.setdefault("MLPBANK_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+# Each worker predicts with its share of the CPUs, or of a container's quota, instead of all of them at once.
+if not os.environ.get("MLPBANK_NUM_THREADS"):
+    os.environ["MLPBANK_NUM_THREADS"] = str(max(1, cpu_budget().threads // workers))
 
 
 def child_exit(server: Any, worker: Any) -> None:
