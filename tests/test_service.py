@@ -260,7 +260,8 @@ def test_int_keys(tmp_path: Path) -> None:
         for path in ("one", "1.0", "01", "1_0", "+1", "-0", "%201", "%D9%A1", str(2**63), "9" * 200):
             for method in ("GET", "DELETE", "PUT"):
                 content = json.dumps(body) if method == "PUT" else None
-                answer = client.request(method, f"/models/{path}", content=content)
+                headers = {"Content-Type": "application/json"}
+                answer = client.request(method, f"/models/{path}", content=content, headers=headers)
                 refused(422, "key: expected an int of 64 bits like the bank's keys, got ", answer)
         answer = client.post("/predict", json={"keys": [1, "1"], "rows": rows[:2]})
         refused(422, "keys[1]: expected int like the bank's keys, got '1'", answer)

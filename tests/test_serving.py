@@ -218,3 +218,70 @@ def test_models_swapped_and_deleted_under_load(bank: Bank, options: dict[str, An
 def test_options_that_make_no_sense(bank: Bank, options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=f"{next(iter(options))}: expected"):
         MicroBatcher(**{"bank": bank, **options})
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+@pytest.mark.parametrize("kind", [np.array, memoryview])
+def test_rows_may_be_changed_while_they_wait(bank: Bank, options: dict[str, Any], shape: Any, kind: Any) -> None:
+    """Callers use one buffer for all their requests: each answer is that of the rows at the time of its call."""
+    rows = [row(i, *shape) for i in range(20)]
+
+    async def main() -> list[Any]:
+        buffer = np.empty_like(rows[0])
+        view = buffer if kind is np.array else memoryview(buffer)
+        async with MicroBatcher(bank, max_batch=10**6, max_queue=10**6, **options) as batcher:
+            waiting = []
+            for x in rows:
+                buffer[...] = x
+                waiting.append(asyncio.ensure_future(batcher.predict("model-1", view)))
+                await asyncio.sleep(0)  # it has been called, and waits
+            buffer[...] = np.nan
+            return await asyncio.gather(*waiting)
+
+    for x, y in zip(rows, run(main()), strict=True):
+        assert np.array_equal(y, bank.predict("model-1", x))
+
+
+@pytest.mark.parametrize("gap", [1, 2])
+def test_times_of_a_clock_that_stands_still_in_between(bank: Bank, monkeypatch: pytest.MonkeyPatch, gap: int) -> None:
+    """A request at 100, its batch at 100 + gap, its answer at 100 + 4 gap; max_wait is longer than all."""
+    now = 100.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    predict = Bank.predict
+
+    def slow(*args: Any, **options: Any) -> Any:
+        nonlocal now
+        now += 3 * gap
+        return predict(*args, **options)
+
+    async def main() -> Any:
+        nonlocal now
+        async with MicroBatcher(bank, max_wait=1000, inline_work=2**40) as batcher:
+            first = asyncio.ensure_future(batcher.predict("model-1", row()))
+            await asyncio.sleep(0)
+            now += gap
+            monkeypatch.setattr(Bank, "predict", slow)
+            await first
+            return batcher.statistics()
+
+    statistics = run(main())
+    assert statistics.queue_seconds.max == gap
+    assert statistics.compute_seconds.max == 3 * gap
+    assert statistics.latency_seconds.max == 4 * gap
+
+
+def test_quantiles_are_those_of_the_latest_samples() -> None:
+    from mlpbank._statistics import _SAMPLES, Window
+
+    for before in (0, 1, _SAMPLES - 3, _SAMPLES, 3 * _SAMPLES + 5):
+        window = Window()
+        window.add([-1.0] * (before % 1000))
+        for i in range(before - before % 1000):
+            window.add([float(-2 - i)])
+        window.add(np.arange(10.0) + 1000)
+        assert window.quantiles().max == 1009
+        window.add(np.arange(_SAMPLES - 4) + 1.0)
+        assert window.quantiles().max == max(1009, _SAMPLES - 4)
+        window.add(np.full(_SAMPLES, 7.0))
+        found = window.quantiles()
+        assert (found.p50, found.max) == (7, 7)

@@ -133,7 +133,7 @@ class MicroBatcher:
         ----------
         key : str or int
         x : array_like of real numbers
-            (input_size,) or (rows, input_size). It must not change until the answer is there.
+            (input_size,) or (rows, input_size). Copied: it may change as soon as the call has begun to wait.
 
         Returns
         -------
@@ -153,7 +153,9 @@ class MicroBatcher:
         """
         if type(key) is not self._key_type:
             self._bank._directory.check(key)
-        x = as_float32(x, "x")
+        given, x = x, as_float32(x, "x")
+        if x is given or x.base is not None:
+            x = x.copy()
         shape, rows = x.shape, 1
         if shape != self._row_shape:
             if len(shape) != 2 or shape[1:] != self._row_shape:

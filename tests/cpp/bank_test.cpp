@@ -91,6 +91,14 @@ void test_slow_tables() {
   CHECK(table.is_rebuilt() && find(table, int64_t{-1}) == -1);
 }
 
+// Memory of exactly so many bytes, so that a sanitizer sees what is read past its end.
+std::shared_ptr<Bytes> exactly(int64_t bytes) {
+  const auto size = static_cast<std::size_t>(bytes);
+  std::shared_ptr<Bytes> memory(static_cast<Bytes*>(std::aligned_alloc(64, size)), std::free);
+  std::fill_n(memory.get(), size, Bytes{0});
+  return memory;
+}
+
 // Tables of a damaged file: a search stays inside and ends.
 void test_damaged_tables() {
   const std::string bytes = "abc";
@@ -105,6 +113,16 @@ void test_damaged_tables() {
     const std::vector<int64_t> values = {1, 2, 3};
     const int64_t position = find(table_of(IntKeys{3, values.data()}, slots, KeyHash()), int64_t{2});
     CHECK(position == -1 || position == 1);
+  }
+  // Keys that end at the last byte, and one behind it.
+  for (const uint64_t end : {3, 4}) {
+    const std::shared_ptr<Bytes> three = exactly(3);
+    std::copy(bytes.begin(), bytes.end(), reinterpret_cast<char*>(three.get()));
+    const std::vector<uint64_t> ends = {0, 1, 2, end};
+    const StringKeys strings = {3, ends.data(), reinterpret_cast<const char*>(three.get()), 3};
+    std::string_view key;
+    CHECK(strings.get(1, key) && key == "b");
+    CHECK(strings.get(2, key) == (end == 3));
   }
   // A table without an empty slot, of many keys that nothing finds: every offset reaches outside.
   const std::vector<uint64_t> offsets(4097, uint64_t{1} << 40);
@@ -128,14 +146,6 @@ Floats unpacked(const BatchedWeights& weights, int64_t model) {
   Floats all;
   for (const Floats& part : parts) all.insert(all.end(), part.begin(), part.end());
   return all;
-}
-
-// Memory of exactly so many bytes, so that a sanitizer sees what is read past its end.
-std::shared_ptr<Bytes> exactly(int64_t bytes) {
-  const auto size = static_cast<std::size_t>(bytes);
-  std::shared_ptr<Bytes> memory(static_cast<Bytes*>(std::aligned_alloc(64, size)), std::free);
-  std::fill_n(memory.get(), size, Bytes{0});
-  return memory;
 }
 
 void test_snapshot_and_read_only_base() {

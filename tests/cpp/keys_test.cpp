@@ -3,6 +3,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -22,6 +24,23 @@ KeyView key_of(int64_t i, const std::vector<std::string>& texts) {
   return texts.empty() ? KeyView::of(i) : KeyView::of(texts[static_cast<std::size_t>(i)]);
 }
 
+// Each key once, each with a slot of its own and a record that is its own: versions are as long as the key's number.
+bool is_whole(const Bank::Frozen& frozen) {
+  std::map<int64_t, std::size_t> lengths;
+  for (const auto& [slot, record] : frozen.records) lengths[slot] = record.version.size();
+  if (lengths.size() != frozen.added.size()) return false;
+  for (const Bank::Frozen::Key& key : frozen.added) {
+    const auto number = key.text.empty() ? key.number : std::atoll(key.text.c_str() + 4);
+    const auto found = lengths.find(key.slot);
+    if (found == lengths.end() || found->second != static_cast<std::size_t>(number)) return false;
+    Bytes tile[4096] = {};
+    if (frozen.weights->copied_bytes(1) > static_cast<int64_t>(sizeof tile)) return false;
+    frozen.weights->copy(&key.slot, 1, tile);  // throws if the model is not there
+    lengths.erase(found);
+  }
+  return true;
+}
+
 void run(LayoutKind kind, bool text) {
   std::vector<std::string> texts;
   for (int64_t i = 0; text && i < kKeys; ++i) texts.push_back("key " + std::to_string(i));
@@ -36,7 +55,15 @@ void run(LayoutKind kind, bool text) {
     std::vector<float> last(kKeys, -1.0f);
     while (!stop) {
       const auto key = static_cast<int64_t>(random() % kKeys);
+      if (random() % 64 == 0) {  // what else looks at all of it, each at one moment
+        ModelRecord record;
+        if (bank->info(key_of(key, texts), record) && record.version.size() != static_cast<std::size_t>(key)) ++wrong;
+        if (!is_whole(bank->freeze(true))) ++wrong;
+      }
       const Bank::Reader inside(bank);
+      const int64_t id = bank->find_id(key_of(key, texts));
+      bool stale = false;
+      if (id != kNoSlot && bank->slot_of(id, stale) != (id & 0xffffffff) && !stale) ++wrong;
       const int64_t slot = bank->find(key_of(key, texts));
       if (slot == kNoSlot) {
         ++unknown;
@@ -67,7 +94,7 @@ void run(LayoutKind kind, bool text) {
       bank->remove(key_of(key, texts));
     } else {
       const float weight = static_cast<float>(key + 1000 * n);
-      bank->add(key_of(key, texts), "", 0, {{&weight, nullptr}});
+      bank->add(key_of(key, texts), std::string(static_cast<std::size_t>(key), 'v'), 0, {{&weight, nullptr}});
     }
     if (n % 500 == 0) CHECK(static_cast<int64_t>(bank->freeze(true).added.size()) == bank->keys().size());
     if (n > 4000) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // the readers are late
