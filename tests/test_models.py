@@ -124,7 +124,7 @@ def test_ids_beyond_64_bits(bi: BatchedInference, number: int) -> None:
 
 def test_masked_ids_are_refused(bi: BatchedInference) -> None:
     """NumPy would drop the mask and hand over what lies below."""
-    with raises(TypeError, "models: expected an array without mask, got a masked array"):
+    with raises(TypeError, "models: expected an array without mask, got a masked array; fill it first"):
         bi.forward(np.zeros((2, 3)), models=np.ma.masked_equal([0, 1], 1))
 
 
