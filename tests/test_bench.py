@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,34 @@ class TestCommand:
         file.write_text("processor\t: 0\ncpu family\t: 6\nmodel\t\t: 207\nmodel name\t: Intel(R) Xeon(R)  Gold\n\n")
         assert machine.cpu_name(file) == "Intel Xeon Gold (family 6, model 207)"
         assert machine.cpu_name(tmp_path / "none")
+
+
+class TestFiles:
+    @pytest.mark.parametrize("option", ["--json", "--plot"])
+    def test_a_write_that_fails_leaves_the_old_file(
+        self, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if option == "--plot":
+            pytest.importorskip("matplotlib")
+        file = tmp_path / ("b.json" if option == "--json" else "b-roofline.png")
+        file.write_bytes(b"old")
+
+        def fail(descriptor: int) -> None:
+            raise OSError("no space")
+
+        monkeypatch.setattr("mlpbank._files.os.fsync", fail)
+        assert bench("--peers", "none", option, str(tmp_path / f"b{file.suffix}")) == 2
+        assert file.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [file]
+
+    def test_json_goes_through_a_pipe(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            assert bench("--peers", "none", "--json", str(tmp_path / "pipe")) == 0
+            assert json.loads(os.read(reader, 1 << 20))["cases"]
+        finally:
+            os.close(reader)
 
 
 class TestPlot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 
 from cases import Float32Array
-from mlpbank import Architecture, Bank
+from mlpbank import Architecture, Bank, storage
 from mlpbank.cli import main
 
 ARCHITECTURE = Architecture.mlp(3, 4, 2, activation="tanh")
@@ -110,6 +111,72 @@ def test_convert_to_plain_safetensors_and_back(path: Path, tmp_path: Path) -> No
     for key in before:
         for name, array in before[key].items():
             np.testing.assert_array_equal(after[key][name], array)
+
+
+METADATA = {"features": ["b", "a", "c"], "unit": "°C"}  # those of make_bank
+
+
+def test_metadata_from_a_bank_to_plain(path: Path, tmp_path: Path) -> None:
+    assert main(["convert", str(path), "--to", "safetensors"]) == 0
+    assert storage.load_plain(tmp_path / "fleet.safetensors").metadata == METADATA
+
+
+def test_metadata_from_plain_to_a_bank(tmp_path: Path) -> None:
+    save_plain(tmp_path / "plain.safetensors")
+    assert main(["convert", str(tmp_path / "plain.safetensors"), "--to", "mlpbank"]) == 0
+    assert Bank.open(tmp_path / "plain.mlpbank").metadata == METADATA
+
+
+@pytest.mark.parametrize("source", ["fleet.mlpbank", "plain.safetensors"])
+def test_metadata_to_onnx(path: Path, source: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    save_plain(path.with_name("plain.safetensors"))
+    target = path.with_name("target.onnx")
+    assert main(["convert", str(path.with_name(source)), str(target)]) == 0
+    properties = onnx.load(target).metadata_props
+    assert {entry.key: json.loads(entry.value) for entry in properties} == METADATA
+
+
+def save_plain(path: Path, **extra: Any) -> None:
+    keys, weights = make_bank(["x", "y"]).to_stacked()
+    storage.save_plain(path, ARCHITECTURE, weights, keys=map(str, keys), extra=extra, metadata=METADATA)
+
+
+@pytest.mark.parametrize("suffix", [".mlpbank", ".onnx", ".safetensors"])
+def test_further_arrays_are_not_dropped_in_silence(
+    tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnx")
+    source, target = tmp_path / "plain.safetensors", tmp_path / f"target{suffix}"
+    save_plain(source, mean=np.zeros(3), scale=np.ones(3))
+    assert main(["convert", str(source), str(target)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "extra.mean, extra.scale" in error
+    assert "--drop-extra" in error
+    assert not target.exists()
+    assert main(["convert", str(source), str(target), "--drop-extra"]) == 0
+    assert target.exists()
+
+
+@pytest.mark.parametrize("suffix", [".mlpbank", ".onnx", ".safetensors"])
+def test_a_conversion_that_fails_leaves_the_old_file(
+    path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnx")
+    target = path.with_name(f"target{suffix}")
+    target.write_bytes(b"old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr("mlpbank._files.os.fsync", fail)
+    assert main(["convert", str(path), str(target)]) == 2
+    assert "no space" in capsys.readouterr().err
+    assert target.read_bytes() == b"old"
+    assert {file.name for file in path.parent.iterdir()} == {path.name, target.name}
 
 
 def test_convert_to_onnx(path: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ QUICK = ("-DMLPBANK_WERROR=OFF", "-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_COMPI
 
 def run(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **variables}
+    env.pop("LD_PRELOAD", None)  # the program has its own sanitizers or none, and not those that Python may run under
     return subprocess.run([path], env=env, capture_output=True, text=True, timeout=600, check=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,8 @@ def check(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         "MYPYPATH": str(root / "python"),
         "PATH": "/usr/bin:/bin",
     }
+    # Without these an extension that was built with sanitizers cannot be imported.
+    caches |= {name: os.environ[name] for name in ("LD_PRELOAD", "ASAN_OPTIONS") if name in os.environ}
 
     def run(*command: str | Path) -> None:
         done = subprocess.run(command, cwd=root, env=caches, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlpbank import bank_file, storage
-from mlpbank._files import BankFileError
+from mlpbank._files import BankFileError, atomic_writer
 from mlpbank._keys import Key
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Activation, Architecture
@@ -66,6 +66,8 @@ def add_commands(commands: Subparsers) -> None:
     about = "of matrices in .safetensors: (out, in) as in PyTorch, the default, or (in, out)"
     convert.add_argument("--weight-layout", choices=layouts, default="out_in", help=about)
     convert.add_argument("--output-activation", choices=activations, default="none", help="likewise (default none)")
+    about = "convert a plain .safetensors without its further arrays (extra.*), which would be an error"
+    convert.add_argument("--drop-extra", action="store_true", help=about)
 
     predict = _command(
         commands,
@@ -159,9 +161,9 @@ def convert_bank(args: argparse.Namespace) -> int:
             bank = _with_dtype(bank, dtype)
         bank.save(target, progress=sys.stderr.isatty())
     elif suffix == ".onnx":
-        from mlpbank import convert
-
-        target.write_bytes(convert.to_onnx(bank.architecture, bank.to_stacked()[1]).SerializeToString())
+        model = _to_onnx(bank)
+        with atomic_writer(target) as file:
+            file.write(model)
     else:
         keys, weights = bank.to_stacked()
         storage.save_plain(target, bank.architecture, weights, keys=[str(key) for key in keys], metadata=bank.metadata)
@@ -171,6 +173,17 @@ def convert_bank(args: argparse.Namespace) -> int:
         print(f"mlpbank: note: plain safetensors do not keep {', '.join(lost)}", file=sys.stderr)
     print(f"{target}: {len(bank):,} models, {target.stat().st_size:,} bytes")
     return 0
+
+
+def _to_onnx(bank: Bank) -> bytes:
+    """Return the bank as a serialised graph, its metadata as properties whose values are JSON text."""
+    from mlpbank import convert
+
+    metadata = bank_file.copy_json(bank.metadata)
+    model = convert.to_onnx(bank.architecture, bank.to_stacked()[1])
+    for name, value in metadata.items():
+        model.metadata_props.add(key=name, value=json.dumps(value, ensure_ascii=False))
+    return bytes(model.SerializeToString())
 
 
 def _with_dtype(bank: Bank, dtype: str) -> Bank:
@@ -188,6 +201,9 @@ def _read_source(args: argparse.Namespace) -> Bank:
         return _read_folder(args)
     if source.suffix == ".safetensors":
         plain = storage.load_plain(source)
+        if plain.extra and not args.drop_extra:
+            names = ", ".join(f"extra.{name}" for name in plain.extra)
+            raise ValueError(f"{source}: expected no further arrays, got {names}; --drop-extra leaves them out")
         keys = plain.keys or tuple(str(i) for i in range(len(plain.weights["layer_0"])))
         bank = Bank.from_stacked(keys, plain.architecture, plain.weights)
         bank.metadata = plain.metadata

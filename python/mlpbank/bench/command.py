@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mlpbank._files import atomic_writer
 from mlpbank.bench import dtypes, ids, machine, more, report, swap
 from mlpbank.bench.contest import Step
 from mlpbank.bench.measure import CaseResult, run_case
@@ -89,7 +90,12 @@ def _print_head(plan: Plan, about: dict[str, Any], blas: list[dict[str, Any]]) -
 
 def _write_files(plan: Plan, everything: dict[str, Any]) -> None:
     if plan.json is not None:
-        plan.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        data = (json.dumps(everything, indent=1, ensure_ascii=False) + "\n").encode()
+        if plan.json.exists() and not plan.json.is_file():  # a pipe or /dev/stdout
+            plan.json.write_bytes(data)
+        else:
+            with atomic_writer(plan.json) as file:
+                file.write(data)
         print(f"\nwrote {plan.json}")
     if plan.plot is not None:
         from mlpbank.bench import plot

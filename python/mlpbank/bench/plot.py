@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlpbank._files import atomic_writer
+
 # Okabe and Ito's colours, which colour-blind readers can tell apart. A peer keeps its colour in every picture.
 _COLOURS = {
     "numpy": "#0072B2",
@@ -60,7 +62,8 @@ def draw(results: Mapping[str, Any], path: Path) -> list[Path]:
             figure = Figure(figsize=(_INCHES_WIDE, inches_high), layout="constrained")
             picture(figure, cases, results)
             target = path.with_name(f"{path.stem}-{name}.png")
-            figure.savefig(target, dpi=_DPI)
+            with atomic_writer(target) as file:
+                figure.savefig(file, format="png", dpi=_DPI)
         written.append(target)
     return written
 
