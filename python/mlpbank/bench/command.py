@@ -23,8 +23,8 @@ from mlpbank.inference import Engine
 _MORE = 15  # the section "more" has many cases and takes so much less time for each
 # For the estimate: how many times --seconds each section measures, and rough seconds of set-up on two cores.
 _PARTS = {"ids": 3.5, "dtypes": 3, "swap": 1, "more": 2}
-_SECTION_SECONDS = {"ids": 30, "dtypes": 10, "swap": 5, "more": 60}
-_CASE_SECONDS, _PEER_SECONDS = 3, 2
+_SECTION_SECONDS = {"ids": 15, "dtypes": 6, "swap": 2, "more": 60}
+_CASE_SECONDS, _PEER_SECONDS = 1, 2
 _SET_UP = {"torch-compile": 12}
 _MODULES = {"torch-compile": "torch", "torch-loop": "torch"}
 _OTHERS = ("torch", "numpy")
