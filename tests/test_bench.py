@@ -119,10 +119,28 @@ class TestMeasuring:
         assert result.best_peer is timings[2]
         assert result.ratio == pytest.approx(1.5)
 
+    @pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 3), (1000.0, 301)])
+    def test_rounds_keep_to_the_time(self, seconds: float, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = [0.0]  # a clock that only calls move
+
+        class Clock:
+            perf_counter = staticmethod(lambda: now[0])
+            perf_counter_ns = staticmethod(lambda: int(now[0] * 1e9))
+            process_time = staticmethod(lambda: 0.0)
+            sleep = staticmethod(lambda seconds: None)
+
+        def call() -> None:
+            now[0] += 0.01
+
+        monkeypatch.setattr(measure, "time", Clock)
+        contenders = [Contender(name, call, lambda: ()) for name in "ab"]
+        samples, _ = measure.take_turns(contenders, None, seconds=seconds)
+        assert [len(own) for own in samples] == [rounds, rounds]  # one sample in each, as a call takes so long
+
     def test_contenders_take_turns(self) -> None:
         log: list[str] = []
         contenders = [Contender(name, lambda name=name: log.append(name), lambda: ()) for name in "ab"]
-        samples, calls = measure.take_turns(contenders, None, seconds=1e-9)
+        samples, calls = measure.take_turns(contenders, None, seconds=2.0)
         assert min(map(len, samples)) >= 11  # how many more depends on how long each took
         assert min(calls) > 1, "a call of a microsecond is repeated for one sample"
         turns = sum(before != after for before, after in itertools.pairwise(log))
@@ -232,6 +250,7 @@ class TestCommand:
         out = capsys.readouterr().out
         assert "20 × 3-5-2, 3 rows: tanh" in out
         assert "What binds is" in out
+        assert "of measuring (1 times --seconds 0.01)" in out.split("What binds")[0]
         results = json.loads(file.read_text(encoding="utf-8"))
         assert results["machine"]["cpu"]
         assert {"mlpbank", "numpy"} <= set(results["machine"]["versions"])

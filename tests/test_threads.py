@@ -182,7 +182,9 @@ assert tasks_become(before + {expected})
 """
     for more, expected in [(0, 0), (2, 2), (-1, 7)]:
         run_python(
-            PRELUDE + script.format(more=more, expected=expected), LD_PRELOAD=str(library), OPENBLAS_NUM_THREADS="1"
+            PRELUDE + script.format(more=more, expected=expected),
+            LD_PRELOAD=f"{os.environ.get('LD_PRELOAD', '')} {library}".strip(),
+            OPENBLAS_NUM_THREADS="1",
         )
 
 

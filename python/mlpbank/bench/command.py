@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from mlpbank._files import atomic_writer
@@ -20,6 +21,12 @@ from mlpbank.bench.table import Table
 from mlpbank.inference import Engine
 
 _MORE = 15  # the section "more" has many cases and takes so much less time for each
+# For the estimate: how many times --seconds each section measures, and rough seconds of set-up on two cores.
+_PARTS = {"ids": 3.5, "dtypes": 3, "swap": 1, "more": 2}
+_SECTION_SECONDS = {"ids": 15, "dtypes": 6, "swap": 2, "more": 60}
+_CASE_SECONDS, _PEER_SECONDS = 1, 2
+_SET_UP = {"torch-compile": 12}
+_MODULES = {"torch-compile": "torch", "torch-loop": "torch"}
 _OTHERS = ("torch", "numpy")
 
 
@@ -39,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     about = machine.describe()
     blas = machine.limit_blas(plan.settings.threads)
     _print_head(plan, about, blas)
+    print(estimate(plan), flush=True)
 
     builders = {"mlpbank": build_mlpbank, **{name: PEERS[name] for name in plan.peers}}
     results: list[CaseResult] = []
@@ -78,6 +86,24 @@ def _sections(plan: Plan) -> dict[str, list[Step]]:
         "more": lambda: more.steps(settings, seconds / _MORE),
     }
     return {name: make[name]() for name in plan.sections}
+
+
+def estimate(plan: Plan) -> str:
+    """Return a line that says about how long a run takes: measuring, and setting up every contender of every case."""
+    parts = len(plan.cases) + sum(_PARTS[name] for name in plan.sections)
+    measuring = plan.seconds * parts
+    there = [name for name in plan.peers if find_spec(_MODULES.get(name, name))]
+    set_up = len(plan.cases) * (_CASE_SECONDS + sum(_SET_UP.get(name, _PEER_SECONDS) for name in there))
+    set_up += sum(_SECTION_SECONDS[name] for name in plan.sections)
+    return (
+        f"This takes about {_duration(measuring + set_up)}: {_duration(measuring)} of measuring "
+        f"({parts:.3g} times --seconds {plan.seconds:g}), and roughly {_duration(set_up)} for set-up and verification, "
+        f"with {len(there) + 1} contenders in each of {len(plan.cases)} cases"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, seconds):.0f} s"
 
 
 def _print_head(plan: Plan, about: dict[str, Any], blas: list[dict[str, Any]]) -> None:

@@ -27,7 +27,8 @@ _WARM_CALLS = 20
 _WARM_SECONDS = (5e-3, 60e-3)  # at least, at most
 _TURN_SECONDS = 5e-3  # samples in one turn, at most _TURN_SAMPLES of them
 _TURN_SAMPLES = 5
-_ROUNDS = (11, 301)  # at least, at most
+_ROUNDS = (11, 301)  # at least, at most, where the time suffices
+_ENOUGH_ROUNDS = 3  # whatever the time
 _LIMIT_ROUNDS = 7  # rounds in which the limits are measured as well
 _LIMIT_REPEATS = 5
 
@@ -254,8 +255,9 @@ def take_turns(
     """Return each contender's samples (seconds per call) and its calls per sample.
 
     In every round each contender has a turn, in an order that changes, so that whatever else happens on the machine
-    happens to all of them.
+    happens to all of them. Warming up counts: no round starts after `seconds`, except the first three.
     """
+    begin = time.perf_counter()
     calls: list[int] = []
     per_turn: list[int] = []
     round_seconds = 0.0
@@ -287,6 +289,8 @@ def take_turns(
                 _warm_up(contenders[i])
                 samples[i].extend(_time(contenders[i], calls[i]) for _ in range(per_turn[i]))
             progress((turn + 1) / rounds)
+            if turn + 1 >= _ENOUGH_ROUNDS and time.perf_counter() - begin >= seconds:
+                break
     finally:
         if was_enabled:
             gc.enable()

@@ -23,6 +23,10 @@ SECTIONS = {
     "more": "mlpbank beside itself: instruction sets, threads, sizes, activations",
 }
 _SUITE = ("cases", "ids", "dtypes", "swap")
+_SECONDS_HELP = (
+    "measuring for each case, warm-up included, shared by its contenders (default 15; parts of sections take from a "
+    "fifteenth of it to all); set-up and verification come on top, and an estimate of all is printed first"
+)
 _DEFAULTS = {"models": "1000", "sizes": "32,64,64,1", "rows": "1", "activation": "relu"}
 
 
@@ -61,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--layout", default="auto", help="layout of mlpbank's weights: auto, panel or lane")
     who.add_argument("--dtype", default="float32", help=f"precision of mlpbank's weights: {', '.join(DTYPES)}")
     out = parser.add_argument_group("measuring and results")
-    out.add_argument("--seconds", metavar="S", default="15", help="time for the rounds of one case (default 15)")
+    out.add_argument("--seconds", metavar="S", default="15", help=_SECONDS_HELP)
     out.add_argument("--json", metavar="FILE", help="write everything that was measured")
     out.add_argument("--plot", metavar="FILE.png", help="draw FILE-roofline.png and FILE-peers.png")
 
