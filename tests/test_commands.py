@@ -313,7 +313,7 @@ def test_predict_unknown_keys(path: Path, tmp_path: Path, capsys: pytest.Capture
         (["predict", "fleet.mlpbank", "--input", "rows.csv", "--key", "key", "--features", "a"], "3 columns"),
         (["predict", "fleet.mlpbank", "--input", "rows.csv", "--key", "key", "--output", "y.xls"], "--output"),
         (["predict", "fleet.mlpbank", "--input", "rows.txt", "--key", "key"], "--input"),
-        (["predict", "fleet.mlpbank", "--input", "text.csv", "--key", "key"], "numbers"),
+        (["predict", "fleet.mlpbank", "--input", "text.csv", "--key", "key"], "line 2, column 'b'"),
     ],
 )
 def test_errors_are_one_line(

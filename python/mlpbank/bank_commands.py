@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlpbank import bank_file, storage
 from mlpbank._files import BankFileError, atomic_writer
 from mlpbank._keys import Key
 from mlpbank._progress import progress_bar
+from mlpbank._tables import CommandError, needs, read_table, write_csv
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.bank import Bank
 
@@ -78,7 +79,10 @@ def add_commands(commands: Subparsers) -> None:
     )
     predict.add_argument("file", type=Path)
     predict.add_argument(
-        "--input", type=Path, required=True, help=".csv, .parquet, or .npy with or without named fields"
+        "--input",
+        type=Path,
+        required=True,
+        help=".csv, .csv.gz, .parquet, .npy with or without named fields, or - for CSV on standard input",
     )
     predict.add_argument("--key", required=True, help="column of keys; of an .npy without names its number")
     predict.add_argument("--output", type=Path, help=".csv, .parquet or .npy; CSV on standard output by default")
@@ -266,80 +270,49 @@ def _read_model(path: Path, architecture: Architecture | None, weight_layout: st
 
 def predict_rows(args: argparse.Namespace) -> int:
     """Predict for a table and write keys and predictions."""
-    if args.output is not None and args.output.suffix not in (".csv", ".parquet", ".npy"):
-        raise ValueError(f"--output: expected a name that ends in .csv, .parquet or .npy, got {args.output}")
+    suffix = ".csv" if args.output is None else args.output.suffix
+    if suffix not in (".csv", ".parquet", ".npy"):
+        raise CommandError(f"--output: expected a name that ends in .csv, .parquet or .npy, got {args.output}")
     bank = Bank.open(args.file)
-    keys, x = _read_rows(args, bank)
+    size = bank.architecture.output_size
+    names = ["prediction"] if size == 1 else [f"prediction_{i}" for i in range(size)]
+    if args.key in names:
+        raise CommandError(f"--key: expected another name than that of the predictions, got {args.key!r}")
+    keys, x = read_table(args.input, args.key, lambda columns: _features(args, bank, columns), bank.key_type)
+    if x.shape[1] != bank.architecture.input_size:  # of an array without names
+        raise CommandError(f"--input: expected {bank.architecture.input_size} columns beside keys, got {x.shape[1]}")
     y = bank.predict(keys, x, missing=args.missing)
-    if args.output is not None and args.output.suffix == ".npy":
+    if suffix == ".npy":
         np.save(args.output, y)
-        return 0
-    import pandas
+    elif suffix == ".parquet":
+        with needs("writing .parquet", "pandas", "pyarrow"):
+            import pandas
 
-    names = ["prediction"] if y.shape[1] == 1 else [f"prediction_{i}" for i in range(y.shape[1])]
-    frame = pandas.DataFrame({args.key: keys} | {name: y[:, i] for i, name in enumerate(names)})
-    if args.output is None:
-        frame.to_csv(sys.stdout, index=False)
-    elif args.output.suffix == ".csv":
-        frame.to_csv(args.output, index=False)
+            frame = pandas.DataFrame({args.key: keys} | {name: y[:, i] for i, name in enumerate(names)})
+            frame.to_parquet(args.output, index=False)
+    elif args.output is None:
+        write_csv(sys.stdout, args.key, keys, names, y)
     else:
-        frame.to_parquet(args.output, index=False)
+        with open(args.output, "w", encoding="utf-8", newline="") as file:
+            write_csv(file, args.key, keys, names, y)
     return 0
 
 
-def _read_rows(args: argparse.Namespace, bank: Bank) -> tuple[Any, Any]:
-    """Return the keys and the inputs of a table."""
-    path: Path = args.input
-    if path.suffix == ".npy":
-        array = np.load(path, allow_pickle=False)
-        if array.dtype.names is None:
-            return _split_columns(args, array)
-        columns: dict[str, Any] = {name: array[name] for name in array.dtype.names}
-    elif path.suffix in (".csv", ".parquet"):
-        import pandas
-
-        # Keys such as "007" or "nan" stay what they are; inputs may be missing.
-        text = {} if bank.key_type is int else {args.key: str}
-        if path.suffix == ".csv":
-            names = pandas.read_csv(path, nrows=0).columns
-            missing = {name: ["", "nan", "NaN", "NA"] for name in names if name != args.key}
-            frame = pandas.read_csv(path, dtype=text, na_values=missing, keep_default_na=False)
-        else:
-            frame = pandas.read_parquet(path)
-        columns = {name: frame[name].to_numpy() for name in frame.columns}
-    else:
-        raise ValueError(f"--input: expected a name that ends in .csv, .parquet or .npy, got {path}")
+def _features(args: argparse.Namespace, bank: Bank, columns: Sequence[str]) -> list[str]:
+    """Return which columns of a table are the inputs."""
     if args.key not in columns:
-        raise ValueError(f"--key: expected one of {', '.join(columns)}, got {args.key!r}")
+        raise CommandError(f"--key: expected one of {', '.join(columns)}, got {args.key!r}")
     listed = bank.metadata.get("features")
     if args.features:
-        features = args.features.split(",")
+        features: list[str] = args.features.split(",")
     elif isinstance(listed, list) and all(name in columns for name in listed):
         features = listed
     else:
         features = [name for name in columns if name != args.key]
     if absent := [name for name in features if name not in columns]:
-        raise ValueError(f"--features: expected some of {', '.join(columns)}, got {absent[0]!r}")
+        raise CommandError(f"--features: expected some of {', '.join(columns)}, got {absent[0]!r}")
     if len(features) != bank.architecture.input_size:
-        raise ValueError(
+        raise CommandError(
             f"--features: expected {bank.architecture.input_size} columns, got {len(features)}: {', '.join(features)}"
         )
-    inputs = [columns[name] for name in features]
-    for name, column in zip(features, inputs, strict=True):
-        if column.dtype.kind not in "fiub":
-            raise ValueError(f"--features: expected numbers, got column {name!r} of {column.dtype}")
-    return columns[args.key], np.stack([column.astype(np.float32) for column in inputs], axis=1)
-
-
-def _split_columns(args: argparse.Namespace, array: Any) -> tuple[Any, Any]:
-    """Return the keys and the inputs of an array whose columns have no names."""
-    if array.ndim != 2 or not args.key.isdecimal() or int(args.key) >= array.shape[1]:
-        raise ValueError(
-            f"--key: expected the number of a column of {args.input}, shape {array.shape}, got {args.key!r}"
-        )
-    column = int(args.key)
-    keys = array[:, column]
-    whole = keys.astype(np.int64)
-    if (whole != keys).any():
-        raise ValueError(f"--key: expected a column of integers, got {keys[whole != keys][0]}")
-    return whole, np.delete(array, column, axis=1)
+    return features
