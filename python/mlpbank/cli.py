@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,19 @@ def _info(_: argparse.Namespace) -> int:
     return 0
 
 
+class _Version(argparse.Action):
+    """Prints the version, which is only looked up when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import mlpbank
+
+        print(f"mlpbank {mlpbank.__version__}")
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
@@ -52,9 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench.set_defaults(run=_bench)
     info = commands.add_parser("info", help="show version, instruction sets and threads")
     info.set_defaults(run=_info)
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
     args = parser.parse_args(argv)
     try:
         code: int = args.run(args)
+        sys.stdout.flush()  # here, where a reader that has gone is no error
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`| head`). Python would complain when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as the shell has it for SIGPIPE
     except (
         OSError,
         ValueError,
@@ -66,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         MemoryError,
         EOFError,
     ) as error:
+        if os.environ.get("MLPBANK_DEBUG"):
+            raise
         text = error.args[0] if type(error) is KeyError and error.args else error  # a KeyError's str is its repr
         print(f"mlpbank: error: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
         return 2

@@ -1,0 +1,121 @@
+"""Tables of the predict command as people have them: every row fits the header, or the command says which does not."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mlpbank
+from mlpbank import Architecture, Bank
+from mlpbank.cli import main
+
+HEADER = "key,x,y\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A bank in which key k answers k times x + y, by int keys 1 to 3; beside it one with str keys."""
+    weights = {"layer_0": np.array([[[k], [1.0]] for k in (1, 2, 3)])}
+    Bank.from_stacked([1, 2, 3], Architecture.mlp(2, 1), weights).save(tmp_path / "ints.mlpbank")
+    Bank.from_stacked(["1", "007", "7"], Architecture.mlp(2, 1), weights).save(tmp_path / "texts.mlpbank")
+    return tmp_path / "ints.mlpbank"
+
+
+def predict(
+    bank: Path, source: str | Path, *args: str, stdin: bytes | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "mlpbank", "predict", str(bank), "--input", str(source), "--key", "key", *args]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("1,2,3,4\n", 2),
+        ("1,2,3\n3,1,5,6\n", 3),
+        ("1,2,3,\n3,1,5,\n", 2),
+        ("1,2\n", 2),
+        ("1,2,3\n\n3,1,5\n", 3),
+        ('1,2,3\n"3",1,"5\n6"\n', 3),
+        ("1.5,2,3\n", 2),
+        ("1.0,2,3\n", 2),
+        ("one,2,3\n", 2),
+        ("1,2,three\n", 2),
+        ("1,1_0,3\n", 2),
+        (f"{2**63},2,3\n", 2),
+    ],
+)
+def test_rows_that_do_not_fit_are_named(
+    path: Path, tmp_path: Path, text: str, line: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.csv").write_text(HEADER + text)
+    assert main(["predict", str(path), "--input", str(tmp_path / "rows.csv"), "--key", "key"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"rows.csv, line {line}" in err
+    assert err.count("\n") == 1
+
+
+def test_column_names_that_come_twice(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.csv").write_text("key,x,y,x\n1,2,3,4\n")
+    args = ["predict", str(path), "--input", str(tmp_path / "rows.csv"), "--key", "key", "--features", "x,y"]
+    assert main(args) == 2
+    assert "expected one column 'x', got 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["-", "/dev/stdin", "rows.csv.gz", "rows.csv"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_where_a_table_may_come_from(path: Path, tmp_path: Path, source: str, mark: bytes) -> None:
+    data = mark + (HEADER + "3,1,5\n1,2,3\n").encode()
+    if source.startswith("rows"):
+        (tmp_path / source).write_bytes(gzip.compress(data) if source.endswith("gz") else data)
+        done = predict(path, tmp_path / source)
+    else:
+        done = predict(path, source, stdin=data)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().splitlines() == ["key,prediction", "3,8.0", "1,5.0"]
+
+
+def test_a_header_only_gives_a_header_only(path: Path) -> None:
+    done = predict(path, "-", stdin=HEADER.encode())
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"key,prediction\n", b"")
+
+
+def test_keys_of_text_stay_as_they_are(tmp_path: Path, path: Path) -> None:
+    done = predict(tmp_path / "texts.mlpbank", "-", stdin=(HEADER + "007,1,0\n7,1,0\n").encode())
+    assert done.stdout.decode().splitlines()[1:] == ["007,2.0", "7,3.0"]
+
+
+@pytest.mark.parametrize("number", [1.5, 2.0**63, np.nan])
+def test_keys_of_npy_are_not_cut(path: Path, tmp_path: Path, number: float, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "rows.npy", np.array([[1.0, 2, 3], [number, 2, 3]]))
+    assert main(["predict", str(path), "--input", str(tmp_path / "rows.npy"), "--key", "0"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("mlpbank: error: ")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(HEADER + "3,1,5\n" * 200_000)
+    command = f"{sys.executable} -m mlpbank predict {path} --input {tmp_path}/rows.csv --key key | head -n 2"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr == ""
+    assert done.stdout == "key,prediction\n3,8.0\n"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"mlpbank {mlpbank.__version__}\n"
+
+
+def test_errors_can_be_traced(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLPBANK_DEBUG", "1")
+    with pytest.raises(OSError, match="No such file"):
+        main(["inspect", str(tmp_path / "none")])
