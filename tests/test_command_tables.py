@@ -108,6 +108,30 @@ def test_a_reader_that_has_seen_enough_is_no_error(path: Path, tmp_path: Path) -
     assert done.stdout == "key,prediction\n3,8.0\n"
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".npy"])
+def test_an_answer_that_cannot_be_written_leaves_the_old_file(
+    path: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.csv").write_text(HEADER + "3,1,5\n")
+    target = tmp_path / f"y{suffix}"
+    target.write_text("old")
+    args = ["predict", str(path), "--input", str(tmp_path / "rows.csv"), "--key", "key", "--output", str(target)]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        assert main(args) == 2
+    assert target.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+    assert main(args) == 0
+    if suffix == ".csv":
+        assert target.read_text() == "key,prediction\n3,8.0\n"
+    else:
+        assert np.load(target).tolist() == [[8.0]]
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])

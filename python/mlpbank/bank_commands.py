@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections import Counter
@@ -282,19 +283,22 @@ def predict_rows(args: argparse.Namespace) -> int:
     if x.shape[1] != bank.architecture.input_size:  # of an array without names
         raise CommandError(f"--input: expected {bank.architecture.input_size} columns beside keys, got {x.shape[1]}")
     y = bank.predict(keys, x, missing=args.missing)
-    if suffix == ".npy":
-        np.save(args.output, y)
-    elif suffix == ".parquet":
-        with needs("writing .parquet", "pandas", "pyarrow"):
-            import pandas
-
-            frame = pandas.DataFrame({args.key: keys} | {name: y[:, i] for i, name in enumerate(names)})
-            frame.to_parquet(args.output, index=False)
-    elif args.output is None:
+    if args.output is None:
         write_csv(sys.stdout, args.key, keys, names, y)
-    else:
-        with open(args.output, "w", encoding="utf-8", newline="") as file:
-            write_csv(file, args.key, keys, names, y)
+        return 0
+    with atomic_writer(args.output) as file:
+        if suffix == ".npy":
+            np.save(file, y)
+        elif suffix == ".parquet":
+            with needs("writing .parquet", "pandas", "pyarrow"):
+                import pandas
+
+                frame = pandas.DataFrame({args.key: keys} | {name: y[:, i] for i, name in enumerate(names)})
+                frame.to_parquet(file, index=False)
+        else:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            write_csv(text, args.key, keys, names, y)
+            text.detach()  # flushes; the writer closes the file
     return 0
 
 
