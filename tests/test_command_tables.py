@@ -61,6 +61,13 @@ def test_rows_that_do_not_fit_are_named(
     assert err.count("\n") == 1
 
 
+def test_numbers_beyond_float32_are_named(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.csv").write_text(HEADER + "1,2,3\n3,1,-1e39\n")
+    assert main(["predict", str(path), "--input", str(tmp_path / "rows.csv"), "--key", "key"]) == 2
+    expected = "expected numbers that float32 can hold, got -1e+39 in row 2 of column 'y'\n"
+    assert capsys.readouterr().err.endswith(expected)
+
+
 def test_column_names_that_come_twice(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rows.csv").write_text("key,x,y,x\n1,2,3,4\n")
     args = ["predict", str(path), "--input", str(tmp_path / "rows.csv"), "--key", "key", "--features", "x,y"]

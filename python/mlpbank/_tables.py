@@ -113,7 +113,7 @@ def _read_csv(file: TextIO, name: str, key: str, choose: Choose, key_type: type 
     # With one place, itemgetter gives a cell and not a tuple.
     pick = itemgetter(*places) if len(places) > 1 else lambda row: (row[places[0]],)
     texts: list[str] = []
-    ints, values = array("q"), array("f")
+    ints, values = array("q"), array("d")
     for line, row in rows:
         if len(row) != len(header):
             got = f"{len(row)}" if row else "a blank line"
@@ -132,7 +132,14 @@ def _read_csv(file: TextIO, name: str, key: str, choose: Choose, key_type: type 
             where = f"{name}, line {line}, column "
             numbers = [_number(cell, where + repr(f)) for f, cell in zip(features, cells, strict=True)]
         values.extend(numbers)
-    inputs = np.array(values, np.float32).reshape(-1, len(features))
+    wide = np.array(values, np.float64).reshape(-1, len(features))
+    with np.errstate(over="ignore"):
+        inputs = wide.astype(np.float32)
+    beyond = np.argwhere(np.isinf(inputs) & np.isfinite(wide))
+    if len(beyond):
+        row, column = beyond[0].tolist()
+        number = f"{wide[row, column]} in row {row + 1} of column {features[column]!r}"
+        raise CommandError(f"{name}: expected numbers that float32 can hold, got {number}")
     return (np.array(ints, np.int64) if key_type is int else texts), inputs
 
 
