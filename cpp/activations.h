@@ -22,7 +22,7 @@ inline Vec leaky_relu(Vec x) { return max_keep_nan(mul(broadcast(0.01f), x), x);
 // x, or exp(x) - 1 where x is negative, which below -20 is -1. x = n ln2 + r with |r| <= ln2 / 2; n is so small that
 // one product with ln2 does. exp(x) - 1 = 2^n expm1(r) + (2^n - 1), accurate relative to the result also near 0.
 // expm1(r) = r + r^2 q(r), q the minimax polynomial of degree 4 for the relative error (by linear programming in
-// float64, coefficients rounded one after the other; 0.3 * 2^-24). 0.91 ULP.
+// float64, coefficients rounded one after the other; 0.3 * 2^-24).
 inline Vec elu(Vec x) {
   const Vec negative = max_keep_nan(broadcast(-20.0f), min_keep_nan(broadcast(0.0f), x));
   const Vec shifter = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
@@ -60,14 +60,14 @@ inline Vec exp_scaled(Vec x) {
 
 // exp(x) / (1 + exp(x)), which from 20 on is 1 and below -104 is 0. The division holds this up (AVX-512: +34 % of
 // relu's time), but a reciprocal from an integer seed and Newton's method takes longer (+36 %; AVX2 +34 % against
-// +24 %), and so do divisions in a loop of their own (+43 %). 2.9 ULP.
+// +24 %), and so do divisions in a loop of their own (+43 %).
 inline Vec sigmoid(Vec x) {
   const Vec e = exp_scaled(max_keep_nan(broadcast(-104.0f), min_keep_nan(broadcast(20.0f), x)));
   return div(e, add(e, broadcast(0x1p32f)));
 }
 
 // log(1 + exp(x)) = max(0, x) + log1p(e), e = exp(-|x|). log1p(e) = e g(e), g the minimax polynomial of degree 8 on
-// 0 <= e <= 1 (as above; 1.0 * 2^-24). 3.3 ULP.
+// 0 <= e <= 1 (as above; 1.0 * 2^-24).
 inline Vec softplus(Vec x) {
   const Vec scaled = exp_scaled(minus_min_magnitude(broadcast(104.0f), x));
   const Vec e = mul(scaled, broadcast(0x1p-32f));

@@ -101,26 +101,14 @@ last.itself = last  # a cycle, which only the end collects
     assert run_python(BUSY + script) == "done"
 
 
-def test_ctrl_c_leaves_no_reader_behind(run_python: RunPython) -> None:
-    """An exception between any two instructions of predict: slots of removed models are used again afterwards."""
-    run_python(
-        """
+CTRL_C = """
 import os, random, signal, threading
 import numpy as np
 from mlpbank import Architecture, Bank
 
-bank = Bank(Architecture.mlp(4, 8, 1))
-one = {"layer_0": np.ones((4, 8)), "layer_1": np.ones((8, 1))}
-for key in range(10):
-    bank[key] = one
-x = np.ones((1, 4), np.float32)
-ids = bank.index([3])
-calls = [lambda: bank.predict([3], x), lambda: bank.predict_ids(ids, x), lambda: bank[3]]
-for turn in range(150):
-    def interrupt():
-        os.kill(os.getpid(), signal.SIGINT)
-    timer = threading.Timer(random.uniform(0.0005, 0.002), interrupt)
-    call = calls[turn % 3]
+
+def until_ctrl_c(call):
+    timer = threading.Timer(random.uniform(0.0005, 0.002), lambda: os.kill(os.getpid(), signal.SIGINT))
     try:
         timer.start()
         while True:
@@ -131,6 +119,23 @@ for turn in range(150):
         timer.join()
     except KeyboardInterrupt:
         pass
+"""
+
+
+def test_ctrl_c_leaves_no_reader_behind(run_python: RunPython) -> None:
+    """An exception between any two instructions of predict: slots of removed models are used again afterwards."""
+    run_python(
+        CTRL_C
+        + """
+bank = Bank(Architecture.mlp(4, 8, 1))
+one = {"layer_0": np.ones((4, 8)), "layer_1": np.ones((8, 1))}
+for key in range(10):
+    bank[key] = one
+x = np.ones((1, 4), np.float32)
+ids = bank.index([3])
+calls = [lambda: bank.predict([3], x), lambda: bank.predict_ids(ids, x), lambda: bank[3]]
+for turn in range(150):
+    until_ctrl_c(calls[turn % 3])
 before = bank.nbytes, bank._weights.num_models
 for i in range(3000):
     bank[100 + i] = one
@@ -143,32 +148,23 @@ assert (bank.nbytes, bank._weights.num_models) == before
 def test_ctrl_c_in_changes_leaves_them_whole(run_python: RunPython) -> None:
     """A change is one step: its model, its key, its version and its count come and go together."""
     run_python(
-        """
-import os, random, signal, threading
-import numpy as np
-from mlpbank import Architecture, Bank
-
+        CTRL_C
+        + """
 bank = Bank(Architecture.mlp(1, 1))
-turn = 0
+i = 0
+
+
+def change():
+    global i
+    i += 1
+    key = i % 7
+    bank.add(key, {"layer_0": [[float(i)]]}, version=str(i))
+    if i % 3 == 0 and key in bank:
+        del bank[key]
+
+
 for turn in range(200):
-    def interrupt():
-        os.kill(os.getpid(), signal.SIGINT)
-    timer = threading.Timer(random.uniform(0.0005, 0.002), interrupt)
-    try:
-        timer.start()
-        i = 0
-        while True:
-            i += 1
-            key = i % 7
-            bank.add(key, {"layer_0": [[float(i)]]}, version=str(i))
-            if i % 3 == 0:
-                del bank[key]
-    except KeyboardInterrupt:
-        pass
-    try:
-        timer.join()
-    except KeyboardInterrupt:
-        pass
+    until_ctrl_c(change)
     keys = bank.keys()
     assert len(keys) == len(bank) == len(set(keys))
     for key in range(7):

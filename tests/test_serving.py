@@ -233,8 +233,7 @@ def test_rows_may_be_changed_while_they_wait(bank: Bank, options: dict[str, Any]
             waiting = []
             for x in rows:
                 buffer[...] = x
-                waiting.append(asyncio.ensure_future(batcher.predict("model-1", view)))
-                await asyncio.sleep(0)  # it has been called, and waits
+                waiting.append(asyncio.ensure_future(batcher.predict("model-1", view)))  # has not run yet
             buffer[...] = np.nan
             return await asyncio.gather(*waiting)
 

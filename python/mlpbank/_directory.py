@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -22,7 +23,6 @@ from mlpbank._keys import (
     could_be,
     empty_table,
     encode,
-    find_with,
     make_table,
     plain,
     table_keys,
@@ -151,23 +151,32 @@ class Directory:
 
     def find(self, keys: Any, kind: type) -> tuple[Ids, int]:
         """Return the slots of keys as `as_keys` gave them, -1 where there is none, and how many there are not."""
-        if self.core.kind is kind:
-            found, unknown = self.core.find(keys)
-            if unknown >= 0:
-                return found, unknown
-        return find_with(self.core.find, self.kind, keys, kind)
+        return self._find(self.core.find, keys, kind)
 
     def find_ids(self, keys: Any, kind: type) -> tuple[Ids, int]:
         """Return the ids of keys like `find`."""
-        return find_with(self.core.find_ids, self.kind, keys, kind)
+        return self._find(self.core.find_ids, keys, kind)
+
+    def _find(self, find: Callable[[Any], tuple[Ids, int]], keys: Any, given: type) -> tuple[Ids, int]:
+        kind = self.core.kind
+        if kind is given:
+            found, unknown = find(keys)
+            if unknown >= 0:
+                return found, unknown
+            i = -2 - unknown
+            raise TypeError(f"keys[{i}]: expected a str, got {keys[i]!r}")
+        if kind is None or len(keys) == 0:
+            return np.full(len(keys), -1, np.int64), len(keys)
+        first = keys[0] if given is str else int(keys[0])  # not np.int64(1)
+        raise TypeError(f"keys: expected {kind.__name__} like the bank's, got {first!r}")
 
     def slot(self, key: Any) -> int:
-        """Return the slot of one key, -1 if it is unknown. Call with a reader of the core."""
+        """Return the slot of one key, -1 if it is unknown. Whoever uses the slot has a reader of the core meanwhile."""
         kind = self.kind
-        if kind is None or not could_be(key, kind):
+        if not could_be(key, kind):
             return -1
         one = [plain(key)] if kind is str else np.array([key], np.int64)
-        return int(self.find(one, kind)[0][0])
+        return int(self.core.find(one)[0][0])
 
     def slots_of(self, ids: Ids) -> Ids:
         """Return the slots of ids; raise UnknownModelError if the model of one was removed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,6 @@ from mlpbank._files import BankFileError
 Key = str | int
 Table = _core.StringTable | _core.IntTable
 Ids = npt.NDArray[np.int64]
-Find = Callable[[Any], tuple[Ids, int]]
 
 _SEED_BYTES = 16
 
@@ -135,30 +134,6 @@ def could_be(key: Any, kind: type | None) -> bool:
     if kind is str:
         return isinstance(key, str)
     return isinstance(key, (int, np.integer)) and _fits(key)
-
-
-def find_with(find: Find, kind: type | None, keys: Any, given: type) -> tuple[Ids, int]:
-    """Return what `find` has for keys as `as_keys` gave them, -1 for those that are unknown, and how many are unknown.
-
-    Parameters
-    ----------
-    find : callable
-        Of the core.
-    kind : type or None
-        Of the keys that it knows.
-    keys, given
-        From `as_keys`.
-    """
-    if kind is None or len(keys) == 0:
-        return np.full(len(keys), -1, np.int64), len(keys)
-    if kind is not given:
-        first = keys[0] if given is str else int(keys[0])  # not np.int64(1)
-        raise TypeError(f"keys: expected {kind.__name__} like the bank's, got {first!r}")
-    found, unknown = find(keys)
-    if unknown < 0:
-        i = -2 - unknown
-        raise TypeError(f"keys[{i}]: expected a str, got {keys[i]!r}")
-    return found, unknown
 
 
 def table_size(table: Table) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -126,19 +126,19 @@ class MicroBatcher:
                 raise ValueError(f"bank: expected the input and output size of {old!r}, got {new!r}")
         self._bind(bank)
 
-    async def predict(self, key: Key, x: Any) -> Float32Array:
+    def predict(self, key: Key, x: Any) -> Coroutine[Any, Any, Float32Array]:
         """Send rows through the model of a key, together with what other tasks ask for.
 
         Parameters
         ----------
         key : str or int
         x : array_like of real numbers
-            (input_size,) or (rows, input_size). Copied: it may change as soon as the call has begun to wait.
+            (input_size,) or (rows, input_size). Copied at once: it may change as soon as this returns, before the answer is awaited.
 
         Returns
         -------
-        float32 array
-            (output_size,) or (rows, output_size).
+        coroutine
+            Of a float32 array, (output_size,) or (rows, output_size). What follows is raised when it is awaited.
 
         Raises
         ------
@@ -151,11 +151,19 @@ class MicroBatcher:
         RuntimeError
             The batcher is closed, or belongs to another event loop.
         """
+        try:
+            rows = as_float32(x, "x")
+            if rows is x or rows.base is not None:
+                rows = rows.copy()
+        except Exception as error:
+            return self._predict(key, error)
+        return self._predict(key, rows)
+
+    async def _predict(self, key: Key, x: Float32Array | Exception) -> Float32Array:
         if type(key) is not self._key_type:
             self._bank._directory.check(key)
-        given, x = x, as_float32(x, "x")
-        if x is given or x.base is not None:
-            x = x.copy()
+        if isinstance(x, Exception):
+            raise x
         shape, rows = x.shape, 1
         if shape != self._row_shape:
             if len(shape) != 2 or shape[1:] != self._row_shape:
