@@ -175,7 +175,7 @@ class Directory:
         kind = self.kind
         if not could_be(key, kind):
             return -1
-        one = [plain(key)] if kind is str else np.array([key], np.int64)
+        one: Any = [plain(key)] if kind is str else np.array([key], np.int64)
         return int(self.core.find(one)[0][0])
 
     def slots_of(self, ids: Ids) -> Ids:

@@ -133,8 +133,8 @@ class MicroBatcher:
         ----------
         key : str or int
         x : array_like of real numbers
-            (input_size,) or (rows, input_size). Copied at once: it may change as soon as this returns, before the answer
-            is awaited.
+            (input_size,) or (rows, input_size). Copied at once: it may change as soon as this returns, before the
+            answer is awaited.
 
         Returns
         -------
