@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <list>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -86,6 +87,19 @@ class Bank {
     Epochs::Token token_;
   };
 
+  // Runs `look`, which looks many keys up and may be run again, so that all its answers are of one moment: one call
+  // must not find a key in one row and miss it in the next. Waits for changes only where they come faster than look-ups.
+  template <class Look>
+  void at_one_moment(Look look) const {
+    constexpr int kTries = 4;
+    for (int i = 0; i < kTries; ++i) {
+      const uint64_t before = keys_.moment();
+      look();
+      if (before % 2 == 0 && keys_.moment() == before) return;
+    }
+    const std::lock_guard lock(lock_);
+    look();
+  }
   // The slot of a key, or kNoSlot. Call with a reader.
   int64_t find(const KeyView& key) const { return keys_.find(key); }
   // The id of a key, or kNoSlot. Call with a reader.

@@ -84,27 +84,43 @@ KeyView key_of(const py::object& object) {
 }
 
 // What `find` gives for each of many keys, a list of str or an int64 array; and how many it gives kNoSlot for, or
-// kNotText - i if keys[i] is no str.
-template <class Find>
-std::pair<Ids, int64_t> find_all(const py::object& keys, Find find) {
+// kNotText - i if keys[i] is no str. `run` runs the look-ups, perhaps several times.
+template <class Run, class Find>
+std::pair<Ids, int64_t> find_all(const py::object& keys, Run run, Find find) {
   int64_t unknown = 0;
   if (!PyList_CheckExact(keys.ptr())) {
     const auto numbers = keys.cast<Ids>();
     Ids found(numbers.size());
     const int64_t* from = numbers.data();
     int64_t* to = found.mutable_data();
-    for (py::ssize_t i = 0; i < numbers.size(); ++i) unknown += (to[i] = find(KeyView::of(from[i]))) < 0;
+    run([&] {
+      unknown = 0;
+      for (py::ssize_t i = 0; i < numbers.size(); ++i) unknown += (to[i] = find(KeyView::of(from[i]))) < 0;
+    });
     return {found, unknown};
   }
   Ids found(static_cast<py::ssize_t>(PyList_GET_SIZE(keys.ptr())));
   int64_t* to = found.mutable_data();
-  for (py::ssize_t i = 0; i < found.size(); ++i) {  // nothing here runs Python code, so nobody changes the list
-    PyObject* const key = PyList_GET_ITEM(keys.ptr(), i);
-    if (!PyUnicode_Check(key)) return {found, kNotText - i};
-    KeyView view = KeyView::of(int64_t{0});
-    unknown += (to[i] = view_text(key, view) ? find(view) : kNoSlot) < 0;
-  }
+  run([&] {
+    unknown = 0;
+    for (py::ssize_t i = 0; i < found.size(); ++i) {  // nothing here runs Python code, so nobody changes the list
+      PyObject* const key = PyList_GET_ITEM(keys.ptr(), i);
+      KeyView view = KeyView::of(int64_t{0});
+      if (!PyUnicode_Check(key)) {
+        unknown = kNotText - i;
+        return;
+      }
+      unknown += (to[i] = view_text(key, view) ? find(view) : kNoSlot) < 0;
+    }
+  });
   return {found, unknown};
+}
+
+// The same of a bank, all of one moment.
+template <class Find>
+std::pair<Ids, int64_t> find_in_bank(const std::shared_ptr<Bank>& bank, const py::object& keys, Find find) {
+  const Bank::Reader reader(bank);
+  return find_all(keys, [&](auto look) { bank->at_one_moment(look); }, find);
 }
 
 py::object type_of(KeyKind kind) {
@@ -186,7 +202,8 @@ void register_bank(py::module_& m) {
       .def(
           "find",
           [](const Table& self, const py::object& keys) {
-            return find_all(keys, [&](const KeyView& key) { return self.table->find(key); });
+            return find_all(
+                keys, [](auto look) { look(); }, [&](const KeyView& key) { return self.table->find(key); });
           },
           py::arg("keys"));
   py::class_<StringTable, Table>(m, "StringTable")
@@ -231,15 +248,13 @@ void register_bank(py::module_& m) {
       .def(
           "find",
           [](const std::shared_ptr<Bank>& self, const py::object& keys) {
-            const Bank::Reader reader(self);
-            return find_all(keys, [&](const KeyView& key) { return self->find(key); });
+            return find_in_bank(self, keys, [&](const KeyView& key) { return self->find(key); });
           },
           py::arg("keys"))
       .def(
           "find_ids",
           [](const std::shared_ptr<Bank>& self, const py::object& keys) {
-            const Bank::Reader reader(self);
-            return find_all(keys, [&](const KeyView& key) { return self->find_id(key); });
+            return find_in_bank(self, keys, [&](const KeyView& key) { return self->find_id(key); });
           },
           py::arg("keys"))
       // Slots of ids, and which of the ids are of removed models; None: none is.

@@ -91,15 +91,19 @@ void SlotMap::rebuild(Epochs& epochs) {
 }
 
 void SlotMap::put(Entry& entry, int64_t slot) {
+  ++moment_;
   entry.order = ++orders_;
   kind_.store(entry.kind);
   size_ += 1;
   entry.slot.store(slot);
+  ++moment_;
 }
 
 void SlotMap::remove(Entry& entry) {
+  ++moment_;
   entry.slot.store(kNoSlot);
   size_ -= 1;
+  ++moment_;
 }
 
 std::vector<const SlotMap::Entry*> SlotMap::entries() const {

@@ -43,6 +43,8 @@ class SlotMap {
   int64_t size() const { return size_.load(); }
   // Readers. The slot of a key, kNoSlot if it is unknown or of another kind.
   int64_t find(const KeyView& key) const;
+  // Look-ups between two calls that give the same even number were of one moment.
+  uint64_t moment() const { return moment_.load(); }
 
   // What follows is for one thread at a time.
   void set_kind(KeyKind kind) { kind_.store(kind); }
@@ -80,6 +82,7 @@ class SlotMap {
   std::list<Entry> entries_;
   std::list<Retired> retired_;
   uint64_t orders_ = 0;
+  std::atomic<uint64_t> moment_{0};  // odd while what readers find is being changed
 };
 
 }  // namespace mlpbank

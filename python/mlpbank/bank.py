@@ -42,8 +42,9 @@ class Bank(Predictions):
 
     Notes
     -----
-    Keys are all str or all int. Any number of threads may predict while others add, replace and delete: predictions
-    never wait, each sees every model whole, and one that starts after a change has returned sees the change.
+    Keys are all str or all int. Any number of threads may predict while others add, replace and delete. Each prediction
+    sees every model whole and all keys as they were at one moment, and one that starts after a change has returned sees
+    the change. Predictions do not wait for changes, unless keys come and go faster than one call can look its keys up.
 
     Examples
     --------

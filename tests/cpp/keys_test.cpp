@@ -61,6 +61,11 @@ void run(LayoutKind kind, bool text) {
         if (!is_whole(bank->freeze(true))) ++wrong;
       }
       const Bank::Reader inside(bank);
+      int64_t found[64];
+      bank->at_one_moment([&] {
+        for (int64_t& one : found) one = bank->find(key_of(key, texts));
+      });
+      for (const int64_t one : found) wrong += one != found[0];  // one call, one answer for a key
       const int64_t id = bank->find_id(key_of(key, texts));
       bool stale = false;
       if (id != kNoSlot && bank->slot_of(id, stale) != (id & 0xffffffff) && !stale) ++wrong;
@@ -107,9 +112,36 @@ void run(LayoutKind kind, bool text) {
   CHECK(weights->num_models() <= 2 * kKeys + 4096);  // slots are used again
 }
 
+// Look-ups that a change came in between are made again, and after some tries with changes kept out.
+void test_one_moment() {
+  const auto bank = std::make_shared<Bank>(
+      std::make_shared<BatchedWeights>(1, Architecture({{1, 1, Activation::none}}), LayoutKind::panel), nullptr,
+      RecordColumns(), 1u << 31);
+  const float weight = 1.0f;
+  const KeyView key = KeyView::of(int64_t{7});
+  for (const int changes : {0, 1, 3, 4}) {
+    if (bank->find(key) == kNoSlot) bank->add(key, "", 0, {{&weight, nullptr}});
+    int runs = 0;
+    int64_t first = 0, second = 0;
+    bank->at_one_moment([&] {
+      first = bank->find(key);
+      if (runs++ < changes) {
+        if (first == kNoSlot) {
+          bank->add(key, "", 0, {{&weight, nullptr}});
+        } else {
+          bank->remove(key);
+        }
+      }
+      second = bank->find(key);
+    });
+    CHECK(first == second && runs == changes + 1);
+  }
+}
+
 }  // namespace
 
 int main() {
+  test_one_moment();
   for (const LayoutKind kind : kLayouts) {
     for (const bool text : {false, true}) run(kind, text);
   }
