@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "kernel.h"
+#include "kernels/kernel.h"
 
 namespace mlpbank {
 

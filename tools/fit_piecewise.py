@@ -1,4 +1,4 @@
-"""The tables of cpp/piecewise.h: minimax quartics on 32 segments of |x|. Needs NumPy and SciPy; prints the tables.
+"""The tables of cpp/kernels/piecewise.h: minimax quartics on 32 segments of |x|. Needs NumPy and SciPy; prints the tables.
 
 A quartic is c0 + a (c1 + v (c2 + v (c3 + v c4))), a = |x| and v = a - shift.
 Each segment's coefficients are fitted by linear programming (the largest weighted error is the objective), then rounded

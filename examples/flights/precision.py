@@ -6,7 +6,7 @@ python examples/flights/precision.py
 import numpy as np
 
 from mlpbank import BatchedInference
-from mlpbank.demo import load_bank, load_flights
+from mlpbank.cli.demo import load_bank, load_flights
 
 
 def main() -> None:

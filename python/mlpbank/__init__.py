@@ -1,11 +1,10 @@
 """Run thousands to millions of small neural networks of one architecture in one call, on CPUs."""
 
 from mlpbank._core import ModelNotLoadedError
-from mlpbank._directory import ModelInfo, UnknownModelError
-from mlpbank._files import BankFileError
 from mlpbank.architecture import Activation, Architecture, LayerSpec
-from mlpbank.bank import Bank
+from mlpbank.bank import Bank, ModelInfo, UnknownModelError
 from mlpbank.budget import CpuBudget, cpu_budget
+from mlpbank.files._atomic import BankFileError
 from mlpbank.inference import BatchedInference, Engine, available_isas
 from mlpbank.weights import BatchedWeights
 

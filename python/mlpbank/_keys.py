@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._arrays import as_ids
-from mlpbank._files import BankFileError
+from mlpbank.files._atomic import BankFileError
 
 Key = str | int
 Table = _core.StringTable | _core.IntTable

@@ -9,10 +9,10 @@
 #include <string>
 #include <vector>
 
-#include "bank.h"
+#include "bank/bank.h"
 #include "four_cpus.h"
 #include "network.h"
-#include "threads.h"
+#include "engine/threads.h"
 
 namespace {
 

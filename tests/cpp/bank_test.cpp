@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "errors.h"
-#include "keys.h"
+#include "bank/keys.h"
 #include "network.h"
 
 namespace {

@@ -1,6 +1,6 @@
 // The core without Python: what sanitizers and other compilers can run. Exits with 1 at the first check that fails.
 //
-// Numbers are checked against double arithmetic with the bound that tests/tolerance.py derives, and bit for bit between
+// Numbers are checked against double arithmetic with the bound that tests/helpers/tolerance.py derives, and bit for bit between
 // kernels, layouts and thread counts. What only Python can see (dtypes, messages about arrays, the GIL) is tested there.
 #include <fenv.h>
 #include <omp.h>
@@ -15,14 +15,14 @@
 #include <string>
 #include <vector>
 
-#include "codec.h"
-#include "dispatch.h"
+#include "weights/codec.h"
+#include "engine/engine.h"
 #include "errors.h"
 #include "four_cpus.h"
-#include "grouping.h"
-#include "inference.h"
+#include "engine/grouping.h"
+#include "engine/inference.h"
 #include "network.h"
-#include "threads.h"
+#include "engine/threads.h"
 
 namespace {
 

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "bank.h"
+#include "bank/bank.h"
 #include "errors.h"
 #include "network.h"
 

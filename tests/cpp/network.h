@@ -11,10 +11,10 @@
 #include <string>
 #include <vector>
 
-#include "architecture.h"
-#include "inference.h"
-#include "layout.h"
-#include "weights.h"
+#include "weights/architecture.h"
+#include "engine/inference.h"
+#include "weights/layout.h"
+#include "weights/weights.h"
 
 #define CHECK(condition)                                                   \
   do {                                                                     \

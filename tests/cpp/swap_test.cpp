@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "errors.h"
-#include "inference.h"
+#include "engine/inference.h"
 
 using namespace mlpbank;
 

@@ -14,11 +14,11 @@
 #include <utility>
 #include <vector>
 
-#include "dispatch.h"
-#include "epochs.h"
+#include "engine/engine.h"
+#include "weights/epochs.h"
 #include "four_cpus.h"
 #include "network.h"
-#include "threads.h"
+#include "engine/threads.h"
 
 using namespace mlpbank;
 

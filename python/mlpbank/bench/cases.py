@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank import _reference
+from mlpbank._activations import ACTIVATIONS
 from mlpbank._arrays import Float32Array
 from mlpbank.architecture import Architecture
 
@@ -178,7 +178,7 @@ def reference(
     """Return the outputs of several models at once in float64, each as `mlpbank._reference.forward` defines it."""
     y = x.astype(np.float64)
     for layer, w, b in zip(architecture.layers, weights, biases, strict=True):
-        y = _reference.ACTIVATIONS[layer.activation](y @ w.astype(np.float64) + b)
+        y = ACTIVATIONS[layer.activation](y @ w.astype(np.float64) + b)
     return y
 
 

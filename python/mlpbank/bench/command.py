@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from mlpbank._files import atomic_writer
 from mlpbank.bench import dtypes, ids, machine, more, report, swap
 from mlpbank.bench.contest import Step
 from mlpbank.bench.measure import CaseResult, run_case
 from mlpbank.bench.options import Plan, make_plan
 from mlpbank.bench.peers import PEERS, build_mlpbank
 from mlpbank.bench.table import Table
+from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import Engine
 
 _MORE = 15  # the section "more" has many cases and takes so much less time for each

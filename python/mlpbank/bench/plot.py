@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlpbank._files import atomic_writer
+from mlpbank.files._atomic import atomic_writer
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart. A peer keeps its colour in every picture.
 _COLOURS = {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._reference import ACTIVATIONS
+from mlpbank._activations import ACTIVATIONS
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Float64Array
 

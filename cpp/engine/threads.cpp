@@ -1,0 +1,336 @@
+// One OpenMP team of helpers for the whole process serves all calls. It enters its parallel region once and stays
+// there, because a region per call ends in a barrier that waits for every thread of the team, also for one that another
+// process keeps off its core: with the second core busy, a call of 0.9 ms took 12 ms (median) that way and 1 ms this
+// way. It also means one set of threads however many threads call, and a clean start in a forked child. What OpenMP's
+// users set (omp_set_num_threads, threadpoolctl) and do (call from their own regions) is heeded at every call.
+#include "engine/threads.h"
+
+#include <omp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "engine/float_mode.h"
+
+namespace mlpbank {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::microseconds;
+
+// A helper looks for new work this long before it sleeps; callers in a loop find it awake.
+constexpr microseconds kHelperSpin{50};
+// A caller looks this long whether its last helper has finished before it sleeps. Sleeping frees the core for a helper
+// that was pushed off its own.
+constexpr microseconds kCallerSpin{20};
+// Helpers are woken only from here on: the system call costs the caller some 3 us, and they arrive 5 to 50 us later.
+// When calls follow each other so closely that a helper would find the next before it sleeps again, any of them may.
+constexpr double kWakeNanoseconds = 30000;
+// When other processes keep the cores busy, a woken helper may be given its caller's core. Nothing is gained then, and
+// as long as it looked for more work there, the caller would wait. So such a helper sleeps at once, and for a while
+// only long calls wake any (second core busy, 200 x 16-32-8: every tenth call took 68 us or more, now 13, as with one
+// thread).
+constexpr microseconds kCrowded{2000};
+constexpr double kLongNanoseconds = 1e6;
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Looks at `done` for `limit`, then gives up.
+template <class Done>
+bool spin_until(microseconds limit, Done done) {
+  const auto deadline = Clock::now() + limit;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (done()) return true;
+      pause();
+    }
+  } while (Clock::now() < deadline);
+  return done();
+}
+
+// One call's work, on its caller's stack. Fields that are not atomic belong to the pool's mutex.
+//
+// Each thread has a range of its own, which it takes chunk by chunk, and then helps with the others'. Calls that follow
+// each other thereby find the same models in the same core's cache, and no thread waits for a counter that another core
+// has just changed.
+class Job {
+ public:
+  Job(const ChunkedWork& work, ChunkBody body, void* context, int threads)
+      : is_long(work.nanoseconds >= kLongNanoseconds),
+        places(threads - 1),
+        chunk_(work.chunk),
+        body_(body),
+        context_(context),
+        ranges_(std::min(threads, kMaxRanges)) {
+    const int64_t chunks = (work.items + chunk_ - 1) / chunk_;
+    for (int i = 0; i < ranges_; ++i) {
+      range_[i].next = chunks * i / ranges_ * chunk_;
+      range_[i].end = std::min(chunks * (i + 1) / ranges_ * chunk_, work.items);
+    }
+  }
+
+  void run(int thread) {
+    const DefaultFloatMode mode;
+    for (int i = 0; i < ranges_; ++i) {
+      Range& range = range_[(thread + i) % ranges_];
+      for (int64_t begin; (begin = range.next.fetch_add(chunk_, std::memory_order_relaxed)) < range.end;) {
+        body_(context_, begin, std::min(begin + chunk_, range.end));
+      }
+    }
+  }
+
+  const bool is_long;
+  const int caller_cpu = sched_getcpu();
+  int places;  // helpers that may still join
+  int joined = 0;
+  std::atomic<int> helpers{0};
+  Job* next_job = nullptr;
+
+ private:
+  static constexpr int kMaxRanges = 16;  // more threads than that share ranges
+  struct alignas(64) Range {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+
+  int64_t chunk_;
+  ChunkBody body_;
+  void* context_;
+  int ranges_;
+  Range range_[kMaxRanges];
+};
+
+// Blocks, for its lifetime and for the threads that are started meanwhile, the signals that a process is sent: they
+// belong to the program's own threads, which may wait for them. Those that a fault raises stay.
+class BlockedSignals {
+ public:
+  BlockedSignals() {
+    sigset_t signals;
+    sigfillset(&signals);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&signals, fault);
+    pthread_sigmask(SIG_BLOCK, &signals, &saved_);
+  }
+  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &saved_, nullptr); }
+  BlockedSignals(const BlockedSignals&) = delete;
+  BlockedSignals& operator=(const BlockedSignals&) = delete;
+
+ private:
+  sigset_t saved_;
+};
+
+// How many of `wanted` threads the system grants at once (RLIMIT_NPROC, a cgroup's limit of pids, memory). libgomp ends
+// the process when it is refused one, so they are tried first.
+int creatable_threads(int wanted) noexcept {
+  std::vector<std::thread> tried;
+  std::mutex all_started;
+  try {
+    tried.reserve(static_cast<std::size_t>(wanted));
+    const std::lock_guard lock(all_started);
+    while (static_cast<int>(tried.size()) < wanted) {
+      tried.emplace_back([&] { const std::lock_guard wait(all_started); });
+    }
+  } catch (const std::exception&) {  // system_error or bad_alloc
+  }
+  for (std::thread& thread : tried) thread.join();
+  return static_cast<int>(tried.size());
+}
+
+class Pool {
+ public:
+  // Starts so many helpers, or as many as the system lets us have, and returns how many. Throws std::bad_alloc before
+  // it has started any.
+  int start(int helpers) {
+    if (helpers == 0) return 0;
+    std::promise<int> granted;
+    std::future<int> number = granted.get_future();
+    try {
+      const BlockedSignals blocked;
+      std::thread([this, helpers, promise = std::move(granted)]() mutable { lead(helpers, promise); }).detach();
+    } catch (const std::system_error&) {
+      return 0;
+    }
+    return number.get();
+  }
+
+  // Whether a call of this length may wake helpers that sleep.
+  bool may_wake(double nanoseconds) {
+    if (nanoseconds >= kLongNanoseconds) return true;
+    if (nanoseconds < kWakeNanoseconds && any_awake()) return false;
+    const int64_t now = Clock::now().time_since_epoch().count();
+    if (now < crowded_until_.load(std::memory_order_relaxed)) return false;
+    return nanoseconds >= kWakeNanoseconds ||
+           Clock::duration(now - last_small_.exchange(now, std::memory_order_relaxed)) < kHelperSpin;
+  }
+
+  bool any_awake() const { return awake_.load(std::memory_order_relaxed) > 0; }
+
+  void run(Job& job, bool wake) {
+    bool notify;
+    {
+      const std::lock_guard lock(mutex_);
+      job.next_job = first_;
+      first_ = &job;
+      open_places_ += job.places;
+      notify = wake && asleep_ > 0;
+    }
+    if (notify) work_.notify_all();
+    job.run(0);
+    {
+      const std::lock_guard lock(mutex_);
+      Job** link = &first_;
+      while (*link != &job) link = &(*link)->next_job;
+      *link = job.next_job;
+      open_places_ -= job.places;
+    }
+    // Now no helper can join; those inside finish their last chunk.
+    const auto finished = [&] { return job.helpers.load(std::memory_order_acquire) == 0; };
+    if (spin_until(kCallerSpin, finished)) return;
+    std::unique_lock lock(mutex_);
+    ++waiting_callers_;
+    done_.wait(lock, finished);
+    --waiting_callers_;
+  }
+
+ private:
+  // The first helper, which brings the others.
+  void lead(int helpers, std::promise<int>& granted) {
+    const int others = creatable_threads(helpers - 1);
+    granted.set_value(1 + others);
+    // A thread counts a little longer than join() waits for it, which matters next to the limit.
+    if (others > 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+#if defined(__SANITIZE_THREAD__)  // ThreadSanitizer sees plain threads only
+    for (int i = 0; i < others; ++i) std::thread([this] { serve(); }).detach();
+    serve();
+#else
+#pragma omp parallel num_threads(1 + others)
+    serve();
+#endif
+  }
+
+  void serve() {
+    bool crowded = false;
+    while (true) {
+      const auto [job, thread] = join(crowded);
+      job->run(thread);
+      crowded = !job->is_long && sched_getcpu() == job->caller_cpu;
+      const std::lock_guard lock(mutex_);
+      // The job may be gone as soon as its last helper has left.
+      const bool last = job->helpers.fetch_sub(1, std::memory_order_release) == 1;
+      if (last && waiting_callers_ > 0) done_.notify_all();
+    }
+  }
+
+  // Waits for a job with a free place and takes it. The caller is its thread 0, whoever joins is the next one.
+  std::pair<Job*, int> join(bool crowded) {
+    if (crowded) {
+      crowded_until_ = (Clock::now() + kCrowded).time_since_epoch().count();
+    } else {
+      ++awake_;
+      spin_until(kHelperSpin, [&] { return open_places_.load(std::memory_order_relaxed) > 0; });
+      --awake_;
+    }
+    std::unique_lock lock(mutex_);
+    ++asleep_;
+    work_.wait(lock, [&] { return open_places_ > 0; });
+    --asleep_;
+    Job* job = first_;
+    while (job->places == 0) job = job->next_job;
+    --open_places_;
+    --job->places;
+    job->helpers.fetch_add(1, std::memory_order_relaxed);
+    return {job, ++job->joined};
+  }
+
+  std::mutex mutex_;
+  std::condition_variable work_, done_;
+  Job* first_ = nullptr;
+  std::atomic<int> open_places_{0};
+  std::atomic<int> awake_{0};  // helpers that look for work without sleeping
+  std::atomic<int64_t> last_small_{0};  // when a call last found none of them
+  std::atomic<int64_t> crowded_until_{0};  // until when a helper would get its caller's core
+  int asleep_ = 0;
+  int waiting_callers_ = 0;
+};
+
+std::mutex pool_mutex;
+Pool* pool = nullptr;  // never destroyed: its threads run until the process ends
+int budget = 1;        // its helpers and one caller
+std::atomic<int> threads_at_work{0};
+
+// The parent's helpers do not exist in a child, and its locks may be held by nobody: forget them. The child may have
+// other CPUs, too.
+void after_fork_in_child() {
+  new (&pool_mutex) std::mutex;
+  pool = nullptr;
+  threads_at_work = 0;
+}
+[[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, after_fork_in_child);
+
+// The pool, started at its first use.
+Pool& the_pool() {
+  const std::lock_guard lock(pool_mutex);
+  if (pool == nullptr) {
+    const int allowed = cpu_budget().threads;
+    auto started = std::make_unique<Pool>();
+    budget = 1 + started->start(allowed - 1);
+    pool = started.release();
+  }
+  return *pool;
+}
+
+// The threads one call may use: what the calls already at work leave of the budget, but always the caller's own.
+class Share {
+ public:
+  explicit Share(int wanted) {
+    int busy = threads_at_work.load(std::memory_order_relaxed);
+    do {
+      threads_ = std::max(1, std::min(wanted, budget - busy));
+    } while (!threads_at_work.compare_exchange_weak(busy, busy + threads_, std::memory_order_relaxed));
+  }
+  ~Share() { threads_at_work.fetch_sub(threads_, std::memory_order_relaxed); }
+  Share(const Share&) = delete;
+  Share& operator=(const Share&) = delete;
+  int threads() const { return threads_; }
+
+ private:
+  int threads_;
+};
+
+}  // namespace
+
+void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* context) {
+  if (work.items <= 0) return;
+  const int64_t chunks = (work.items + work.chunk - 1) / work.chunk;
+  threads = static_cast<int>(std::min<int64_t>({threads, chunks, omp_get_max_threads()}));
+  const auto alone = [&] {
+    const DefaultFloatMode mode;
+    body(context, 0, work.items);
+  };
+  if (threads <= 1 || work.nanoseconds < kShareNanoseconds || omp_in_parallel()) return alone();
+  Pool& helpers = the_pool();
+  const Share share(threads);
+  const bool wake = share.threads() > 1 && helpers.may_wake(work.nanoseconds);
+  if (share.threads() == 1 || !(wake || helpers.any_awake())) return alone();
+  Job job(work, body, context, share.threads());
+  helpers.run(job, wake);
+}
+
+}  // namespace mlpbank

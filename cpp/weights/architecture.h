@@ -1,0 +1,51 @@
+// Layer sizes and activations of the one network that all models of a bank share. Immutable.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/kernel.h"
+
+namespace mlpbank {
+
+// Names as users write them ("relu"), in the order of the enum.
+const std::vector<std::string>& activation_names();
+Activation activation_from_name(const std::string& name);
+const std::string& activation_name(Activation activation);
+
+struct LayerSpec {
+  int64_t input_size, output_size;
+  Activation activation;
+
+  bool operator==(const LayerSpec& other) const {
+    return input_size == other.input_size && output_size == other.output_size && activation == other.activation;
+  }
+};
+
+class Architecture {
+ public:
+  // Throws std::invalid_argument or std::overflow_error, see validate().
+  explicit Architecture(std::vector<LayerSpec> layers);
+
+  // At least one layer, positive sizes, each input size equal to the previous output size, and a number of parameters
+  // whose bytes fit 63 bits. Holds for every Architecture that exists.
+  void validate() const;
+
+  const std::vector<LayerSpec>& layers() const { return layers_; }
+  int64_t input_size() const { return layers_.front().input_size; }
+  int64_t output_size() const { return layers_.back().output_size; }
+  int64_t num_parameters() const { return num_parameters_; }  // weights and biases
+
+  bool operator==(const Architecture& other) const { return layers_ == other.layers_; }
+
+ private:
+  std::vector<LayerSpec> layers_;
+  int64_t num_parameters_ = 0;
+};
+
+// a * b and a + b, or std::overflow_error saying which `what` is too large.
+int64_t checked_mul(int64_t a, int64_t b, const char* what);
+int64_t checked_add(int64_t a, int64_t b, const char* what);
+
+}  // namespace mlpbank

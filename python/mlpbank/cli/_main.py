@@ -1,0 +1,94 @@
+"""The command line: ``python -m mlpbank`` and the ``mlpbank`` script."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from mlpbank.bench.options import add_arguments
+from mlpbank.cli._bank_commands import add_commands
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from mlpbank.cli import demo
+
+    return demo.main()
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from mlpbank.bench import command
+
+    return command.run(args)
+
+
+def _info(_: argparse.Namespace) -> int:
+    import mlpbank
+
+    engine = mlpbank.Engine()
+    print(f"mlpbank {mlpbank.__version__}")
+    print(f"instruction sets: {', '.join(mlpbank.available_isas())} (in use: {engine.isa})")
+    budget = mlpbank.cpu_budget()
+    limits = ", ".join(f"{name} {limit or 'none'}" for name, limit in budget.limits.items())
+    print(f"threads: {budget.threads}, limited by {budget.reason} ({limits})")
+    return 0
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is only looked up when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import mlpbank
+
+        print(f"mlpbank {mlpbank.__version__}")
+        parser.exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="mlpbank", description="Many small neural networks in one call, on CPUs.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_commands(commands)
+    demo = commands.add_parser("demo", help="predict the arrival delay of real flights, one network per aircraft")
+    demo.set_defaults(run=_demo)
+    bench = commands.add_parser("bench", help="measure speed here, against other libraries and the machine's limits")
+    add_arguments(bench)
+    bench.set_defaults(run=_bench)
+    info = commands.add_parser("info", help="show version, instruction sets and threads")
+    info.set_defaults(run=_info)
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
+    args = parser.parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()  # here, where a reader that has gone is no error
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`| head`). Python would complain when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as the shell has it for SIGPIPE
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        OverflowError,
+        ImportError,
+        MemoryError,
+        EOFError,
+    ) as error:
+        if os.environ.get("MLPBANK_DEBUG"):
+            raise
+        text = error.args[0] if type(error) is KeyError and error.args else error  # a KeyError's str is its repr
+        print(f"mlpbank: error: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
+        return 2
+    return code

@@ -1,0 +1,229 @@
+"""Bank files: the weights of many models, with their keys and architecture, in one safetensors file.
+
+The plain form holds every array as mathematics has it, so that any safetensors reader can use it::
+
+    layer_0.weight   float32 [N, in, out]      model i computes act(x @ layer_0.weight[i] + layer_0.bias[i])
+    layer_0.bias     float32 [N, out]
+    layer_1.weight   ...
+    extra.<name>     any further arrays
+    __metadata__     {"mlpbank": JSON text}: format, version, architecture, keys, metadata
+
+Files are untrusted: dtype and shape of every tensor are checked before it is read, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+
+from mlpbank._arrays import Float32Array, as_float32, refuse_masks
+from mlpbank.architecture import Architecture, LayerSpec
+from mlpbank.files._atomic import BankFileError, atomic_writer
+
+FORMAT, VERSION = "mlpbank-plain", 1
+# One entry holds all of our metadata: safetensors keeps no order among several, and equal banks shall be equal bytes.
+_ENTRY = "mlpbank"
+_EXTRA = "extra."
+
+
+@dataclass(frozen=True)
+class PlainBank:
+    """What a plain bank file holds.
+
+    Attributes
+    ----------
+    architecture : Architecture
+        Shared by all N models.
+    weights : dict of str to float32 array
+        ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size) of every layer: what
+        `BatchedWeights.load_stacked` takes.
+    keys : tuple of str
+        One for each model, all different; empty if the bank was saved without.
+    extra, metadata : dict
+        Further arrays, and further information of JSON types.
+    """
+
+    architecture: Architecture
+    weights: dict[str, Float32Array]
+    keys: tuple[str, ...]
+    extra: dict[str, npt.NDArray[Any]]
+    metadata: dict[str, Any]
+
+
+def save_plain(
+    path: str | os.PathLike[str],
+    architecture: Architecture,
+    weights: Mapping[str, Any],
+    *,
+    keys: Iterable[str] | None = None,
+    extra: Mapping[str, npt.ArrayLike] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Save a bank in the plain form. The file appears complete or not at all, and replaces an older one at once.
+
+    Parameters
+    ----------
+    path : path-like
+        Where to; its folder exists.
+    architecture : Architecture
+        Shared by all N models.
+    weights : mapping of str to array
+        ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N, output_size), zeros where
+        it is missing. Converted to float32.
+    keys : iterable of str, optional
+        A different one for each model.
+    extra, metadata : mapping, optional
+        Further arrays, of any shape, and further information of JSON types.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        `weights` lacks a layer or has an unknown key, an array or key does not fit, or `metadata` is not JSON.
+    OSError
+        Writing failed; an older file is still there.
+    """
+    shapes = _shapes(architecture)
+    if unknown := sorted(weights.keys() - shapes.keys()):
+        raise KeyError(f"weights: expected keys {', '.join(shapes)}, got {unknown[0]!r}")
+    arrays = {key: as_float32(weights[key], key) for key in shapes if key in weights}
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    for key, shape in shapes.items():
+        if key not in arrays and not key.endswith(".bias"):
+            raise KeyError(f"weights: missing key {key!r}")
+        n = arrays["layer_0"].shape[:1]
+        array = arrays[key] if key in arrays else np.zeros(n + shape, np.float32)
+        if array.shape != n + shape:
+            raise ValueError(f"{key}: expected shape {n + shape}, got {array.shape}")
+        tensors[_tensor(key)] = array
+    for key, values in (extra or {}).items():
+        refuse_masks(values, f"extra[{key!r}]")
+        values = np.asarray(values)
+        if values.dtype.kind not in "fiub":
+            raise TypeError(f"extra[{key!r}]: expected numbers or booleans, got dtype {values.dtype}")
+        # safetensors takes the buffer as it lies, so it has to be native and in C order.
+        tensors[_EXTRA + key] = np.require(values, values.dtype.newbyteorder("="), "C")
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": [[s.input_size, s.output_size, s.activation.value] for s in architecture.layers],
+        "keys": None if keys is None else _checked_keys(list(keys), len(arrays["layer_0"])),
+        "metadata": dict(metadata or {}),
+    }
+    data = to_safetensors(tensors, {_ENTRY: json.dumps(header, allow_nan=False)})
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def load_plain(path: str | os.PathLike[str]) -> PlainBank:
+    """Load a bank from the plain form.
+
+    Parameters
+    ----------
+    path : path-like
+        A file that `save_plain` wrote, or somebody else.
+
+    Returns
+    -------
+    PlainBank
+
+    Raises
+    ------
+    BankFileError
+        The file is not a valid plain bank, whatever the reason.
+    OSError
+        It cannot be opened or read.
+    """
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            header = _header((file.metadata() or {}).get(_ENTRY))
+            architecture = Architecture(_layer(entry) for entry in _typed(header, "architecture", list))
+            weights: dict[str, Float32Array] = {}
+            names = set(file.keys())
+            n = tuple(file.get_slice("layer_0.weight").get_shape()[:1]) if "layer_0.weight" in names else ()
+            for key, shape in _shapes(architecture).items():
+                name = _tensor(key)
+                if name not in names:
+                    raise ValueError(f"expected a tensor {name!r}, got none")
+                names.remove(name)
+                stored = file.get_slice(name)
+                found = stored.get_dtype(), tuple(stored.get_shape())
+                if found != ("F32", n + shape):
+                    raise ValueError(f"{name}: expected F32 of shape {n + shape}, got {found[0]} of shape {found[1]}")
+                weights[key] = file.get_tensor(name)
+            extra: dict[str, npt.NDArray[Any]] = {}
+            for name in sorted(names):
+                if not name.startswith(_EXTRA):
+                    raise ValueError(f"expected tensors of {architecture} or {_EXTRA}*, got {name!r}")
+                extra[name.removeprefix(_EXTRA)] = _extra_array(file, name)
+            keys = () if header.get("keys") is None else _checked_keys(_typed(header, "keys", list), n[0])
+            return PlainBank(architecture, weights, tuple(keys), extra, _typed(header, "metadata", dict))
+    # RecursionError: JSON nested without end. The others are what the checks here, LayerSpec and safetensors raise.
+    except (SafetensorError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise BankFileError(f"{os.fspath(path)}: {error}") from error
+
+
+def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array of one model, by its key in a weights mapping."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, layer in enumerate(architecture.layers):
+        shapes |= {f"layer_{i}": (layer.input_size, layer.output_size), f"layer_{i}.bias": (layer.output_size,)}
+    return shapes
+
+
+def _tensor(key: str) -> str:
+    return key if key.endswith(".bias") else f"{key}.weight"
+
+
+def _header(text: str | None) -> dict[str, Any]:
+    if text is None:
+        raise ValueError(f"expected metadata {_ENTRY!r}, got none")
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"metadata {_ENTRY!r}: expected JSON, got {error}") from None
+    if not isinstance(header, dict) or (header.get("format"), header.get("version")) != (FORMAT, VERSION):
+        raise ValueError(f"metadata {_ENTRY!r}: expected format {FORMAT!r}, version {VERSION}, got {text[:80]}")
+    return header
+
+
+def _typed(header: dict[str, Any], name: str, kind: type) -> Any:
+    value = header.get(name)
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: expected a JSON {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _layer(entry: Any) -> LayerSpec:
+    if not isinstance(entry, list) or len(entry) != 3:
+        raise ValueError(f"architecture: expected [input_size, output_size, activation] for each layer, got {entry!r}")
+    return LayerSpec(*entry)
+
+
+def _extra_array(file: Any, name: str) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = file.get_tensor(name)
+    except (TypeError, AttributeError):  # bfloat16 and the like: safetensors has them, NumPy does not
+        array = np.empty(0, np.void)
+    if array.dtype.kind not in "fiub":  # or has them from ml_dtypes, where that was imported
+        raise ValueError(f"{name}: expected a dtype of NumPy, got {file.get_slice(name).get_dtype()}")
+    return array
+
+
+def _checked_keys(keys: list[Any], n: int) -> list[str]:
+    if wrong := [key for key in keys if not isinstance(key, str)]:
+        raise ValueError(f"keys: expected strings, got {wrong[0]!r}")
+    if len(keys) != n:
+        raise ValueError(f"keys: expected one for each of {n} models, got {len(keys)}")
+    key, count = Counter(keys).most_common(1)[0] if keys else ("", 1)
+    if count > 1:
+        raise ValueError(f"keys: expected different ones, got {key!r} {count} times")
+    return keys

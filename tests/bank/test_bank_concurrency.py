@@ -1,0 +1,314 @@
+"""A bank that is predicted with, changed, saved and forked at once."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bank_stress import ARCH, Stress, weights_of
+from cases import RunPython, raises
+from mlpbank import Bank, UnknownModelError
+
+pytestmark = pytest.mark.threads
+
+X = np.ones((1, 2), np.float32)
+
+
+def answer(code: int) -> float:
+    return 9.0 * code * code + code
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["made", "opened"])
+def test_no_answer_is_of_another_key_or_of_no_generation(tmp_path: Path, layout: str, opened: bool) -> None:
+    stress = Stress(layout, tmp_path, opened)
+    # Until everything has happened, however busy the machine is.
+    counts = stress.run(enough=lambda c: c["loads"] > 2000 and c["removals"] > 600 and min(c.values()) > 0)
+    assert min(counts.values()) > 0, counts
+
+
+def test_places_are_used_again_and_their_old_ids_are_not(layout: str) -> None:
+    bank = Bank(ARCH, layout=layout)
+    stale = []
+    for i in range(2000):
+        key = f"key {i}"
+        bank[key] = weights_of(i % 1000)
+        assert bank.predict(key, X[0])[0] == answer(i % 1000)
+        stale.append(bank.index([key]))
+        del bank[key]
+    assert len(bank) == 0
+    assert bank.nbytes < 200_000
+    bank["last"] = weights_of(5)
+    for ids in stale:
+        with pytest.raises(UnknownModelError):
+            bank.predict_ids(ids, X)
+    assert bank.predict_ids(bank.index(["last"]), X)[0, 0] == answer(5)
+
+
+def slot_of(bank: Bank, key: str) -> int:
+    return bank._directory.slot(key)
+
+
+def test_a_slot_whose_ids_are_used_up_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 2^31 models in one slot; here after 4."""
+    from mlpbank._columns import ModelColumns
+    from mlpbank.bank import _directory
+
+    assert _directory.MOST_REUSES << 32 < 2**63
+    bank = Bank(ARCH)
+    bank._directory = _directory.Directory(bank._weights, ModelColumns.new(None), most_reuses=4)
+    seen = set()
+    for i in range(20):
+        bank["a"] = weights_of(i)
+        (number,) = bank.index(["a"]).tolist()
+        assert number >= 0
+        assert number not in seen
+        seen.add(number)
+        assert bank.predict_ids([number], X)[0, 0] == answer(i)
+        del bank["a"]
+        for old in seen:
+            with pytest.raises(UnknownModelError):
+                bank.predict_ids([old], X)
+    assert {number % 2**32 for number in seen} == set(range(5))
+
+
+def test_a_slot_is_not_given_away_while_a_prediction_may_use_it() -> None:
+    """A prediction that lasts: what is deleted meanwhile comes back only when it has ended."""
+    bank = Bank(ARCH)
+    bank["old"] = weights_of(1)
+    slot = slot_of(bank, "old")
+    reader = bank._directory.core.enter()
+    del bank["old"]
+    for i in range(40):
+        bank[f"new {i}"] = weights_of(2)
+        assert slot_of(bank, f"new {i}") != slot
+    reader.leave()
+    reader.leave()  # once is enough, and twice no harm
+    bank["after"] = weights_of(3)
+    assert slot_of(bank, "after") == slot
+
+
+def test_slots_are_used_again_in_the_order_of_their_removal() -> None:
+    bank = Bank(ARCH)
+    for i in range(6):
+        bank[f"key {i}"] = weights_of(i)
+    for i in (4, 1, 3):
+        del bank[f"key {i}"]
+    for i in (4, 1, 3, 6):
+        bank[f"new {i}"] = weights_of(i)
+        assert slot_of(bank, f"new {i}") == i
+
+
+def test_numbers_that_never_were_ids() -> None:
+    bank = Bank(ARCH)
+    bank["a"], bank["b"] = weights_of(1), weights_of(2)
+    del bank["a"]
+    for ids in ([-1], [1, -(2**63)], [1, 1, 1000]):
+        last = len(ids) - 1
+        with raises(IndexError, f"ids[{last}]: expected an id of Bank.index, got {ids[last]}"):
+            bank.predict_ids(ids, np.ones((len(ids), 2)))
+    with pytest.raises(UnknownModelError, match=r"^no such model: 0 \(1 of 2 ids\)$"):
+        bank.predict_ids([1, 0], np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("by", ["keys", "ids"])
+def test_a_model_deleted_between_lookup_and_computing(by: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In that very moment, and its place would fit the next: it is unknown then, or still the old one."""
+    bank = Bank(ARCH, layout=layout)
+    bank["old"] = weights_of(1)
+    ids = bank.index(["old"])
+    owner, name = bank._directory, "find" if by == "keys" else "slots_of"
+    lookup = getattr(owner, name)
+
+    def and_then(*args: object) -> object:
+        found = lookup(*args)
+        monkeypatch.undo()
+        del bank["old"]
+        bank["new"] = weights_of(2)
+        return found
+
+    monkeypatch.setattr(owner, name, and_then)
+    with pytest.raises(UnknownModelError):
+        bank.predict(["old"], X) if by == "keys" else bank.predict_ids(ids, X)
+    assert bank.keys() == ["new"]
+
+
+def test_an_add_that_fails_leaves_no_trace(layout: str) -> None:
+    bank = Bank(ARCH, layout=layout)
+    bank["a"] = weights_of(1)
+    before = 0
+    for i in range(1000):
+        before = bank.nbytes if i == 10 else before
+        with pytest.raises(KeyError, match="missing key 'layer_1'"):
+            bank["b" if i % 2 else "a"] = {"layer_0": np.ones((2, 3))}
+        with pytest.raises(ValueError, match="expected finite"):
+            bank.add("b", weights_of(1) | {"layer_0": np.full((2, 3), np.nan)}, check_finite=True)
+    assert bank.nbytes == before
+    assert bank.keys() == ["a"]
+    assert bank.info("a").generation == 1
+    assert bank.predict("a", X[0])[0] == answer(1)
+    bank["b"] = weights_of(2)
+    assert slot_of(bank, "b") == 1
+
+
+def test_the_first_key_of_a_bank_decides_even_if_many_come_first() -> None:
+    for _ in range(50):
+        bank = Bank(ARCH)
+        barrier = threading.Barrier(4)
+        refused = []
+
+        def add(key: object, bank: Bank = bank, barrier: threading.Barrier = barrier, refused: list = refused) -> None:
+            barrier.wait()
+            try:
+                bank[key] = weights_of(3)  # type: ignore[index]
+            except TypeError:
+                refused.append(key)
+
+        threads = [threading.Thread(target=add, args=(key,)) for key in ("a", 1, "b", 2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(map(str, refused)) in (["1", "2"], ["a", "b"])
+        assert len(bank) == 2
+        assert all(type(key) is type(bank.keys()[0]) for key in bank)
+
+
+def test_keys_of_a_bank_that_changes_are_those_of_one_moment() -> None:
+    bank = Bank(ARCH)
+    for i in range(50):
+        bank[f"key {i}"] = weights_of(1)
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            del bank["key 7"]
+            bank["key 7"] = weights_of(1)
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(2000):
+            keys = bank.keys()
+            assert len(keys) in (49, 50)
+            assert len(set(keys)) == len(keys)
+            assert len(list(bank)) in (49, 50)
+            assert 49 <= len(bank) <= 50
+    finally:
+        stop.set()
+        thread.join()
+
+
+# Fork while other threads predict, change and save: the child's bank works, in every respect.
+FORK = """
+import os, signal, sys, threading, warnings
+import numpy as np
+sys.path.insert(0, {tests!r})
+from bank_stress import ARCH, weights_of
+from mlpbank import Bank, UnknownModelError
+from mlpbank.files import _mapped
+
+warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
+folder = {folder!r}
+bank = Bank(ARCH, layout={layout!r})
+for i in range(20):
+    bank[f"key {{i}}"] = weights_of(i)
+bank.save(folder + "/bank")
+bank = Bank.open(folder + "/bank")
+x = np.ones((20, 2), np.float32)
+keys = [f"key {{i}}" for i in range(20)]
+constant = keys[5:]
+expected = [9.0 * i * i + i for i in range(5, 20)]
+stop = threading.Event()
+errors = []
+
+
+def again(function):
+    def run():
+        try:
+            while not stop.is_set():
+                function()
+        except BaseException as error:
+            errors.append(error)
+    return run
+
+
+def change():
+    for key in keys[:5]:
+        del bank[key]
+        bank[key] = weights_of(3)
+
+
+def swap():
+    bank["other"] = weights_of(1)
+
+
+def predict():
+    assert bank.predict(constant, x[5:])[:, 0].tolist() == expected
+
+
+def save():
+    bank.save(folder + "/saved")
+
+
+def child():
+    for turn in range(3):
+        predict()
+        for key in keys[:5]:
+            bank[key] = weights_of(turn)
+            assert bank.predict(key, x[0])[0] == 9.0 * turn * turn + turn
+            ids = bank.index([key])
+            del bank[key]
+            for other in ("x", "y", "z"):
+                bank[other] = weights_of(9)
+                assert bank.predict(other, x[0])[0] == 9.0 * 81 + 9
+                del bank[other]
+            try:
+                bank.predict_ids(ids, x[:1])
+            except UnknownModelError:
+                pass
+            else:
+                raise AssertionError("a stale id")
+    assert sorted(set(bank.keys()) - {{"other"}}) == sorted(constant)
+    before = bank._weights.num_models
+    for i in range(200):  # readers that do not exist here would keep their slots
+        bank[f"turn {{i}}"] = weights_of(i)
+        del bank[f"turn {{i}}"]
+    assert bank._weights.num_models == before
+    path = folder + "/child" + str(os.getpid())
+    bank.save(path)
+    _mapped.verify(_mapped.open_file(path, map_file=True))
+    assert Bank.open(path).predict(constant, x[5:])[:, 0].tolist() == expected
+
+
+threads = [threading.Thread(target=again(function)) for function in (change, swap, predict, predict, save)]
+for thread in threads:
+    thread.start()
+try:
+    for _ in range(15):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)
+            status = 1
+            try:
+                child()
+                status = 0
+            except BaseException as error:
+                print(repr(error), file=sys.stderr, flush=True)
+            os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+finally:
+    stop.set()
+    for thread in threads:
+        thread.join()
+assert not errors, errors
+predict()
+"""
+
+
+def test_forked_children_have_a_working_bank(tmp_path: Path, layout: str, run_python: RunPython) -> None:
+    run_python(
+        FORK.format(tests=str(Path(__file__).parents[1] / "helpers"), folder=str(tmp_path), layout=layout), timeout=600
+    )

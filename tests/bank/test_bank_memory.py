@@ -1,0 +1,54 @@
+"""Memory of opened bank files: little of the process's own, only the pages that are asked for, shared by all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import open_bank
+
+MODELS, KEYS = 100_000, 100
+PAGE = 4096
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    script = Path(open_bank.__file__)
+    options = [
+        "--models",
+        str(MODELS),
+        "--keys",
+        str(KEYS),
+        "--folder",
+        str(tmp_path_factory.mktemp("banks")),
+        "--json",
+    ]
+    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def test_opening_takes_little_memory_of_its_own(measured: dict[str, float]) -> None:
+    """60 MB for a million models."""
+    assert measured["open_private"] < 60 * MODELS
+
+
+def test_only_pages_that_are_needed_are_read(measured: dict[str, float]) -> None:
+    if measured["evicted_but"] > 0:
+        pytest.skip("this filesystem keeps evicted pages in memory")
+    assert measured["open_read"] <= 2 * PAGE
+    # Of each key: a tile of 3.8 kB, slots, offsets and bytes, each of which can begin on one page and end on the next.
+    assert KEYS * PAGE < measured["predict_read"] <= measured["open_read"] + 8 * KEYS * PAGE
+    assert measured["predict_read"] < measured["file"] / 10
+
+
+def test_processes_share_the_file(measured: dict[str, float]) -> None:
+    assert measured["alone_Rss"] > measured["file"] * 0.85
+    assert measured["alone_Anonymous"] == 0, "nothing of the mapping was copied"
+    assert measured["other_Shared_Clean"] > measured["file"] * 0.85
+    assert measured["other_Pss"] < measured["other_Rss"] * 0.6

@@ -1,0 +1,500 @@
+"""ONNX models compute in a bank what onnxruntime computes, and banks written as ONNX compute the same there."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cases import ACTIVATIONS, Weights, one_model, raises, random_architecture, random_weights
+from convert_checks import SQUARE, assert_computes, assert_same_models, elementwise, rows, silently, unsupported
+from mlpbank import Activation, Architecture, BatchedInference, LayerSpec, _activations, convert
+from tolerance import error_bound
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+NODES: dict[Activation, list[tuple[str, dict[str, Any]]]] = {
+    Activation.NONE: [("Identity", {})],
+    Activation.RELU: [("Relu", {})],
+    Activation.TANH: [("Tanh", {})],
+    Activation.SIGMOID: [("Sigmoid", {})],
+    Activation.LEAKY_RELU: [("LeakyRelu", {}), ("LeakyRelu", {"alpha": 0.01})],
+    Activation.ELU: [("Elu", {}), ("Elu", {"alpha": 1.0})],
+    Activation.GELU: [("Gelu", {}), ("Gelu", {"approximate": "none"})],
+    Activation.GELU_TANH: [("Gelu", {"approximate": "tanh"})],
+    Activation.SILU: [("silu", {})],
+    Activation.SOFTPLUS: [("Softplus", {})],
+    Activation.SOFTMAX: [("Softmax", {}), ("Softmax", {"axis": 1})],
+}
+
+
+class Builder:
+    """Puts a graph together: nodes in a row, each taking the result of the one before."""
+
+    def __init__(self, opset: int = 20) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.opset, self.x = opset, "x"
+
+    def constant(self, values: Any, dtype: Any = np.float32) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def add(self, op: str, *others: str, first: bool = True, **attributes: Any) -> str:
+        """Append a node that takes the last result and other inputs."""
+        y = f"t{len(self.nodes)}"
+        inputs = [self.x, *others] if first else [*others, self.x]
+        self.nodes.append(helper.make_node(op, inputs, [y], f"n{len(self.nodes)}_{op}", **attributes))
+        self.x = y
+        return y
+
+    def model(self, inputs: Any, outputs: int) -> Any:
+        shape = [None, inputs] if isinstance(inputs, int) else inputs
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+        y = helper.make_tensor_value_info(self.x, TensorProto.FLOAT, [None, outputs])
+        graph = helper.make_graph(self.nodes, "g", [x], [y], self.constants)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+
+
+def run(model: Any, x: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def weights_of(arch: Architecture, seed: int = 0) -> Weights:
+    return one_model(random_weights(arch, 1, np.random.default_rng(seed)), 0)
+
+
+def add_layer(builder: Builder, weights: Weights, i: int, rng: np.random.Generator) -> None:
+    """Append layer i in one of the ways exporters write one, none of which changes a bit of the weights."""
+    matrix, bias = weights[f"layer_{i}"], weights[f"layer_{i}.bias"]
+    kind = rng.integers(4)
+    if kind == 0:
+        builder.add("Gemm", builder.constant(matrix.T), builder.constant(bias), transB=1)
+    elif kind == 1:
+        builder.add("Gemm", builder.constant(matrix * 2), builder.constant(bias[None] / 4), alpha=0.5, beta=4.0)
+    elif kind == 2:
+        builder.add("MatMul", builder.constant(matrix))
+        builder.add("Add", builder.constant(bias), first=bool(rng.integers(2)))
+    else:
+        turned = helper.make_node("Transpose", [builder.constant(matrix.T)], [f"w{i}"])
+        builder.nodes.append(turned)
+        builder.add("MatMul", f"w{i}")
+        builder.add("Sub", builder.constant(-bias[None]))
+
+
+def add_activation(builder: Builder, activation: Activation, rng: np.random.Generator) -> None:
+    op, attributes = NODES[activation][rng.integers(len(NODES[activation]))]
+    if op == "silu":
+        x = builder.x
+        share = builder.add("Sigmoid")
+        builder.x = x
+        builder.add("Mul", share)
+    else:
+        builder.add(op, **attributes)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_chains_of_any_architecture(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    arch = random_architecture(rng)
+    weights = weights_of(arch, seed)
+    builder = Builder()
+    builder.add("Flatten")
+    for i, spec in enumerate(arch.layers):
+        add_layer(builder, weights, i, rng)
+        add_activation(builder, spec.activation, rng)
+        builder.add("Dropout" if rng.integers(2) else "Identity")
+    model = builder.model(arch.input_size, arch.output_size)
+    onnx.checker.check_model(model, full_check=True)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    for given in (model, model.SerializeToString(), path, str(path)):
+        assert_same_models(convert.convert(given), arch, weights)
+    assert_computes(convert.convert(model), rows(arch), run(model, rows(arch)), times=4)
+
+
+def add_norms(builder: Builder, truth: Any, rng: np.random.Generator) -> Any:
+    """Append a normalisation and some arithmetic, and return what they make of rows in float64."""
+    gamma, beta, mean, variance = rng.uniform(0.3, 2, (4, truth.shape[1])).astype(np.float32).astype(np.float64)
+    builder.add("BatchNormalization", *map(builder.constant, (gamma, beta, mean, variance)), epsilon=0.25)
+    builder.add("Mul", builder.constant([2.0]))
+    builder.add("Div", builder.constant(gamma))
+    builder.add("Sub", builder.constant(beta), first=False)
+    return beta - ((truth - mean) / np.sqrt(variance + 0.25) * gamma + beta) * 2 / gamma
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_folds(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arch = random_architecture(rng, 20)
+    weights = weights_of(arch, seed)
+    builder = Builder()
+    truth: Any = rows(arch).astype(np.float64)
+    for i, spec in enumerate(arch.layers):
+        truth = add_norms(builder, truth, rng)
+        add_layer(builder, weights, i, rng)
+        truth = truth @ weights[f"layer_{i}"].astype(np.float64) + weights[f"layer_{i}.bias"]
+        truth = add_norms(builder, truth, rng)
+        add_activation(builder, spec.activation, rng)
+        truth = _activations.ACTIVATIONS[spec.activation](truth)
+    model = builder.model(arch.input_size, arch.output_size)
+    onnx.checker.check_model(model, full_check=True)
+    converted = convert.convert(model)
+    assert [spec.activation for spec in converted.architecture.layers] == [spec.activation for spec in arch.layers]
+    assert_computes(converted, rows(arch), truth)
+
+
+def add_gelu(builder: Builder, form: str) -> None:
+    """Append what exporters write where the opset has no Gelu."""
+    x = builder.x
+    if form == "tanh":
+        builder.add("Pow", builder.constant(3.0))
+        builder.add("Mul", builder.constant(0.044715))
+        builder.add("Add", x)
+        builder.add("Mul", builder.constant(0.7978845608028654))
+        builder.add("Tanh")
+    else:
+        builder.add("Div", builder.constant(1.4142135623730951))
+        builder.add("Erf")
+    share = builder.add("Add", builder.constant(1.0))
+    if form == "halved first":
+        builder.x = x
+        builder.add("Mul", builder.constant(0.5))
+        builder.add("Mul", share)
+    else:
+        builder.add("Mul", x)
+        builder.add("Mul", builder.constant(0.5))
+
+
+@pytest.mark.parametrize("form", ["erf", "halved first", "tanh", "softplus", "leaky_relu", "clip", "swish by hand"])
+def test_activations_made_of_several_nodes(form: str) -> None:
+    weights = weights_of(SQUARE)
+    builder = Builder(13)
+    builder.add("Gemm", builder.constant(weights["layer_0"]), builder.constant(weights["layer_0.bias"]))
+    x = builder.x
+    if form == "softplus":
+        builder.add("Exp")
+        builder.add("Add", builder.constant(1.0))
+        builder.add("Log")
+    elif form == "leaky_relu":
+        builder.add("Mul", builder.constant(0.01))
+        builder.add("Max", x)
+    elif form == "clip":
+        builder.add("Clip", builder.constant(0.0))
+    elif form == "swish by hand":
+        builder.add("Neg")
+        builder.add("Exp")
+        builder.add("Add", builder.constant(1.0))
+        builder.add("Div", x, first=False)
+    else:
+        add_gelu(builder, form)
+    builder.add("Gemm", builder.constant(weights["layer_1"]), builder.constant(weights["layer_1.bias"]))
+    model = builder.model(6, 6)
+    converted = convert.convert(model)
+    expected = {
+        "softplus": "softplus",
+        "leaky_relu": "leaky_relu",
+        "clip": "relu",
+        "tanh": "gelu_tanh",
+        "swish by hand": "silu",
+    }
+    arch = Architecture.mlp(6, 6, 6, activation=expected.get(form, "gelu"))
+    assert_same_models(converted, arch, weights)
+    assert_computes(converted, rows(arch), run(model, rows(arch)), times=4)
+
+
+@pytest.mark.parametrize("opset", [13, 17, 20])
+def test_what_pytorch_exports(opset: int) -> None:
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    parts = [nn.BatchNorm1d(3), nn.Linear(3, 5)]
+    for activation in (nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.LeakyReLU(), nn.ELU(), nn.Softplus(), nn.Dropout()):
+        parts += [activation, nn.Linear(5, 5, bias=opset != 17)]
+    module = nn.Sequential(*parts, nn.Softmax(-1)).eval()
+    file = io.BytesIO()
+    with silently():
+        torch.onnx.export(module, (torch.ones(1, 3),), file, dynamo=False, opset_version=opset)
+    converted = convert.convert(file.getvalue())
+    assert converted.architecture == convert.convert(module).architecture
+    with torch.no_grad():
+        truth = module.double()(torch.tensor(rows(converted.architecture)).double())
+    assert_computes(converted, rows(converted.architecture), truth, times=2)
+
+
+def test_what_skl2onnx_makes_of_scalers() -> None:
+    weights = weights_of(Architecture.mlp(2, 2))
+    builder = Builder()
+    builder.add("Scaler", domain="ai.onnx.ml", offset=[1.0, -2.0], scale=[0.5, 4.0])
+    builder.add("MatMul", builder.constant(weights["layer_0"]))
+    builder.add("Cast", to=TensorProto.FLOAT)
+    builder.add("Add", builder.constant(weights["layer_0.bias"]))
+    builder.add("Reshape", builder.constant([-1, 2], np.int64))
+    x = rows(Architecture.mlp(2, 2))
+    truth = (x.astype(np.float64) - [1, -2]) * [0.5, 4] @ weights["layer_0"] + weights["layer_0.bias"]
+    assert_computes(convert.convert(builder.model(2, 2)), x, truth)
+
+
+def test_square_layers_are_the_right_way_round() -> None:
+    weights = weights_of(SQUARE)
+    builder = Builder()
+    builder.add("Gemm", builder.constant(weights["layer_0"].T), builder.constant(weights["layer_0.bias"]), transB=1)
+    builder.add("Tanh")
+    builder.add("Gemm", builder.constant(weights["layer_1"]), builder.constant(weights["layer_1.bias"]))
+    model = builder.model(6, 6)
+    assert_computes(convert.convert(model), rows(SQUARE), run(model, rows(SQUARE)), times=4)
+    turned = {name: array.T for name, array in weights.items()}
+    with pytest.raises(AssertionError, match="times the bound"):
+        assert_computes(convert.Converted(SQUARE, turned), rows(SQUARE), run(model, rows(SQUARE)), times=4)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_banks_as_one_batched_graph(activation: Activation) -> None:
+    arch = elementwise(Architecture.mlp(5, 7, 7, 3), activation)
+    weights = random_weights(arch, 6, np.random.default_rng(0))
+    model = convert.to_onnx(arch, weights)
+    onnx.checker.check_model(model, full_check=True)
+    for count in (1, 4):
+        x = np.random.default_rng(1).standard_normal((6, count, 5)).astype(np.float32)
+        bank = BatchedInference(6, arch)
+        bank.weights.load_stacked(weights)
+        got = run(model, x)
+        assert got.dtype == np.float32
+        assert got.shape == (6, count, 3)
+        assert (np.abs(got - bank.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)).all()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_banks_of_any_architecture_as_one_batched_graph(seed: int) -> None:
+    arch = random_architecture(np.random.default_rng(seed))
+    weights = random_weights(arch, 3, np.random.default_rng(seed))
+    x = np.random.default_rng(1).standard_normal((3, 5, arch.input_size)).astype(np.float32)
+    bank = BatchedInference(3, arch)
+    bank.weights.load_stacked(weights)
+    flat = {name: array.reshape(3, -1) for name, array in weights.items()}
+    got = run(convert.to_onnx(arch, flat), x)
+    assert (np.abs(got - bank.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)).all()
+
+
+def test_banks_that_no_onnx_file_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlpbank.convert import onnx as importer
+
+    monkeypatch.setattr(importer, "_LARGEST", 100)
+    with raises(ValueError, "weights: expected at most 2 GiB, as an ONNX file can hold, got 0.0 GiB"):
+        convert.to_onnx(SQUARE, random_weights(SQUARE, 2, np.random.default_rng(0)))
+
+
+def unary(op: str, opset: int = 20, **attributes: Any) -> Any:
+    """Return a dense layer and a node."""
+    builder = Builder(opset)
+    builder.add("MatMul", builder.constant(np.eye(3)))
+    builder.add(op, **attributes)
+    return builder.model(3, 3)
+
+
+def product(
+    shape: Any, weight: Any, op: str = "MatMul", first: bool = True, others: Any = (), **attributes: Any
+) -> Any:
+    builder = Builder()
+    builder.add(op, builder.constant(weight), *map(builder.constant, others), first=first, **attributes)
+    return builder.model(shape, 3)
+
+
+def residual() -> Any:
+    builder = Builder()
+    builder.add("MatMul", builder.constant(np.eye(3)))
+    builder.add("Add", "x")
+    return builder.model(3, 3)
+
+
+def computed_weight() -> Any:
+    builder = Builder()
+    builder.add("MatMul", "x")
+    return builder.model(3, 3)
+
+
+def two_outputs() -> Any:
+    model = unary("Relu")
+    model.graph.output.append(helper.make_tensor_value_info("t0", TensorProto.FLOAT, [None, 3]))
+    return model
+
+
+def circle() -> Any:
+    model = unary("Relu")
+    model.graph.node[1].output[0] = "x"
+    return model
+
+
+def leading_nowhere() -> Any:
+    model = unary("Relu")
+    model.graph.output[0].name = "other"
+    return model
+
+
+def training() -> Any:
+    builder = Builder()
+    builder.add("MatMul", builder.constant(np.eye(3)))
+    builder.add("Dropout", builder.constant(0.5), builder.constant(True, np.bool_))
+    return builder.model(3, 3)
+
+
+def constant_rows() -> Any:
+    builder = Builder()
+    builder.add("MatMul", builder.constant(np.eye(3)))
+    builder.add("Add", builder.constant(np.ones((2, 3))))
+    return builder.model(3, 3)
+
+
+def own_domain() -> Any:
+    return unary("Relu", domain="com.example")
+
+
+def reshaped(before: bool, *shape: int) -> Any:
+    builder = Builder()
+    if before:
+        builder.add("MatMul", builder.constant(np.eye(6)))
+    builder.add("Reshape", builder.constant(shape, np.int64))
+    builder.add("MatMul", builder.constant(np.eye(3)))
+    return builder.model(6, 3)
+
+
+UNSUPPORTED: dict[str, tuple[Any, str]] = {
+    "first reshape": (reshaped(False, -1, 3), "n0_Reshape: Reshape to [-1, 3] does more than flatten rows"),
+    "reshape": (reshaped(True, 0, 3), "n1_Reshape: Reshape to [0, 3] does more than flatten rows"),
+    "reshape columns": (reshaped(True, 6, -1), "n1_Reshape: Reshape to [6, -1] does more than flatten rows"),
+    "squeeze": (unary("Squeeze", 11, axes=[0]), "n1_Squeeze: Squeeze: expected axes [-1] or [1], got [0]"),
+    "bias": (
+        product(3, np.eye(3), "Gemm", others=(np.ones(2),)),
+        "n0_Gemm: expected a bias for each of 3 outputs, got 2",
+    ),
+    "layer": (unary("LayerNormalization", axis=-1), "n1_LayerNormalization: LayerNormalization is not supported"),
+    "slope": (unary("LeakyRelu", alpha=0.2), "n1_LeakyRelu: LeakyRelu: expected alpha 0.01, got 0.2"),
+    "alpha": (unary("Elu", alpha=2.0), "n1_Elu: Elu: expected alpha 1.0, got 2.0"),
+    "axis": (unary("Softmax", axis=0), "n1_Softmax: Softmax: expected axis -1 or 1, got 0"),
+    "function": (unary("Exp"), "n1_Exp: Exp is not supported, or not part of an activation mlpbank has"),
+    "relu6": (unary("Clip", 7, min=0.0, max=6.0), "n1_Clip: Clip is not supported, or not part of an activation"),
+    "residual": (residual(), "n0_MatMul: MatMul begins what is neither a chain of layers nor an activation"),
+    "computed": (computed_weight(), "n0_MatMul: MatMul begins what is neither a chain of layers nor an activation"),
+    "outputs": (two_outputs(), "expected one input and one output, got 1 and 2"),
+    "circle": (circle(), "x: leads nowhere: "),
+    "nowhere": (leading_nowhere(), "t1: leads nowhere: "),
+    "training": (training(), "n1_Dropout: Dropout is in training mode"),
+    "rows": (constant_rows(), "n1_Add: expected a constant for each feature, got shape (2, 3)"),
+    "domain": (own_domain(), "n1_Relu: com.example.Relu is not supported"),
+    "right": (product(3, np.eye(3), first=False), "n0_MatMul: MatMul with the rows on its right is not supported"),
+    "transposed": (product(3, np.eye(3), "Gemm", transA=1), "n0_Gemm: Gemm: expected transA 0, got 1"),
+    "stack": (product(3, np.ones((2, 3, 3))), "n0_MatMul: expected a matrix, got a constant of shape (2, 3, 3)"),
+    "not flat": (product([None, 4, 3], np.eye(3)), "n0_MatMul: MatMul of inputs that are not flat; Flatten has to"),
+    "cast": (unary("Cast", to=TensorProto.INT32), "n1_Cast: Cast to anything but float or double is not supported"),
+    "flatten": (unary("Flatten", axis=0), "n1_Flatten: Flatten: expected axis 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_is_not_supported_is_named(name: str) -> None:
+    model, message = UNSUPPORTED[name]
+    with pytest.raises(convert.UnsupportedLayerError) as caught:
+        convert.convert(model)
+    assert str(caught.value).startswith(message)
+
+
+def test_files_that_are_no_models(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no model")
+    for given, name in ((path, str(path)), (b"no model", "bytes")):
+        with pytest.raises(ValueError, match="expected an ONNX model") as caught:
+            convert.convert(given)
+        assert str(caught.value).startswith(f"{name}: ")
+    with pytest.raises(FileNotFoundError):
+        convert.convert(tmp_path / "none.onnx")
+    with raises(ValueError, "model.pt: expected the path of an .onnx file"):
+        convert.convert("model.pt")
+
+
+def test_a_single_output_may_be_squeezed() -> None:
+    weights = weights_of(Architecture.mlp(6, 1))
+    builder = Builder()
+    builder.add("Reshape", builder.constant([0, -1], np.int64))
+    builder.add("MatMul", builder.constant(weights["layer_0"]))
+    builder.add("Reshape", builder.constant([-1, 1], np.int64))
+    builder.add("Squeeze", builder.constant([-1], np.int64))
+    x = rows(Architecture.mlp(6, 1))
+    model = builder.model(6, 1)
+    model.graph.output[0].type.tensor_type.shape.dim.pop()
+    assert_computes(convert.convert(model), x, run(model, x)[:, None], times=4)
+
+
+def test_broken_models_are_value_errors() -> None:
+    """Models in which something was removed or exchanged are refused, or read as the chains they still are."""
+    for seed in range(200):
+        try_broken_model(np.random.default_rng(seed))
+
+
+def try_broken_model(rng: np.random.Generator) -> None:
+    builder = Builder(13)
+    builder.add("BatchNormalization", *(builder.constant(np.ones(6)) for _ in range(4)))
+    builder.add("Gemm", builder.constant(np.eye(6)), builder.constant(np.ones(6)), alpha=0.5, transB=1)
+    add_gelu(builder, "erf")
+    builder.add("Cast", to=TensorProto.FLOAT)
+    builder.add("MatMul", builder.constant(np.eye(6)))
+    builder.add("Reshape", builder.constant([-1, 6], np.int64))
+    builder.add("Dropout", builder.constant(0.5), builder.constant(False, np.bool_))
+    model = builder.model(6, 6)
+    for _ in range(rng.integers(1, 3)):
+        node = model.graph.node[rng.integers(len(model.graph.node))]
+        names = [*(c.name for c in model.graph.initializer), "x", "", "t3", "nobody"]
+        kind = rng.integers(6)
+        if kind == 0 and node.input:
+            node.input.pop()
+        elif kind == 1 and node.input:
+            node.input[rng.integers(len(node.input))] = str(rng.choice(names))
+        elif kind == 2:
+            node.op_type = str(rng.choice(["Relu", "Gemm", "MatMul", "Constant", "Transpose", "Where", "Squeeze", ""]))
+        elif kind == 3:
+            node.attribute.add().name = str(rng.choice(["axis", "alpha", "to", "value", "approximate"]))
+        elif kind == 4:
+            model.graph.initializer.pop()
+        else:
+            del node.output[:]
+    try:
+        found = convert.convert(model).architecture
+    except ValueError:
+        return
+    assert (found.input_size, found.output_size) == (6, 6)
+
+
+def test_weights_in_files_beside_the_model(tmp_path: Path) -> None:
+    weights = weights_of(SQUARE)
+    builder = Builder()
+    builder.add("MatMul", builder.constant(weights["layer_0"]))
+    model = builder.model(6, 6)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    np.testing.assert_array_equal(convert.convert(path).weights["layer_0"], weights["layer_0"])
+    with raises(ValueError, "c0: expected data inside the model, got a reference to a file; pass the path"):
+        convert.convert(path.read_bytes())
+
+
+def test_many_files_become_stacked_arrays(tmp_path: Path) -> None:
+    stacked = random_weights(Architecture.mlp(3, 2), 3, np.random.default_rng(0))
+    models = {}
+    for i in range(3):
+        builder = Builder()
+        one = one_model(stacked, i)
+        builder.add("Gemm", builder.constant(one["layer_0"]), builder.constant(one["layer_0.bias"]))
+        models[f"m{i}"] = builder.model(3, 2).SerializeToString()
+    keys, arch, weights = convert.stack(models)
+    assert (keys, arch) == (["m0", "m1", "m2"], Architecture([LayerSpec(3, 2)]))
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, stacked[name])
+    models["m3"] = unary("Sin").SerializeToString()
+    with unsupported("models['m3']: n1_Sin: Sin is not supported"):
+        convert.stack(models)

@@ -1,0 +1,60 @@
+"""The tolerances that the numerical tests use are true bounds, and tight enough to see a broken weight."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cases import ACTIVATIONS, ELEMENTWISE, SIZES, Case, architecture, case
+from mlpbank import Activation, Architecture, _activations
+from mlpbank.bench import _reference
+from tolerance import LIPSCHITZ, error_bound, gamma
+
+
+def test_reference_is_the_plain_formula_in_float64() -> None:
+    weights = {"layer_0": [[1, 2], [3, 4]], "layer_0.bias": [10, -100], "layer_1": [0.5, 0.25]}
+    arch = Architecture.mlp(2, 2, 1)
+    assert _reference.forward(arch, weights, [1, 1]).tolist() == [7.0]
+    assert _reference.forward(arch, weights, [[1, 1], [0, 30]]).tolist() == [[7.0], [0.5 * 100 + 0.25 * 20]]
+
+
+def test_reference_and_tolerance_know_every_activation() -> None:
+    assert set(_activations.ACTIVATIONS) == set(Activation)
+    assert {a.value for a in Activation} <= set(LIPSCHITZ)
+
+
+@pytest.mark.parametrize("activation", ELEMENTWISE)
+def test_lipschitz_constants_bound_every_slope(activation: Activation) -> None:
+    x = np.linspace(-30, 30, 600_001)
+    slopes = np.abs(np.diff(_activations.ACTIVATIONS[activation](x)) / np.diff(x))
+    assert slopes.max() <= LIPSCHITZ[activation.value] * (1 + 1e-9)
+    assert slopes.max() >= 0.95 * LIPSCHITZ[activation.value], "the constant is needlessly large"
+
+
+def test_bound_of_one_layer_is_highams() -> None:
+    arch = Architecture.mlp(3, 1)
+    weights = {"layer_0": np.array([[[1], [-2], [3]]]), "layer_0.bias": np.array([[-4]])}
+    x = np.array([[[5, 6, 7]]])
+    magnitude = 5 + 2 * 6 + 3 * 7 + 4
+    assert error_bound(arch, weights, x, fused=True).item() == pytest.approx(gamma(3) * magnitude, rel=1e-12)
+    assert error_bound(arch, weights, x, fused=False).item() == pytest.approx(gamma(4) * magnitude, rel=1e-12)
+
+
+def _with_broken_weight(c: Case, layer: int) -> Case:
+    """Return the case with the last weight of each model's layer off by half of a typical one."""
+    name = f"layer_{layer}"
+    weights = dict(c.weights)
+    weights[name] = weights[name].copy()
+    weights[name][:, -1, -1] += np.float32(0.5 / np.sqrt(weights[name].shape[1]))
+    return Case(c.architecture, weights, c.x)
+
+
+@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a.value not in ("relu", "leaky_relu", "softmax")])
+@pytest.mark.parametrize("size", SIZES)
+def test_bound_notices_one_slightly_broken_weight(size: int, activation: Activation) -> None:
+    """Of relu a weight may rightly not matter (hardly of leaky_relu), of softmax with one output no weight does."""
+    c = case(architecture((size, size, size), activation), num_models=3, rows=16)
+    for layer in range(2):
+        broken = _with_broken_weight(c, layer)
+        excess = np.abs(broken.reference - c.reference) / c.bound("portable")
+        assert (excess.max(axis=(1, 2)) > 1).all(), f"layer {layer}: no output of some model shows it"
