@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from mlpbank._arrays import Float32Array
 from mlpbank._keys import Key
+from mlpbank.errors import InvalidValueError
 
 STDIN = ("-", "/dev/stdin")
 
@@ -31,7 +32,7 @@ Keys = list[str] | npt.NDArray[np.int64]
 Choose = Callable[[Sequence[str]], list[str]]
 
 
-class CommandError(ValueError):
+class CommandError(InvalidValueError):
     """What the user gave to a command is wrong; the message says it in one line."""
 
 

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from mlpbank import bank_file, storage
-from mlpbank._files import BankFileError, atomic_writer
+from mlpbank._files import atomic_writer
 from mlpbank._keys import Key
 from mlpbank._progress import progress_bar
 from mlpbank._tables import CommandError, needs, read_table, write_csv
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.bank import Bank
+from mlpbank.errors import BankFileError
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 SUFFIXES = (".mlpbank", ".safetensors", ".onnx")
@@ -153,12 +154,12 @@ def convert_bank(args: argparse.Namespace) -> int:
     """Convert a file or a folder."""
     suffix = f".{args.to}" if args.to else args.target.suffix if args.target else None
     if suffix not in SUFFIXES:
-        raise ValueError(f"target: expected a name that ends in {', '.join(SUFFIXES)}, or --to, got {args.target}")
+        raise CommandError(f"target: expected a name that ends in {', '.join(SUFFIXES)}, or --to, got {args.target}")
     target = args.target or args.source.with_suffix(suffix)
     if target.resolve() == args.source.resolve() and suffix != ".mlpbank":
-        raise ValueError(f"target: expected another name than {args.source}")
+        raise CommandError(f"target: expected another name than {args.source}")
     if args.dtype and suffix != ".mlpbank":
-        raise ValueError(f"--dtype: expected a bank file as target, got {target}")
+        raise CommandError(f"--dtype: expected a bank file as target, got {target}")
     bank = _read_source(args)
     if suffix == ".mlpbank":
         dtype = args.dtype or bank.dtype
@@ -208,7 +209,7 @@ def _read_source(args: argparse.Namespace) -> Bank:
         plain = storage.load_plain(source)
         if plain.extra and not args.drop_extra:
             names = ", ".join(f"extra.{name}" for name in plain.extra)
-            raise ValueError(f"{source}: expected no further arrays, got {names}; --drop-extra leaves them out")
+            raise CommandError(f"{source}: expected no further arrays, got {names}; --drop-extra leaves them out")
         keys = plain.keys or tuple(str(i) for i in range(len(plain.weights["layer_0"])))
         bank = Bank.from_stacked(keys, plain.architecture, plain.weights)
         bank.metadata = plain.metadata
@@ -220,25 +221,27 @@ def _read_folder(args: argparse.Namespace) -> Bank:
     """Return one bank of a folder's models; their names without suffix become the keys."""
     files = sorted(path for path in args.source.iterdir() if path.suffix in MODEL_SUFFIXES)
     if not files:
-        raise ValueError(f"{args.source}: expected files that end in {', '.join(MODEL_SUFFIXES)}, got none")
+        raise CommandError(f"{args.source}: expected files that end in {', '.join(MODEL_SUFFIXES)}, got none")
     if double := [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]:
-        raise ValueError(f"{args.source}: expected one file for each key, got several for {double[0]!r}")
+        raise CommandError(f"{args.source}: expected one file for each key, got several for {double[0]!r}")
     architecture = None
     if args.sizes:
         try:
             sizes = [int(size) for size in args.sizes.split(",")]
         except ValueError:
-            raise ValueError(f"--sizes: expected integers such as 32,64,1, got {args.sizes!r}") from None
+            raise CommandError(f"--sizes: expected integers such as 32,64,1, got {args.sizes!r}") from None
         architecture = Architecture.mlp(*sizes, activation=args.activation, output_activation=args.output_activation)
     elif any(path.suffix != ".onnx" for path in files):
-        raise ValueError("--sizes: expected the layer sizes, since state dicts do not tell their activations, got none")
+        raise CommandError(
+            "--sizes: expected the layer sizes, since state dicts do not tell their activations, got none"
+        )
     bar = sys.stderr.isatty()
     models: dict[Key, Any] = {}
     for path in progress_bar(files, "reading", bar):
         try:
             models[path.stem] = _read_model(path, architecture, args.weight_layout)
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}: {error.args[0] if error.args else error}") from error
+            raise CommandError(f"{path}: {error.args[0] if error.args else error}") from error
     return Bank.from_models(models, architecture, progress=bar)
 
 
@@ -255,7 +258,7 @@ def _read_model(path: Path, architecture: Architecture | None, weight_layout: st
         try:
             arrays = load_file(path)
         except SafetensorError as error:
-            raise ValueError(str(error)) from error
+            raise CommandError(str(error)) from error
         if architecture is None or "layer_0" in arrays:  # mlpbank's own form
             return arrays
         return convert.from_params(arrays, architecture, weight_layout=weight_layout).weights
@@ -266,7 +269,9 @@ def _read_model(path: Path, architecture: Architecture | None, weight_layout: st
     try:
         return torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
     except pickle.UnpicklingError:
-        raise ValueError("expected a state dict, got a file with other objects, whose loading would run code") from None
+        raise CommandError(
+            "expected a state dict, got a file with other objects, whose loading would run code"
+        ) from None
 
 
 def predict_rows(args: argparse.Namespace) -> int:

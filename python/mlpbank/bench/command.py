@@ -18,6 +18,7 @@ from mlpbank.bench.measure import CaseResult, run_case
 from mlpbank.bench.options import Plan, make_plan
 from mlpbank.bench.peers import PEERS, build_mlpbank
 from mlpbank.bench.table import Table
+from mlpbank.errors import MlpbankError
 from mlpbank.inference import Engine
 
 _MORE = 15  # the section "more" has many cases and takes so much less time for each
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """
     try:
         plan = make_plan(args)
-    except (ValueError, TypeError, OverflowError) as error:
+    except MlpbankError as error:
         print(f"mlpbank bench: error: {error}", file=sys.stderr)
         return 2
     about = machine.describe()
