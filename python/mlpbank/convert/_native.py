@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import Float32Array, as_float32
+from mlpbank._arrays import Float32Array, as_float32, refuse_masks
 from mlpbank.architecture import Architecture
 from mlpbank.convert._chain import Layer
 from mlpbank.errors import InvalidValueError, UnknownKeyError
@@ -86,6 +86,7 @@ def as_array(values: Any, name: str) -> npt.NDArray[Any]:
         from mlpbank.convert import torch
 
         return torch.to_numpy(values, name)
+    refuse_masks(values, name)
     array = np.asarray(values)
     if array.dtype.kind == "V" or array.dtype.name == "bfloat16":  # JAX's bfloat16 is no dtype of NumPy's own
         array = array.astype(np.float32)
