@@ -1,4 +1,4 @@
-// Errors of the core that no standard exception stands for. bindings.cpp gives each its Python class.
+// Errors of the core that no standard exception stands for. bindings_errors.cpp gives each its Python class.
 #pragma once
 
 #include <stdexcept>
@@ -15,6 +15,12 @@ class ModelNotLoaded : public std::runtime_error {
 class KeyKindError : public std::invalid_argument {
  public:
   using std::invalid_argument::invalid_argument;
+};
+
+// A call comes from where it cannot be answered.
+class InvalidState : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 }  // namespace mlpbank

@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "engine/engine.h"
-#include "errors.h"
 #include "engine/inference.h"
 #include "engine/roofline.h"
 #include "engine/threads.h"
@@ -118,11 +117,7 @@ PYBIND11_MODULE(core_of_main_interpreter, m) {
   if (is_subinterpreter()) throw py::import_error(kRefusal);  // from Python 3.13 on, which runs PyInit in the main one
   m.doc() = "The C++ core of mlpbank. Use the package, which validates and converts.";
 
-  auto not_loaded = py::register_exception<ModelNotLoaded>(m, "ModelNotLoadedError", PyExc_RuntimeError);
-  not_loaded.attr("__module__") = "mlpbank";
-  not_loaded.doc() = "A model whose weights were never loaded was asked for.";
-
-  py::register_exception<KeyKindError>(m, "KeyKindError", PyExc_TypeError);
+  register_errors();
 
   m.def("available_isas", &available_isas);
   m.def("activation_names", &activation_names);

@@ -37,4 +37,5 @@ inline std::vector<LayerView> layer_views(const Architecture& architecture, int6
   return views;
 }
 
+void register_errors();              // bindings_errors.cpp
 void register_bank(py::module_& m);  // bindings_bank.cpp

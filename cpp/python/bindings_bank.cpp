@@ -273,7 +273,7 @@ void register_bank(py::module_& m) {
                 stale.resize(static_cast<std::size_t>(ids.size()));
                 stale[static_cast<std::size_t>(i)] = true;
               } else if (to[i] < 0 || to[i] >= slots_there) {
-                throw py::index_error("ids[" + std::to_string(i) + "]: expected an id of Bank.index, got " +
+                throw std::out_of_range("ids[" + std::to_string(i) + "]: expected an id of Bank.index, got " +
                                       std::to_string(from[i]));
               }
             }

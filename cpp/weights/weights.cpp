@@ -286,7 +286,7 @@ BatchedWeights::Snapshot::Snapshot(std::shared_ptr<const BatchedWeights> weights
 }
 
 void BatchedWeights::Snapshot::copy(const int64_t* models, int64_t count, Bytes* out) const {
-  if (!reader_.is_known()) throw std::runtime_error("snapshot: made before a fork, by the parent process");
+  if (!reader_.is_known()) throw InvalidState("snapshot: made before a fork, by the parent process");
   const Layout& layout = weights_->layout_;
   const int64_t width = layout.unit_models();
   for (int64_t i = 0; i < count; ++i) {

@@ -1,10 +1,23 @@
 """Run thousands to millions of small neural networks of one architecture in one call, on CPUs."""
 
-from mlpbank._core import ModelNotLoadedError
 from mlpbank.architecture import Activation, Architecture, LayerSpec
-from mlpbank.bank import Bank, ModelInfo, UnknownModelError
+from mlpbank.bank import Bank, ModelInfo
 from mlpbank.budget import CpuBudget, cpu_budget
-from mlpbank.files._atomic import BankFileError
+from mlpbank.errors import (
+    BankFileError,
+    InvalidStateError,
+    InvalidTypeError,
+    InvalidValueError,
+    MissingPackageError,
+    MlpbankError,
+    ModelNotLoadedError,
+    OutOfRangeError,
+    QueueFullError,
+    TooLargeError,
+    UnknownKeyError,
+    UnknownModelError,
+    UnsupportedLayerError,
+)
 from mlpbank.inference import BatchedInference, Engine, available_isas
 from mlpbank.weights import BatchedWeights
 
@@ -17,10 +30,20 @@ __all__ = [
     "BatchedWeights",
     "CpuBudget",
     "Engine",
+    "InvalidStateError",
+    "InvalidTypeError",
+    "InvalidValueError",
     "LayerSpec",
+    "MissingPackageError",
+    "MlpbankError",
     "ModelInfo",
     "ModelNotLoadedError",
+    "OutOfRangeError",
+    "QueueFullError",
+    "TooLargeError",
+    "UnknownKeyError",
     "UnknownModelError",
+    "UnsupportedLayerError",
     "__version__",
     "available_isas",
     "cpu_budget",

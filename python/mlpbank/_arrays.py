@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.ma import MaskedArray  # now: NumPy imports it when first needed, and a fork in that moment would hang
 
+from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError
+
 Float32Array = npt.NDArray[np.float32]
 
 _FLOAT32 = np.dtype(np.float32)
@@ -21,7 +23,7 @@ def refuse_masks(values: Any, name: str) -> None:
     NumPy would drop a mask and hand over what lies below.
     """
     if _has_mask(values, _MAX_DEPTH):
-        raise TypeError(f"{name}: expected an array without mask, got a masked array; fill it first")
+        raise InvalidTypeError(f"{name}: expected an array without mask, got a masked array; fill it first")
 
 
 def _has_mask(values: Any, depth: int) -> bool:
@@ -51,9 +53,9 @@ def as_float32(values: Any, name: str) -> Float32Array:
     try:
         array = np.asarray(values)
     except ValueError as error:  # a list of vectors of differing lengths
-        raise ValueError(f"{name}: expected numbers that form an array, got {error}") from None
+        raise InvalidValueError(f"{name}: expected numbers that form an array, got {error}") from None
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+        raise InvalidTypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     return np.require(array, _FLOAT32, ["C_CONTIGUOUS", "ALIGNED"])
 
 
@@ -73,17 +75,17 @@ def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise ValueError(f"{name}: expected one dimension, got {error}") from None
+        raise InvalidValueError(f"{name}: expected one dimension, got {error}") from None
     if array.ndim != 1:
-        raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
+        raise InvalidValueError(f"{name}: expected one dimension, got shape {array.shape}")
     if array.size == 0:
         return np.empty(0, _INT64)
     if array.dtype.kind not in "iu":
         bad = next((i for i, v in enumerate(array.tolist()) if type(v) is not int), 0)
-        raise TypeError(f"{name}: expected integers, got dtype {array.dtype}, {name}[{bad}] = {array[bad]!r}")
+        raise InvalidTypeError(f"{name}: expected integers, got dtype {array.dtype}, {name}[{bad}] = {array[bad]!r}")
     if array.dtype.kind == "u" and array.dtype.itemsize == 8 and int(array.max()) >= 2**63:
         bad = int(np.argmax(array >= 2**63))
-        raise IndexError(f"{name}[{bad}]: expected a model index, got {array[bad]}")
+        raise OutOfRangeError(f"{name}[{bad}]: expected a model index, got {array[bad]}")
     return np.require(array, _INT64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
@@ -99,14 +101,14 @@ def check_out(out: Any, shape: tuple[int, ...], inputs: Float32Array, models: An
     """
     if not isinstance(out, np.ndarray) or isinstance(out, MaskedArray) or out.dtype != _FLOAT32:
         got = f"dtype {out.dtype}" if type(out) is np.ndarray else type(out).__name__
-        raise TypeError(f"out: expected a float32 NumPy array, got {got}")
+        raise InvalidTypeError(f"out: expected a float32 NumPy array, got {got}")
     if out.shape != shape:
-        raise ValueError(f"out: expected shape {shape}, got {out.shape}")
+        raise InvalidValueError(f"out: expected shape {shape}, got {out.shape}")
     flags = out.flags
     if not (flags.c_contiguous and flags.aligned and flags.writeable):
-        raise ValueError("out: expected a C-contiguous, aligned, writeable array, got one that is not")
+        raise InvalidValueError("out: expected a C-contiguous, aligned, writeable array, got one that is not")
     if np.may_share_memory(out, inputs):
-        raise ValueError("out: expected memory of its own, got an array that overlaps the inputs")
+        raise InvalidValueError("out: expected memory of its own, got an array that overlaps the inputs")
     if isinstance(models, np.ndarray) and np.may_share_memory(out, models):
-        raise ValueError("out: expected memory of its own, got an array that overlaps models")
+        raise InvalidValueError("out: expected memory of its own, got an array that overlaps models")
     return out

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._arrays import as_ids
-from mlpbank.files._atomic import BankFileError
+from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError
 
 Key = str | int
 Table = _core.StringTable | _core.IntTable
@@ -40,7 +40,7 @@ def make_table(keys: Any) -> Table:
     else:
         for i, key in enumerate(keys):
             if not isinstance(key, str):
-                raise TypeError(f"keys[{i}]: expected a str, got {key!r}")
+                raise InvalidTypeError(f"keys[{i}]: expected a str, got {key!r}")
         encoded = [encode(key) for key in keys]
         offsets = np.zeros(len(keys) + 1, np.uint64)
         np.cumsum([len(e) for e in encoded], out=offsets[1:])
@@ -49,7 +49,7 @@ def make_table(keys: Any) -> Table:
         table = _core.StringTable(offsets, data, slots, seed)
     if duplicate >= 0:
         key = keys[duplicate] if kind is str else int(keys[duplicate])
-        raise ValueError(f"keys: expected different ones, got {key!r} again at position {duplicate}")
+        raise InvalidValueError(f"keys: expected different ones, got {key!r} again at position {duplicate}")
     return table
 
 
@@ -63,7 +63,7 @@ def encode(text: str, name: str = "key") -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name}: expected a str that UTF-8 can hold, got {text!r} ({error.reason})") from None
+        raise InvalidValueError(f"{name}: expected a str that UTF-8 can hold, got {text!r} ({error.reason})") from None
 
 
 def as_keys(keys: Any) -> tuple[Any, type]:
@@ -85,25 +85,27 @@ def as_keys(keys: Any) -> tuple[Any, type]:
         to_list = getattr(keys, "tolist", None) or getattr(keys, "to_list", None)  # NumPy, pandas; polars
         unordered = isinstance(keys, (str, bytes, set, frozenset))
         if hasattr(keys, "columns"):  # iterating over a data frame gives their names
-            raise TypeError(f"keys: expected a list, tuple, array or column of str or int, got a {type(keys).__name__}")
+            raise InvalidTypeError(
+                f"keys: expected a list, tuple, array or column of str or int, got a {type(keys).__name__}"
+            )
         if to_list is None and (unordered or not hasattr(keys, "__iter__")):
-            raise TypeError(f"keys: expected a list, tuple, array or column of str or int, got {keys!r}")
+            raise InvalidTypeError(f"keys: expected a list, tuple, array or column of str or int, got {keys!r}")
         keys = list(keys) if to_list is None else to_list()
         if not isinstance(keys, list):
-            raise TypeError(f"keys: expected one dimension, got {keys!r}")
+            raise InvalidTypeError(f"keys: expected one dimension, got {keys!r}")
     if not keys or isinstance(keys[0], str):
         return keys, str
     if not isinstance(keys[0], (int, np.integer)) or isinstance(keys[0], bool):
-        raise TypeError(f"keys[0]: expected a str or an int, got {keys[0]!r}")
+        raise InvalidTypeError(f"keys[0]: expected a str or an int, got {keys[0]!r}")
     if set(map(type, keys)) != {int}:
         for i, key in enumerate(keys):
             if not isinstance(key, (int, np.integer)) or isinstance(key, bool):
-                raise TypeError(f"keys[{i}]: expected an int, got {key!r}")
+                raise InvalidTypeError(f"keys[{i}]: expected an int, got {key!r}")
     try:
         return np.array(keys, np.int64), int
     except OverflowError:
         i = next(i for i, key in enumerate(keys) if not _fits(key))
-        raise ValueError(f"keys[{i}]: expected an int of 64 bits, got {keys[i]}") from None
+        raise InvalidValueError(f"keys[{i}]: expected an int of 64 bits, got {keys[i]}") from None
 
 
 def _fits(key: Any) -> bool:
@@ -118,13 +120,13 @@ def plain(key: Any) -> Key:
 def check_key(key: Any, kind: type | None) -> None:
     """Raise TypeError or ValueError if a key could not be one of a bank whose keys are of `kind`, if they are yet."""
     if not isinstance(key, (str, int, np.integer)) or isinstance(key, bool):
-        raise TypeError(f"key: expected a str or an int, got {key!r}")
+        raise InvalidTypeError(f"key: expected a str or an int, got {key!r}")
     if kind is not None and isinstance(key, str) != (kind is str):
-        raise TypeError(f"key: expected {kind.__name__} like the bank's other keys, got {key!r}")
+        raise InvalidTypeError(f"key: expected {kind.__name__} like the bank's other keys, got {key!r}")
     if isinstance(key, str):
         encode(key)
     elif not _fits(key):
-        raise ValueError(f"key: expected an int of 64 bits, got {key}")
+        raise InvalidValueError(f"key: expected an int of 64 bits, got {key}")
 
 
 def could_be(key: Any, kind: type | None) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlpbank import _core
+from mlpbank.errors import InvalidTypeError, InvalidValueError, TooLargeError
 
 
 class Activation(str, enum.Enum):
@@ -38,7 +39,7 @@ def _activation(value: str | Activation) -> Activation:
         return Activation(value)
     except ValueError:
         known = ", ".join(repr(a.value) for a in Activation)
-        raise ValueError(f"activation: expected one of {known}, got {value!r}") from None
+        raise InvalidValueError(f"activation: expected one of {known}, got {value!r}") from None
 
 
 def positive_int(value: object, name: str) -> int:
@@ -46,13 +47,13 @@ def positive_int(value: object, name: str) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name}: expected a positive integer, got {value!r}") from None
+        raise InvalidTypeError(f"{name}: expected a positive integer, got {value!r}") from None
     if isinstance(value, bool):
-        raise TypeError(f"{name}: expected a positive integer, got {value!r}")
+        raise InvalidTypeError(f"{name}: expected a positive integer, got {value!r}")
     if number <= 0:
-        raise ValueError(f"{name}: expected a positive integer, got {number}")
+        raise InvalidValueError(f"{name}: expected a positive integer, got {number}")
     if number >= 2**63:
-        raise OverflowError(f"{name}: too large, got {number}")
+        raise TooLargeError(f"{name}: too large, got {number}")
     return number
 
 
@@ -113,11 +114,11 @@ class Architecture:
 
     def __init__(self, layers: Iterable[LayerSpec]) -> None:
         if not isinstance(layers, Iterable):
-            raise TypeError(f"layers: expected LayerSpecs, got {layers!r}")
+            raise InvalidTypeError(f"layers: expected LayerSpecs, got {layers!r}")
         self._layers = tuple(layers)
         for i, layer in enumerate(self._layers):
             if not isinstance(layer, LayerSpec):
-                raise TypeError(f"layers[{i}]: expected a LayerSpec, got {layer!r}")
+                raise InvalidTypeError(f"layers[{i}]: expected a LayerSpec, got {layer!r}")
         self._core = _core.Architecture(
             [(layer.input_size, layer.output_size, layer.activation.value) for layer in self._layers]
         )
@@ -136,7 +137,7 @@ class Architecture:
             Of all layers but the last, and of the last.
         """
         if len(sizes) < 2:
-            raise ValueError(f"sizes: expected at least two, an input and an output size, got {len(sizes)}")
+            raise InvalidValueError(f"sizes: expected at least two, an input and an output size, got {len(sizes)}")
         last = len(sizes) - 2
         return cls(
             LayerSpec(sizes[i], sizes[i + 1], _activation(activation if i < last else output_activation))

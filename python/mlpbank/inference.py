@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mlpbank import _core
 from mlpbank._arrays import Float32Array, as_float32, as_ids, check_out
 from mlpbank.architecture import Activation, Architecture, LayerSpec, positive_int
+from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.weights import BatchedWeights, WeightsMapping
 
 __all__ = [
@@ -50,9 +51,9 @@ class Engine:
     def __init__(self, num_threads: int | None = None, isa: str | None = None) -> None:
         threads = 0 if num_threads is None else min(positive_int(num_threads, "num_threads"), 2**31 - 1)
         if isa is not None and not isinstance(isa, str):
-            raise TypeError(f"isa: expected a string, got {isa!r}")
+            raise InvalidTypeError(f"isa: expected a string, got {isa!r}")
         if isa == "":
-            raise ValueError(f"isa: expected one of {', '.join(map(repr, available_isas()))}, got ''")
+            raise InvalidValueError(f"isa: expected one of {', '.join(map(repr, available_isas()))}, got ''")
         self._core = _core.Engine(threads, isa or "")
         self._arguments = (num_threads, isa)
 
@@ -136,7 +137,7 @@ class BatchedInference:
             ``Engine()`` by default.
         """
         if not isinstance(weights, BatchedWeights):
-            raise TypeError(f"weights: expected BatchedWeights, got {type(weights).__name__}")
+            raise InvalidTypeError(f"weights: expected BatchedWeights, got {type(weights).__name__}")
         self = cls.__new__(cls)
         self._bind(weights, engine)
         return self
@@ -145,7 +146,7 @@ class BatchedInference:
         if engine is None:
             engine = Engine()
         elif not isinstance(engine, Engine):
-            raise TypeError(f"engine: expected an Engine, got {engine!r}")
+            raise InvalidTypeError(f"engine: expected an Engine, got {engine!r}")
         self._weights = weights
         self._engine = engine
         self._core = _core.BatchedInference(weights._core, engine._core)
@@ -291,9 +292,9 @@ class BatchedInference:
         x = as_float32(inputs, "inputs")
         size = self._input_size
         if not 1 <= x.ndim <= 2:
-            raise ValueError(f"inputs: expected shape ({size},) or (rows, {size}), got {x.shape}")
+            raise InvalidValueError(f"inputs: expected shape ({size},) or (rows, {size}), got {x.shape}")
         if x.shape[-1] != size:
-            raise ValueError(f"inputs: expected last dimension {size}, got {x.shape[-1]}")
+            raise InvalidValueError(f"inputs: expected last dimension {size}, got {x.shape[-1]}")
         models = self._weights.num_models
         y_shape = (models, *x.shape[:-1], self._output_size)
         y = np.empty(y_shape, np.float32) if out is None else check_out(out, y_shape, x)
@@ -303,10 +304,12 @@ class BatchedInference:
     def _raise_shape(self, name: str, shape: tuple[int, ...], entries_name: str, entries: int) -> None:
         size = self._input_size
         if not 2 <= len(shape) <= 3:
-            raise ValueError(f"{name}: expected shape ({entries}, {size}) or ({entries}, rows, {size}), got {shape}")
+            raise InvalidValueError(
+                f"{name}: expected shape ({entries}, {size}) or ({entries}, rows, {size}), got {shape}"
+            )
         if shape[-1] != size:
-            raise ValueError(f"{name}: expected last dimension {size}, got {shape[-1]}")
-        raise ValueError(f"{name}: expected first dimension {entries} ({entries_name}), got {shape[0]}")
+            raise InvalidValueError(f"{name}: expected last dimension {size}, got {shape[-1]}")
+        raise InvalidValueError(f"{name}: expected first dimension {entries} ({entries_name}), got {shape[0]}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_weights, (self._weights, self._engine)
@@ -318,6 +321,6 @@ class BatchedInference:
 def _options(num_threads: int | None, missing: str) -> tuple[int, bool]:
     """Return the core's options: a number of threads (0: the engine's), and whether missing models give NaN."""
     if not isinstance(missing, str) or missing not in _MISSING:
-        raise ValueError(f"missing: expected 'error' or 'nan', got {missing!r}")
+        raise InvalidValueError(f"missing: expected 'error' or 'nan', got {missing!r}")
     threads = 0 if num_threads is None else min(positive_int(num_threads, "num_threads"), 2**31 - 1)
     return threads, _MISSING[missing]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mlpbank import _core
 from mlpbank._arrays import Float32Array, as_float32
 from mlpbank.architecture import Architecture, positive_int
+from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError, UnknownKeyError
 
 # Weights as users give them: "layer_<N>" and "layer_<N>.bias" to anything NumPy can read.
 WeightsMapping = Mapping[str, Any]
@@ -55,10 +56,10 @@ class BatchedWeights:
         self, num_models: int, architecture: Architecture, *, layout: str = "auto", dtype: npt.DTypeLike = "float32"
     ) -> None:
         if not isinstance(architecture, Architecture):
-            raise TypeError(f"architecture: expected an Architecture, got {architecture!r}")
+            raise InvalidTypeError(f"architecture: expected an Architecture, got {architecture!r}")
         self._architecture = architecture
         if not isinstance(layout, str):
-            raise TypeError(f"layout: expected a string, got {layout!r}")
+            raise InvalidTypeError(f"layout: expected a string, got {layout!r}")
         models = positive_int(num_models, "num_models")
         self._core = _core.BatchedWeights(models, architecture._core, layout, _dtype_name(dtype))
 
@@ -162,9 +163,9 @@ class BatchedWeights:
         except TypeError:
             index = None
         if index is None or isinstance(model_idx, bool):
-            raise TypeError(f"model_idx: expected an integer, got {model_idx!r}")
+            raise InvalidTypeError(f"model_idx: expected an integer, got {model_idx!r}")
         if not 0 <= index < self.num_models:
-            raise IndexError(f"model_idx: expected 0 to {self.num_models - 1}, got {index}")
+            raise OutOfRangeError(f"model_idx: expected 0 to {self.num_models - 1}, got {index}")
         return index
 
     def load_stacked(self, weights: WeightsMapping, *, check_finite: bool = False) -> None:
@@ -215,18 +216,18 @@ class BatchedWeights:
     ) -> tuple[list[Float32Array], list[Float32Array | None]]:
         """Return the weight and bias array of each layer, all checked, each with leading dimensions `batch`."""
         if not isinstance(weights, Mapping):
-            raise TypeError(f"weights: expected a mapping of names to arrays, got {type(weights).__name__}")
+            raise InvalidTypeError(f"weights: expected a mapping of names to arrays, got {type(weights).__name__}")
         layers = self._architecture.layers
         known = {f"layer_{i}{suffix}" for i in range(len(layers)) for suffix in ("", ".bias")}
         for key in weights:
             if key not in known:
-                raise KeyError(f"weights: unknown key {key!r}, expected {_key_range(len(layers))}")
+                raise UnknownKeyError(f"weights: unknown key {key!r}, expected {_key_range(len(layers))}")
         matrices: list[Float32Array] = []
         biases: list[Float32Array | None] = []
         for i, layer in enumerate(layers):
             name = f"layer_{i}"
             if name not in weights:
-                raise KeyError(f"weights: missing key {name!r}")
+                raise UnknownKeyError(f"weights: missing key {name!r}")
             size = layer.input_size * layer.output_size
             shapes = ((*batch, layer.input_size, layer.output_size), (*batch, size))
             matrix = _checked(weights[name], name, shapes, check_finite)
@@ -262,7 +263,7 @@ def _dtype_name(dtype: npt.DTypeLike) -> str:
         return dtype
     if isinstance(dtype, np.dtype) or (isinstance(dtype, type) and issubclass(dtype, np.generic)):
         return str(np.dtype(dtype).name)
-    raise TypeError(f"dtype: expected a dtype such as 'float16', got {dtype!r}")
+    raise InvalidTypeError(f"dtype: expected a dtype such as 'float16', got {dtype!r}")
 
 
 # From here on a weight would round to infinity.
@@ -280,7 +281,7 @@ def _check_range(array: Float32Array, name: str, dtype: str) -> None:
         what = f"magnitudes that {dtype} can hold, below {_OVERFLOW[dtype]:g}"
     if bad.any():
         first = np.unravel_index(int(np.argmax(bad)), array.shape)
-        raise ValueError(f"{name}: expected {what}, got {array[first]} at {tuple(map(int, first))}")
+        raise InvalidValueError(f"{name}: expected {what}, got {array[first]} at {tuple(map(int, first))}")
 
 
 def _key_range(num_layers: int) -> str:
@@ -291,8 +292,8 @@ def _key_range(num_layers: int) -> str:
 def _checked(value: Any, name: str, shapes: tuple[tuple[int, ...], ...], check_finite: bool) -> Float32Array:
     array = as_float32(value, name)
     if array.shape not in shapes:
-        raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {array.shape}")
+        raise InvalidValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {array.shape}")
     if check_finite and not np.isfinite(array).all():
         bad = np.unravel_index(int(np.argmin(np.isfinite(array))), array.shape)
-        raise ValueError(f"{name}: expected finite values, got {array[bad]} at {tuple(map(int, bad))}")
+        raise InvalidValueError(f"{name}: expected finite values, got {array[bad]} at {tuple(map(int, bad))}")
     return array

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,90 @@ def test_where_a_table_may_come_from(path: Path, tmp_path: Path, source: str, ma
         done = predict(path, source, stdin=data)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode().splitlines() == ["key,prediction", "3,8.0", "1,5.0"]
+
+
+def _table(suffix: str) -> bytes:
+    text = (HEADER + "3,1,5\n1,2,3\n").encode()
+    columns = {"key": np.array([3, 1]), "x": np.array([1.0, 2.0]), "y": np.array([5.0, 3.0])}
+    file = io.BytesIO()
+    if suffix == ".csv.gz":
+        return gzip.compress(text)
+    if suffix == ".npz":
+        np.savez(file, **columns)
+    elif suffix == ".npy":
+        table = np.zeros(2, [("key", "i8"), ("x", "f4"), ("y", "f4")])
+        for name, column in columns.items():
+            table[name] = column
+        np.save(file, table)
+    else:
+        pytest.importorskip("pyarrow")
+        pytest.importorskip("pandas").DataFrame(columns).to_parquet(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".csv.gz", ".npz", ".npy", ".parquet"])
+def test_standard_input_is_told_by_its_beginning(path: Path, tmp_path: Path, suffix: str) -> None:
+    data = _table(suffix)
+    (tmp_path / f"rows{suffix}").write_bytes(data)
+    for done in (predict(path, "-", stdin=data), predict(path, tmp_path / f"rows{suffix}")):
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.decode().splitlines() == ["key,prediction", "3,8.0", "1,5.0"]
+
+
+@pytest.mark.parametrize("first", ["PAR1", "PK", "P", "PK\x03\x04"])
+def test_a_header_that_begins_like_another_format(path: Path, first: str) -> None:
+    done = predict(path, "-", "--features", f"{first},y", stdin=f"{first},key,y\n1,3,5\n".encode())
+    if first == "PK\x03\x04":
+        assert b"standard input: expected an .npz file" in done.stderr
+    else:
+        assert (done.stderr, done.stdout) == (b"", b"key,prediction\n3,8.0\n")
+
+
+@pytest.mark.parametrize("data", [b"\x1f\x8b", b"\x93NUMPY", b"\x93NUMPY\x01\x00\x76\x00{'a", b"PK\x03\x04z"])
+def test_standard_input_that_is_broken(path: Path, data: bytes) -> None:
+    done = predict(path, "-", stdin=data)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"mlpbank: error: standard input")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "data", "expected"),
+    [
+        (".csv.gz", HEADER.encode(), "expected a gzip file, got Not a gzipped file"),
+        (".csv.gz", gzip.compress(HEADER.encode())[:-9], "expected a complete gzip file"),
+        (".csv.gz", gzip.compress(HEADER.encode())[:10] + b"\xff" * 9, "expected a complete gzip file"),
+        (".npz", b"PK\x03\x04", "expected an .npz file"),
+        (".npz", b"", "expected an .npz file"),
+        (".npy", b"\x93NUMPY\x01\x00\x76\x00{", "expected an .npy file"),
+    ],
+)
+def test_broken_files_are_named(
+    path: Path, tmp_path: Path, suffix: str, data: bytes, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / f"rows{suffix}"
+    source.write_bytes(data)
+    assert main(["predict", str(path), "--input", str(source), "--key", "key"]) == 2
+    assert capsys.readouterr().err.startswith(f"mlpbank: error: {source}: {expected}")
+
+
+def test_arrays_of_npz_that_do_not_fit(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "rows.npz"
+    args = ["predict", str(path), "--input", str(source), "--key", "key"]
+    np.savez(source, key=[1, 2], x=[1.0, 2.0], y=[1.0])
+    assert main(args) == 2
+    assert "rows.npz: expected 2 rows, as 'key' has, got 1 in 'y'" in capsys.readouterr().err
+    np.savez(source, key=[1, 2], x=[1.0, 2.0], y=[[1.0], [2.0]])
+    assert main(args) == 2
+    assert "--features: expected numbers" in capsys.readouterr().err
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("key", "no array")
+    assert main(args) == 2
+    assert "expected arrays, got 'key', which is none" in capsys.readouterr().err
+    with source.open("wb") as file:
+        np.save(file, np.zeros((1, 3)))
+    assert main(args) == 2
+    assert "expected named arrays, got an .npy file" in capsys.readouterr().err
 
 
 def test_a_header_only_gives_a_header_only(path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import mlpbank
 from cases import Float32Array
 from mlpbank import Architecture, Bank
 from mlpbank.cli import main
@@ -315,13 +316,28 @@ def test_predict_unknown_keys(path: Path, tmp_path: Path, capsys: pytest.Capture
         (["predict", "fleet.mlpbank", "--input", "rows.csv", "--key", "key", "--output", "y.xls"], "--output"),
         (["predict", "fleet.mlpbank", "--input", "rows.txt", "--key", "key"], "--input"),
         (["predict", "fleet.mlpbank", "--input", "text.csv", "--key", "key"], "line 2, column 'b'"),
+        (["convert", "fleet.mlpbank", "y.mlpbank", "--to", "onnx"], "y.mlpbank"),
+        (["convert", "fleet.mlpbank", "y.onnx", "--to", "mlpbank"], "y.onnx"),
+        (["convert", "fleet.mlpbank", "y.pt", "--to", "safetensors"], "ends in .safetensors, as --to has it, got y.pt"),
+        (["convert", "fleet.mlpbank", "y.mlpbank", "--sizes", "3,4,2"], "--sizes: expected a folder"),
+        (["convert", "fleet.mlpbank", "y.mlpbank", "--activation", "tanh"], "--activation: expected a folder"),
+        (["convert", "fleet.mlpbank", "y.mlpbank", "--weight-layout", "in_out"], "--weight-layout: expected a folder"),
+        (["convert", "models", "y.mlpbank", "--output-activation", "tanh"], "--output-activation: expected --sizes"),
+        (["convert", "models", "y.mlpbank", "--sizes", "3,0"], "positive"),
+        (["convert", "models", "y.mlpbank", "--sizes", f"3,{2**70}"], "too large"),
+        (["convert", "models", "y.mlpbank", "--sizes", "3,2"], "a.pt: expected a state dict"),
+        (["convert", ".", "--to", "mlpbank"], "target: expected a name"),
     ],
 )
 def test_errors_are_one_line(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
 ) -> None:
     monkeypatch.chdir(path.parent)
+    if "models" in args:
+        pytest.importorskip("torch")
     Path("empty").mkdir()
+    Path("models").mkdir()
+    Path("models/a.pt").write_bytes(b"no state dict")
     Path("rows.csv").write_text("key,a,b,c\nx,1,2,3\n")
     Path("text.csv").write_text("key,a,b,c\nx,1,two,3\n")
     assert main(args) == 2
@@ -330,6 +346,75 @@ def test_errors_are_one_line(
     assert captured.err.startswith("mlpbank: error: ")
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, IndexError, ImportError, EOFError])
+def test_a_bug_is_no_error_of_the_user(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def break_down(*_: object) -> None:
+        raise error("of the code")
+
+    monkeypatch.setattr("mlpbank.bank_commands.Counter", break_down)
+    assert main(["inspect", str(path)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert "of the code" in lines[-2]
+    assert lines[-1] == "mlpbank: this is a bug in mlpbank; please report it with the lines above"
+    monkeypatch.setenv("MLPBANK_DEBUG", "1")
+    with pytest.raises(error, match="of the code"):
+        main(["inspect", str(path)])
+
+
+def test_what_the_machine_lacks_is_no_bug(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("mlpbank.bank_commands.Counter", fail)
+    assert main(["inspect", str(path)]) == 2
+    assert capsys.readouterr().err == "mlpbank: error: MemoryError\n"
+
+
+@pytest.mark.parametrize("variable", ["MLPBANK_NUM_THREADS", "MLPBANK_ISA"])
+def test_wrong_variables_are_errors_of_one_line(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "none")
+    assert main(["info"]) == 2
+    assert capsys.readouterr().err.startswith(f"mlpbank: error: {variable}: ")
+
+
+def test_output_that_cannot_say_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    make_bank(["é"]).save(tmp_path / "fleet.mlpbank")
+    (tmp_path / "rows.csv").write_text("key,a,b,c\né,1,2,3\n")
+    args = ["predict", tmp_path / "fleet.mlpbank", "--input", tmp_path / "rows.csv", "--key", "key"]
+    for command in (args, ["inspect", tmp_path / "fleet.mlpbank"]):
+        done = run(*command)
+        assert done.returncode == 2
+        assert done.stderr == "mlpbank: error: standard output: expected text that ascii can hold, got '\\xe9'\n"
+    done = run(*args, "--output", tmp_path / "y.csv")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_state_dict_without_torch(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/a.pt").touch()
+    with pytest.raises(mlpbank.MlpbankError, match="needs torch"):
+        _debug(["convert", str(tmp_path / "models"), str(tmp_path / "y.mlpbank"), "--sizes", "3,2"], monkeypatch)
+
+
+def test_a_suffix_that_no_format_has_goes_with_any(path: Path, tmp_path: Path) -> None:
+    assert main(["convert", str(path), str(tmp_path / "fleet.bin"), "--to", "mlpbank", "--dtype", "int8"]) == 0
+    assert Bank.open(tmp_path / "fleet.bin").dtype == "int8"
+
+
+def _debug(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLPBANK_DEBUG", "1")
+    main(args)
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "convert", "predict"])

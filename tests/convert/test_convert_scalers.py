@@ -235,3 +235,30 @@ def test_onnx_that_is_not_there(run_python: RunPython) -> None:
             print(error)
     """
     assert run_python(script).endswith("; pip install 'mlpbank[onnx]'")
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_masked_parameters_are_refused(stacked: bool) -> None:
+    """NumPy would drop the masks and hand over what lies below."""
+    message = "expected an array without mask, got a masked array; fill it first"
+    arch = Architecture.mlp(2, 1)
+    batch = (3,) if stacked else ()
+    matrix, bias = np.ones((*batch, 2, 1), np.float32), np.ones((*batch, 1), np.float32)
+    from_params = convert.from_stacked_params if stacked else convert.from_params
+    options: Any = {"order": "weight", "weight_layout": "in_out"}
+    for mask in (np.zeros(matrix.shape, bool), np.ones(matrix.shape, bool)):
+        masked = np.ma.MaskedArray(matrix, mask)
+        with raises(TypeError, f"fc: {message}"):
+            from_params({"fc": {"kernel": masked}}, arch)
+        with raises(TypeError, f"fc: {message}"):
+            from_params({"fc": {"kernel": matrix, "bias": np.ma.MaskedArray(bias, True)}}, arch)
+        with raises(TypeError, f"fc: {message}"):
+            from_params({"fc": [masked, bias]}, arch, weight_layout="in_out")
+        with raises(TypeError, f"layer_0: {message}"):
+            fold_scalers(arch, {"layer_0": masked, "layer_0.bias": bias}, (0, 1))
+        flat = masked.reshape(*batch, 2)
+        for vectors in (flat, list(flat) if stacked else [flat]):
+            with raises(TypeError, f"vectors: {message}"):
+                convert.from_flat(vectors, arch, **options)
+    with raises(TypeError, f"input_scaler: {message}"):
+        fold_scalers(arch, {"layer_0": matrix}, (np.ma.masked_greater([1.0, 2.0], 1), 1))

@@ -183,12 +183,23 @@ def assert_within(actual: npt.NDArray[np.float32], case_: Case, isa: str) -> Non
     )
 
 
+OWN_ERRORS: dict[type[BaseException], type[mlpbank.MlpbankError]] = {
+    ValueError: mlpbank.InvalidValueError,
+    TypeError: mlpbank.InvalidTypeError,
+    KeyError: mlpbank.UnknownKeyError,
+    IndexError: mlpbank.OutOfRangeError,
+    OverflowError: mlpbank.TooLargeError,
+    RuntimeError: mlpbank.InvalidStateError,
+    ImportError: mlpbank.MissingPackageError,
+}
+
+
 @contextlib.contextmanager
 def raises(error: type[BaseException], message: str) -> Iterator[None]:
-    """Check that exactly this error comes, with exactly this message."""
+    """Check that exactly this error comes, with exactly this message; of a built-in one, the class of mlpbank's own."""
     with pytest.raises(error) as caught:
         yield
-    assert type(caught.value) is error
+    assert type(caught.value) is OWN_ERRORS.get(error, error)
     assert caught.value.args[0] == message
 
 

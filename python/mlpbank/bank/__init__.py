@@ -1,6 +1,6 @@
 """Models by key."""
 
 from mlpbank.bank._bank import Bank
-from mlpbank.bank._directory import ModelInfo, UnknownModelError
+from mlpbank.bank._directory import ModelInfo
 
-__all__ = ["Bank", "ModelInfo", "UnknownModelError"]
+__all__ = ["Bank", "ModelInfo"]

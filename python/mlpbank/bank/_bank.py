@@ -19,8 +19,9 @@ from mlpbank._arrays import Float32Array
 from mlpbank._columns import ModelColumns, check_version
 from mlpbank._keys import Key, make_table, plain, table_size
 from mlpbank.architecture import Architecture
-from mlpbank.bank._directory import Directory, ModelInfo, UnknownModelError
+from mlpbank.bank._directory import Directory, ModelInfo
 from mlpbank.bank._predictions import Predictions
+from mlpbank.errors import InvalidValueError, KeyKindError, ModelNotLoadedError, UnknownModelError
 from mlpbank.files import _mapped
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import BatchedInference, Engine
@@ -161,7 +162,7 @@ class Bank(Predictions):
             models = dict(listed)
             if len(models) < len(listed):
                 key = Counter(key for key, _ in listed).most_common(1)[0][0]
-                raise ValueError(f"models: expected different keys, got {key!r} twice")
+                raise InvalidValueError(f"models: expected different keys, got {key!r} twice")
         keys, found, weights = convert.stack(models, architecture, progress=progress)
         return cls.from_stacked(keys, found, weights, **options)
 
@@ -177,7 +178,7 @@ class Bank(Predictions):
             key = plain(key)
             try:
                 self._directory.core.set_kind(isinstance(key, str))
-            except _core.KeyKindError:  # another thread has just added the first one
+            except KeyKindError:  # another thread has just added the first one
                 self._directory.check(key)
         self._fallback = key
 
@@ -216,7 +217,7 @@ class Bank(Predictions):
             if slot < 0:
                 raise UnknownModelError([key], 1)
             return self._weights.get(slot)
-        except _core.ModelNotLoadedError:  # removed in this moment
+        except ModelNotLoadedError:  # removed in this moment
             raise UnknownModelError([key], 1) from None
         finally:
             reader.leave()
@@ -270,7 +271,7 @@ class Bank(Predictions):
         try:
             # One step: the caller's code has run, and no exception can come in between.
             self._directory.core.add(plain(key), version or "", time.time(), *arrays)
-        except _core.KeyKindError:  # another thread has just added the first key
+        except KeyKindError:  # another thread has just added the first key
             self._directory.check(key)
             raise
 
@@ -279,7 +280,7 @@ class Bank(Predictions):
 
         converted = convert.convert(model, self.architecture)
         if converted.architecture != self.architecture:
-            raise ValueError(f"model: expected {self.architecture}, got {converted.architecture}")
+            raise InvalidValueError(f"model: expected {self.architecture}, got {converted.architecture}")
         weights: Mapping[str, Any] = converted.weights
         return weights
 

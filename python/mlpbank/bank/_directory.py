@@ -23,29 +23,10 @@ from mlpbank._keys import (
     plain,
     table_keys,
 )
-from mlpbank.files._atomic import BankFileError
+from mlpbank.errors import BankFileError, InvalidTypeError, UnknownModelError
 from mlpbank.weights import BatchedWeights
 
 MOST_REUSES = 2**31 - 1  # of a slot: an id has so many bits left for their number
-
-
-class UnknownModelError(KeyError):
-    """A key, or an id, of no model of the bank.
-
-    Attributes
-    ----------
-    keys : list
-        All that are unknown, in the order of the call.
-    """
-
-    def __init__(self, keys: list[Any], total: int, kind: str = "keys") -> None:
-        shown = ", ".join(f"{key!r:.80}" for key in keys[:5]) + (", ..." if len(keys) > 5 else "")
-        super().__init__(keys, total, kind)
-        self.keys = keys
-        self._message = f"no such model: {shown} ({len(keys)} of {total} {kind})"
-
-    def __str__(self) -> str:
-        return self._message
 
 
 @dataclass(frozen=True)
@@ -115,11 +96,11 @@ class Directory:
             if unknown >= 0:
                 return found, unknown
             i = -2 - unknown
-            raise TypeError(f"keys[{i}]: expected a str, got {keys[i]!r}")
+            raise InvalidTypeError(f"keys[{i}]: expected a str, got {keys[i]!r}")
         if kind is None or len(keys) == 0:
             return np.full(len(keys), -1, np.int64), len(keys)
         first = keys[0] if given is str else int(keys[0])  # not np.int64(1)
-        raise TypeError(f"keys: expected {kind.__name__} like the bank's, got {first!r}")
+        raise InvalidTypeError(f"keys: expected {kind.__name__} like the bank's, got {first!r}")
 
     def slot(self, key: Any) -> int:
         """Return the slot of one key, -1 if it is unknown. Whoever uses the slot has a reader of the core meanwhile."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mlpbank import _core
 from mlpbank._arrays import Float32Array, as_float32, as_ids, check_out
 from mlpbank._keys import Ids, Key, as_keys
 from mlpbank.architecture import Architecture
-from mlpbank.bank._directory import Directory, UnknownModelError
+from mlpbank.bank._directory import Directory
+from mlpbank.errors import InvalidTypeError, InvalidValueError, ModelNotLoadedError, UnknownModelError
 from mlpbank.inference import BatchedInference, Engine
 from mlpbank.weights import BatchedWeights
 
@@ -100,7 +100,7 @@ class Predictions:
         try:
             slots = self._directory.slots_of(ids)
             return self._inference._forward(x, slots, out, num_threads, "error", ("x", "ids"))
-        except _core.ModelNotLoadedError as error:  # removed in this moment
+        except ModelNotLoadedError as error:  # removed in this moment
             raise UnknownModelError(ids[~self._weights.loaded[slots]].tolist(), len(ids), "ids") from error
         finally:
             reader.leave()
@@ -145,14 +145,14 @@ class Predictions:
         if isinstance(keys, (str, int, np.integer)):
             rows = as_float32(x, "x")
             if out is not None and not isinstance(out, np.ndarray):
-                raise TypeError(f"out: expected a float32 NumPy array, got {type(out).__name__}")
+                raise InvalidTypeError(f"out: expected a float32 NumPy array, got {type(out).__name__}")
             one = None if out is None else out[None]
             y: Float32Array = self.predict([keys], rows[None], missing=missing, out=one, num_threads=num_threads)[0]
             return y if out is None else out
         if missing is None:
             missing = "error" if self._fallback is None else "fallback"
         elif missing not in _MISSING:
-            raise ValueError(f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}")
+            raise InvalidValueError(f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}")
         # The caller's own code may run in here, so it comes before there is a reader.
         keys, kind = as_keys(keys)
         rows = as_float32(x, "x")
@@ -165,7 +165,7 @@ class Predictions:
                     if unknown == 0:
                         return self._inference._forward(rows, slots, out, num_threads, "error", ("x", "keys"))
                     return self._predict_some(keys, slots, rows, missing, out, num_threads)
-                except _core.ModelNotLoadedError:  # removed while this call had its slot: it is unknown now
+                except ModelNotLoadedError:  # removed while this call had its slot: it is unknown now
                     if before is not None and np.array_equal(slots, before):
                         raise
                     before = slots
@@ -186,7 +186,7 @@ class Predictions:
             raise _unknown_of(keys, slots)
         known = slots >= 0
         if x.ndim not in (2, 3) or x.shape[0] != len(slots):
-            raise ValueError(f"x: expected shape ({len(slots)}, ...), one entry for each key, got {x.shape}")
+            raise InvalidValueError(f"x: expected shape ({len(slots)}, ...), one entry for each key, got {x.shape}")
         shape = (*x.shape[:-1], self.architecture.output_size)
         y = np.empty(shape, np.float32) if out is None else check_out(out, shape, x)
         # First, so that an error leaves `out` as it was.
@@ -224,16 +224,16 @@ class Predictions:
         """
         wanted = self.architecture.input_size
         if isinstance(features, str) or len(features) != wanted:
-            raise ValueError(f"features: expected {wanted} columns, got {features!r}")
+            raise InvalidValueError(f"features: expected {wanted} columns, got {features!r}")
         kind = type(df).__module__.split(".")[0]
         if kind not in ("pandas", "polars"):
-            raise TypeError(f"df: expected a pandas or polars DataFrame, got {type(df).__name__}")
+            raise InvalidTypeError(f"df: expected a pandas or polars DataFrame, got {type(df).__name__}")
         library = sys.modules[kind]
         inputs = []
         for column in features:
             values = df[column].to_numpy() if kind == "polars" else _pandas_numbers(df[column])
             if values.dtype.kind not in "fiub":
-                raise TypeError(f"features: expected numbers, got column {column!r} of {df[column].dtype}")
+                raise InvalidTypeError(f"features: expected numbers, got column {column!r} of {df[column].dtype}")
             inputs.append(values.astype(np.float32))
         y = self.predict(df[key], np.stack(inputs, axis=1), **options)
         columns = {name: y[:, 0]} if y.shape[1] == 1 else {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}

@@ -17,6 +17,7 @@ from mlpbank.bench.measure import CaseResult, run_case
 from mlpbank.bench.options import Plan, make_plan
 from mlpbank.bench.peers import PEERS, build_mlpbank
 from mlpbank.bench.table import Table
+from mlpbank.errors import MlpbankError
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import Engine
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """
     try:
         plan = make_plan(args)
-    except (ValueError, TypeError, OverflowError) as error:
+    except MlpbankError as error:
         print(f"mlpbank bench: error: {error}", file=sys.stderr)
         return 2
     about = machine.describe()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from mlpbank.bench.cases import Problem
+from mlpbank.errors import MlpbankError
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Contender:
 Builder = Callable[[Problem, Settings], Contender]
 
 
-class UnavailableError(Exception):
+class UnavailableError(MlpbankError, RuntimeError):
     """A peer cannot take part; the message says why."""
 
 

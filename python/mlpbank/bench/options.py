@@ -11,6 +11,7 @@ from mlpbank.architecture import Architecture, positive_int
 from mlpbank.bench.cases import DTYPES, SUITE, Case
 from mlpbank.bench.contender import Settings
 from mlpbank.bench.peers import PEERS
+from mlpbank.errors import InvalidValueError
 from mlpbank.inference import Engine
 
 _LAYOUTS = ("auto", "panel", "lane")
@@ -82,14 +83,14 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if args.threads is not None:
         wanted = _integer(args.threads, "--threads")
         if wanted > threads:
-            raise ValueError(f"--threads: expected 1 to {threads}, the CPU budget here, got {wanted}")
+            raise InvalidValueError(f"--threads: expected 1 to {threads}, the CPU budget here, got {wanted}")
         threads = wanted
     Engine(threads, args.isa)  # knows the instruction sets and complains
     layout, dtype = _one_of(args.layout, _LAYOUTS, "--layout"), _one_of(args.dtype, DTYPES, "--dtype")
     sections = _names(args.suite, tuple(SECTIONS), "--suite") if args.suite is not None else ()
     cases = _cases(args, sections)
     if args.plot is not None and not cases:
-        raise ValueError("--plot: draws cases, which --suite was not asked for")
+        raise InvalidValueError("--plot: draws cases, which --suite was not asked for")
     return Plan(
         cases=cases,
         sections=tuple(name for name in SECTIONS if name in sections and name != "cases"),
@@ -105,14 +106,14 @@ def _cases(args: argparse.Namespace, sections: tuple[str, ...]) -> tuple[Case, .
     given = [name for name in _DEFAULTS if getattr(args, name) is not None]
     if sections:
         if given:
-            raise ValueError(f"--{given[0]}: not together with --suite, which has its own cases")
+            raise InvalidValueError(f"--{given[0]}: not together with --suite, which has its own cases")
         return SUITE if "cases" in sections else ()
     text = {name: getattr(args, name) or default for name, default in _DEFAULTS.items()}
     sizes = tuple(_integer(size, "--sizes") for size in text["sizes"].split(","))
     try:
         Architecture.mlp(*sizes, activation=text["activation"])
     except ValueError as error:
-        raise ValueError(f"--{error}") from None  # the message starts with "sizes" or "activation"
+        raise InvalidValueError(f"--{error}") from None  # the message starts with "sizes" or "activation"
     return (Case(_integer(text["models"], "--models"), sizes, _integer(text["rows"], "--rows"), text["activation"]),)
 
 
@@ -133,7 +134,7 @@ def _integer(text: str, option: str) -> int:
     try:
         value = int(text)
     except ValueError:
-        raise ValueError(f"{option}: expected a positive integer, got {text.strip()!r}") from None
+        raise InvalidValueError(f"{option}: expected a positive integer, got {text.strip()!r}") from None
     return positive_int(value, option)
 
 
@@ -143,13 +144,13 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < 1e6:
-        raise ValueError(f"--seconds: expected a positive number, got {text!r}")
+        raise InvalidValueError(f"--seconds: expected a positive number, got {text!r}")
     return value
 
 
 def _one_of(value: str, choices: tuple[str, ...], option: str) -> str:
     if value not in choices:
-        raise ValueError(f"{option}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+        raise InvalidValueError(f"{option}: expected {' or '.join(map(repr, choices))}, got {value!r}")
     return value
 
 
@@ -158,7 +159,7 @@ def _output(text: str | None, option: str) -> Path | None:
         return None
     path = Path(text)
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{option}: cannot write {text}")
+        raise InvalidValueError(f"{option}: cannot write {text}")
     return path
 
 
@@ -166,9 +167,9 @@ def _picture(text: str | None) -> Path | None:
     path = _output(text, "--plot")
     if path is not None:
         if path.suffix != ".png":
-            raise ValueError(f"--plot: expected a name that ends with .png, got {text!r}")
+            raise InvalidValueError(f"--plot: expected a name that ends with .png, got {text!r}")
         try:
             import matplotlib  # noqa: F401
         except ImportError:
-            raise ValueError("--plot: matplotlib is not installed; pip install 'mlpbank[bench]'") from None
+            raise InvalidValueError("--plot: matplotlib is not installed; pip install 'mlpbank[bench]'") from None
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,9 +18,10 @@ from mlpbank._keys import Key
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.bank import Bank
-from mlpbank.cli._tables import CommandError, needs, read_table, write_csv
+from mlpbank.cli._tables import CommandError, encoded, foreign, needs, read_table, write_csv
+from mlpbank.errors import BankFileError, MlpbankError
 from mlpbank.files import _mapped, _plain
-from mlpbank.files._atomic import BankFileError, atomic_writer
+from mlpbank.files._atomic import atomic_writer
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 SUFFIXES = (".mlpbank", ".safetensors", ".onnx")
@@ -63,11 +65,11 @@ def add_commands(commands: Subparsers) -> None:
     convert.add_argument("--dtype", choices=DTYPES, help="of a bank file's weights; as it was by default")
     convert.add_argument("--sizes", metavar="IN,...,OUT", help="layer sizes of state dicts, such as 32,64,64,1")
     activations = [activation.value for activation in Activation]
-    convert.add_argument("--activation", choices=activations, default="relu", help="of state dicts (default relu)")
+    convert.add_argument("--activation", choices=activations, help="of state dicts (default relu)")
     layouts = ["out_in", "in_out"]
     about = "of matrices in .safetensors: (out, in) as in PyTorch, the default, or (in, out)"
-    convert.add_argument("--weight-layout", choices=layouts, default="out_in", help=about)
-    convert.add_argument("--output-activation", choices=activations, default="none", help="likewise (default none)")
+    convert.add_argument("--weight-layout", choices=layouts, help=about)
+    convert.add_argument("--output-activation", choices=activations, help="likewise (default none)")
     about = "convert a plain .safetensors without its further arrays (extra.*), which would be an error"
     convert.add_argument("--drop-extra", action="store_true", help=about)
 
@@ -83,7 +85,8 @@ def add_commands(commands: Subparsers) -> None:
         "--input",
         type=Path,
         required=True,
-        help=".csv, .csv.gz, .parquet, .npy with or without named fields, or - for CSV on standard input",
+        help=".csv, .csv.gz, .parquet, .npz, .npy with or without named fields, or - for standard input, which is told "
+        "by how it begins",
     )
     predict.add_argument("--key", required=True, help="column of keys; of an .npy without names its number")
     predict.add_argument("--output", type=Path, help=".csv, .parquet or .npy; CSV on standard output by default")
@@ -132,8 +135,9 @@ def inspect_bank(args: argparse.Namespace) -> int:
         rows.append(("loaded", first if first == last else f"{first} to {last}"))
     rows += [(f"metadata {name}", json.dumps(value, ensure_ascii=False)) for name, value in bank.metadata.items()]
     width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"{name:{width}}  {value}")
+    with encoded("standard output"):
+        for name, value in rows:
+            print(f"{name:{width}}  {value}")
     return 0
 
 
@@ -145,20 +149,15 @@ def verify_bank(args: argparse.Namespace) -> int:
     except BankFileError as error:
         text = str(error)
         raise BankFileError(text if text.startswith(str(args.file)) else f"{args.file}: {text}") from None
-    print(f"{args.file}: {contents.models:,} models, checksums, keys and weights are sound")
+    with encoded("standard output"):
+        print(f"{args.file}: {contents.models:,} models, checksums, keys and weights are sound")
     return 0
 
 
 def convert_bank(args: argparse.Namespace) -> int:
     """Convert a file or a folder."""
-    suffix = f".{args.to}" if args.to else args.target.suffix if args.target else None
-    if suffix not in SUFFIXES:
-        raise ValueError(f"target: expected a name that ends in {', '.join(SUFFIXES)}, or --to, got {args.target}")
-    target = args.target or args.source.with_suffix(suffix)
-    if target.resolve() == args.source.resolve() and suffix != ".mlpbank":
-        raise ValueError(f"target: expected another name than {args.source}")
-    if args.dtype and suffix != ".mlpbank":
-        raise ValueError(f"--dtype: expected a bank file as target, got {target}")
+    target, suffix = _target(args)
+    _check_folder_options(args)
     bank = _read_source(args)
     if suffix == ".mlpbank":
         dtype = args.dtype or bank.dtype
@@ -176,8 +175,36 @@ def convert_bank(args: argparse.Namespace) -> int:
             [] if all(isinstance(key, str) for key in keys) else ["that keys are ints"]
         )
         print(f"mlpbank: note: plain safetensors do not keep {', '.join(lost)}", file=sys.stderr)
-    print(f"{target}: {len(bank):,} models, {target.stat().st_size:,} bytes")
+    with encoded("standard output"):
+        print(f"{target}: {len(bank):,} models, {target.stat().st_size:,} bytes")
     return 0
+
+
+def _target(args: argparse.Namespace) -> tuple[Path, str]:
+    """Return where to convert to, and the suffix of the format."""
+    suffix = f".{args.to}" if args.to else args.target.suffix if args.target else None
+    if suffix not in SUFFIXES:
+        raise CommandError(f"target: expected a name that ends in {', '.join(SUFFIXES)}, or --to, got {args.target}")
+    if args.target is None and not args.source.name:
+        raise CommandError(f"target: expected a name, since {args.source} has none of its own, got none")
+    target: Path = args.target or args.source.with_suffix(suffix)
+    if target.suffix != suffix and target.suffix in (*SUFFIXES, *MODEL_SUFFIXES):
+        raise CommandError(f"target: expected a name that ends in {suffix}, as --to has it, got {target}")
+    if os.path.realpath(target) == os.path.realpath(args.source) and suffix != ".mlpbank":
+        raise CommandError(f"target: expected another name than {args.source}")
+    if args.dtype and suffix != ".mlpbank":
+        raise CommandError(f"--dtype: expected a bank file as target, got {target}")
+    return target, suffix
+
+
+def _check_folder_options(args: argparse.Namespace) -> None:
+    """Refuse options about files of single models where they would say nothing."""
+    given = [name for name in ("sizes", "activation", "output_activation", "weight_layout") if getattr(args, name)]
+    if given and not args.source.is_dir():
+        option = given[0].replace("_", "-")
+        raise CommandError(f"--{option}: expected a folder of state dicts as source, got {args.source}")
+    if given and not args.sizes and given[0] != "weight_layout":
+        raise CommandError(f"--{given[0].replace('_', '-')}: expected --sizes beside it, got none")
 
 
 def _to_onnx(bank: Bank) -> bytes:
@@ -208,7 +235,7 @@ def _read_source(args: argparse.Namespace) -> Bank:
         plain = _plain.load_plain(source)
         if plain.extra and not args.drop_extra:
             names = ", ".join(f"extra.{name}" for name in plain.extra)
-            raise ValueError(f"{source}: expected no further arrays, got {names}; --drop-extra leaves them out")
+            raise CommandError(f"{source}: expected no further arrays, got {names}; --drop-extra leaves them out")
         keys = plain.keys or tuple(str(i) for i in range(len(plain.weights["layer_0"])))
         bank = Bank.from_stacked(keys, plain.architecture, plain.weights)
         bank.metadata = plain.metadata
@@ -220,25 +247,29 @@ def _read_folder(args: argparse.Namespace) -> Bank:
     """Return one bank of a folder's models; their names without suffix become the keys."""
     files = sorted(path for path in args.source.iterdir() if path.suffix in MODEL_SUFFIXES)
     if not files:
-        raise ValueError(f"{args.source}: expected files that end in {', '.join(MODEL_SUFFIXES)}, got none")
+        raise CommandError(f"{args.source}: expected files that end in {', '.join(MODEL_SUFFIXES)}, got none")
     if double := [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]:
-        raise ValueError(f"{args.source}: expected one file for each key, got several for {double[0]!r}")
+        raise CommandError(f"{args.source}: expected one file for each key, got several for {double[0]!r}")
     architecture = None
     if args.sizes:
         try:
             sizes = [int(size) for size in args.sizes.split(",")]
         except ValueError:
-            raise ValueError(f"--sizes: expected integers such as 32,64,1, got {args.sizes!r}") from None
-        architecture = Architecture.mlp(*sizes, activation=args.activation, output_activation=args.output_activation)
+            raise CommandError(f"--sizes: expected integers such as 32,64,1, got {args.sizes!r}") from None
+        architecture = Architecture.mlp(
+            *sizes, activation=args.activation or "relu", output_activation=args.output_activation or "none"
+        )
     elif any(path.suffix != ".onnx" for path in files):
-        raise ValueError("--sizes: expected the layer sizes, since state dicts do not tell their activations, got none")
+        raise CommandError(
+            "--sizes: expected the layer sizes, since state dicts do not tell their activations, got none"
+        )
     bar = sys.stderr.isatty()
     models: dict[Key, Any] = {}
     for path in progress_bar(files, "reading", bar):
         try:
-            models[path.stem] = _read_model(path, architecture, args.weight_layout)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}: {error.args[0] if error.args else error}") from error
+            models[path.stem] = _read_model(path, architecture, args.weight_layout or "out_in")
+        except MlpbankError as error:
+            raise CommandError(f"{path}: {error.args[0] if error.args else error}") from error
     return Bank.from_models(models, architecture, progress=bar)
 
 
@@ -253,20 +284,24 @@ def _read_model(path: Path, architecture: Architecture | None, weight_layout: st
         from mlpbank import convert
 
         try:
-            arrays = load_file(path)
+            with foreign("expected arrays of NumPy's dtypes", SafetensorError):
+                arrays = load_file(path)
         except SafetensorError as error:
-            raise ValueError(str(error)) from error
+            raise CommandError(str(error)) from error
         if architecture is None or "layer_0" in arrays:  # mlpbank's own form
             return arrays
         return convert.from_params(arrays, architecture, weight_layout=weight_layout).weights
     import pickle
 
-    import torch
-
+    with needs(f"reading {path.suffix}", "torch"):
+        import torch
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
+        with foreign("expected a state dict", pickle.UnpicklingError):
+            return torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
     except pickle.UnpicklingError:
-        raise ValueError("expected a state dict, got a file with other objects, whose loading would run code") from None
+        raise CommandError(
+            "expected a state dict, got a file with other objects, whose loading would run code"
+        ) from None
 
 
 def predict_rows(args: argparse.Namespace) -> int:
@@ -284,7 +319,8 @@ def predict_rows(args: argparse.Namespace) -> int:
         raise CommandError(f"--input: expected {bank.architecture.input_size} columns beside keys, got {x.shape[1]}")
     y = bank.predict(keys, x, missing=args.missing)
     if args.output is None:
-        write_csv(sys.stdout, args.key, keys, names, y)
+        with encoded("standard output"):
+            write_csv(sys.stdout, args.key, keys, names, y)
         return 0
     with atomic_writer(args.output) as file:
         if suffix == ".npy":
@@ -294,10 +330,12 @@ def predict_rows(args: argparse.Namespace) -> int:
                 import pandas
 
                 frame = pandas.DataFrame({args.key: keys} | {name: y[:, i] for i, name in enumerate(names)})
-                frame.to_parquet(file, index=False)
+                with encoded(str(args.output)):
+                    frame.to_parquet(file, index=False)
         else:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-            write_csv(text, args.key, keys, names, y)
+            with encoded(str(args.output)):
+                write_csv(text, args.key, keys, names, y)
             text.detach()  # flushes; the writer closes the file
     return 0
 

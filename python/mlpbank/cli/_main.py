@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from mlpbank.bench.options import add_arguments
 from mlpbank.cli._bank_commands import add_commands
+from mlpbank.errors import MlpbankError, UnknownKeyError
 
 
 def _demo(_: argparse.Namespace) -> int:
@@ -75,20 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has seen enough (`| head`). Python would complain when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # as the shell has it for SIGPIPE
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        OverflowError,
-        ImportError,
-        MemoryError,
-        EOFError,
-    ) as error:
+    except (MlpbankError, OSError, MemoryError) as error:  # what the user gave does not fit, or the machine lacks
         if os.environ.get("MLPBANK_DEBUG"):
             raise
-        text = error.args[0] if type(error) is KeyError and error.args else error  # a KeyError's str is its repr
+        text = error.args[0] if isinstance(error, UnknownKeyError) else error  # a KeyError's str is its repr
         print(f"mlpbank: error: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
         return 2
+    except Exception:
+        if os.environ.get("MLPBANK_DEBUG"):
+            raise
+        traceback.print_exc()
+        print("mlpbank: this is a bug in mlpbank; please report it with the lines above", file=sys.stderr)
+        return 1
     return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import math
 import re
 import zlib
@@ -12,15 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from mlpbank._arrays import Float32Array
 from mlpbank._keys import Key
+from mlpbank.errors import InvalidValueError, MlpbankError
 
 STDIN = ("-", "/dev/stdin")
+SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
+
+_MAGIC = {b"\x1f\x8b": ".csv.gz", b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz", b"PAR1": ".parquet"}
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _WORDS = {"": math.nan, "nan": math.nan, "na": math.nan, "true": 1.0, "false": 0.0}
@@ -31,7 +36,7 @@ Keys = list[str] | npt.NDArray[np.int64]
 Choose = Callable[[Sequence[str]], list[str]]
 
 
-class CommandError(ValueError):
+class CommandError(InvalidValueError):
     """What the user gave to a command is wrong; the message says it in one line."""
 
 
@@ -41,7 +46,7 @@ def read_table(path: Path, key: str, choose: Choose, key_type: type | None) -> t
     Parameters
     ----------
     path : Path
-        Its suffix tells the format; ``-`` is CSV on standard input.
+        Its suffix tells the format; ``-`` is standard input, whose beginning tells it.
     key : str
         The column of keys.
     choose : callable
@@ -55,38 +60,89 @@ def read_table(path: Path, key: str, choose: Choose, key_type: type | None) -> t
         The file is not such a table.
     """
     if str(path) in STDIN:
-        with open(0, closefd=False, **_TEXT) as file:
-            return _read_csv(file, "standard input", key, choose, key_type)
-    if path.name.endswith(".csv"):
-        with open(path, **_TEXT) as file:
-            return _read_csv(file, str(path), key, choose, key_type)
-    if path.name.endswith(".csv.gz"):
-        with gzip.open(path, "rt", **_TEXT) as file:
-            return _read_csv(file, str(path), key, choose, key_type)
-    if path.suffix == ".npy":
-        table = _load_npy(path)
-        if table.dtype.names is None:
-            return _split_columns(path, table, key, key_type)
-        if table.ndim != 1:
-            raise CommandError(f"{path}: expected one dimension of named fields, got shape {table.shape}")
-        columns: dict[str, Any] = {name: table[name] for name in table.dtype.names}
-    elif path.suffix == ".parquet":
+        with open(0, "rb", closefd=False) as pipe:
+            source, suffix = _recognised(pipe)
+            return _read(source, "standard input", suffix, key, choose, key_type)
+    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), "")
+    if not suffix:
+        raise CommandError(
+            f"--input: expected a name that ends in {', '.join(SUFFIXES)}, or - for standard input, got {path}"
+        )
+    with open(path, "rb") as file:
+        return _read(file, str(path), suffix, key, choose, key_type)
+
+
+def _recognised(pipe: io.BufferedReader) -> tuple[BinaryIO, str]:
+    """Return what standard input holds, and the suffix that it would have. All but CSV is read into memory."""
+    first = pipe.peek(1)[:1]
+    if not any(magic.startswith(first) for magic in _MAGIC):
+        return pipe, ".csv"
+    data = pipe.read()
+    suffix = next((suffix for magic, suffix in _MAGIC.items() if data.startswith(magic)), ".csv")
+    if suffix == ".parquet" and not data.endswith(b"PAR1"):  # the header of a CSV may begin so
+        suffix = ".csv"
+    return io.BytesIO(data), suffix
+
+
+def _read(
+    source: BinaryIO, name: str, suffix: str, key: str, choose: Choose, key_type: type | None
+) -> tuple[Keys, Any]:
+    if suffix == ".csv":
+        with io.TextIOWrapper(source, **_TEXT) as text:
+            return _read_csv(text, name, key, choose, key_type)
+    if suffix == ".csv.gz":
+        with io.TextIOWrapper(gzip.GzipFile(fileobj=source), **_TEXT) as text:
+            return _read_csv(text, name, key, choose, key_type)
+    if suffix == ".parquet":
         with needs("reading .parquet", "pandas", "pyarrow"):
             import pandas
 
-            frame = pandas.read_parquet(path)
-        columns = {str(name): frame[name].to_numpy() for name in frame.columns}
+            with foreign(f"{name}: expected Parquet", ImportError):
+                frame = pandas.read_parquet(source)
+        columns = {str(column): frame[column].to_numpy() for column in frame.columns}
     else:
-        raise CommandError(
-            f"--input: expected a name that ends in .csv, .csv.gz, .parquet or .npy, or - for CSV, got {path}"
-        )
-    inputs = []
-    for name in choose(list(columns)):
-        column = columns[name]
+        loaded = _load_numpy(source, name, suffix)
+        if isinstance(loaded, dict):
+            columns = loaded
+        elif loaded.dtype.names is None:
+            return _split_columns(name, loaded, key, key_type)
+        elif loaded.ndim != 1:
+            raise CommandError(f"{name}: expected one dimension of named fields, got shape {loaded.shape}")
+        else:
+            columns = {field: loaded[field] for field in loaded.dtype.names}
+    features = choose(list(columns))
+    for feature in features:
+        column = columns[feature]
         if column.dtype.kind not in "fiub" or column.ndim != 1:
-            raise CommandError(f"--features: expected numbers, got column {name!r} of {column.dtype}")
-        inputs.append(column.astype(np.float32))
-    return _as_keys(columns[key], key, key_type), np.stack(inputs, axis=1)
+            raise CommandError(f"--features: expected numbers, got column {feature!r} of {column.dtype}")
+    keys = _as_keys(columns[key], key, key_type)
+    for feature in features:
+        if len(columns[feature]) != len(keys):
+            raise CommandError(
+                f"{name}: expected {len(keys)} rows, as {key!r} has, got {len(columns[feature])} in {feature!r}"
+            )
+    return keys, np.stack([columns[feature].astype(np.float32) for feature in features], axis=1)
+
+
+@contextmanager
+def foreign(expected: str, *others: type[Exception]) -> Iterator[None]:
+    """Say in one way what another library's reader raises, of whatever kind, except for what is listed."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (MlpbankError, OSError, MemoryError, *others)):
+            raise
+        raise CommandError(f"{expected}, got {str(error) or type(error).__name__}") from error
+
+
+@contextmanager
+def encoded(name: str) -> Iterator[None]:
+    """Say which character an output cannot hold."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        character = error.object[error.start]
+        raise CommandError(f"{name}: expected text that {error.encoding} can hold, got {character!a}") from None
 
 
 @contextmanager
@@ -161,6 +217,8 @@ def _csv_rows(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
         raise CommandError(f"{name}, line {line}: expected CSV, got {error}") from None
     except UnicodeDecodeError as error:
         raise CommandError(f"{name}: expected UTF-8, got byte {error.object[error.start]:#04x}") from None
+    except gzip.BadGzipFile as error:
+        raise CommandError(f"{name}: expected a gzip file, got {error}") from None
     except (EOFError, zlib.error) as error:
         raise CommandError(f"{name}: expected a complete gzip file, got {error}") from None
 
@@ -185,22 +243,28 @@ def _number(cell: str, where: str) -> float:
     raise CommandError(f"{where}: expected a number, got {cell[:80]!r}")
 
 
-def _load_npy(path: Path) -> npt.NDArray[Any]:
-    try:
-        table = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise CommandError(f"{path}: expected an .npy file, got {error}") from None
-    if not isinstance(table, np.ndarray):
-        raise CommandError(f"{path}: expected one array, got an .npz file")
-    return table
+def _load_numpy(source: BinaryIO, name: str, suffix: str) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
+    """Return the array of an .npy file, or those of an .npz file by name."""
+    with foreign(f"{name}: expected an {suffix} file"):
+        loaded: Any = np.load(source, allow_pickle=False)
+        arrays = loaded if isinstance(loaded, np.ndarray) else {field: loaded[field] for field in loaded.files}
+    if isinstance(arrays, np.ndarray) and suffix == ".npz":
+        raise CommandError(f"{name}: expected named arrays, got an .npy file")
+    if isinstance(arrays, dict) and suffix == ".npy":
+        raise CommandError(f"{name}: expected one array, got an .npz file")
+    if isinstance(arrays, dict):
+        for field, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # what else a zip may hold
+                raise CommandError(f"{name}: expected arrays, got {field!r}, which is none")
+    return arrays
 
 
-def _split_columns(path: Path, table: npt.NDArray[Any], key: str, key_type: type | None) -> tuple[Keys, Any]:
+def _split_columns(name: str, table: npt.NDArray[Any], key: str, key_type: type | None) -> tuple[Keys, Any]:
     """Return the keys and the inputs of an array whose columns have no names."""
     if table.ndim != 2 or not re.fullmatch("[0-9]{1,9}", key) or int(key) >= table.shape[1]:
-        raise CommandError(f"--key: expected the number of a column of {path}, shape {table.shape}, got {key!r}")
+        raise CommandError(f"--key: expected the number of a column of {name}, shape {table.shape}, got {key!r}")
     if table.dtype.kind not in "fiu":
-        raise CommandError(f"{path}: expected numbers, got {table.dtype}")
+        raise CommandError(f"{name}: expected numbers, got {table.dtype}")
     return _as_keys(table[:, int(key)], key, key_type), np.delete(table, int(key), axis=1)
 
 

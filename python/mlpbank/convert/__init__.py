@@ -17,10 +17,18 @@ from mlpbank._arrays import Float32Array
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture
 from mlpbank.convert import _chain
-from mlpbank.convert._chain import Converted, UnsupportedLayerError
+from mlpbank.convert._chain import Converted
 from mlpbank.convert._native import is_native, native_layers
 from mlpbank.convert._params import from_flat, from_params, from_stacked_params
 from mlpbank.convert.scalers import fold_scalers, mean_and_scale
+from mlpbank.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    MissingPackageError,
+    MlpbankError,
+    UnknownKeyError,
+    UnsupportedLayerError,
+)
 
 __all__ = [
     "Converted",
@@ -36,6 +44,10 @@ __all__ = [
 ]
 
 Key = TypeVar("Key", bound=Hashable)
+
+# What `stack` raises again with the key in front. Errors of others stay what they are.
+_MLPBANK_KINDS = (UnsupportedLayerError, InvalidTypeError, UnknownKeyError, InvalidValueError, MlpbankError)
+_KINDS = (TypeError, KeyError, ValueError)
 
 
 def convert(model: Any, architecture: Architecture | None = None) -> Converted:
@@ -71,7 +83,7 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
     if architecture is None:
         architecture = _chain.architecture_of(layers)
     elif shape != (expected := _chain.shape_of_architecture(architecture)):
-        raise ValueError(f"architecture: {_chain.difference(expected, shape)}")
+        raise InvalidValueError(f"architecture: {_chain.difference(expected, shape)}")
     return Converted(architecture, _chain.weights_of(layers))
 
 
@@ -107,9 +119,9 @@ def stack(
         As for `convert`.
     """
     if not isinstance(models, Mapping):
-        raise TypeError(f"models: expected a mapping of keys to models, got {type(models).__name__}")
+        raise InvalidTypeError(f"models: expected a mapping of keys to models, got {type(models).__name__}")
     if not models:
-        raise ValueError("models: expected at least one, got none")
+        raise InvalidValueError("models: expected at least one, got none")
     shape = None if architecture is None else _chain.shape_of_architecture(architecture)
     whose = "the architecture"
     stacked: list[tuple[Float32Array, Float32Array]] = []
@@ -124,7 +136,7 @@ def stack(
             if shape is None:
                 architecture, shape, whose = _chain.architecture_of(layers), got, f"models[{key!r}]"
             if got != shape:
-                raise ValueError(f"differs from {whose}: {_chain.difference(shape, got)}")
+                raise InvalidValueError(f"differs from {whose}: {_chain.difference(shape, got)}")
             if not stacked:
                 n = len(models)
                 stacked = [(np.empty((n, a, b), np.float32), np.zeros((n, b), np.float32)) for a, b, _ in shape]
@@ -134,10 +146,8 @@ def stack(
                     bias[i] = _rounded(layer.bias, f"layer_{j}.bias")
         except (ValueError, TypeError, KeyError) as error:
             message = f"models[{key!r}]: {error.args[0] if error.args else error}"
-            for kind in (UnsupportedLayerError, TypeError, KeyError):
-                if isinstance(error, kind):
-                    raise kind(message) from error
-            raise ValueError(message) from error
+            kinds = _MLPBANK_KINDS if isinstance(error, MlpbankError) else _KINDS
+            raise next(kind for kind in kinds if isinstance(error, kind))(message) from error
         keys.append(key)
     assert architecture is not None
     weights: dict[str, Float32Array] = {}
@@ -191,12 +201,14 @@ def _layers(model: Any, architecture: Architecture | None, plans: dict[Any, Any]
     if isinstance(model, Converted):
         return native_layers(model.weights, model.architecture)
     if framework is None and not isinstance(model, (Mapping, list, tuple)):
-        raise TypeError(
+        raise InvalidTypeError(
             f"model: expected a PyTorch, scikit-learn, Keras, ONNX, Flax or Equinox model or a mapping of weights, "
             f"got {type(model).__name__}"
         )
     if architecture is None:
-        raise ValueError(f"architecture: needed for weights without activations ({type(model).__name__}), got None")
+        raise InvalidValueError(
+            f"architecture: needed for weights without activations ({type(model).__name__}), got None"
+        )
     if is_native(model):
         return native_layers(model, architecture)
     return native_layers(from_params(model, architecture).weights, architecture)
@@ -226,7 +238,7 @@ def _onnx() -> Any:
     try:
         from mlpbank.convert import onnx
     except ModuleNotFoundError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"ONNX models need a package that is not there: {error}; pip install 'mlpbank[onnx]'"
         ) from error
     return onnx

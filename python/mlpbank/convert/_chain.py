@@ -11,13 +11,10 @@ import numpy.typing as npt
 
 from mlpbank._arrays import Float32Array
 from mlpbank.architecture import Activation, Architecture, LayerSpec
+from mlpbank.errors import InvalidValueError, UnsupportedLayerError
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Float64Array = npt.NDArray[np.float64]
-
-
-class UnsupportedLayerError(ValueError):
-    """A model has a part that mlpbank cannot express; the message names the part and where it stands."""
 
 
 def unsupported(where: str, what: str) -> UnsupportedLayerError:
@@ -235,7 +232,7 @@ def to_float32(array: npt.NDArray[Any], name: str) -> Float32Array:
     with np.errstate(over="ignore"):
         rounded = np.array(array, np.float32, order="C")
     if array.dtype != np.float32 and (bad := np.isinf(rounded) & np.isfinite(array)).any():
-        raise ValueError(f"{name}: expected values that float32 can hold, got {array[bad][0]:g}")
+        raise InvalidValueError(f"{name}: expected values that float32 can hold, got {array[bad][0]:g}")
     return rounded
 
 

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from mlpbank.architecture import Activation
+from mlpbank.errors import MlpbankError
 
 # (name, arguments); ((factor, power), ...); ((product, coefficient), ...), all of them sorted.
 Factor = tuple[str, tuple[Any, ...]]
@@ -24,7 +25,7 @@ _LARGEST = 3.4028234e38  # of float32: nothing is clipped above it, and ONNX mea
 _TOLERANCE = 1e-6
 
 
-class Unknown(Exception):
+class Unknown(MlpbankError, ValueError):
     """An expression that is no part of an activation."""
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import Float32Array, as_float32
+from mlpbank._arrays import Float32Array, as_float32, refuse_masks
 from mlpbank.architecture import Architecture
 from mlpbank.convert._chain import Layer
+from mlpbank.errors import InvalidValueError, UnknownKeyError
 
 _KEY = re.compile(r"layer_\d+(\.bias)?")
 
@@ -53,13 +54,13 @@ def unflattened(
     layers = architecture.layers
     known = {f"layer_{i}{suffix}" for i in range(len(layers)) for suffix in ("", ".bias")}
     if unknown := [key for key in weights if key not in known]:
-        raise KeyError(f"weights: unknown key {unknown[0]!r}, expected those of {len(layers)} layers")
+        raise UnknownKeyError(f"weights: unknown key {unknown[0]!r}, expected those of {len(layers)} layers")
     arrays: dict[str, Float32Array] = {}
     batch: tuple[int, ...] = ()
     for i, layer in enumerate(layers):
         name = f"layer_{i}"
         if name not in weights:
-            raise KeyError(f"weights: missing key {name!r}")
+            raise UnknownKeyError(f"weights: missing key {name!r}")
         matrix = as_float32(as_array(weights[name], name), name)
         size = (layer.input_size, layer.output_size)
         if i == 0:
@@ -68,13 +69,13 @@ def unflattened(
             batch = matrix.shape[:1] if stacked else ()
         shapes = ((*batch, *size), (*batch, size[0] * size[1]))
         if matrix.shape not in shapes:
-            raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {matrix.shape}")
+            raise InvalidValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {matrix.shape}")
         arrays[name] = matrix.reshape(*batch, *size)
         name = f"{name}.bias"
         shape = (*batch, layer.output_size)
         bias = as_float32(as_array(weights[name], name), name) if name in weights else np.zeros(shape, np.float32)
         if bias.shape != shape:
-            raise ValueError(f"{name}: expected shape {shape}, got {bias.shape}")
+            raise InvalidValueError(f"{name}: expected shape {shape}, got {bias.shape}")
         arrays[name] = bias
     return arrays, bool(stacked)
 
@@ -85,6 +86,7 @@ def as_array(values: Any, name: str) -> npt.NDArray[Any]:
         from mlpbank.convert import torch
 
         return torch.to_numpy(values, name)
+    refuse_masks(values, name)
     array = np.asarray(values)
     if array.dtype.kind == "V" or array.dtype.name == "bfloat16":  # JAX's bfloat16 is no dtype of NumPy's own
         array = array.astype(np.float32)

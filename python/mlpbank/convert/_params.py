@@ -19,6 +19,7 @@ from mlpbank._arrays import Float32Array, as_float32
 from mlpbank.architecture import Architecture
 from mlpbank.convert._chain import Converted, to_float32, unsupported
 from mlpbank.convert._native import as_array
+from mlpbank.errors import InvalidTypeError, InvalidValueError
 
 _ROLES = {"kernel": "weight", "weight": "weight", "w": "weight", "W": "weight", "bias": "bias", "b": "bias"}
 _LAYOUTS = ("in_out", "out_in")
@@ -131,13 +132,13 @@ def from_flat(
     if flat.dtype != np.float32:
         flat = to_float32(flat, "vectors") if flat.dtype.kind == "f" else as_float32(flat, "vectors")
     if flat.ndim not in (1, 2):
-        raise ValueError(f"vectors: expected shape (N, P) or (P,), got {flat.shape}")
+        raise InvalidValueError(f"vectors: expected shape (N, P) or (P,), got {flat.shape}")
     names = _names_in_order(architecture, order)
     sizes = {f"layer_{i}": layer.input_size * layer.output_size for i, layer in enumerate(architecture.layers)}
     sizes |= {f"layer_{i}.bias": layer.output_size for i, layer in enumerate(architecture.layers)}
     expected = sum(sizes[name] for name in names)
     if flat.shape[-1] != expected:
-        raise ValueError(f"vectors: expected {expected} parameters for each model, got {flat.shape[-1]}")
+        raise InvalidValueError(f"vectors: expected {expected} parameters for each model, got {flat.shape[-1]}")
     batch = flat.shape[:-1]
     parts: dict[str, Float32Array] = {}
     start = 0
@@ -162,31 +163,37 @@ def _names_in_order(architecture: Architecture, order: str | Sequence[str]) -> l
     if isinstance(order, str):
         suffixes = {"weight": ("",), "weight,bias": ("", ".bias"), "bias,weight": (".bias", "")}.get(order)
         if suffixes is None:
-            raise ValueError(f"order: expected 'weight,bias', 'bias,weight', 'weight' or all names, got {order!r}")
+            raise InvalidValueError(
+                f"order: expected 'weight,bias', 'bias,weight', 'weight' or all names, got {order!r}"
+            )
         return [f"layer_{i}{suffix}" for i in range(n) for suffix in suffixes]
     names = list(order)
     matrices = {f"layer_{i}" for i in range(n)}
     if not matrices <= set(names) <= matrices | {f"{m}.bias" for m in matrices} or len(set(names)) != len(names):
-        raise ValueError(f"order: expected each of {', '.join(sorted(matrices))} and of their biases once, got {names}")
+        raise InvalidValueError(
+            f"order: expected each of {', '.join(sorted(matrices))} and of their biases once, got {names}"
+        )
     return names
 
 
 def _check_layout(weight_layout: str | None) -> None:
     if weight_layout not in _LAYOUTS:
-        raise ValueError(f"weight_layout: expected 'in_out' or 'out_in', got {weight_layout!r}")
+        raise InvalidValueError(f"weight_layout: expected 'in_out' or 'out_in', got {weight_layout!r}")
 
 
 def _read(
     params: Any, architecture: Architecture, layers: Sequence[str] | None, weight_layout: str | None, stacked: bool
 ) -> dict[str, Float32Array]:
     if not isinstance(architecture, Architecture):
-        raise TypeError(f"architecture: expected an Architecture, got {architecture!r}")
+        raise InvalidTypeError(f"architecture: expected an Architecture, got {architecture!r}")
     if weight_layout is not None:
         _check_layout(weight_layout)
     groups: dict[Path, _DenseParams] = {}
     _gather(params, (), groups, None)
     if not groups:
-        raise ValueError(f"params: expected arrays called weight, kernel, w or W, got none in {type(params).__name__}")
+        raise InvalidValueError(
+            f"params: expected arrays called weight, kernel, w or W, got none in {type(params).__name__}"
+        )
     arrays = {path: _matrix(path, group, weight_layout, stacked) for path, group in groups.items()}
     batch: tuple[int, ...] = ()
     weights: dict[str, Float32Array] = {}
@@ -197,12 +204,12 @@ def _read(
             batch = matrix.shape[:1]
         shape = (*batch, spec.input_size, spec.output_size)
         if matrix.shape != shape:
-            raise ValueError(f"{name}: expected an (in, out) matrix {shape} for layer {i}, got {matrix.shape}")
+            raise InvalidValueError(f"{name}: expected an (in, out) matrix {shape} for layer {i}, got {matrix.shape}")
         weights[f"layer_{i}"] = to_float32(matrix, name)
         shape = (*batch, spec.output_size)
         bias = np.zeros(shape, np.float32) if group.bias is None else as_array(group.bias, name)
         if bias.shape != shape:
-            raise ValueError(f"{name}: expected a bias {shape} for layer {i}, got {bias.shape}")
+            raise InvalidValueError(f"{name}: expected a bias {shape} for layer {i}, got {bias.shape}")
         weights[f"layer_{i}.bias"] = to_float32(bias, name)
     return weights
 
@@ -218,7 +225,7 @@ def _matrix(path: Path, group: _DenseParams, weight_layout: str | None, stacked:
         raise unsupported(name, f"expected {what} of floating-point weights, got {matrix.dtype} {matrix.shape}")
     layout = weight_layout or group.layout
     if layout is None:
-        raise ValueError(
+        raise InvalidValueError(
             f"{name}: nothing tells which way round this matrix is; pass weight_layout='in_out' if the layer computes "
             f"x @ w, 'out_in' if w @ x"
         )
@@ -232,12 +239,12 @@ def _ordered(
     names = {".".join(path): path for path in matrices}
     if layers is not None:
         if isinstance(layers, str) or sorted(layers) != sorted(names):
-            raise ValueError(f"layers: expected each of {list(names)} once, got {layers!r}")
+            raise InvalidValueError(f"layers: expected each of {list(names)} once, got {layers!r}")
         paths = [names[name] for name in layers]
     else:
         paths = sorted(matrices, key=_by_number)
     if len(paths) != len(architecture.layers):
-        raise ValueError(
+        raise InvalidValueError(
             f"architecture: expected {len(paths)} layers for {list(names)}, got {len(architecture.layers)}"
         )
     if layers is not None or all(_numbered(a, b) for a, b in itertools.pairwise(paths)):
@@ -245,11 +252,13 @@ def _ordered(
     # Names do not tell the order, but sizes do if no two layers have the same.
     sizes = [(layer.input_size, layer.output_size) for layer in architecture.layers]
     if len(set(sizes)) < len(sizes):
-        raise ValueError(f"layers: the names {list(names)} do not tell the order of the layers; pass layers=[...]")
+        raise InvalidValueError(
+            f"layers: the names {list(names)} do not tell the order of the layers; pass layers=[...]"
+        )
     by_size = {matrix.shape[-2:]: path for path, matrix in matrices.items()}
     if by_size.keys() != set(sizes):
         got = {name: matrices[path].shape[-2:] for name, path in names.items()}
-        raise ValueError(f"architecture: expected layers (in, out) {sizes}, got {got}")
+        raise InvalidValueError(f"architecture: expected layers (in, out) {sizes}, got {got}")
     return [by_size[size] for size in sizes]
 
 

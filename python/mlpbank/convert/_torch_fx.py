@@ -15,6 +15,7 @@ from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
 from mlpbank.convert._torch_trace import called_as_usual, evaluate, trace, writes
 from mlpbank.convert.torch import OPTIONS, SQUEEZED, Plans, activation, dense, require_flat, to_numpy
 from mlpbank.convert.torch import collect as collect_module
+from mlpbank.errors import MlpbankError
 
 _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), "relu"),
@@ -116,7 +117,7 @@ _COMMON = frozenset(nn.Module().__dict__) - {"training"}
 _PLAIN = (int, float, str, bool, type(None), type, torch.dtype, types.FunctionType, types.BuiltinFunctionType)
 
 
-class _Untold(Exception):
+class _Untold(MlpbankError, ValueError):
     """What a traced forward depends on cannot be told."""
 
 

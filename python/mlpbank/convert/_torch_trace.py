@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpbank.convert._chain import unsupported
+from mlpbank.errors import InvalidTypeError
 
 _WAY_OUT = "it has to compute the same from the same rows each time it is called"
 
@@ -82,7 +83,7 @@ class _Proxy(fx.Proxy):  # type: ignore[misc]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("tracer", "node"):
-            raise TypeError(f"{name} of a tensor is set")
+            raise InvalidTypeError(f"{name} of a tensor is set")
         super().__setattr__(name, value)
 
 

@@ -13,6 +13,7 @@ from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Dense, Step, affine, batch_norm, join, require, unsupported
 from mlpbank.convert._keras_functions import function_of, operation_of
 from mlpbank.convert._native import as_array
+from mlpbank.errors import InvalidValueError
 
 _FUNCTIONS = {
     keras.activations.linear: Activation.NONE,
@@ -64,7 +65,7 @@ def steps(model: Any, where: str = "") -> list[Step]:
 def _layers(model: Any, where: str) -> Iterator[tuple[Any, str, Any]]:
     """Yield the layers a row passes through, first to last, each with where it stands and how it is called."""
     if not model.built:
-        raise ValueError(f"{where + ': ' if where else ''}expected a built model, got one without weights")
+        raise InvalidValueError(f"{where + ': ' if where else ''}expected a built model, got one without weights")
     kind = type(model)
     if not kind.__module__.startswith("keras.") or kind.__name__ not in ("Sequential", "Functional"):
         raise unsupported(
@@ -100,7 +101,7 @@ def _layer(layer: Any, where: str, node: Any = None) -> list[Step]:
     if read is not None:
         _require_own_methods(layer, where)
         if not getattr(layer, "built", True):
-            raise ValueError(f"{where + ': ' if where else ''}expected a built layer, got one without weights")
+            raise InvalidValueError(f"{where + ': ' if where else ''}expected a built layer, got one without weights")
         return read(layer, where)
     if node is not None and not isinstance(layer, keras.Layer):  # keras.ops in a functional model
         return _known(operation_of(layer, node, node.input_tensors[0]), where, kind.__name__)
@@ -170,7 +171,9 @@ def _batch_normalization(layer: Any, where: str) -> list[Step]:
 
 def _normalization(layer: Any, where: str) -> list[Step]:
     if getattr(layer, "mean", None) is None:
-        raise ValueError(f"{where + ': ' if where else ''}expected an adapted Normalization, got one that is not")
+        raise InvalidValueError(
+            f"{where + ': ' if where else ''}expected an adapted Normalization, got one that is not"
+        )
     mean = _array(layer.mean).astype(np.float64)
     # As the layer does it: not sqrt(variance + epsilon).
     deviation = np.maximum(np.sqrt(_array(layer.variance).astype(np.float64)), keras.config.epsilon())

@@ -19,6 +19,7 @@ from mlpbank.convert._chain import Activate, Dense, Step, affine, batch_norm, re
 from mlpbank.convert._native import unflattened
 from mlpbank.convert._onnx_activations import ACTIVATIONS, ELEMENTWISE, FLOATS, activation, activation_of
 from mlpbank.convert._recognise import agrees
+from mlpbank.errors import InvalidValueError
 
 Array = npt.NDArray[Any]
 
@@ -60,13 +61,13 @@ def load(model: Any) -> Any:
         path = Path(os.fspath(model))
         name = str(path)
         if path.suffix.lower() != ".onnx":
-            raise ValueError(f"{name}: expected the path of an .onnx file")
+            raise InvalidValueError(f"{name}: expected the path of an .onnx file")
     try:
         return onnx.load_model_from_string(bytes(model)) if path is None else onnx.load(path)
     except OSError:
         raise
     except Exception as error:  # protobuf's own, and the checks of external data
-        raise ValueError(f"{name}: expected an ONNX model, got {str(error) or type(error).__name__}") from error
+        raise InvalidValueError(f"{name}: expected an ONNX model, got {str(error) or type(error).__name__}") from error
 
 
 def steps(model: Any) -> list[Step]:
@@ -83,7 +84,7 @@ def steps(model: Any) -> list[Step]:
         return _Graph(model).steps()
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:
         # A node lacks an input or attribute, or has one of a wrong type: files are untrusted.
-        raise ValueError(f"expected a valid ONNX graph, got {type(error).__name__}: {error}") from error
+        raise InvalidValueError(f"expected a valid ONNX graph, got {type(error).__name__}: {error}") from error
 
 
 class _Graph:
@@ -317,7 +318,9 @@ def _attributes(node: Any) -> dict[str, Any]:
 
 def _to_array(tensor: Any) -> Array:
     if tensor.data_location == TensorProto.EXTERNAL:
-        raise ValueError(f"{tensor.name}: expected data inside the model, got a reference to a file; pass the path")
+        raise InvalidValueError(
+            f"{tensor.name}: expected data inside the model, got a reference to a file; pass the path"
+        )
     array: Array = numpy_helper.to_array(tensor)
     return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
@@ -360,7 +363,9 @@ def export(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
     arrays, _ = unflattened(weights, architecture, stacked=True)
     n = len(arrays["layer_0"])
     if (size := sum(array.nbytes for array in arrays.values())) > _LARGEST:
-        raise ValueError(f"weights: expected at most 2 GiB, as an ONNX file can hold, got {size / 2**30:.1f} GiB")
+        raise InvalidValueError(
+            f"weights: expected at most 2 GiB, as an ONNX file can hold, got {size / 2**30:.1f} GiB"
+        )
     nodes, initializers = [], []
     x = "input"
     for i, layer in enumerate(architecture.layers):

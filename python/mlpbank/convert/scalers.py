@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import Float32Array
+from mlpbank._arrays import Float32Array, refuse_masks
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert._chain import Float64Array, to_float32
 from mlpbank.convert._native import unflattened
+from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.weights import WeightsMapping
 
 
@@ -62,7 +63,9 @@ def fold_scalers(
         last = len(architecture.layers) - 1
         activation = architecture.layers[last].activation
         if activation is not Activation.NONE:
-            raise ValueError(f"output_scaler: expected a last layer with activation 'none', got {activation.value!r}")
+            raise InvalidValueError(
+                f"output_scaler: expected a last layer with activation 'none', got {activation.value!r}"
+            )
         matrix = folded[f"layer_{last}"]
         mean, scale = _fitting(output_scaler, "output_scaler", architecture.output_size, matrix, stacked)
         folded[f"layer_{last}"] = matrix * scale[..., None, :]
@@ -88,14 +91,15 @@ def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Flo
     """
     if isinstance(scaler, (tuple, list)):
         if len(scaler) != 2:
-            raise TypeError(f"{name}: expected (mean, scale), got {len(scaler)} values")
+            raise InvalidTypeError(f"{name}: expected (mean, scale), got {len(scaler)} values")
+        refuse_masks(scaler, name)
         mean, scale = (np.array(part, np.float64) for part in scaler)
     elif hasattr(scaler, "transform"):
         mean, scale = _of_object(scaler, name)
     else:
-        raise TypeError(f"{name}: expected (mean, scale) or a fitted scaler, got {type(scaler).__name__}")
+        raise InvalidTypeError(f"{name}: expected (mean, scale) or a fitted scaler, got {type(scaler).__name__}")
     if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale != 0).all()):
-        raise ValueError(f"{name}: expected finite means and finite scales other than 0, got {mean} and {scale}")
+        raise InvalidValueError(f"{name}: expected finite means and finite scales other than 0, got {mean} and {scale}")
     return mean, scale
 
 
@@ -134,22 +138,24 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
     kind = sklearn_class(scaler)
     known = kind in _ATTRIBUTES or kind in ("FunctionTransformer", "Pipeline")
     if not known:
-        raise ValueError(
+        raise InvalidValueError(
             f"{name}: {type(scaler).__name__} is no scaler that is known, it may compute anything; {_WAY_OUT}"
         )
     if method := own_method(scaler):
-        raise ValueError(f"{name}: {kind} has a {method} of its own, which may compute anything; {_WAY_OUT}")
+        raise InvalidValueError(f"{name}: {kind} has a {method} of its own, which may compute anything; {_WAY_OUT}")
     if kind == "FunctionTransformer":
         for option in ("func", "inverse_func"):
             if getattr(scaler, option) is not None:
-                raise ValueError(f"{name}: FunctionTransformer has a {option}, which may compute anything; {_WAY_OUT}")
+                raise InvalidValueError(
+                    f"{name}: FunctionTransformer has a {option}, which may compute anything; {_WAY_OUT}"
+                )
         return np.array(0.0), np.array(1.0)
     if kind == "Pipeline":
         return _of_pipeline(scaler, name)
     if not hasattr(scaler, "scale_"):
-        raise ValueError(f"{name}: expected a fitted {kind}, got one that is not")
+        raise InvalidValueError(f"{name}: expected a fitted {kind}, got one that is not")
     if getattr(scaler, "clip", False):
-        raise ValueError(f"{name}: {kind} with clip=True is not affine")
+        raise InvalidValueError(f"{name}: {kind} with clip=True is not affine")
     # Options say what is used, whatever was fitted: StandardScaler has the means all the same.
     used = (all(getattr(scaler, option, True) for option in options) for options in _OPTIONS)
     parts = (getattr(scaler, part) if part and use else None for part, use in zip(_ATTRIBUTES[kind], used, strict=True))
@@ -175,7 +181,7 @@ def _of_pipeline(pipeline: Any, name: str) -> tuple[Float64Array, Float64Array]:
     for step, transformer in pipeline.steps:
         if transformer is not None and transformer != "passthrough":
             if not hasattr(transformer, "transform"):
-                raise ValueError(f"{name}.{step}: {type(transformer).__name__} is no scaler")
+                raise InvalidValueError(f"{name}.{step}: {type(transformer).__name__} is no scaler")
             next_mean, next_scale = mean_and_scale(transformer, f"{name}.{step}")
             mean, scale = mean + scale * next_mean, scale * next_scale
     return mean, scale
@@ -189,5 +195,5 @@ def _fitting(
     for part, what in ((mean, "mean"), (scale, "scale")):
         if part.shape not in shapes:
             wanted = " or ".join(str(shape) for shape in shapes[1:])
-            raise ValueError(f"{name}: expected {what} of shape {wanted}, got {part.shape}")
+            raise InvalidValueError(f"{name}: expected {what} of shape {wanted}, got {part.shape}")
     return mean + np.zeros(size), scale + np.zeros(size)  # a number is one for every feature

@@ -9,6 +9,7 @@ import numpy as np
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Affine, Dense, Step, affine, join, unsupported
 from mlpbank.convert.scalers import mean_and_scale, own_method, sklearn_class
+from mlpbank.errors import InvalidValueError
 
 _HIDDEN = {
     "identity": Activation.NONE,
@@ -114,7 +115,7 @@ def _target(transformer: Any, where: str) -> Affine:
 
 def _fitted(estimator: Any, attribute: str, where: str) -> Any:
     if not hasattr(estimator, attribute):
-        raise ValueError(
+        raise InvalidValueError(
             f"{where + ': ' if where else ''}expected a fitted {type(estimator).__name__}, got one that is not"
         )
     return getattr(estimator, attribute)

@@ -1,4 +1,4 @@
-"""What all bank files share: the error, and writing so that a file appears complete or not at all."""
+"""Writing files so that they appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
-
-
-class BankFileError(ValueError):
-    """A file is not a valid bank file; the message has its path, what was expected and what came."""
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from mlpbank._columns import ModelColumns
 from mlpbank._keys import Key, Table, as_keys, check_key, table_keys, texts
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture, LayerSpec
-from mlpbank.files._atomic import BankFileError
+from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, ModelNotLoadedError
 
 FORMAT, VERSION = "mlpbank", 2
 _ENTRY = "mlpbank"  # of the safetensors metadata
@@ -158,7 +158,7 @@ def _header(contents: Contents, shapes: Mapping[str, tuple[str, list[int]]], che
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % _PAGE)
     if len(text) > _MAX_HEADER:
-        raise ValueError(f"metadata: expected at most {_MAX_HEADER} bytes with the header, got {len(text)}")
+        raise InvalidValueError(f"metadata: expected at most {_MAX_HEADER} bytes with the header, got {len(text)}")
     return len(text).to_bytes(8, "little") + text
 
 
@@ -169,13 +169,14 @@ def _bytes(array: Array) -> memoryview:
 def copy_json(metadata: dict[str, Any]) -> dict[str, Any]:
     """Return a copy that nobody changes, as reading it from a file gives it."""
     if not isinstance(metadata, dict):
-        raise TypeError(f"metadata: expected a dict, got {metadata!r:.80}")
+        raise InvalidTypeError(f"metadata: expected a dict, got {metadata!r:.80}")
     try:
         text = json.dumps(metadata, allow_nan=False)
     except RecursionError:
-        raise ValueError("metadata: expected JSON that is not nested so deeply") from None
+        raise InvalidValueError("metadata: expected JSON that is not nested so deeply") from None
     except (TypeError, ValueError) as error:
-        raise type(error)(f"metadata: expected what JSON can hold, got an error: {error}") from None
+        kind = InvalidTypeError if isinstance(error, TypeError) else InvalidValueError
+        raise kind(f"metadata: expected what JSON can hold, got an error: {error}") from None
     return _json_object(text, "metadata")
 
 
@@ -252,26 +253,26 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
     header, start = _read_header(data)
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get(_ENTRY), str):
-        raise ValueError(f"expected metadata {_ENTRY!r}, got none")
+        raise InvalidValueError(f"expected metadata {_ENTRY!r}, got none")
     about = _json_object(metadata[_ENTRY], f"metadata {_ENTRY!r}")
     if about.get("format") != FORMAT:
-        raise ValueError(f"format: expected {FORMAT!r}, got {about.get('format')!r}")
+        raise InvalidValueError(f"format: expected {FORMAT!r}, got {about.get('format')!r}")
     version = about.get("version")
     if type(version) is not int or version < 1:
-        raise ValueError(f"version: expected {VERSION}, got {version!r}")
+        raise InvalidValueError(f"version: expected {VERSION}, got {version!r}")
     if version > VERSION:
-        raise ValueError(f"version: this mlpbank reads up to {VERSION}, got {version}; a newer mlpbank wrote it")
+        raise InvalidValueError(f"version: this mlpbank reads up to {VERSION}, got {version}; a newer mlpbank wrote it")
     architecture = Architecture(_layer(entry) for entry in _expect_in(about, "architecture", list))
     dtype, layout = _expect_in(about, "dtype", str), _expect_in(about, "layout", str)
     if layout not in ("panel", "lane"):
-        raise ValueError(f"layout: expected 'panel' or 'lane', got {layout!r}")
+        raise InvalidValueError(f"layout: expected 'panel' or 'lane', got {layout!r}")
     unit_models, unit_bytes, _ = _core.unit_of(architecture._core, layout, dtype)
     models = _expect_in(about, "models", int)
     if not 0 <= models <= _MAX_MODELS:
-        raise ValueError(f"models: expected 0 to {_MAX_MODELS}, got {models}")
+        raise InvalidValueError(f"models: expected 0 to {_MAX_MODELS}, got {models}")
     kind = about.get("keys")
     if kind not in ("str", "int", None) or (kind is None and models > 0):
-        raise ValueError(f"keys: expected 'str' or 'int', got {kind!r}")
+        raise InvalidValueError(f"keys: expected 'str' or 'int', got {kind!r}")
     seed = _seed(about) if version > 1 and kind is not None else None
 
     # Numbers of bytes of text are known from the file alone.
@@ -299,11 +300,11 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
     fallback = about.get("fallback")
     if fallback is not None:
         if type(fallback).__name__ != kind:
-            raise ValueError(f"fallback: expected a key, got {fallback!r:.80}")
+            raise InvalidValueError(f"fallback: expected a key, got {fallback!r:.80}")
         check_key(fallback, str if kind == "str" else int)
     checksums = _expect_in(about, "crc32", dict)
     if checksums.keys() != expected.keys() or not all(isinstance(c, str) for c in checksums.values()):
-        raise ValueError(f"crc32: expected one for each of {', '.join(expected)}, got {', '.join(checksums)}")
+        raise InvalidValueError(f"crc32: expected one for each of {', '.join(expected)}, got {', '.join(checksums)}")
     return Contents(
         architecture=architecture,
         dtype=dtype,
@@ -325,23 +326,23 @@ def _seed(about: Mapping[str, Any]) -> bytes | None:
     if text is None:
         return None
     if type(text) is not str or not re.fullmatch("[0-9a-f]{32}", text):
-        raise ValueError(f"seed: expected 32 hexadecimal digits, got {text!r:.80}")
+        raise InvalidValueError(f"seed: expected 32 hexadecimal digits, got {text!r:.80}")
     return bytes.fromhex(text)
 
 
 def _layer(entry: Any) -> LayerSpec:
     if type(entry) is not list or len(entry) != 3:
-        raise ValueError(f"architecture: expected [input_size, output_size, activation], got {entry!r:.80}")
+        raise InvalidValueError(f"architecture: expected [input_size, output_size, activation], got {entry!r:.80}")
     return LayerSpec(*entry)
 
 
 def _read_header(data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
     """Return the safetensors header and where the data starts."""
     if len(data) < 8:
-        raise ValueError(f"expected a header, got {len(data)} bytes")
+        raise InvalidValueError(f"expected a header, got {len(data)} bytes")
     length = int.from_bytes(data[:8].tobytes(), "little")
     if not 2 <= length <= min(len(data) - 8, _MAX_HEADER) or (8 + length) % _PAGE != 0:
-        raise ValueError(
+        raise InvalidValueError(
             f"expected a header that ends at a multiple of {_PAGE} within the file's {len(data)} bytes, "
             f"got a length of {length}"
         )
@@ -352,25 +353,25 @@ def _json_object(text: str, name: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) < len(pairs):
-            raise ValueError("a key that comes twice")
+            raise InvalidValueError("a key that comes twice")
         return result
 
     try:
         value = json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant)
     except ValueError as error:
-        raise ValueError(f"{name}: expected JSON, got {error}") from None
+        raise InvalidValueError(f"{name}: expected JSON, got {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{name}: expected a JSON object, got {type(value).__name__}")
+        raise InvalidValueError(f"{name}: expected a JSON object, got {type(value).__name__}")
     return value
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name}")
+    raise InvalidValueError(f"{name}")
 
 
 def _expect(value: Any, kind: type, name: str) -> Any:
     if type(value) is not kind:
-        raise ValueError(f"{name}: expected {kind.__name__}, got {value!r:.80}")
+        raise InvalidValueError(f"{name}: expected {kind.__name__}, got {value!r:.80}")
     return value
 
 
@@ -387,23 +388,23 @@ def _tensors(
 ) -> Iterator[tuple[str, Array]]:
     """Yield every expected tensor as a view; each begins where the one before ended, and the last ends the file."""
     if list(header) != list(expected):
-        raise ValueError(f"tensors: expected {', '.join(expected)}, got {', '.join(header):.200}")
+        raise InvalidValueError(f"tensors: expected {', '.join(expected)}, got {', '.join(header):.200}")
     end = 0
     for name, (dtype, shape) in expected.items():
         entry = _expect(header[name], dict, name)
         if shape is None:  # bytes of text, whose number the offsets tell
             shape = _expect_in(entry, "shape", list)
             if len(shape) != 1 or type(shape[0]) is not int or not 0 <= shape[0] <= len(data):
-                raise ValueError(f"{name}: expected a shape of one dimension, got {shape!r:.80}")
+                raise InvalidValueError(f"{name}: expected a shape of one dimension, got {shape!r:.80}")
         begin, end = end, end + _nbytes(dtype, shape)
         wanted = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
         if entry != wanted or not all(type(n) is int for n in (*entry["shape"], *entry["data_offsets"])):
-            raise ValueError(f"{name}: expected {wanted}, got {entry!r:.200}")
+            raise InvalidValueError(f"{name}: expected {wanted}, got {entry!r:.200}")
         if end > len(data):
-            raise ValueError(f"{name}: expected bytes up to {end}, got {len(data)}")
+            raise InvalidValueError(f"{name}: expected bytes up to {end}, got {len(data)}")
         yield name, data[begin:end].view(_DTYPES[dtype]).reshape(shape)
     if end != len(data):
-        raise ValueError(f"expected {end} bytes of data, got {len(data)}")
+        raise InvalidValueError(f"expected {end} bytes of data, got {len(data)}")
 
 
 def verify(contents: Contents, progress: bool = False) -> None:
@@ -437,7 +438,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
     for i in progress_bar(range(contents.models), "verifying", progress):
         try:
             arrays = [array for part in weights.get(i) for array in part]
-        except _core.ModelNotLoadedError:
+        except ModelNotLoadedError:
             raise BankFileError(f"weights: expected a model {keys[i]!r}, got none") from None
         if not all(np.isfinite(array).all() for array in arrays):
             raise BankFileError(f"weights: expected finite ones, got others in model {keys[i]!r}")

@@ -27,7 +27,8 @@ from safetensors.numpy import save as to_safetensors
 
 from mlpbank._arrays import Float32Array, as_float32, refuse_masks
 from mlpbank.architecture import Architecture, LayerSpec
-from mlpbank.files._atomic import BankFileError, atomic_writer
+from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
+from mlpbank.files._atomic import atomic_writer
 
 FORMAT, VERSION = "mlpbank-plain", 1
 # One entry holds all of our metadata: safetensors keeps no order among several, and equal banks shall be equal bytes.
@@ -93,22 +94,22 @@ def save_plain(
     """
     shapes = _shapes(architecture)
     if unknown := sorted(weights.keys() - shapes.keys()):
-        raise KeyError(f"weights: expected keys {', '.join(shapes)}, got {unknown[0]!r}")
+        raise UnknownKeyError(f"weights: expected keys {', '.join(shapes)}, got {unknown[0]!r}")
     arrays = {key: as_float32(weights[key], key) for key in shapes if key in weights}
     tensors: dict[str, npt.NDArray[Any]] = {}
     for key, shape in shapes.items():
         if key not in arrays and not key.endswith(".bias"):
-            raise KeyError(f"weights: missing key {key!r}")
+            raise UnknownKeyError(f"weights: missing key {key!r}")
         n = arrays["layer_0"].shape[:1]
         array = arrays[key] if key in arrays else np.zeros(n + shape, np.float32)
         if array.shape != n + shape:
-            raise ValueError(f"{key}: expected shape {n + shape}, got {array.shape}")
+            raise InvalidValueError(f"{key}: expected shape {n + shape}, got {array.shape}")
         tensors[_tensor(key)] = array
     for key, values in (extra or {}).items():
         refuse_masks(values, f"extra[{key!r}]")
         values = np.asarray(values)
         if values.dtype.kind not in "fiub":
-            raise TypeError(f"extra[{key!r}]: expected numbers or booleans, got dtype {values.dtype}")
+            raise InvalidTypeError(f"extra[{key!r}]: expected numbers or booleans, got dtype {values.dtype}")
         # safetensors takes the buffer as it lies, so it has to be native and in C order.
         tensors[_EXTRA + key] = np.require(values, values.dtype.newbyteorder("="), "C")
     header = {
@@ -152,17 +153,19 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
             for key, shape in _shapes(architecture).items():
                 name = _tensor(key)
                 if name not in names:
-                    raise ValueError(f"expected a tensor {name!r}, got none")
+                    raise InvalidValueError(f"expected a tensor {name!r}, got none")
                 names.remove(name)
                 stored = file.get_slice(name)
                 found = stored.get_dtype(), tuple(stored.get_shape())
                 if found != ("F32", n + shape):
-                    raise ValueError(f"{name}: expected F32 of shape {n + shape}, got {found[0]} of shape {found[1]}")
+                    raise InvalidValueError(
+                        f"{name}: expected F32 of shape {n + shape}, got {found[0]} of shape {found[1]}"
+                    )
                 weights[key] = file.get_tensor(name)
             extra: dict[str, npt.NDArray[Any]] = {}
             for name in sorted(names):
                 if not name.startswith(_EXTRA):
-                    raise ValueError(f"expected tensors of {architecture} or {_EXTRA}*, got {name!r}")
+                    raise InvalidValueError(f"expected tensors of {architecture} or {_EXTRA}*, got {name!r}")
                 extra[name.removeprefix(_EXTRA)] = _extra_array(file, name)
             keys = () if header.get("keys") is None else _checked_keys(_typed(header, "keys", list), n[0])
             return PlainBank(architecture, weights, tuple(keys), extra, _typed(header, "metadata", dict))
@@ -185,26 +188,28 @@ def _tensor(key: str) -> str:
 
 def _header(text: str | None) -> dict[str, Any]:
     if text is None:
-        raise ValueError(f"expected metadata {_ENTRY!r}, got none")
+        raise InvalidValueError(f"expected metadata {_ENTRY!r}, got none")
     try:
         header = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"metadata {_ENTRY!r}: expected JSON, got {error}") from None
+        raise InvalidValueError(f"metadata {_ENTRY!r}: expected JSON, got {error}") from None
     if not isinstance(header, dict) or (header.get("format"), header.get("version")) != (FORMAT, VERSION):
-        raise ValueError(f"metadata {_ENTRY!r}: expected format {FORMAT!r}, version {VERSION}, got {text[:80]}")
+        raise InvalidValueError(f"metadata {_ENTRY!r}: expected format {FORMAT!r}, version {VERSION}, got {text[:80]}")
     return header
 
 
 def _typed(header: dict[str, Any], name: str, kind: type) -> Any:
     value = header.get(name)
     if not isinstance(value, kind):
-        raise ValueError(f"{name}: expected a JSON {kind.__name__}, got {type(value).__name__}")
+        raise InvalidValueError(f"{name}: expected a JSON {kind.__name__}, got {type(value).__name__}")
     return value
 
 
 def _layer(entry: Any) -> LayerSpec:
     if not isinstance(entry, list) or len(entry) != 3:
-        raise ValueError(f"architecture: expected [input_size, output_size, activation] for each layer, got {entry!r}")
+        raise InvalidValueError(
+            f"architecture: expected [input_size, output_size, activation] for each layer, got {entry!r}"
+        )
     return LayerSpec(*entry)
 
 
@@ -214,16 +219,16 @@ def _extra_array(file: Any, name: str) -> npt.NDArray[Any]:
     except (TypeError, AttributeError):  # bfloat16 and the like: safetensors has them, NumPy does not
         array = np.empty(0, np.void)
     if array.dtype.kind not in "fiub":  # or has them from ml_dtypes, where that was imported
-        raise ValueError(f"{name}: expected a dtype of NumPy, got {file.get_slice(name).get_dtype()}")
+        raise InvalidValueError(f"{name}: expected a dtype of NumPy, got {file.get_slice(name).get_dtype()}")
     return array
 
 
 def _checked_keys(keys: list[Any], n: int) -> list[str]:
     if wrong := [key for key in keys if not isinstance(key, str)]:
-        raise ValueError(f"keys: expected strings, got {wrong[0]!r}")
+        raise InvalidValueError(f"keys: expected strings, got {wrong[0]!r}")
     if len(keys) != n:
-        raise ValueError(f"keys: expected one for each of {n} models, got {len(keys)}")
+        raise InvalidValueError(f"keys: expected one for each of {n} models, got {len(keys)}")
     key, count = Counter(keys).most_common(1)[0] if keys else ("", 1)
     if count > 1:
-        raise ValueError(f"keys: expected different ones, got {key!r} {count} times")
+        raise InvalidValueError(f"keys: expected different ones, got {key!r} {count} times")
     return keys

@@ -16,14 +16,10 @@ from mlpbank._arrays import Float32Array, as_float32
 from mlpbank._keys import Key
 from mlpbank.architecture import positive_int
 from mlpbank.bank import Bank
-from mlpbank.bank._directory import UnknownModelError
+from mlpbank.errors import InvalidStateError, InvalidTypeError, InvalidValueError, QueueFullError, UnknownModelError
 from mlpbank.serving._statistics import Quantiles, Statistics, Window
 
 __all__ = ["MicroBatcher", "Quantiles", "QueueFullError", "Statistics"]
-
-
-class QueueFullError(RuntimeError):
-    """So many rows wait already that a request is refused: slow down, or try again later."""
 
 
 class _Request(NamedTuple):
@@ -84,9 +80,9 @@ class MicroBatcher:
         inline_work: int = 4_000_000,
     ) -> None:
         if not max_wait >= 0:
-            raise ValueError(f"max_wait: expected seconds, got {max_wait!r}")
+            raise InvalidValueError(f"max_wait: expected seconds, got {max_wait!r}")
         if not isinstance(inline_work, int) or inline_work < 0:
-            raise ValueError(f"inline_work: expected a number of multiply-adds, got {inline_work!r}")
+            raise InvalidValueError(f"inline_work: expected a number of multiply-adds, got {inline_work!r}")
         self._bind(bank)
         self._max_batch = positive_int(max_batch, "max_batch")
         self._max_wait = max_wait
@@ -106,7 +102,7 @@ class MicroBatcher:
 
     def _bind(self, bank: Bank) -> None:
         if not isinstance(bank, Bank):
-            raise TypeError(f"bank: expected a Bank, got {bank!r}")
+            raise InvalidTypeError(f"bank: expected a Bank, got {bank!r}")
         self._bank = bank
         self._row_shape = (bank.architecture.input_size,)
         self._row_work = sum(layer.input_size * layer.output_size for layer in bank.architecture.layers)
@@ -123,7 +119,7 @@ class MicroBatcher:
         if isinstance(bank, Bank):
             new = bank.architecture
             if (new.input_size, new.output_size) != (old.input_size, old.output_size):
-                raise ValueError(f"bank: expected the input and output size of {old!r}, got {new!r}")
+                raise InvalidValueError(f"bank: expected the input and output size of {old!r}, got {new!r}")
         self._bind(bank)
 
     def predict(self, key: Key, x: Any) -> Coroutine[Any, Any, Float32Array]:
@@ -169,7 +165,7 @@ class MicroBatcher:
         if shape != self._row_shape:
             if len(shape) != 2 or shape[1:] != self._row_shape:
                 size = self._row_shape[0]
-                raise ValueError(f"x: expected shape ({size},) or (rows, {size}), got {shape}")
+                raise InvalidValueError(f"x: expected shape ({size},) or (rows, {size}), got {shape}")
             rows = shape[0]
             if rows == 0:
                 return self._bank.predict(key, x)
@@ -198,11 +194,11 @@ class MicroBatcher:
     def _admit(self, loop: asyncio.AbstractEventLoop, rows: int) -> None:
         """Raise if a request must not wait."""
         if self._closed:
-            raise RuntimeError("MicroBatcher: closed")
+            raise InvalidStateError("MicroBatcher: closed")
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise RuntimeError("MicroBatcher: expected calls from one event loop, got one from another")
+            raise InvalidStateError("MicroBatcher: expected calls from one event loop, got one from another")
         # A request larger than the whole queue is taken if nothing else waits: otherwise it never would be.
         if self._waiting and self._waiting + rows > self._max_queue:
             self._refused += 1
