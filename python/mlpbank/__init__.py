@@ -2,7 +2,7 @@
 
 from mlpbank.architecture import Activation, Architecture, LayerSpec
 from mlpbank.bank import Bank, ModelInfo
-from mlpbank.budget import CpuBudget, cpu_budget
+from mlpbank.engine import CpuBudget, Engine, available_isas, cpu_budget
 from mlpbank.errors import (
     BankFileError,
     InvalidStateError,
@@ -18,7 +18,7 @@ from mlpbank.errors import (
     UnknownModelError,
     UnsupportedLayerError,
 )
-from mlpbank.inference import BatchedInference, Engine, available_isas
+from mlpbank.inference import BatchedInference
 from mlpbank.weights import BatchedWeights
 
 __all__ = [

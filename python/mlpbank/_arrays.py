@@ -9,8 +9,7 @@ import numpy.typing as npt
 from numpy.ma import MaskedArray  # now: NumPy imports it when first needed, and a fork in that moment would hang
 
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError
-
-Float32Array = npt.NDArray[np.float32]
+from mlpbank.typing import Float32Array
 
 _FLOAT32 = np.dtype(np.float32)
 _INT64 = np.dtype(np.int64)

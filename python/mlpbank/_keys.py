@@ -13,8 +13,8 @@ import numpy.typing as npt
 from mlpbank import _core
 from mlpbank._arrays import as_ids
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError
+from mlpbank.typing import Key
 
-Key = str | int
 Table = _core.StringTable | _core.IntTable
 Ids = npt.NDArray[np.int64]
 

@@ -1,78 +1,20 @@
-"""Engine and BatchedInference: every row through its model, in one call."""
+"""BatchedInference: every row through its model, in one call."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank._arrays import Float32Array, as_float32, as_ids, check_out
-from mlpbank.architecture import Activation, Architecture, LayerSpec, positive_int
+from mlpbank._arrays import as_float32, as_ids, check_out
+from mlpbank.architecture import Architecture, positive_int
+from mlpbank.engine import Engine
 from mlpbank.errors import InvalidTypeError, InvalidValueError
+from mlpbank.typing import Dtype, Float32Array, Layout, MissingModels
 from mlpbank.weights import BatchedWeights, WeightsMapping
 
-__all__ = [
-    "Activation",
-    "Architecture",
-    "BatchedInference",
-    "BatchedWeights",
-    "Engine",
-    "LayerSpec",
-    "available_isas",
-]
-
 _MISSING = {"error": False, "nan": True}
-
-
-def available_isas() -> list[str]:
-    """Return the instruction sets this machine can run, the fastest first: some of avx512, avx2, portable."""
-    return _core.available_isas()
-
-
-class Engine:
-    """What all arithmetic goes through: an instruction set and a number of threads.
-
-    Parameters
-    ----------
-    num_threads : int, optional
-        At most this many threads in one call. The default, and the upper bound, is the CPU budget: the least of
-        MLPBANK_NUM_THREADS, OMP_NUM_THREADS, the CPUs this process may run on and its cgroup's quota.
-    isa : {"avx512", "avx2", "portable"}, optional
-        The default is the fastest that this machine has. The environment variable MLPBANK_ISA lowers it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        `num_threads` is not a positive integer; `isa`, or MLPBANK_ISA, is unknown or not available here.
-    """
-
-    def __init__(self, num_threads: int | None = None, isa: str | None = None) -> None:
-        threads = 0 if num_threads is None else min(positive_int(num_threads, "num_threads"), 2**31 - 1)
-        if isa is not None and not isinstance(isa, str):
-            raise InvalidTypeError(f"isa: expected a string, got {isa!r}")
-        if isa == "":
-            raise InvalidValueError(f"isa: expected one of {', '.join(map(repr, available_isas()))}, got ''")
-        self._core = _core.Engine(threads, isa or "")
-        self._arguments = (num_threads, isa)
-
-    @property
-    def num_threads(self) -> int:
-        """The most threads one call uses."""
-        return self._core.num_threads
-
-    @property
-    def isa(self) -> str:
-        """The instruction set in use."""
-        return self._core.isa
-
-    def __reduce__(self) -> tuple[type[Engine], tuple[int | None, str | None]]:
-        # By what was asked for, not by what came of it: another process may have another budget.
-        return Engine, self._arguments
-
-    def __repr__(self) -> str:
-        return f"Engine(num_threads={self.num_threads}, isa={self.isa!r})"
 
 
 class BatchedInference:
@@ -120,8 +62,8 @@ class BatchedInference:
         architecture: Architecture,
         engine: Engine | None = None,
         *,
-        layout: str = "auto",
-        dtype: npt.DTypeLike = "float32",
+        layout: Layout = "auto",
+        dtype: Dtype = "float32",
     ) -> None:
         self._bind(BatchedWeights(num_models, architecture, layout=layout, dtype=dtype), engine)
 
@@ -193,25 +135,25 @@ class BatchedInference:
 
     def forward(
         self,
-        inputs: Any,
+        x: Any,
         *,
         models: Any = None,
         out: Float32Array | None = None,
         num_threads: int | None = None,
-        missing: str = "error",
+        missing: MissingModels = "error",
     ) -> Float32Array:
         """Send every row through its model.
 
         Parameters
         ----------
-        inputs : array_like of real numbers
+        x : array_like of real numbers
             Without `models`: (num_models, input_size), one row for each model; (num_models, rows, input_size); or a
             list of num_models vectors. With `models`: (n, input_size) or (n, rows, input_size). float32 in C order is
             used without a copy, anything else is converted.
         models : array_like of int, optional
-            Shape (n,). Entry i of the inputs goes through model ``models[i]``; any order, repeats allowed.
+            Shape (n,). Entry i of x goes through model ``models[i]``; any order, repeats allowed.
         out : float32 array, optional
-            Where the result is written, C-contiguous and not overlapping the inputs.
+            Where the result is written, C-contiguous and not overlapping x.
         num_threads : int, optional
             Lowers the engine's number of threads for this call.
         missing : {"error", "nan"}
@@ -232,22 +174,22 @@ class BatchedInference:
             Dtype or shape of an argument; the message says what was expected and what came.
         """
         if models is None and num_threads is None and missing == "error":
-            y = self._direct(inputs, out)
+            y = self._direct(x, out)
             if y is not None:
                 return y
-        return self._forward(inputs, models, out, num_threads, missing, ("inputs", "models"))
+        return self._forward(x, models, out, num_threads, missing, ("x", "models"))
 
     def _forward(
         self,
-        inputs: Any,
+        x: Any,
         models: Any,
         out: Float32Array | None,
         num_threads: int | None,
         missing: str,
         names: tuple[str, str],
     ) -> Float32Array:
-        """`forward` for callers whose users know inputs and models by other names, which errors then use."""
-        x = as_float32(inputs, names[0])
+        """`forward` for callers whose users know x and models by other names, which errors then use."""
+        x = as_float32(x, names[0])
         shape = x.shape
         ids = None if models is None else as_ids(models, names[1])
         entries = self._weights.num_models if ids is None else ids.shape[0]
@@ -264,17 +206,17 @@ class BatchedInference:
 
     def forward_shared(
         self,
-        inputs: Any,
+        x: Any,
         *,
         out: Float32Array | None = None,
         num_threads: int | None = None,
-        missing: str = "error",
+        missing: MissingModels = "error",
     ) -> Float32Array:
         """Send the same rows through every model: ensembles, populations.
 
         Parameters
         ----------
-        inputs : array_like of real numbers
+        x : array_like of real numbers
             (input_size,) or (rows, input_size).
         out, num_threads, missing
             As for `forward`.
@@ -289,12 +231,12 @@ class BatchedInference:
         ModelNotLoadedError, TypeError, ValueError
             As for `forward`.
         """
-        x = as_float32(inputs, "inputs")
+        x = as_float32(x, "x")
         size = self._input_size
         if not 1 <= x.ndim <= 2:
-            raise InvalidValueError(f"inputs: expected shape ({size},) or (rows, {size}), got {x.shape}")
+            raise InvalidValueError(f"x: expected shape ({size},) or (rows, {size}), got {x.shape}")
         if x.shape[-1] != size:
-            raise InvalidValueError(f"inputs: expected last dimension {size}, got {x.shape[-1]}")
+            raise InvalidValueError(f"x: expected last dimension {size}, got {x.shape[-1]}")
         models = self._weights.num_models
         y_shape = (models, *x.shape[:-1], self._output_size)
         y = np.empty(y_shape, np.float32) if out is None else check_out(out, y_shape, x)

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank._arrays import Float32Array, as_float32
+from mlpbank._arrays import as_float32
 from mlpbank.architecture import Architecture, positive_int
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError, UnknownKeyError
+from mlpbank.typing import Float32Array
 
 # Weights as users give them: "layer_<N>" and "layer_<N>.bias" to anything NumPy can read.
 WeightsMapping = Mapping[str, Any]

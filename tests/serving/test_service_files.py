@@ -17,7 +17,7 @@ import pytest
 from cases import random_weights
 from http_client import SERVICE, Connection, Service, running
 from mlpbank import Architecture, Bank
-from mlpbank.budget import CpuBudget
+from mlpbank.engine import CpuBudget
 from service_bank import (
     ARCHITECTURE,
     BANKS,

@@ -15,16 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank._arrays import Float32Array
 from mlpbank._columns import ModelColumns, check_version
-from mlpbank._keys import Key, make_table, plain, table_size
+from mlpbank._keys import make_table, plain, table_size
 from mlpbank.architecture import Architecture
 from mlpbank.bank._directory import Directory, ModelInfo
 from mlpbank.bank._predictions import Predictions
+from mlpbank.engine import Engine
 from mlpbank.errors import InvalidValueError, KeyKindError, ModelNotLoadedError, UnknownModelError
 from mlpbank.files import _mapped
 from mlpbank.files._atomic import atomic_writer
-from mlpbank.inference import BatchedInference, Engine
+from mlpbank.inference import BatchedInference
+from mlpbank.typing import Float32Array, Key
 from mlpbank.weights import BatchedWeights
 
 

@@ -13,17 +13,9 @@ import numpy as np
 
 from mlpbank import _core
 from mlpbank._columns import ModelColumns
-from mlpbank._keys import (
-    Ids,
-    Key,
-    check_key,
-    could_be,
-    empty_table,
-    make_table,
-    plain,
-    table_keys,
-)
+from mlpbank._keys import Ids, check_key, could_be, empty_table, make_table, plain, table_keys
 from mlpbank.errors import BankFileError, InvalidTypeError, UnknownModelError
+from mlpbank.typing import Key
 from mlpbank.weights import BatchedWeights
 
 MOST_REUSES = 2**31 - 1  # of a slot: an id has so many bits left for their number

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from mlpbank._arrays import Float32Array, as_float32, as_ids, check_out
-from mlpbank._keys import Ids, Key, as_keys
+from mlpbank._arrays import as_float32, as_ids, check_out
+from mlpbank._keys import Ids, as_keys
 from mlpbank.architecture import Architecture
 from mlpbank.bank._directory import Directory
+from mlpbank.engine import Engine
 from mlpbank.errors import InvalidTypeError, InvalidValueError, ModelNotLoadedError, UnknownModelError
-from mlpbank.inference import BatchedInference, Engine
+from mlpbank.inference import BatchedInference
+from mlpbank.typing import Float32Array, Key
 from mlpbank.weights import BatchedWeights
 
 _MISSING = ("error", "nan", "fallback")

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank._activations import ACTIVATIONS
-from mlpbank._arrays import Float32Array
 from mlpbank.architecture import Architecture
+from mlpbank.typing import Float32Array
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 _WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}

@@ -17,9 +17,9 @@ from mlpbank.bench.measure import CaseResult, run_case
 from mlpbank.bench.options import Plan, make_plan
 from mlpbank.bench.peers import PEERS, build_mlpbank
 from mlpbank.bench.table import Table
+from mlpbank.engine import Engine
 from mlpbank.errors import MlpbankError
 from mlpbank.files._atomic import atomic_writer
-from mlpbank.inference import Engine
 
 _MORE = 15  # the section "more" has many cases and takes so much less time for each
 # For the estimate: how many times --seconds each section measures, and rough seconds of set-up on two cores.

@@ -14,7 +14,8 @@ from mlpbank.bench.contest import Contest, Step, hold, part_of
 from mlpbank.bench.measure import Progress, find_difference, find_error
 from mlpbank.bench.peers import make_bank
 from mlpbank.bench.table import Factor, GigabytesPerSecond, Microseconds, Nanoseconds, Row, Share, Surplus, Table
-from mlpbank.inference import BatchedInference, Engine
+from mlpbank.engine import Engine
+from mlpbank.inference import BatchedInference
 
 SIZES = (32, 64, 64, 1)
 MANY, FEW = 10_000, 1_000  # models

@@ -18,7 +18,7 @@ from mlpbank import _core
 from mlpbank.bench import machine
 from mlpbank.bench.cases import Case, Problem, make_problem, stored
 from mlpbank.bench.contender import Builder, Contender, Settings, UnavailableError
-from mlpbank.inference import Engine
+from mlpbank.engine import Engine
 
 SAMPLE_SECONDS = 1e-3  # one sample repeats the call for so long
 # Calls before a contender's samples wake its threads and bring its weights back into cache after the others' turns:

@@ -14,7 +14,7 @@ from mlpbank.bench.contest import Contest, Step, hold, part_of
 from mlpbank.bench.measure import LimitProbes, Progress, find_error
 from mlpbank.bench.peers import build_mlpbank, build_numpy, make_bank
 from mlpbank.bench.table import Cell, Factor, Microseconds, Nanoseconds, Row, Share, Surplus, Table
-from mlpbank.inference import Engine, available_isas
+from mlpbank.engine import Engine, available_isas
 
 OTHER_SIZES = tuple(
     Case(models, sizes, rows)

@@ -11,8 +11,8 @@ from mlpbank.architecture import Architecture, positive_int
 from mlpbank.bench.cases import DTYPES, SUITE, Case
 from mlpbank.bench.contender import Settings
 from mlpbank.bench.peers import PEERS
+from mlpbank.engine import Engine
 from mlpbank.errors import InvalidValueError
-from mlpbank.inference import Engine
 
 _LAYOUTS = ("auto", "panel", "lane")
 # Sections of the suite: what each one is about. The first four run where none is named.

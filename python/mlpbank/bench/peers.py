@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mlpbank._arrays import Float32Array
 from mlpbank.bench import peers_onnx, peers_torch
 from mlpbank.bench.cases import Problem, aligned_empty
 from mlpbank.bench.contender import Builder, Contender, Settings, activation, fastest
-from mlpbank.inference import BatchedInference, Engine
+from mlpbank.engine import Engine
+from mlpbank.inference import BatchedInference
+from mlpbank.typing import Float32Array
 
 
 def build_mlpbank(problem: Problem, settings: Settings) -> Contender:

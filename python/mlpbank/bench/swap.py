@@ -19,7 +19,8 @@ from mlpbank.bench.contest import Step
 from mlpbank.bench.measure import Progress, find_error, settle
 from mlpbank.bench.peers import make_bank, stacked_weights
 from mlpbank.bench.table import Factor, GigabytesPerSecond, Microseconds, Row, Table
-from mlpbank.inference import BatchedInference, Engine
+from mlpbank.engine import Engine
+from mlpbank.inference import BatchedInference
 
 CASE = Case(1000, (32, 64, 64, 1), 1)
 RATE = 1000  # swaps a second

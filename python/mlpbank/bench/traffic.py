@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import Float32Array
 from mlpbank.bench.cases import Problem, reference, stored, tolerance
 from mlpbank.bench.contender import Contender
 from mlpbank.bench.measure import find_difference
 from mlpbank.inference import BatchedInference
+from mlpbank.typing import Float32Array
 
 Ids = npt.NDArray[np.int64]
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from mlpbank._keys import Key
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.bank import Bank
@@ -22,6 +21,7 @@ from mlpbank.cli._tables import CommandError, encoded, foreign, needs, read_tabl
 from mlpbank.errors import BankFileError, MlpbankError
 from mlpbank.files import _mapped, _plain
 from mlpbank.files._atomic import atomic_writer
+from mlpbank.typing import Key
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 SUFFIXES = (".mlpbank", ".safetensors", ".onnx")

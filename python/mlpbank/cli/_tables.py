@@ -18,9 +18,8 @@ from typing import Any, BinaryIO, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import Float32Array
-from mlpbank._keys import Key
 from mlpbank.errors import InvalidValueError, MlpbankError
+from mlpbank.typing import Float32Array, Key
 
 STDIN = ("-", "/dev/stdin")
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")

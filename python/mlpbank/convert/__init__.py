@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mlpbank._arrays import Float32Array
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture
 from mlpbank.convert import _chain
@@ -29,6 +28,7 @@ from mlpbank.errors import (
     UnknownKeyError,
     UnsupportedLayerError,
 )
+from mlpbank.typing import Float32Array
 
 __all__ = [
     "Converted",

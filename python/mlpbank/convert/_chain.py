@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import Float32Array
 from mlpbank.architecture import Activation, Architecture, LayerSpec
 from mlpbank.errors import InvalidValueError, UnsupportedLayerError
+from mlpbank.typing import Float32Array
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Float64Array = npt.NDArray[np.float64]

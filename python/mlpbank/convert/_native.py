@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import Float32Array, as_float32, refuse_masks
+from mlpbank._arrays import as_float32, refuse_masks
 from mlpbank.architecture import Architecture
 from mlpbank.convert._chain import Layer
 from mlpbank.errors import InvalidValueError, UnknownKeyError
+from mlpbank.typing import Float32Array
 
 _KEY = re.compile(r"layer_\d+(\.bias)?")
 

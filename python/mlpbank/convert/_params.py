@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import Float32Array, as_float32
+from mlpbank._arrays import as_float32
 from mlpbank.architecture import Architecture
 from mlpbank.convert._chain import Converted, to_float32, unsupported
 from mlpbank.convert._native import as_array
 from mlpbank.errors import InvalidTypeError, InvalidValueError
+from mlpbank.typing import Float32Array
 
 _ROLES = {"kernel": "weight", "weight": "weight", "w": "weight", "W": "weight", "bias": "bias", "b": "bias"}
 _LAYOUTS = ("in_out", "out_in")

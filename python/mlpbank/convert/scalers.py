@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import Float32Array, refuse_masks
+from mlpbank._arrays import refuse_masks
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert._chain import Float64Array, to_float32
 from mlpbank.convert._native import unflattened
 from mlpbank.errors import InvalidTypeError, InvalidValueError
+from mlpbank.typing import Float32Array
 from mlpbank.weights import WeightsMapping
 
 

@@ -22,10 +22,11 @@ import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._columns import ModelColumns
-from mlpbank._keys import Key, Table, as_keys, check_key, table_keys, texts
+from mlpbank._keys import Table, as_keys, check_key, table_keys, texts
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture, LayerSpec
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, ModelNotLoadedError
+from mlpbank.typing import Key
 
 FORMAT, VERSION = "mlpbank", 2
 _ENTRY = "mlpbank"  # of the safetensors metadata

@@ -25,10 +25,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from mlpbank._arrays import Float32Array, as_float32, refuse_masks
+from mlpbank._arrays import as_float32, refuse_masks
 from mlpbank.architecture import Architecture, LayerSpec
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
+from mlpbank.typing import Float32Array
 
 FORMAT, VERSION = "mlpbank-plain", 1
 # One entry holds all of our metadata: safetensors keeps no order among several, and equal banks shall be equal bytes.

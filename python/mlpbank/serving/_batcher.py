@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlpbank._arrays import Float32Array, as_float32
-from mlpbank._keys import Key
+from mlpbank._arrays import as_float32
 from mlpbank.architecture import positive_int
 from mlpbank.bank import Bank
 from mlpbank.errors import InvalidStateError, InvalidTypeError, InvalidValueError, QueueFullError, UnknownModelError
 from mlpbank.serving._statistics import Quantiles, Statistics, Window
+from mlpbank.typing import Float32Array, Key
 
 __all__ = ["MicroBatcher", "Quantiles", "QueueFullError", "Statistics"]
 
