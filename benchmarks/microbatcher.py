@@ -96,7 +96,7 @@ def make_bank(sizes: tuple[int, ...], models: int) -> Bank:
 def call_seconds(bank: Bank, rows: int, repeats: int) -> float:
     """Return how long a blocking call for one model takes, at best."""
     x = np.ones((rows, bank.architecture.input_size), np.float32)
-    keys = bank.keys()
+    keys = list(bank)
     calls = max(3, 300 // rows)
     best = float("inf")
     for repeat in range(repeats):

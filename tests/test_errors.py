@@ -100,9 +100,9 @@ def test_errors_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = Bank(architecture)
     bank["a"] = {"layer_0": np.ones((2, 3))}
     with pytest.raises(mlpbank.OutOfRangeError, match=r"^ids\[0\]: expected an id of Bank.index, got 5$"):
-        bank.predict_ids([5], np.ones((1, 2)))
+        bank.predict_handles([5], np.ones((1, 2)))
     with pytest.raises(errors.KeyKindError):
-        bank._directory.core.set_kind(False)
+        bank._slot_map.core.set_kind(False)
     monkeypatch.setenv("MLPBANK_NUM_THREADS", "many")
     with pytest.raises(mlpbank.InvalidValueError, match=r"^MLPBANK_NUM_THREADS: "):
         mlpbank.cpu_budget()
@@ -116,7 +116,7 @@ def test_a_snapshot_of_before_a_fork(run_python: RunPython) -> None:
         from mlpbank import Architecture, Bank, InvalidStateError, _core
         bank = Bank(Architecture.mlp(2, 3))
         bank["a"] = {"layer_0": np.ones((2, 3))}
-        snapshot = bank._directory.core.freeze(True).weights
+        snapshot = bank._slot_map.core.freeze(True).weights
         unit = _core.unit_of(bank.architecture._core, bank.layout, bank.dtype)[1]
         child = os.fork()
         if child == 0:

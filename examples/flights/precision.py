@@ -12,7 +12,7 @@ from mlpbank.cli.demo import load_bank, load_flights
 def main() -> None:
     """Print a row for each dtype."""
     bank, flights = load_bank(), load_flights()
-    stacked = bank.to_stacked()[1]
+    stacked = bank.to_stacked().weights
     features, actual, models = (flights[name] for name in ("features", "arrival_delay", "model"))
     exact = None
     print("dtype      mean absolute error  mean and largest difference from float32 (minutes)  bytes")

@@ -227,7 +227,7 @@ def describe(bank: Bank, key: str | int, weights: bool = False) -> ModelResponse
     info = bank.info(key)
     arrays = {name: array.tolist() for name, array in bank[key].items()} if weights else None
     return ModelResponse(
-        key=key, version=info.version, generation=info.generation, loaded_at=info.loaded_at, weights=arrays
+        key=key, version=info.version, generation=info.revision, loaded_at=info.loaded_at, weights=arrays
     )
 
 

@@ -1,7 +1,7 @@
 """Run thousands to millions of small neural networks of one architecture in one call, on CPUs."""
 
 from mlpbank.architecture import Activation, Architecture, LayerSpec
-from mlpbank.bank import Bank, ModelInfo
+from mlpbank.bank import Bank, ModelInfo, StackedModels
 from mlpbank.engine import CpuBudget, Engine, available_isas, cpu_budget
 from mlpbank.errors import (
     BankFileError,
@@ -40,6 +40,7 @@ __all__ = [
     "ModelNotLoadedError",
     "OutOfRangeError",
     "QueueFullError",
+    "StackedModels",
     "TooLargeError",
     "UnknownKeyError",
     "UnknownModelError",

@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mlpbank._keys import Table, encode, table_size
+from mlpbank.errors import InvalidTypeError, InvalidValueError
+from mlpbank.typing import Key
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a bank knows of one model beside its weights.
+
+    Attributes
+    ----------
+    key : str or int
+    version : str or None
+        As given when it was loaded.
+    revision : int
+        How often it was loaded under this key.
+    loaded_at : datetime
+        When it was loaded last, UTC.
+    """
+
+    key: Key
+    version: str | None
+    revision: int
+    loaded_at: datetime
 
 
 @dataclass(frozen=True)
 class ModelColumns:
-    """What is known of n models, at the positions that are their slots.
+    """What a bank knows of n models, one column for each fact; row i is about the model in slot i.
 
     Attributes
     ----------
     table : StringTable, IntTable or None
         Their keys; None if there never was one.
-    generations : int64 array (n,)
+    revisions : int64 array (n,)
     loaded_at : float64 array (n,)
         Seconds since 1970.
     version_offsets, version_bytes : uint64 array (n + 1,) and uint8 array
@@ -28,19 +53,35 @@ class ModelColumns:
     """
 
     table: Table | None
-    generations: npt.NDArray[np.int64]
+    revisions: npt.NDArray[np.int64]
     loaded_at: npt.NDArray[np.float64]
     version_offsets: npt.NDArray[np.uint64]
     version_bytes: npt.NDArray[np.uint8]
 
     @classmethod
-    def new(cls, table: Table | None, version: str | None = None) -> ModelColumns:
-        """Return the records of models that have just been loaded."""
+    def new(cls, table: Table | None, version: str | Sequence[str | None] | None = None) -> ModelColumns:
+        """Return the columns of models that have just been loaded, all of one version or each of its own.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A version is no str, or there is not one for each model.
+        """
         n = 0 if table is None else table_size(table)
-        check_version(version)
-        encoded = np.frombuffer((version or "").encode(), np.uint8)
-        offsets = np.arange(n + 1, dtype=np.uint64) * np.uint64(len(encoded))
-        return cls(table, np.ones(n, np.int64), np.full(n, time.time()), offsets, np.tile(encoded, n))
+        if version is None or isinstance(version, str):
+            check_version(version)
+            encoded = [(version or "").encode()] * n
+        else:
+            if not isinstance(version, (list, tuple)) or len(version) != n:
+                got = f"{len(version)}" if isinstance(version, (list, tuple)) else f"{version!r:.80}"
+                raise InvalidValueError(f"version: expected a str, or a list of one for each of {n} models, got {got}")
+            for i, one in enumerate(version):
+                check_version(one, f"version[{i}]")
+            encoded = [(one or "").encode() for one in version]
+        offsets = np.zeros(n + 1, np.uint64)
+        np.cumsum(np.fromiter(map(len, encoded), np.uint64, n), out=offsets[1:])
+        data = np.frombuffer(b"".join(encoded), np.uint8)
+        return cls(table, np.ones(n, np.int64), np.full(n, time.time()), offsets, data)
 
     def version(self, i: int) -> str | None:
         """Return the version of one model."""
@@ -48,10 +89,10 @@ class ModelColumns:
         return self.version_bytes[begin:end].tobytes().decode(errors="replace") or None
 
 
-def check_version(version: Any) -> None:
+def check_version(version: Any, name: str = "version") -> None:
     """Raise TypeError or ValueError if this could not be the version of a model."""
     if version is None:
         return
     if not isinstance(version, str):
-        raise TypeError(f"version: expected a str, got {version!r}")
-    encode(version, "version")
+        raise InvalidTypeError(f"{name}: expected a str, got {version!r}")
+    encode(version, name)

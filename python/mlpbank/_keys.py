@@ -112,7 +112,7 @@ def _fits(key: Any) -> bool:
     return -(2**63) <= int(key) < 2**63
 
 
-def plain(key: Any) -> Key:
+def to_builtin(key: Any) -> Key:
     """Return a key without what a subclass of str or int may add, such as another hash."""
     return str.__str__(key) if isinstance(key, str) else int(key)
 
@@ -153,10 +153,10 @@ def table_keys(table: Table) -> Sequence[Key]:
     """
     if isinstance(table, _core.IntTable):
         return table.values.tolist()  # type: ignore[no-any-return]
-    return texts(table.offsets, table.bytes, "keys")
+    return decode_strings(table.offsets, table.bytes, "keys")
 
 
-def texts(offsets: npt.NDArray[np.uint64], data: npt.NDArray[np.uint8], name: str) -> list[str]:
+def decode_strings(offsets: npt.NDArray[np.uint64], data: npt.NDArray[np.uint8], name: str) -> list[str]:
     """Return strings that lie one behind the other, or raise BankFileError if they do not."""
     ends, text = offsets.tolist(), data.tobytes()
     if any(a > b for a, b in pairwise(ends)) or ends[0] != 0 or ends[-1] != len(text):

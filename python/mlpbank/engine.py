@@ -93,7 +93,7 @@ class Engine:
         threads = 0 if num_threads is None else min(positive_int(num_threads, "num_threads"), 2**31 - 1)
         if isa is not None and not isinstance(isa, str):
             raise InvalidTypeError(f"isa: expected a string, got {isa!r}")
-        if isa == "":
+        if isa is not None and not isa:
             raise InvalidValueError(f"isa: expected one of {', '.join(map(repr, available_isas()))}, got ''")
         self._core = _core.Engine(threads, isa or "")
         self._arguments = (num_threads, isa)

@@ -39,7 +39,7 @@ class BatchedInference:
     with AVX2 as with AVX-512. (The portable instruction set may differ by rounding.)
 
     Any number of threads may call `forward` at once, while others load, unload and grow; the GIL is released while it
-    computes. Forwards never wait for loads. Each call sees exactly one generation of each model, and a call that starts
+    computes. Forwards never wait for loads. Each call sees each model as one load left it, and a call that starts
     after a load has returned sees what was loaded.
 
     Pickles and deep copies have weights of their own. Their engine is made anew from its arguments, so that another
@@ -129,9 +129,9 @@ class BatchedInference:
         """Add `count` models without weights; the same as ``self.weights.grow``."""
         self._weights.grow(count)
 
-    def generation(self, model_idx: int) -> int:
-        """Return how often a model was loaded; the same as ``self.weights.generation``."""
-        return self._weights.generation(model_idx)
+    def revision(self, model_idx: int) -> int:
+        """Return how often a model was loaded; the same as ``self.weights.revision``."""
+        return self._weights.revision(model_idx)
 
     def forward(
         self,

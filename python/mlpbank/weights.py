@@ -13,7 +13,7 @@ from mlpbank import _core
 from mlpbank._arrays import as_float32
 from mlpbank.architecture import Architecture, positive_int
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError, UnknownKeyError
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Dtype, DtypeName, Float32Array, Layout
 
 # Weights as users give them: "layer_<N>" and "layer_<N>.bias" to anything NumPy can read.
 WeightsMapping = Mapping[str, Any]
@@ -50,11 +50,11 @@ class BatchedWeights:
     see it.
 
     Copies and pickles hold the weights as they are stored and give the same results to the last bit. A pickle is for
-    the version of mlpbank that made it, as processes exchange it; `mlpbank.storage` makes files to keep.
+    the version of mlpbank that made it, as processes exchange it; `Bank.save` makes files to keep.
     """
 
     def __init__(
-        self, num_models: int, architecture: Architecture, *, layout: str = "auto", dtype: npt.DTypeLike = "float32"
+        self, num_models: int, architecture: Architecture, *, layout: Layout = "auto", dtype: Dtype = "float32"
     ) -> None:
         if not isinstance(architecture, Architecture):
             raise InvalidTypeError(f"architecture: expected an Architecture, got {architecture!r}")
@@ -88,7 +88,7 @@ class BatchedWeights:
         return self._core.layout
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> DtypeName:
         """How weights are stored: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"``."""
         return self._core.dtype
 
@@ -148,7 +148,7 @@ class BatchedWeights:
         """
         self._core.grow(positive_int(count, "count"))
 
-    def generation(self, model_idx: int) -> int:
+    def revision(self, model_idx: int) -> int:
         """Return how often a model was loaded, 0 for one that never was.
 
         Raises
@@ -250,7 +250,12 @@ class BatchedWeights:
 
 
 def _restored(
-    models: int, architecture: Architecture, layout: str, dtype: str, units: npt.NDArray[np.uint8], there: list[bool]
+    models: int,
+    architecture: Architecture,
+    layout: Layout,
+    dtype: Dtype,
+    units: npt.NDArray[np.uint8],
+    there: list[bool],
 ) -> BatchedWeights:
     """Return what `BatchedWeights.__reduce__` took apart."""
     weights = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
@@ -258,7 +263,7 @@ def _restored(
     return weights
 
 
-def _dtype_name(dtype: npt.DTypeLike) -> str:
+def _dtype_name(dtype: Dtype) -> str:
     """Return the name of a dtype given as a string, np.dtype("int8") or np.float16; which exist, the core knows."""
     if isinstance(dtype, str):
         return dtype

@@ -80,14 +80,14 @@ def test_one_key(bank: Bank, keys: list[Any]) -> None:
 
 def test_no_keys(bank: Bank) -> None:
     assert bank.predict([], np.empty((0, 3))).shape == (0, 2)
-    assert bank.index([]).shape == (0,)
+    assert bank.handles([]).shape == (0,)
 
 
 def test_like_a_mapping(bank: Bank, keys: list[Any]) -> None:
     assert len(bank) == 5
     assert bank.key_type is type(keys[0])
     assert Bank(ARCHITECTURE).key_type is None
-    assert list(bank) == bank.keys() == keys
+    assert list(bank) == list(bank.keys()) == keys
     assert all(key in bank for key in keys)
     for absent in ("x", 5, 2**80, 1.5, None, b"a", True):
         assert absent not in bank
@@ -121,18 +121,18 @@ def test_replace_and_delete(bank: Bank, keys: list[Any]) -> None:
     inputs = x(1)
     bank[keys[2]] = weights(50)
     np.testing.assert_array_equal(bank.predict([keys[2]], inputs), alone(50, inputs))
-    assert bank.info(keys[2]).generation == 2
+    assert bank.info(keys[2]).revision == 2
     del bank[keys[2]]
     assert len(bank) == 4
     assert keys[2] not in bank
-    assert bank.keys() == [key for key in keys if key != keys[2]]
+    assert list(bank) == [key for key in keys if key != keys[2]]
     for call in (lambda: bank[keys[2]], lambda: bank.info(keys[2]), lambda: bank.predict([keys[2]], inputs)):
         with pytest.raises(UnknownModelError):
             call()
     with pytest.raises(UnknownModelError):
         del bank[keys[2]]
     bank[keys[2]] = weights(51)
-    assert bank.info(keys[2]).generation == 1
+    assert bank.info(keys[2]).revision == 1
     np.testing.assert_array_equal(bank.predict([keys[2]], inputs), alone(51, inputs))
 
 
@@ -149,20 +149,20 @@ def test_places_of_deleted_models_are_used_again(bank: Bank, keys: list[Any]) ->
 
 def test_ids_are_refused_once_their_model_is_deleted(bank: Bank, keys: list[Any]) -> None:
     inputs = x(2)
-    ids = bank.index([keys[1], keys[3]])
-    np.testing.assert_array_equal(bank.predict_ids(ids, inputs), bank.predict([keys[1], keys[3]], inputs))
+    ids = bank.handles([keys[1], keys[3]])
+    np.testing.assert_array_equal(bank.predict_handles(ids, inputs), bank.predict([keys[1], keys[3]], inputs))
     del bank[keys[1]]
     with pytest.raises(UnknownModelError, match=r"1 of 2 ids"):
-        bank.predict_ids(ids, inputs)
+        bank.predict_handles(ids, inputs)
     bank["again" if isinstance(keys[0], str) else 12345] = weights(9)  # takes the place
     with pytest.raises(UnknownModelError):
-        bank.predict_ids(ids, inputs)
-    np.testing.assert_array_equal(bank.predict_ids(ids[1:], inputs[1:]), alone(3, inputs[1:]))
-    new = bank.index(["again" if isinstance(keys[0], str) else 12345])
-    np.testing.assert_array_equal(bank.predict_ids(new, inputs[:1]), alone(9, inputs[:1]))
+        bank.predict_handles(ids, inputs)
+    np.testing.assert_array_equal(bank.predict_handles(ids[1:], inputs[1:]), alone(3, inputs[1:]))
+    new = bank.handles(["again" if isinstance(keys[0], str) else 12345])
+    np.testing.assert_array_equal(bank.predict_handles(new, inputs[:1]), alone(9, inputs[:1]))
     for bad in ([-1], [10**6], [2**62]):
         with pytest.raises((IndexError, UnknownModelError)):
-            bank.predict_ids(bad, inputs[:1])
+            bank.predict_handles(bad, inputs[:1])
 
 
 def test_unknown_keys(bank: Bank, keys: list[Any]) -> None:
@@ -242,8 +242,8 @@ def test_a_failed_load_changes_nothing(bank: Bank, keys: list[Any]) -> None:
             bank[key] = weights(1) | {"layer_7": np.zeros(1)}
         with pytest.raises(ValueError, match="finite"):
             bank.add(key, weights(1) | {"layer_1": np.full((5, 2), np.nan)}, check_finite=True)
-    assert bank.keys() == keys
-    assert bank.info(keys[0]).generation == 1
+    assert list(bank) == keys
+    assert bank.info(keys[0]).revision == 1
     np.testing.assert_array_equal(bank.predict(keys[0], inputs), alone(0, inputs))
 
 
@@ -260,8 +260,8 @@ def test_info(bank: Bank, keys: list[Any]) -> None:
 
 
 def test_errors_name_the_arguments_of_the_call(bank: Bank, keys: list[Any]) -> None:
-    ids = bank.index(keys[:2])
-    for predict, entries in ((bank.predict, keys[:2]), (bank.predict_ids, ids)):
+    ids = bank.handles(keys[:2])
+    for predict, entries in ((bank.predict, keys[:2]), (bank.predict_handles, ids)):
         name = "keys" if entries is not ids else "ids"
         with pytest.raises(ValueError, match=r"^x: expected last dimension 3, got 2$"):
             predict(entries, np.zeros((2, 2)))

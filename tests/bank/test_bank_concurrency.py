@@ -36,41 +36,41 @@ def test_places_are_used_again_and_their_old_ids_are_not(layout: str) -> None:
         key = f"key {i}"
         bank[key] = weights_of(i % 1000)
         assert bank.predict(key, X[0])[0] == answer(i % 1000)
-        stale.append(bank.index([key]))
+        stale.append(bank.handles([key]))
         del bank[key]
     assert len(bank) == 0
     assert bank.nbytes < 200_000
     bank["last"] = weights_of(5)
     for ids in stale:
         with pytest.raises(UnknownModelError):
-            bank.predict_ids(ids, X)
-    assert bank.predict_ids(bank.index(["last"]), X)[0, 0] == answer(5)
+            bank.predict_handles(ids, X)
+    assert bank.predict_handles(bank.handles(["last"]), X)[0, 0] == answer(5)
 
 
 def slot_of(bank: Bank, key: str) -> int:
-    return bank._directory.slot(key)
+    return bank._slot_map.slot(key)
 
 
 def test_a_slot_whose_ids_are_used_up_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """After 2^31 models in one slot; here after 4."""
     from mlpbank._columns import ModelColumns
-    from mlpbank.bank import _directory
+    from mlpbank.bank import _slot_map
 
-    assert _directory.MOST_REUSES << 32 < 2**63
+    assert _slot_map.MOST_REUSES << 32 < 2**63
     bank = Bank(ARCH)
-    bank._directory = _directory.Directory(bank._weights, ModelColumns.new(None), most_reuses=4)
+    bank._slot_map = _slot_map.SlotMap(bank._weights, ModelColumns.new(None), most_reuses=4)
     seen = set()
     for i in range(20):
         bank["a"] = weights_of(i)
-        (number,) = bank.index(["a"]).tolist()
+        (number,) = bank.handles(["a"]).tolist()
         assert number >= 0
         assert number not in seen
         seen.add(number)
-        assert bank.predict_ids([number], X)[0, 0] == answer(i)
+        assert bank.predict_handles([number], X)[0, 0] == answer(i)
         del bank["a"]
         for old in seen:
             with pytest.raises(UnknownModelError):
-                bank.predict_ids([old], X)
+                bank.predict_handles([old], X)
     assert {number % 2**32 for number in seen} == set(range(5))
 
 
@@ -79,7 +79,7 @@ def test_a_slot_is_not_given_away_while_a_prediction_may_use_it() -> None:
     bank = Bank(ARCH)
     bank["old"] = weights_of(1)
     slot = slot_of(bank, "old")
-    reader = bank._directory.core.enter()
+    reader = bank._slot_map.core.enter()
     del bank["old"]
     for i in range(40):
         bank[f"new {i}"] = weights_of(2)
@@ -108,9 +108,9 @@ def test_numbers_that_never_were_ids() -> None:
     for ids in ([-1], [1, -(2**63)], [1, 1, 1000]):
         last = len(ids) - 1
         with raises(IndexError, f"ids[{last}]: expected an id of Bank.index, got {ids[last]}"):
-            bank.predict_ids(ids, np.ones((len(ids), 2)))
+            bank.predict_handles(ids, np.ones((len(ids), 2)))
     with pytest.raises(UnknownModelError, match=r"^no such model: 0 \(1 of 2 ids\)$"):
-        bank.predict_ids([1, 0], np.ones((2, 2)))
+        bank.predict_handles([1, 0], np.ones((2, 2)))
 
 
 @pytest.mark.parametrize("by", ["keys", "ids"])
@@ -118,8 +118,8 @@ def test_a_model_deleted_between_lookup_and_computing(by: str, layout: str, monk
     """In that very moment, and its place would fit the next: it is unknown then, or still the old one."""
     bank = Bank(ARCH, layout=layout)
     bank["old"] = weights_of(1)
-    ids = bank.index(["old"])
-    owner, name = bank._directory, "find" if by == "keys" else "slots_of"
+    ids = bank.handles(["old"])
+    owner, name = bank._slot_map, "find" if by == "keys" else "slots_of"
     lookup = getattr(owner, name)
 
     def and_then(*args: object) -> object:
@@ -131,8 +131,8 @@ def test_a_model_deleted_between_lookup_and_computing(by: str, layout: str, monk
 
     monkeypatch.setattr(owner, name, and_then)
     with pytest.raises(UnknownModelError):
-        bank.predict(["old"], X) if by == "keys" else bank.predict_ids(ids, X)
-    assert bank.keys() == ["new"]
+        bank.predict(["old"], X) if by == "keys" else bank.predict_handles(ids, X)
+    assert list(bank) == ["new"]
 
 
 def test_an_add_that_fails_leaves_no_trace(layout: str) -> None:
@@ -146,8 +146,8 @@ def test_an_add_that_fails_leaves_no_trace(layout: str) -> None:
         with pytest.raises(ValueError, match="expected finite"):
             bank.add("b", weights_of(1) | {"layer_0": np.full((2, 3), np.nan)}, check_finite=True)
     assert bank.nbytes == before
-    assert bank.keys() == ["a"]
-    assert bank.info("a").generation == 1
+    assert list(bank) == ["a"]
+    assert bank.info("a").revision == 1
     assert bank.predict("a", X[0])[0] == answer(1)
     bank["b"] = weights_of(2)
     assert slot_of(bank, "b") == 1
@@ -173,7 +173,7 @@ def test_the_first_key_of_a_bank_decides_even_if_many_come_first() -> None:
             thread.join()
         assert sorted(map(str, refused)) in (["1", "2"], ["a", "b"])
         assert len(bank) == 2
-        assert all(type(key) is type(bank.keys()[0]) for key in bank)
+        assert all(type(key) is type(list(bank)[0]) for key in bank)
 
 
 def test_keys_of_a_bank_that_changes_are_those_of_one_moment() -> None:
@@ -191,7 +191,7 @@ def test_keys_of_a_bank_that_changes_are_those_of_one_moment() -> None:
     thread.start()
     try:
         for _ in range(2000):
-            keys = bank.keys()
+            keys = list(bank)
             assert len(keys) in (49, 50)
             assert len(set(keys)) == len(keys)
             assert len(list(bank)) in (49, 50)
@@ -259,19 +259,19 @@ def child():
         for key in keys[:5]:
             bank[key] = weights_of(turn)
             assert bank.predict(key, x[0])[0] == 9.0 * turn * turn + turn
-            ids = bank.index([key])
+            ids = bank.handles([key])
             del bank[key]
             for other in ("x", "y", "z"):
                 bank[other] = weights_of(9)
                 assert bank.predict(other, x[0])[0] == 9.0 * 81 + 9
                 del bank[other]
             try:
-                bank.predict_ids(ids, x[:1])
+                bank.predict_handles(ids, x[:1])
             except UnknownModelError:
                 pass
             else:
                 raise AssertionError("a stale id")
-    assert sorted(set(bank.keys()) - {{"other"}}) == sorted(constant)
+    assert sorted(set(list(bank)) - {{"other"}}) == sorted(constant)
     before = bank._weights.num_models
     for i in range(200):  # readers that do not exist here would keep their slots
         bank[f"turn {{i}}"] = weights_of(i)

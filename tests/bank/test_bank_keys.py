@@ -35,7 +35,7 @@ def test_odd_strings_are_keys_like_any_other() -> None:
     keys = ["", " ", "\0", "a", "a\0", "a\0b", "A", "é", "e\u0301", "\U0001f6eb", "x" * 5_000_000, "x" * 5_000_001]
     bank = make(keys)
     assert answers(bank, keys) == list(range(len(keys)))
-    assert bank.keys() == keys
+    assert list(bank) == keys
     for i, key in enumerate(keys):
         assert key in bank
         assert bank.predict(key, [1.0]).tolist() == [i]
@@ -86,14 +86,14 @@ def test_subclasses_of_str_and_int_are_what_they_hold() -> None:
         bank["b"] = {"layer_0": [0], "layer_0.bias": [1]}
     bank[Name.NEW] = bank["a"]
     bank[np.str_("newer")] = bank["a"]
-    assert sorted(bank.keys()) == ["a", "b", "c", "d", "new", "newer"]
+    assert sorted(list(bank)) == ["a", "b", "c", "d", "new", "newer"]
     assert {type(key) for key in bank} == {str}
 
     numbers = make([1, 2, 3, 4])
     numbers[Number.NINE] = numbers[Number.TWO]
     numbers[np.uint8(10)] = numbers[np.int16(2)]
     assert answers(numbers, [Number.TWO, Number.NINE, np.int8(10)]) == [1, 1, 1]
-    assert numbers.keys() == [1, 2, 3, 4, 9, 10]
+    assert list(numbers) == [1, 2, 3, 4, 9, 10]
     assert {type(key) for key in numbers} == {int}
 
 
@@ -137,7 +137,7 @@ def test_ints_up_to_their_limits() -> None:
 )
 def test_what_is_no_list_of_ints(keys: Any, message: str) -> None:
     bank = make([1, 2])
-    for call in (lambda: bank.predict(keys, np.ones((2, 1))), lambda: bank.index(keys)):
+    for call in (lambda: bank.predict(keys, np.ones((2, 1))), lambda: bank.handles(keys)):
         with raises(TypeError, message):
             call()
     if "like the bank's" not in message:
@@ -163,7 +163,7 @@ def test_what_is_no_key() -> None:
 
 def test_pairs_of_key_and_model_have_different_keys() -> None:
     pairs = [("a", {"layer_0": [[1.0]]}), ("b", {"layer_0": [[2.0]]})]
-    assert Bank.from_models(iter(pairs), ARCH).keys() == ["a", "b"]
+    assert list(Bank.from_models(iter(pairs), ARCH)) == ["a", "b"]
     with raises(ValueError, "models: expected different keys, got 'a' twice"):
         Bank.from_models([*pairs, pairs[0]], ARCH)
 
@@ -172,7 +172,7 @@ def test_generators_and_iterators_are_lists() -> None:
     bank = make(["a", "b"])
     assert bank.predict((key for key in ("b", "a")), np.ones((2, 1)))[:, 0].tolist() == [1, 0]
     assert bank.predict({"b": 1, "a": 2}.keys(), np.ones((2, 1)))[:, 0].tolist() == [1, 0]
-    assert bank.index(iter(["b"])).tolist() == [1]
+    assert bank.handles(iter(["b"])).tolist() == [1]
 
 
 def test_versions_that_could_not_be_saved_are_refused() -> None:
@@ -183,7 +183,7 @@ def test_versions_that_could_not_be_saved_are_refused() -> None:
         with pytest.raises(error, match=r"^version: expected a str"):
             Bank.from_stacked(["x"], ARCH, {"layer_0": np.ones((1, 1, 1))}, version=wrong)  # type: ignore[arg-type]
     bank.add("a", bank["b"], version="")
-    assert (bank.info("a").version, bank.info("a").generation) == (None, 2)
+    assert (bank.info("a").version, bank.info("a").revision) == (None, 2)
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

@@ -264,11 +264,11 @@ class TestSections:
     def test_swaps_replace_models_and_answers_stay_right(self) -> None:
         bank = swap.Bank(replace(SMALL, rows=1), SETTINGS)
         with swap.Swapper(bank, rate=100_000) as swapper:
-            assert bank.models.generation(0) == 1
+            assert bank.models.revision(0) == 1
             swapper.active.set()
             while swapper.swaps < 40:
                 bank.forward()
-        assert sum(bank.models.generation(m) for m in range(20)) == 20 + swapper.swaps
+        assert sum(bank.models.revision(m) for m in range(20)) == 20 + swapper.swaps
         assert bank.wrong() == {}
 
     def test_instruction_sets(self) -> None:

@@ -95,13 +95,13 @@ def test_convert_between_dtypes(path: Path, tmp_path: Path, dtype: str) -> None:
     assert main(["convert", str(path), str(target), "--dtype", dtype]) == 0
     before, after = Bank.open(path), Bank.open(target)
     assert after.dtype == dtype
-    assert after.keys() == before.keys()
+    assert list(after) == list(before)
     assert (after.fallback, after.metadata) == (before.fallback, before.metadata)
     assert after.info("007").version == "v7"
     expected = Bank(ARCHITECTURE, dtype=dtype)
     for key in before:
         expected[key] = before[key]
-    keys = before.keys()
+    keys = list(before)
     np.testing.assert_array_equal(after.predict(keys, rows(3)), expected.predict(keys, rows(3)))
 
 
@@ -109,7 +109,7 @@ def test_convert_to_plain_safetensors_and_back(path: Path, tmp_path: Path) -> No
     assert main(["convert", str(path), "--to", "safetensors"]) == 0
     assert main(["convert", str(tmp_path / "fleet.safetensors"), str(tmp_path / "back.mlpbank")]) == 0
     before, after = Bank.open(path), Bank.open(tmp_path / "back.mlpbank")
-    assert after.keys() == before.keys()
+    assert list(after) == list(before)
     for key in before:
         for name, array in before[key].items():
             np.testing.assert_array_equal(after[key][name], array)
@@ -140,8 +140,8 @@ def test_metadata_to_onnx(path: Path, source: str) -> None:
 
 
 def save_plain(path: Path, **extra: Any) -> None:
-    keys, weights = make_bank(["x", "y"]).to_stacked()
-    _plain.save_plain(path, ARCHITECTURE, weights, keys=map(str, keys), extra=extra, metadata=METADATA)
+    keys, _, weights = make_bank(["x", "y"]).to_stacked()
+    _plain.save_plain(path, [str(key) for key in keys], ARCHITECTURE, weights, extra=extra, metadata=METADATA)
 
 
 @pytest.mark.parametrize("suffix", [".mlpbank", ".onnx", ".safetensors"])
@@ -205,7 +205,7 @@ def test_convert_a_folder_of_state_dicts(tmp_path: Path) -> None:
     done = run("convert", folder, target, "--sizes", "3,3,2", "--activation", "tanh")
     assert done.returncode == 0, done.stderr
     bank = Bank.open(target)
-    assert bank.keys() == ["a", "b.1", "c"]
+    assert list(bank) == ["a", "b.1", "c"]
     x = rows(3)
     for i, key in enumerate(bank):
         expected = modules[str(key)](torch.from_numpy(x[i : i + 1])).detach().numpy()
@@ -257,7 +257,7 @@ def test_a_state_dict_that_holds_code_is_refused(tmp_path: Path) -> None:
 def test_predict(tmp_path: Path, kind: str, suffix: str) -> None:
     bank = make_bank(["x", "007", "nan"] if kind == "str" else [5, -1, 70])
     bank.save(tmp_path / "bank.mlpbank")
-    keys, x = [bank.keys()[i] for i in (1, 1, 2, 0)], rows(4)
+    keys, x = [list(bank)[i] for i in (1, 1, 2, 0)], rows(4)
     source, target = tmp_path / f"rows{suffix}", tmp_path / "y.npy"
     if suffix == ".csv":
         pd.DataFrame({"a": x[:, 1], "b": x[:, 0], "key": keys, "c": x[:, 2], "note": "n"}).to_csv(source, index=False)

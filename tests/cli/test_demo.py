@@ -55,7 +55,7 @@ def test_report_is_short_and_complete(report: str, bank: Bank) -> None:
 
 def test_difference_from_float64_is_within_what_float32_may_do(report: str, bank: Bank) -> None:
     models = demo.load_flights()["model"]
-    weights = {name: array[models] for name, array in bank.to_stacked()[1].items()}
+    weights = {name: array[models] for name, array in bank.to_stacked().weights.items()}
     bound = error_bound(bank.architecture, weights, demo.load_flights()["features"][:, None], fused=False)
     (printed,) = numbers(report, "largest difference from float64")
     assert 0 < printed <= bound.max() * 1.05  # printed with two digits
@@ -65,9 +65,9 @@ def test_difference_from_float64_is_within_what_float32_may_do(report: str, bank
 def test_printed_errors_are_those_of_the_bank(report: str, bank: Bank) -> None:
     x, actual = demo.load_flights()["features"], demo.load_flights()["arrival_delay"]
     inference = BatchedInference(len(bank), bank.architecture)
-    inference.weights.load_stacked(bank.to_stacked()[1])
+    inference.weights.load_stacked(bank.to_stacked().weights)
     own = inference.forward(x, models=demo.load_flights()["model"])[:, 0]
-    common = inference.forward(x, models=np.full(len(x), bank.keys().index("*")))[:, 0]
+    common = inference.forward(x, models=np.full(len(x), list(bank).index("*")))[:, 0]
     departure_delay = x[:, bank.metadata["features"].index("departure_delay")]
     whole = bank.metadata["mean_absolute_error_minutes"]
     errors = {}
@@ -87,7 +87,7 @@ def test_bank_is_sound(bank: Bank) -> None:
     aircraft = len(bank) - 1
     x, actual, models = (demo.load_flights()[name] for name in ("features", "arrival_delay", "model"))
     assert aircraft >= 2000
-    assert bank.keys()[-1] == bank.fallback == "*"
+    assert list(bank)[-1] == bank.fallback == "*"
     assert bank.architecture == Architecture.mlp(len(bank.metadata["features"]), 8, 1)
     assert bank.metadata["licence"] == "CC0-1.0"
     assert x.shape == (len(models), bank.architecture.input_size)
@@ -96,7 +96,7 @@ def test_bank_is_sound(bank: Bank) -> None:
     assert models.min() >= 0
     assert models.max() < aircraft  # the global network is nobody's own
     assert np.bincount(models).max() == 2
-    weights = bank.to_stacked()[1]
+    weights = bank.to_stacked().weights
     for array in (x, actual, *weights.values()):
         assert np.isfinite(array).all()
     assert len(np.unique(weights["layer_0"], axis=0)) == len(bank), "each aircraft has weights of its own"

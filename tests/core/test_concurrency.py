@@ -427,12 +427,12 @@ def test_other_python_threads_run_during_short_calls_of_mapped_banks(layout: str
     weights = random_weights(arch, 2, np.random.default_rng(0))
     Bank.from_stacked(["a", "b"], arch, weights, layout=layout).save(tmp_path / "bank")
     bank = Bank.open(tmp_path / "bank")
-    bi, x, ids = bank._inference, np.zeros((2, 4), np.float32), bank.index(["b", "a"])
+    bi, x, ids = bank._inference, np.zeros((2, 4), np.float32), bank.handles(["b", "a"])
     calls: dict[str, Callable[[], object]] = {
         "dense": lambda: bi.forward(x),
         "num_threads": lambda: bi.forward(x, num_threads=1),
         "shared": lambda: bi.forward_shared(x[0]),
-        "ids": lambda: bank.predict_ids(ids, x),
+        "ids": lambda: bank.predict_handles(ids, x),
         "keys": lambda: bank.predict(["b", "a"], x),
     }
     assert others_run_during(calls[by])

@@ -59,13 +59,13 @@ def test_memory_of_replaced_models_is_used_again(bank: BatchedInference) -> None
 
 
 def test_generation_counts_loads(bank: BatchedInference) -> None:
-    assert [bank.generation(i) for i in (0, 19)] == [1, 1]
+    assert [bank.revision(i) for i in (0, 19)] == [1, 1]
     bank.load_weights(7, weights_of(5))
     bank.weights.load_stacked({name: np.stack([w] * 20) for name, w in weights_of(2).items()})
     bank.unload(3)
-    assert [bank.generation(i) for i in (3, 7, 8)] == [2, 3, 2]
+    assert [bank.revision(i) for i in (3, 7, 8)] == [2, 3, 2]
     with pytest.raises(IndexError, match=r"^model_idx: expected 0 to 19, got 20$"):
-        bank.generation(20)
+        bank.revision(20)
 
 
 def test_unloaded_models_are_missing_and_others_are_not(bank: BatchedInference) -> None:

@@ -57,7 +57,7 @@ def get():
 
 
 def freeze():
-    bank.keys()
+    list(bank)
 
 
 def again(function):
@@ -91,7 +91,7 @@ class Last:
         bi, bank, one, x, write = self.needed
         bi.forward(x)
         bank[5] = one
-        bank.keys()
+        list(bank)
         write(1, b"done")
 
 import os
@@ -132,8 +132,8 @@ one = {"layer_0": np.ones((4, 8)), "layer_1": np.ones((8, 1))}
 for key in range(10):
     bank[key] = one
 x = np.ones((1, 4), np.float32)
-ids = bank.index([3])
-calls = [lambda: bank.predict([3], x), lambda: bank.predict_ids(ids, x), lambda: bank[3]]
+ids = bank.handles([3])
+calls = [lambda: bank.predict([3], x), lambda: bank.predict_handles(ids, x), lambda: bank[3]]
 for turn in range(150):
     until_ctrl_c(calls[turn % 3])
 before = bank.nbytes, bank._weights.num_models
@@ -165,7 +165,7 @@ def change():
 
 for turn in range(200):
     until_ctrl_c(change)
-    keys = bank.keys()
+    keys = list(bank)
     assert len(keys) == len(bank) == len(set(keys))
     for key in range(7):
         assert (key in keys) == (key in bank)

@@ -66,7 +66,7 @@ def test_models_that_were_not_loaded_are_not(layout: str) -> None:
     weights.unload(20)
     copied = pickled(weights)
     assert np.array_equal(copied.loaded, weights.loaded)
-    assert [copied.generation(model) for model in (0, 1, 17, 20)] == [1, 0, 1, 0]
+    assert [copied.revision(model) for model in (0, 1, 17, 20)] == [1, 0, 1, 0]
     banks = [BatchedInference.from_weights(w) for w in (weights, copied)]
     results = [bank.forward(c.x, missing="nan") for bank in banks]
     assert np.array_equal(*results, equal_nan=True)

@@ -26,7 +26,7 @@ def make_bank(layout: str = "auto", dtype: str = "float32", keys: list[str] | li
 
 def outputs(bank: Bank) -> np.ndarray:
     """Answers of all models, in the order of the keys."""
-    keys = bank.keys()
+    keys = list(bank)
     x = np.random.default_rng(4).standard_normal((1, 2, 3)).astype(np.float32)
     return bank.predict(keys, np.repeat(x, len(keys), axis=0))
 
@@ -102,10 +102,10 @@ def test_generations_and_versions_count_on(tmp_path: Path) -> None:
     expected = {"a": ("2.0", 2), "k3": (None, 2), "new": (None, 1), "k1": (None, 1), "k2": ("1.0", 1)}
     for b in (bank, (bank.save(path), Bank.open(path))[1]):
         for key, known in expected.items():
-            assert (b.info(key).version, b.info(key).generation) == known, key
+            assert (b.info(key).version, b.info(key).revision) == known, key
     bank = Bank.open(path)
     bank["a"] = bank["k1"]
-    assert bank.info("a").generation == 3
+    assert bank.info("a").revision == 3
 
 
 @pytest.mark.parametrize("key", ["a", 5])
@@ -117,7 +117,7 @@ def test_empty_banks_keep_their_fallback_and_kind(tmp_path: Path, layout: str, k
         bank.save(path)
         verify(path)
         bank = Bank.open(path)
-        assert (len(bank), bank.keys(), bank.fallback) == (0, [], key)
+        assert (len(bank), list(bank), bank.fallback) == (0, [], key)
         kind, other = ("str", 1) if key == "a" else ("int", "b")
         with raises(TypeError, f"key: expected {kind} like the bank's other keys, got {other!r}"):
             bank[other] = weights
@@ -132,7 +132,7 @@ def test_a_bank_without_any_key_takes_either_kind(tmp_path: Path) -> None:
         assert len(bank) == 0
         bank[key] = one_model(random_weights(ARCH, 1, np.random.default_rng(6)), 0)
         bank.save(tmp_path / "one")
-        assert Bank.open(tmp_path / "one").keys() == [key]
+        assert list(Bank.open(tmp_path / "one")) == [key]
 
 
 def test_whoever_has_the_old_file_keeps_it(tmp_path: Path) -> None:
@@ -162,13 +162,13 @@ def test_saving_over_a_file_that_another_process_has_mapped(tmp_path: Path, run_
         script = '''
         import mlpbank
         bank = mlpbank.Bank.open({str(path)!r})
-        for key in bank.keys()[2:]:
+        for key in list(bank)[2:]:
             del bank[key]
         bank["a"] = {{"layer_0": [[0.0] * 5] * 3, "layer_1": [[0.0] * 2] * 5, "layer_1.bias": [7, 8]}}
         bank.save({str(path)!r})
         '''
         subprocess.run([sys.executable, "-c", script.replace("\\n        ", "\\n")], check=True)
-        bank.predict(bank.keys(), np.ones((len(bank), 3)))
+        bank.predict(list(bank), np.ones((len(bank), 3)))
         assert len(bank) == {len(STR_KEYS)} and bank["a"]["layer_1.bias"].tolist() != [7, 8]
         new = mlpbank.Bank.open({str(path)!r})
         assert len(new) == 2 and new["a"]["layer_1.bias"].tolist() == [7, 8]

@@ -127,7 +127,7 @@ def test_messages() -> None:
         bank.info("key 0")
     bank = forged("str", set_at("keys.offsets", 1, 12))
     with raises(BankFileError, "keys: expected offsets that ascend"):
-        bank.keys()
+        list(bank)
     bank = forged("str", set_all("keys.bytes", 0xFF))
     with pytest.raises(BankFileError, match=r"^keys: expected UTF-8, got b'\\xff"):
         list(bank)
@@ -136,7 +136,7 @@ def test_messages() -> None:
     with pytest.raises(ModelNotLoadedError, match=r"^model 1: no weights were loaded$"):
         bank.predict(["key 0", "key 1"], np.repeat(X, 2, 0))
     with pytest.raises(UnknownModelError, match=r"^\"?no such model: 1 \(1 of 2 ids\)"):
-        bank.predict_ids([0, 1], np.repeat(X, 2, 0))
+        bank.predict_handles([0, 1], np.repeat(X, 2, 0))
     with pytest.raises(UnknownModelError):
         bank["key 1"]
     with pytest.raises(ModelNotLoadedError):
@@ -160,8 +160,8 @@ def test_a_full_table_is_searched_once_around() -> None:
 def test_generations_stay_within_64_bits() -> None:
     bank = forged("str", set_all("generation", 2**63 - 1))
     bank["key 0"] = bank["key 1"]
-    assert bank.info("key 0").generation == 2**63 - 1
-    assert Bank._from_bytes(to_bytes(bank)).info("key 0").generation == 2**63 - 1
+    assert bank.info("key 0").revision == 2**63 - 1
+    assert Bank._from_bytes(to_bytes(bank)).info("key 0").revision == 2**63 - 1
 
 
 def test_a_damaged_tile_can_be_repaired() -> None:
@@ -169,6 +169,6 @@ def test_a_damaged_tile_can_be_repaired() -> None:
     good = small_bank("str", "lane")
     for key in good:
         bank[key] = good[key]
-    keys = good.keys()
+    keys = list(good)
     np.testing.assert_array_equal(bank.predict(keys, np.ones((3, 2))), good.predict(keys, np.ones((3, 2))))
     _mapped.verify(_mapped.from_bytes(to_bytes(bank)))

@@ -425,7 +425,7 @@ def test_memory_is_not_taken_because_a_header_says_so(run_python: RunPython) -> 
                     assert unit > size
                 file.header["weights"]["shape"] = [0, unit]
                 bank = Bank._from_bytes(file.join())
-                assert len(bank) == 0 and bank.keys() == []
+                assert len(bank) == 0 and list(bank) == []
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
         """
     )

@@ -135,7 +135,7 @@ def test_golden_files(map_file: bool, version: int) -> None:
     bank = Bank.open(path, mmap=map_file)
     assert bank.architecture == Architecture([LayerSpec(2, 2, "relu"), LayerSpec(2, 1)])
     assert (bank.dtype, bank.layout, bank.fallback, bank.metadata) == ("float32", "panel", "one", {"golden": [1, None]})
-    assert bank.keys() == list(GOLDEN)
+    assert list(bank) == list(GOLDEN)
     assert bank.predict(list(GOLDEN), np.tile(np.float32([1, 2]), (3, 1)))[:, 0].tolist() == list(GOLDEN.values())
     assert bank.predict("?", [1.0, 2.0]).tolist() == [6.25]
     np.testing.assert_array_equal(bank["zwei \u2461"]["layer_0"], [[2, -2], [4, 1]])
@@ -170,7 +170,7 @@ def test_a_bank_of_version_1_that_is_saved_again_keeps_its_table_or_gets_a_seed(
         file = BankFile(tmp_path / name)
         assert file.about["version"] == 2
         assert [file.find(key) for key in keys] == list(range(len(keys)))
-        assert Bank.open(tmp_path / name).keys() == keys
+        assert list(Bank.open(tmp_path / name)) == keys
     assert len(BankFile(tmp_path / "changed").about["seed"]) == 32
 
 

@@ -32,7 +32,7 @@ def stacked() -> Weights:
 def path(tmp_path: Path) -> Path:
     """A saved bank."""
     path = tmp_path / "bank.safetensors"
-    save_plain(path, ARCH, stacked(), keys=KEYS, extra=EXTRA, metadata=METADATA)
+    save_plain(path, KEYS, ARCH, stacked(), extra=EXTRA, metadata=METADATA)
     return path
 
 
@@ -97,13 +97,13 @@ def test_any_safetensors_reader_finds_the_documented_names_and_shapes(path: Path
 def test_equal_banks_are_equal_bytes(path: Path) -> None:
     first = path.read_bytes()
     for _ in range(5):
-        save_plain(path, ARCH, dict(reversed(stacked().items())), keys=KEYS, extra=EXTRA, metadata=METADATA)
+        save_plain(path, KEYS, ARCH, dict(reversed(stacked().items())), extra=EXTRA, metadata=METADATA)
         assert path.read_bytes() == first
 
 
 def test_missing_bias_is_zero_and_keys_are_optional(path: Path) -> None:
     weights = {name: array for name, array in stacked().items() if name != "layer_0.bias"}
-    save_plain(path, ARCH, weights)
+    save_plain(path, None, ARCH, weights)
     bank = load_plain(str(path))
     assert bank.keys == ()
     assert bank.extra == bank.metadata == {}
@@ -115,7 +115,7 @@ def test_any_memory_order_and_number_type_is_saved_right(path: Path) -> None:
     weights["layer_0"] = np.asfortranarray(weights["layer_0"]).astype(">f4")
     weights["layer_1"] = weights["layer_1"].tolist()
     extra = {"t": np.arange(6, dtype=">i2").reshape(2, 3).T, "flags": [True, False], "half": np.float16(1.5)}
-    save_plain(path, ARCH, weights, extra=extra)
+    save_plain(path, None, ARCH, weights, extra=extra)
     bank = load_plain(path)
     for name, array in stacked().items():
         assert_same_bits(bank.weights[name], array)
@@ -128,27 +128,27 @@ def test_saving_what_does_not_fit_fails_and_leaves_the_old_file_alone(path: Path
     before = path.read_bytes()
     good: dict[str, Any] = stacked()
     with raises(KeyError, "weights: expected keys layer_0, layer_0.bias, layer_1, layer_1.bias, got 'layer_0.biass'"):
-        save_plain(path, ARCH, {**good, "layer_0.biass": 0})
+        save_plain(path, None, ARCH, {**good, "layer_0.biass": 0})
     with raises(KeyError, "weights: missing key 'layer_1'"):
-        save_plain(path, ARCH, {"layer_0": good["layer_0"]})
+        save_plain(path, None, ARCH, {"layer_0": good["layer_0"]})
     with raises(ValueError, "layer_1: expected shape (3, 4, 2), got (2, 4, 2)"):
-        save_plain(path, ARCH, {**good, "layer_1": good["layer_1"][:2]})
+        save_plain(path, None, ARCH, {**good, "layer_1": good["layer_1"][:2]})
     with raises(ValueError, "layer_0: expected shape (3, 3, 4), got (3, 4)"):
-        save_plain(path, ARCH, {**good, "layer_0": good["layer_0"][0]})
+        save_plain(path, None, ARCH, {**good, "layer_0": good["layer_0"][0]})
     with raises(ValueError, "keys: expected one for each of 3 models, got 2"):
-        save_plain(path, ARCH, good, keys=["a", "b"])
+        save_plain(path, ["a", "b"], ARCH, good)
     with raises(ValueError, "keys: expected one for each of 3 models, got 0"):
-        save_plain(path, ARCH, good, keys=[])
+        save_plain(path, [], ARCH, good)
     with raises(ValueError, "keys: expected different ones, got 'a' 2 times"):
-        save_plain(path, ARCH, good, keys=["a", "b", "a"])
+        save_plain(path, ["a", "b", "a"], ARCH, good)
     with raises(ValueError, "keys: expected strings, got 1"):
-        save_plain(path, ARCH, good, keys=["a", "b", 1])  # type: ignore[list-item]
+        save_plain(path, ["a", "b", 1], ARCH, good)  # type: ignore[list-item]
     with raises(TypeError, "extra['x']: expected numbers or booleans, got dtype object"):
-        save_plain(path, ARCH, good, extra={"x": np.array([None])})
+        save_plain(path, None, ARCH, good, extra={"x": np.array([None])})
     with raises(TypeError, "extra['x']: expected an array without mask, got a masked array; fill it first"):
-        save_plain(path, ARCH, good, extra={"x": [[np.ma.masked, 1]]})
+        save_plain(path, None, ARCH, good, extra={"x": [[np.ma.masked, 1]]})
     with pytest.raises(ValueError, match="JSON compliant"):
-        save_plain(path, ARCH, good, metadata={"x": float("nan")})
+        save_plain(path, None, ARCH, good, metadata={"x": float("nan")})
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
 
@@ -163,7 +163,7 @@ def test_a_save_that_breaks_off_leaves_the_old_file_and_nothing_else(
     before = path.read_bytes()
     monkeypatch.setattr(os, step, fail)
     with pytest.raises(OSError, match="No space left"):
-        save_plain(path, ARCH, stacked())
+        save_plain(path, None, ARCH, stacked())
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
 
@@ -191,7 +191,7 @@ def test_file_and_folder_are_synced_around_the_rename(path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(os, "replace", record_replace)
-    save_plain(path, ARCH, stacked())
+    save_plain(path, None, ARCH, stacked())
     assert calls == ["fsync file", "replace", "fsync folder"]
     assert synced == path.read_bytes()
 
@@ -255,7 +255,7 @@ def test_the_longest_names_can_be_saved(tmp_path: Path, letter: str) -> None:
         path = tmp_path / (letter * count + "x" * rest)
         assert len(os.fsencode(path.name)) == size
         for _ in range(2):
-            save_plain(path, ARCH, stacked())
+            save_plain(path, None, ARCH, stacked())
         assert load_plain(path).architecture == ARCH
 
 
@@ -269,7 +269,7 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_plain(tmp_path / "none")
     with pytest.raises(FileNotFoundError):
-        save_plain(tmp_path / "none" / "bank", ARCH, stacked())
+        save_plain(tmp_path / "none" / "bank", None, ARCH, stacked())
 
 
 @pytest.mark.parametrize(

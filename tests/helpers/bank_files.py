@@ -95,10 +95,10 @@ def survives(data: bytes) -> Bank | None:
     weights = {f"layer_{i}": np.zeros((s.input_size, s.output_size)) for i, s in enumerate(bank.architecture.layers)}
     steps: list[Callable[[], Any]] = [
         lambda: _mapped.verify(_mapped.from_bytes(data)),
-        lambda: bank.keys(),
+        lambda: list(bank),
         lambda: bank.predict(keys, x),
         lambda: bank.predict(keys, x, missing="nan"),
-        lambda: bank.predict_ids(bank.index(keys[:2]), x[:2]),
+        lambda: bank.predict_handles(bank.handles(keys[:2]), x[:2]),
         lambda: [key in bank for key in keys],
         *(lambda key=key: bank[key] for key in keys),  # type: ignore[misc]
         *(lambda key=key: bank.info(key) for key in keys),  # type: ignore[misc]
@@ -109,7 +109,7 @@ def survives(data: bytes) -> Bank | None:
         lambda: bank.__delitem__(keys[1]),
         lambda: bank.add(keys[3], weights),
         lambda: bank.info(keys[0]),
-        lambda: pickle.loads(pickle.dumps(bank)).keys(),
+        lambda: list(pickle.loads(pickle.dumps(bank))),
     ]
     for step in steps:
         attempt(step)

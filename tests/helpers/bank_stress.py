@@ -101,14 +101,14 @@ class Stress:
         while not self.stop.is_set():
             number = int(rng.choice(numbers))
             if self.there[number] and rng.random() < 0.4:
-                stale.append(self.bank.index([self.names[number]]))
+                stale.append(self.bank.handles([self.names[number]]))
                 self.delete(number)
             else:
                 self.load(number)
             self.count("changes")
             for ids in stale[-3:]:
                 try:
-                    y = self.bank.predict_ids(ids, np.ones((1, 2), np.float32))
+                    y = self.bank.predict_handles(ids, np.ones((1, 2), np.float32))
                 except UnknownModelError as error:
                     if error.keys != ids.tolist():
                         raise AssertionError(f"the error names {error.keys} for {ids}") from error
@@ -183,9 +183,9 @@ class Stress:
             numbers = rng.integers(0, KEYS + 1, 2)
             before = self.before(numbers)
             try:
-                ids = self.bank.index([self.names[number] for number in numbers])
+                ids = self.bank.handles([self.names[number] for number in numbers])
                 for _ in range(50):
-                    y = self.bank.predict_ids(ids, np.ones((2, 2), np.float32))
+                    y = self.bank.predict_handles(ids, np.ones((2, 2), np.float32))
                     self.check(numbers, y, before)
                     self.count("predictions")
             except UnknownModelError:
@@ -267,7 +267,7 @@ def main() -> None:
     args = parser.parse_args()
     for layout in ("panel", "lane"):
         for opened in (False, True):
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporarySlotMap() as folder:
                 stress = Stress(layout, Path(folder), opened)
                 counts = stress.run(seconds=args.seconds)
                 print(

@@ -63,7 +63,7 @@ def test_without_settings_the_flights_are_served_and_unknown_aircraft_get_the_fa
 
 def test_flights_are_predicted(flights: Service) -> None:
     bank, sample = load_bank(), load_flights()
-    every = bank.keys()
+    every = list(bank)
     keys, x = [str(every[i]) for i in sample["model"][:100]], sample["features"][:100]
     expected = bank.predict(keys, x)
     many = httpx.post(flights.url + "/predict", json={"keys": keys, "rows": x.tolist()})

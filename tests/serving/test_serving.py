@@ -164,7 +164,7 @@ def test_models_swapped_and_deleted_under_load(bank: Bank, options: dict[str, An
     x = row(3)
     expected = []
     for stacked in weights:
-        expected.append(Bank.from_stacked(bank.keys(), ARCHITECTURE, stacked).predict(bank.keys(), np.tile(x, (40, 1))))
+        expected.append(Bank.from_stacked(list(bank), ARCHITECTURE, stacked).predict(list(bank), np.tile(x, (40, 1))))
     stop = threading.Event()
 
     def change() -> None:

@@ -1,6 +1,6 @@
 """Models by key."""
 
-from mlpbank.bank._bank import Bank
-from mlpbank.bank._directory import ModelInfo
+from mlpbank._columns import ModelInfo
+from mlpbank.bank._bank import Bank, StackedModels
 
-__all__ = ["Bank", "ModelInfo"]
+__all__ = ["Bank", "ModelInfo", "StackedModels"]

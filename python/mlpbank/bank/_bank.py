@@ -4,39 +4,62 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank._columns import ModelColumns, check_version
-from mlpbank._keys import make_table, plain, table_size
+from mlpbank._columns import ModelColumns, ModelInfo, check_version
+from mlpbank._keys import make_table, table_keys, table_size, to_builtin
 from mlpbank.architecture import Architecture
-from mlpbank.bank._directory import Directory, ModelInfo
-from mlpbank.bank._predictions import Predictions
+from mlpbank.bank._reads import BankReads
+from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
-from mlpbank.errors import InvalidValueError, KeyKindError, ModelNotLoadedError, UnknownModelError
+from mlpbank.errors import BankFileError, InvalidValueError, KeyKindError, ModelNotLoadedError, UnknownModelError
 from mlpbank.files import _mapped
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import BatchedInference
-from mlpbank.typing import Float32Array, Key
+from mlpbank.typing import Dtype, Float32Array, Key, Layout
 from mlpbank.weights import BatchedWeights
 
+if TYPE_CHECKING:
+    from mlpbank.files._plain import PlainBank
 
-class Bank(Predictions):
-    """Models of one architecture by key.
+_CHUNK_MODELS = 1 << 14  # that are unpacked at once
+
+
+class StackedModels(NamedTuple):
+    """Models of one architecture, stacked in the order of their keys.
+
+    Attributes
+    ----------
+    keys : list of N str or int
+    architecture : Architecture
+    weights : dict of str to float32 array
+        ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size), as they are stored.
+    """
+
+    keys: list[Key]
+    architecture: Architecture
+    weights: dict[str, Float32Array]
+
+
+StackedModels.__module__ = "mlpbank"  # from where users import it
+
+
+class Bank(BankReads, MutableMapping[Key, Any]):
+    """Models of one architecture by key: a mutable mapping of keys to weights.
 
     Parameters
     ----------
     architecture : Architecture
         Shared by all models.
-    dtype : {"float32", "float16", "bfloat16", "int8"}
+    dtype : {"float32", "float16", "bfloat16", "int8"} or NumPy dtype
     layout : {"auto", "panel", "lane"}
         How weights are stored, see `BatchedWeights`.
     engine : Engine, optional
@@ -49,6 +72,10 @@ class Bank(Predictions):
     Keys are all str or all int. Any number of threads may predict while others add, replace and delete. Each prediction
     sees every model whole and all keys as they were at one moment, and one that starts after a change has returned sees
     the change. Predictions do not wait for changes, unless keys come and go faster than one call can look its keys up.
+
+    ``bank[key]`` gives weights and takes models. Iterating goes over the keys of one moment; the weights of a model
+    that another thread removes meanwhile raise UnknownModelError. `to_stacked` gives all models of one moment. A bank
+    is equal to itself only.
 
     Examples
     --------
@@ -66,8 +93,8 @@ class Bank(Predictions):
         self,
         architecture: Architecture,
         *,
-        dtype: str = "float32",
-        layout: str = "auto",
+        dtype: Dtype = "float32",
+        layout: Layout = "auto",
         engine: Engine | None = None,
         fallback: Key | None = None,
     ) -> None:
@@ -75,13 +102,16 @@ class Bank(Predictions):
         self._bind(weights, ModelColumns.new(None), engine, fallback)
 
     def _bind(
-        self, weights: BatchedWeights, records: ModelColumns, engine: Engine | None, fallback: Key | None
+        self, weights: BatchedWeights, columns: ModelColumns, engine: Engine | None, fallback: Key | None
     ) -> None:
         self._inference = BatchedInference.from_weights(weights, engine)
         self._weights = weights
-        self._directory = Directory(weights, records)
+        self._slot_map = SlotMap(weights, columns)
         self.fallback = fallback
         self._metadata: dict[str, Any] = {}
+        # What a kernel reads at once: so many models, in so many bytes.
+        core = weights.architecture._core
+        self._block_models, self._block_bytes, _ = _core.unit_of(core, weights.layout, weights.dtype)
 
     @classmethod
     def from_stacked(
@@ -90,11 +120,11 @@ class Bank(Predictions):
         architecture: Architecture,
         weights: Mapping[str, Any],
         *,
-        dtype: str = "float32",
-        layout: str = "auto",
+        dtype: Dtype = "float32",
+        layout: Layout = "auto",
         engine: Engine | None = None,
         fallback: Key | None = None,
-        version: str | None = None,
+        version: str | Sequence[str | None] | None = None,
         input_scaler: Any = None,
         output_scaler: Any = None,
     ) -> Bank:
@@ -109,8 +139,8 @@ class Bank(Predictions):
             ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N, output_size).
         dtype, layout, engine, fallback
             As for `Bank`.
-        version : str, optional
-            Of all models.
+        version : str or sequence of N str or None, optional
+            Of all models, or of each.
         input_scaler, output_scaler : optional
             As for `add`; mean and scale may also have a leading dimension N.
 
@@ -124,7 +154,7 @@ class Bank(Predictions):
         if models == 0:
             return cls(architecture, dtype=dtype, layout=layout, engine=engine, fallback=fallback)
         stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
-        stored.load_stacked(_folded(architecture, weights, input_scaler, output_scaler, dtype))
+        stored.load_stacked(_folded(architecture, weights, input_scaler, output_scaler, stored.dtype))
         self = cls.__new__(cls)
         self._bind(stored, ModelColumns.new(table, version), engine, fallback)
         return self
@@ -135,8 +165,14 @@ class Bank(Predictions):
         models: Mapping[Key, Any] | Iterable[tuple[Key, Any]],
         architecture: Architecture | None = None,
         *,
+        dtype: Dtype = "float32",
+        layout: Layout = "auto",
+        engine: Engine | None = None,
+        fallback: Key | None = None,
+        version: str | Sequence[str | None] | None = None,
+        input_scaler: Any = None,
+        output_scaler: Any = None,
         progress: bool = False,
-        **options: Any,
     ) -> Bank:
         """Return a bank of models as people have them: of PyTorch, scikit-learn, Keras, ONNX, or weights mappings.
 
@@ -146,10 +182,10 @@ class Bank(Predictions):
             See `mlpbank.convert` for what a model may be. All have one architecture.
         architecture : Architecture, optional
             Needed where the models do not tell: state dicts, parameter trees, weights mappings.
+        dtype, layout, engine, fallback, version, input_scaler, output_scaler
+            As for `from_stacked`.
         progress : bool
             Show a bar on stderr (needs tqdm).
-        **options
-            As for `from_stacked`.
 
         Raises
         ------
@@ -165,7 +201,18 @@ class Bank(Predictions):
                 key = Counter(key for key, _ in listed).most_common(1)[0][0]
                 raise InvalidValueError(f"models: expected different keys, got {key!r} twice")
         keys, found, weights = convert.stack(models, architecture, progress=progress)
-        return cls.from_stacked(keys, found, weights, **options)
+        return cls.from_stacked(
+            keys,
+            found,
+            weights,
+            dtype=dtype,
+            layout=layout,
+            engine=engine,
+            fallback=fallback,
+            version=version,
+            input_scaler=input_scaler,
+            output_scaler=output_scaler,
+        )
 
     @property
     def fallback(self) -> Key | None:
@@ -175,12 +222,12 @@ class Bank(Predictions):
     @fallback.setter
     def fallback(self, key: Key | None) -> None:
         if key is not None:
-            self._directory.check(key)
-            key = plain(key)
+            self._slot_map.check(key)
+            key = to_builtin(key)
             try:
-                self._directory.core.set_kind(isinstance(key, str))
+                self._slot_map.core.set_kind(isinstance(key, str))
             except KeyKindError:  # another thread has just added the first one
-                self._directory.check(key)
+                self._slot_map.check(key)
         self._fallback = key
 
     @property
@@ -195,26 +242,26 @@ class Bank(Predictions):
     @property
     def key_type(self) -> type | None:
         """``str`` or ``int``, of which all keys are; None as long as there never was one."""
-        return self._directory.kind
+        return self._slot_map.kind
+
+    # The mapping's own would compare weights, and take the hash away.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __len__(self) -> int:
-        return len(self._directory.core)
+        return len(self._slot_map.core)
 
     def __contains__(self, key: object) -> bool:
-        return self._directory.slot(key) >= 0
+        return self._slot_map.slot(key) >= 0
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._directory.keys())
-
-    def keys(self) -> list[Key]:
-        """Return all keys."""
-        return self._directory.keys()
+        return iter(self._slot_map.keys())
 
     def __getitem__(self, key: Key) -> dict[str, Float32Array]:
         """Return a model's weights as they are stored, see `BatchedWeights.get`."""
-        reader = self._directory.core.enter()  # leaves with this frame, whatever happens
+        reader = self._slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
-            slot = self._directory.slot(key)
+            slot = self._slot_map.slot(key)
             if slot < 0:
                 raise UnknownModelError([key], 1)
             return self._weights.get(slot)
@@ -229,7 +276,7 @@ class Bank(Predictions):
 
     def __delitem__(self, key: Key) -> None:
         """Remove a model; predictions for its key fail from now on, and those that run are not disturbed."""
-        self._directory.remove(key)
+        self._slot_map.remove(key)
 
     def add(
         self,
@@ -264,16 +311,16 @@ class Bank(Predictions):
             Key or weights do not fit; see also `BatchedWeights.load`.
         """
         check_version(version)
-        self._directory.check(key)
+        self._slot_map.check(key)
         if not (isinstance(model, Mapping) and all(isinstance(k, str) and k.startswith("layer_") for k in model)):
             model = self._converted(model)
         weights = _folded(self.architecture, model, input_scaler, output_scaler, self.dtype)
         arrays = self._weights._collect(weights, (), check_finite)
         try:
             # One step: the caller's code has run, and no exception can come in between.
-            self._directory.core.add(plain(key), version or "", time.time(), *arrays)
+            self._slot_map.core.add(to_builtin(key), version or "", time.time(), *arrays)
         except KeyKindError:  # another thread has just added the first key
-            self._directory.check(key)
+            self._slot_map.check(key)
             raise
 
     def _converted(self, model: Any) -> Mapping[str, Any]:
@@ -285,36 +332,125 @@ class Bank(Predictions):
         weights: Mapping[str, Any] = converted.weights
         return weights
 
+    def _num_blocks(self, models: int) -> int:
+        return -(-models // self._block_models)
+
     def info(self, key: Key) -> ModelInfo:
-        """Return version, generation and time of loading of a model.
+        """Return version, revision and time of loading of a model.
 
         Raises
         ------
         UnknownModelError
             There is no such model.
         """
-        return self._directory.info(key)
+        return self._slot_map.info(key)
 
-    def to_stacked(self) -> tuple[list[Key], dict[str, Float32Array]]:
-        """Return all keys, and all weights as they are stored, at one moment.
+    def to_stacked(self) -> StackedModels:
+        """Return all models of one moment, stacked.
 
         Returns
         -------
-        keys : list
-            Of all N models.
-        weights : dict of str to float32 array
-            ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size) in the order of the
-            keys: what `from_stacked` takes.
+        StackedModels
+            What `from_stacked` takes, in its order: ``Bank.from_stacked(*bank.to_stacked())``.
         """
-        frozen = pickle.loads(pickle.dumps(self))
+        return self._stacked()[0]
+
+    def _stacked(self) -> tuple[StackedModels, ModelColumns]:
+        snapshot, slots, columns = self._slot_map.freeze()
+        models = len(slots)
         weights: dict[str, Float32Array] = {}
         for i, layer in enumerate(self.architecture.layers):
-            weights[f"layer_{i}"] = np.empty((len(frozen), layer.input_size, layer.output_size), np.float32)
-            weights[f"layer_{i}.bias"] = np.empty((len(frozen), layer.output_size), np.float32)
-        for model in range(len(frozen)):  # the keys of a bank just opened have slots 0, 1, 2, ...
-            for name, array in frozen._weights.get(model).items():
-                weights[name][model] = array
-        return frozen.keys(), weights
+            weights[f"layer_{i}"] = np.empty((models, layer.input_size, layer.output_size), np.float32)
+            weights[f"layer_{i}.bias"] = np.empty((models, layer.output_size), np.float32)
+        for first in range(0, models, _CHUNK_MODELS):
+            some = slots[first : first + _CHUNK_MODELS]
+            copied = _mapped.aligned_zeros(self._num_blocks(len(some)) * self._block_bytes)
+            snapshot.copy(some, copied)
+            core = _core.BatchedWeights.over(len(some), self.architecture._core, self.layout, self.dtype, copied)
+            part = BatchedWeights._over(core, self.architecture)
+            for model in range(len(some)):
+                for name, array in part.get(model).items():
+                    weights[name][first + model] = array
+        keys = [] if columns.table is None else list(table_keys(columns.table))
+        return StackedModels(keys, self.architecture, weights), columns
+
+    def to_safetensors(self, path: str | os.PathLike[str]) -> None:
+        """Save the bank as it is now in the plain form: float32 arrays that any safetensors reader can read.
+
+        Keys, versions, fallback and metadata are kept; dtype and layout are not. docs/format.md describes the form.
+
+        Parameters
+        ----------
+        path : path-like
+            Its folder exists. The file appears complete or not at all, and replaces an older one in one step.
+
+        Raises
+        ------
+        OSError
+            Writing failed; an older file is still there.
+        TypeError, ValueError
+            `metadata` is not a dict of what JSON can hold.
+        """
+        from mlpbank.files import _plain
+
+        stacked, columns = self._stacked()
+        _plain.save_plain(
+            path,
+            *stacked,
+            versions=[columns.version(i) for i in range(len(stacked.keys))],
+            fallback=self.fallback,
+            metadata=_mapped.copy_json(self.metadata),
+        )
+
+    @classmethod
+    def from_safetensors(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dtype: Dtype = "float32",
+        layout: Layout = "auto",
+        engine: Engine | None = None,
+    ) -> Bank:
+        """Return the bank of a file in the plain form, see `to_safetensors`.
+
+        Parameters
+        ----------
+        path : path-like
+        dtype, layout, engine
+            As for `Bank`.
+
+        Raises
+        ------
+        BankFileError
+            The file is not a valid plain bank, has no keys, or has further arrays.
+        OSError
+            It cannot be opened or read.
+        """
+        from mlpbank.files import _plain
+
+        plain = _plain.load_plain(path)
+        if plain.keys is None:
+            raise BankFileError(f"{os.fspath(path)}: expected keys, got a file without")
+        if plain.extra:
+            names = ", ".join(f"extra.{name}" for name in plain.extra)
+            raise BankFileError(f"{os.fspath(path)}: expected no further arrays, got {names}")
+        return cls._from_plain(plain, dtype, layout, engine)
+
+    @classmethod
+    def _from_plain(cls, plain: PlainBank, dtype: Dtype, layout: Layout, engine: Engine | None) -> Bank:
+        keys = plain.keys if plain.keys is not None else [str(i) for i in range(len(plain.weights["layer_0"]))]
+        self = cls.from_stacked(
+            keys,
+            plain.architecture,
+            plain.weights,
+            dtype=dtype,
+            layout=layout,
+            engine=engine,
+            fallback=plain.fallback,
+            version=plain.versions,
+        )
+        self.metadata = plain.metadata
+        return self
 
     def save(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
         """Save the bank as it is now; others may predict and change it meanwhile.
@@ -340,26 +476,26 @@ class Bank(Predictions):
             self._write(file, progress)
 
     def _write(self, file: Any, progress: bool) -> None:
-        snapshot, slots, records = self._directory.freeze()
+        snapshot, slots, columns = self._slot_map.freeze()
         contents = _mapped.Contents(
             architecture=self.architecture,
             dtype=self.dtype,
             layout=self.layout,
             models=len(slots),
-            units=np.empty(0, np.uint8),
-            records=records,
+            blocks=np.empty(0, np.uint8),
+            columns=columns,
             fallback=self.fallback,
             metadata=_mapped.copy_json(self.metadata),
             checksums={},
         )
-        unit_models, unit_bytes, _ = _core.unit_of(self.architecture._core, self.layout, self.dtype)
+        per_block = self._block_models
 
-        def copy_units(first: int, count: int) -> npt.NDArray[np.uint8]:
-            data = np.zeros(count * unit_bytes, np.uint8)
-            snapshot.copy(slots[first * unit_models : (first + count) * unit_models], data)
+        def copy_blocks(first: int, count: int) -> npt.NDArray[np.uint8]:
+            data = np.zeros(count * self._block_bytes, np.uint8)
+            snapshot.copy(slots[first * per_block : (first + count) * per_block], data)
             return data
 
-        _mapped.write(file, contents, copy_units, progress)
+        _mapped.write(file, contents, copy_blocks, progress)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mmap: bool = True, engine: Engine | None = None) -> Bank:
@@ -393,7 +529,7 @@ class Bank(Predictions):
     def _from_contents(cls, contents: _mapped.Contents, engine: Engine | None) -> Bank:
         weights = BatchedWeights._over(_mapped.over(contents), contents.architecture)
         self = cls.__new__(cls)
-        self._bind(weights, contents.records, engine, contents.fallback)
+        self._bind(weights, contents.columns, engine, contents.fallback)
         self._metadata = contents.metadata
         return self
 

@@ -21,7 +21,7 @@ from mlpbank.cli._tables import CommandError, encoded, foreign, needs, read_tabl
 from mlpbank.errors import BankFileError, MlpbankError
 from mlpbank.files import _mapped, _plain
 from mlpbank.files._atomic import atomic_writer
-from mlpbank.typing import Key
+from mlpbank.typing import DtypeName, Key
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 SUFFIXES = (".mlpbank", ".safetensors", ".onnx")
@@ -169,12 +169,7 @@ def convert_bank(args: argparse.Namespace) -> int:
         with atomic_writer(target) as file:
             file.write(model)
     else:
-        keys, weights = bank.to_stacked()
-        _plain.save_plain(target, bank.architecture, weights, keys=[str(key) for key in keys], metadata=bank.metadata)
-        lost = ["versions", "the fallback"] + (
-            [] if all(isinstance(key, str) for key in keys) else ["that keys are ints"]
-        )
-        print(f"mlpbank: note: plain safetensors do not keep {', '.join(lost)}", file=sys.stderr)
+        bank.to_safetensors(target)
     with encoded("standard output"):
         print(f"{target}: {len(bank):,} models, {target.stat().st_size:,} bytes")
     return 0
@@ -212,18 +207,17 @@ def _to_onnx(bank: Bank) -> bytes:
     from mlpbank import convert
 
     metadata = _mapped.copy_json(bank.metadata)
-    model = convert.to_onnx(bank.architecture, bank.to_stacked()[1])
+    model = convert.to_onnx(*bank.to_stacked()[1:])
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=json.dumps(value, ensure_ascii=False))
     return bytes(model.SerializeToString())
 
 
-def _with_dtype(bank: Bank, dtype: str) -> Bank:
+def _with_dtype(bank: Bank, dtype: DtypeName) -> Bank:
     """Return the bank's models, with their versions, stored in another dtype."""
-    result = Bank(bank.architecture, dtype=dtype, fallback=bank.fallback)
+    versions = [bank.info(key).version for key in bank]
+    result = Bank.from_stacked(*bank.to_stacked(), dtype=dtype, fallback=bank.fallback, version=versions)
     result.metadata = bank.metadata
-    for key in progress_bar(bank.keys(), "converting", sys.stderr.isatty()):
-        result.add(key, bank[key], version=bank.info(key).version)
     return result
 
 
@@ -236,10 +230,7 @@ def _read_source(args: argparse.Namespace) -> Bank:
         if plain.extra and not args.drop_extra:
             names = ", ".join(f"extra.{name}" for name in plain.extra)
             raise CommandError(f"{source}: expected no further arrays, got {names}; --drop-extra leaves them out")
-        keys = plain.keys or tuple(str(i) for i in range(len(plain.weights["layer_0"])))
-        bank = Bank.from_stacked(keys, plain.architecture, plain.weights)
-        bank.metadata = plain.metadata
-        return bank
+        return Bank._from_plain(plain, "float32", "auto", None)
     return Bank.open(source)
 
 

@@ -64,14 +64,14 @@ def main() -> int:
     architecture = bank.architecture
     features, actual, models = (flights[name] for name in ("features", "arrival_delay", "model"))
     departure_delay = features[:, bank.metadata["features"].index("departure_delay")]
-    keys = bank.keys()
+    keys = list(bank)
     tailnums = [keys[i] for i in models]
 
     predicted = bank.predict(tailnums, features)[:, 0]  # the one call
     by_global = bank.predict([bank.fallback] * len(models), features)[:, 0]
 
     # The same in float64, every flight with its own copy of its network.
-    stacked = bank.to_stacked()[1]
+    stacked = bank.to_stacked().weights
     weights = [stacked[f"layer_{i}"] for i in range(len(architecture.layers))]
     biases = [stacked[f"layer_{i}.bias"] for i in range(len(architecture.layers))]
     exact = numpy_forward(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._columns import ModelColumns
-from mlpbank._keys import Table, as_keys, check_key, table_keys, texts
+from mlpbank._keys import Table, as_keys, check_key, decode_strings, table_keys
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture, LayerSpec
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, ModelNotLoadedError
@@ -54,10 +54,10 @@ class Contents:
         How the weights are stored.
     models : int
         How many.
-    units : uint8 array
+    blocks : uint8 array
         The packed weights of all models; see cpp/kernel.h.
-    records : ModelColumns
-        Keys, versions, generations and times of loading; model i is that of the key at position i.
+    columns : ModelColumns
+        Keys, versions, revisions and times of loading; model i is that of the key at position i.
     fallback : str, int or None
     metadata : dict
         The user's.
@@ -69,8 +69,8 @@ class Contents:
     dtype: str
     layout: str
     models: int
-    units: npt.NDArray[np.uint8]
-    records: ModelColumns
+    blocks: npt.NDArray[np.uint8]
+    columns: ModelColumns
     fallback: Key | None
     metadata: dict[str, Any]
     checksums: dict[str, str]
@@ -78,24 +78,24 @@ class Contents:
 
 def tensors_of(contents: Contents) -> dict[str, Array]:
     """Return all tensors but the weights, in the order of the file: the widest elements first, so all are aligned."""
-    records = contents.records
+    columns = contents.columns
     tensors: dict[str, Array] = {
-        "generation": records.generations,
-        "loaded_at": records.loaded_at,
-        "version.offsets": records.version_offsets,
+        "generation": columns.revisions,
+        "loaded_at": columns.loaded_at,
+        "version.offsets": columns.version_offsets,
     }
-    table = records.table
+    table = columns.table
     if isinstance(table, _core.IntTable):
         tensors |= {"keys": table.values, "keys.slots": table.slots}
     elif table is not None:
         tensors |= {"keys.offsets": table.offsets, "keys.slots": table.slots, "keys.bytes": table.bytes}
-    return tensors | {"version.bytes": records.version_bytes}
+    return tensors | {"version.bytes": columns.version_bytes}
 
 
 def write(
     file: BinaryIO,
     contents: Contents,
-    copy_units: Callable[[int, int], npt.NDArray[np.uint8]],
+    copy_blocks: Callable[[int, int], npt.NDArray[np.uint8]],
     progress: bool,
 ) -> None:
     """Write a bank file.
@@ -105,27 +105,27 @@ def write(
     file : binary file
         At its beginning, seekable.
     contents : Contents
-        Its `units` and `checksums` are not looked at.
-    copy_units : callable
-        ``copy_units(first, count)`` gives units as bytes, one piece at a time: the weights of a large bank are never in
-        memory twice.
+        Its `blocks` and `checksums` are not looked at.
+    copy_blocks : callable
+        ``copy_blocks(first, count)`` gives blocks as bytes. They are asked for in parts: the weights of a large bank
+        are never in memory twice.
     progress : bool
         Show a bar.
     """
-    unit_models, unit_bytes, _ = _core.unit_of(contents.architecture._core, contents.layout, contents.dtype)
-    units = -(-contents.models // unit_models)
+    block_models, block_bytes, _ = _core.unit_of(contents.architecture._core, contents.layout, contents.dtype)
+    blocks = -(-contents.models // block_models)
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors_of(contents).items()}
     checksums = dict.fromkeys(("weights", *tensors), 0)
-    shapes = {"weights": ("U8", [units, unit_bytes])} | {
+    shapes = {"weights": ("U8", [blocks, block_bytes])} | {
         name: (next(key for key, dtype in _DTYPES.items() if dtype == array.dtype), list(array.shape))
         for name, array in tensors.items()
     }
     # Checksums have a fixed width, so the header can be written before they are known and again afterwards.
     file.write(_header(contents, shapes, checksums))
-    step = max(1, _WRITE_BYTES // unit_bytes)
-    with_bar = progress_bar(range(0, units, step), "saving", progress, unit_scale=step * unit_bytes, unit="B")
+    step = max(1, _WRITE_BYTES // block_bytes)
+    with_bar = progress_bar(range(0, blocks, step), "saving", progress, unit_scale=step * block_bytes, unit="B")
     for first in with_bar:
-        data = copy_units(first, min(step, units - first)).data
+        data = copy_blocks(first, min(step, blocks - first)).data
         checksums["weights"] = zlib.crc32(data, checksums["weights"])
         file.write(data)
     for name, array in tensors.items():
@@ -137,7 +137,7 @@ def write(
 
 
 def _header(contents: Contents, shapes: Mapping[str, tuple[str, list[int]]], checksums: Mapping[str, int]) -> bytes:
-    table = contents.records.table
+    table = contents.columns.table
     description = {
         "format": FORMAT,
         "version": VERSION,
@@ -214,7 +214,7 @@ def open_file(path: str | os.PathLike[str], *, map_file: bool) -> Contents:
             mapped.madvise(mmap.MADV_RANDOM)
             data = np.frombuffer(mapped, np.uint8)
         else:
-            data = _aligned(size)
+            data = aligned_empty(size)
             view = data.data
             while view:
                 count = file.readinto(view)
@@ -227,16 +227,23 @@ def open_file(path: str | os.PathLike[str], *, map_file: bool) -> Contents:
         raise BankFileError(f"{os.fspath(path)}: {error}") from error
 
 
-def _aligned(size: int) -> npt.NDArray[np.uint8]:
-    """Return memory that starts at a multiple of 64, as units have to."""
+def aligned_empty(size: int) -> npt.NDArray[np.uint8]:
+    """Return memory that starts at a multiple of 64, as blocks have to."""
     memory = np.empty(size + 64, np.uint8)
     skip = -memory.ctypes.data % 64
     return memory[skip : skip + size]
 
 
+def aligned_zeros(size: int) -> npt.NDArray[np.uint8]:
+    """Return memory like `aligned_empty`, all zero."""
+    memory = aligned_empty(size)
+    memory[:] = 0
+    return memory
+
+
 def from_bytes(data: bytes) -> Contents:
     """Return the contents of a bank file that is in memory."""
-    copy = _aligned(len(data))
+    copy = aligned_empty(len(data))
     copy[:] = np.frombuffer(data, np.uint8)
     return parse(copy)
 
@@ -267,7 +274,7 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
     dtype, layout = _expect_in(about, "dtype", str), _expect_in(about, "layout", str)
     if layout not in ("panel", "lane"):
         raise InvalidValueError(f"layout: expected 'panel' or 'lane', got {layout!r}")
-    unit_models, unit_bytes, _ = _core.unit_of(architecture._core, layout, dtype)
+    block_models, block_bytes, _ = _core.unit_of(architecture._core, layout, dtype)
     models = _expect_in(about, "models", int)
     if not 0 <= models <= _MAX_MODELS:
         raise InvalidValueError(f"models: expected 0 to {_MAX_MODELS}, got {models}")
@@ -278,7 +285,7 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
 
     # Numbers of bytes of text are known from the file alone.
     expected: dict[str, tuple[str, list[int] | None]] = {
-        "weights": ("U8", [-(-models // unit_models), unit_bytes]),
+        "weights": ("U8", [-(-models // block_models), block_bytes]),
         "generation": ("I64", [models]),
         "loaded_at": ("F64", [models]),
         "version.offsets": ("U64", [models + 1]),
@@ -311,8 +318,8 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
         dtype=dtype,
         layout=layout,
         models=models,
-        units=tensors["weights"].reshape(-1),
-        records=ModelColumns(
+        blocks=tensors["weights"].reshape(-1),
+        columns=ModelColumns(
             table, tensors["generation"], tensors["loaded_at"], tensors["version.offsets"], tensors["version.bytes"]
         ),
         fallback=fallback,
@@ -416,24 +423,24 @@ def verify(contents: Contents, progress: bool = False) -> None:
     BankFileError
         Something is not as it was written, or a weight is not finite; the message names the model.
     """
-    for name, array in ({"weights": contents.units} | tensors_of(contents)).items():
+    for name, array in ({"weights": contents.blocks} | tensors_of(contents)).items():
         checksum = f"{zlib.crc32(_bytes(array)):08x}"
         if checksum != contents.checksums[name]:
             raise BankFileError(f"{name}: expected CRC-32 {contents.checksums[name]}, got {checksum}")
-    records = contents.records
-    if contents.models == 0 or records.table is None:
+    columns = contents.columns
+    if contents.models == 0 or columns.table is None:
         return
-    keys = table_keys(records.table)
-    ids, unknown = records.table.find(as_keys(keys)[0])
-    if records.table.is_rebuilt:
+    keys = table_keys(columns.table)
+    ids, unknown = columns.table.find(as_keys(keys)[0])
+    if columns.table.is_rebuilt:
         raise BankFileError("keys.slots: expected every key within 512 steps, got a table in which searches are longer")
     if unknown or not np.array_equal(ids, np.arange(contents.models)):
         bad = int(np.argmax(ids != np.arange(contents.models)))
         raise BankFileError(f"keys: expected to find {keys[bad]!r} at position {bad}, got {ids[bad]}")
-    texts(records.version_offsets, records.version_bytes, "version")
-    if not (records.generations > 0).all():
-        raise BankFileError(f"generation: expected positive ones, got {min(records.generations.tolist())}")
-    if not ((records.loaded_at >= 0) & (records.loaded_at < _YEAR_9999)).all():
+    decode_strings(columns.version_offsets, columns.version_bytes, "version")
+    if not (columns.revisions > 0).all():
+        raise BankFileError(f"generation: expected positive ones, got {min(columns.revisions.tolist())}")
+    if not ((columns.loaded_at >= 0) & (columns.loaded_at < _YEAR_9999)).all():
         raise BankFileError("loaded_at: expected seconds since 1970, got others")
     weights = over(contents)
     for i in progress_bar(range(contents.models), "verifying", progress):
@@ -448,5 +455,5 @@ def verify(contents: Contents, progress: bool = False) -> None:
 def over(contents: Contents) -> _core.BatchedWeights:
     """Return the weights, which stay where they are."""
     return _core.BatchedWeights.over(
-        contents.models, contents.architecture._core, contents.layout, contents.dtype, contents.units
+        contents.models, contents.architecture._core, contents.layout, contents.dtype, contents.blocks
     )

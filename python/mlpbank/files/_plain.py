@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from mlpbank._arrays import as_float32, refuse_masks
+from mlpbank._columns import check_version
+from mlpbank._keys import check_key, to_builtin
 from mlpbank.architecture import Architecture, LayerSpec
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Float32Array, Key
 
 FORMAT, VERSION = "mlpbank-plain", 1
 # One entry holds all of our metadata: safetensors keeps no order among several, and equal banks shall be equal bytes.
@@ -48,25 +50,33 @@ class PlainBank:
     weights : dict of str to float32 array
         ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size) of every layer: what
         `BatchedWeights.load_stacked` takes.
-    keys : tuple of str
-        One for each model, all different; empty if the bank was saved without.
+    keys : list of str or int, or None
+        One for each model, all different; None if it was saved without.
+    versions : list of str or None
+        One for each model.
+    fallback : str, int or None
+        The key of the model that answers for unknown keys.
     extra, metadata : dict
         Further arrays, and further information of JSON types.
     """
 
     architecture: Architecture
     weights: dict[str, Float32Array]
-    keys: tuple[str, ...]
+    keys: list[Key] | None
+    versions: list[str | None]
+    fallback: Key | None
     extra: dict[str, npt.NDArray[Any]]
     metadata: dict[str, Any]
 
 
 def save_plain(
     path: str | os.PathLike[str],
+    keys: Sequence[Key] | None,
     architecture: Architecture,
     weights: Mapping[str, Any],
     *,
-    keys: Iterable[str] | None = None,
+    versions: Sequence[str | None] | None = None,
+    fallback: Key | None = None,
     extra: Mapping[str, npt.ArrayLike] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
@@ -76,13 +86,17 @@ def save_plain(
     ----------
     path : path-like
         Where to; its folder exists.
+    keys : sequence of str or int, or None
+        A different one for each model, all of one type.
     architecture : Architecture
         Shared by all N models.
     weights : mapping of str to array
         ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N, output_size), zeros where
         it is missing. Converted to float32.
-    keys : iterable of str, optional
-        A different one for each model.
+    versions : sequence of str or None, optional
+        One for each model.
+    fallback : str or int, optional
+        The key of the model that answers for unknown keys.
     extra, metadata : mapping, optional
         Further arrays, of any shape, and further information of JSON types.
 
@@ -118,6 +132,8 @@ def save_plain(
         "version": VERSION,
         "architecture": [[s.input_size, s.output_size, s.activation.value] for s in architecture.layers],
         "keys": None if keys is None else _checked_keys(list(keys), len(arrays["layer_0"])),
+        "versions": _checked_versions(list(versions), len(arrays["layer_0"])) if versions and any(versions) else None,
+        "fallback": fallback,
         "metadata": dict(metadata or {}),
     }
     data = to_safetensors(tensors, {_ENTRY: json.dumps(header, allow_nan=False)})
@@ -168,8 +184,16 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
                 if not name.startswith(_EXTRA):
                     raise InvalidValueError(f"expected tensors of {architecture} or {_EXTRA}*, got {name!r}")
                 extra[name.removeprefix(_EXTRA)] = _extra_array(file, name)
-            keys = () if header.get("keys") is None else _checked_keys(_typed(header, "keys", list), n[0])
-            return PlainBank(architecture, weights, tuple(keys), extra, _typed(header, "metadata", dict))
+            keys = None if header.get("keys") is None else _checked_keys(_typed(header, "keys", list), n[0])
+            if header.get("versions") is None:
+                versions: list[str | None] = [None] * n[0]
+            else:
+                versions = _checked_versions(_typed(header, "versions", list), n[0])
+            fallback = header.get("fallback")
+            if fallback is not None:
+                check_key(fallback, type(keys[0]) if keys else None)
+            metadata = _typed(header, "metadata", dict)
+            return PlainBank(architecture, weights, keys, versions, fallback, extra, metadata)
     # RecursionError: JSON nested without end. The others are what the checks here, LayerSpec and safetensors raise.
     except (SafetensorError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BankFileError(f"{os.fspath(path)}: {error}") from error
@@ -224,12 +248,20 @@ def _extra_array(file: Any, name: str) -> npt.NDArray[Any]:
     return array
 
 
-def _checked_keys(keys: list[Any], n: int) -> list[str]:
-    if wrong := [key for key in keys if not isinstance(key, str)]:
-        raise InvalidValueError(f"keys: expected strings, got {wrong[0]!r}")
+def _checked_keys(keys: list[Any], n: int) -> list[Key]:
+    for key in keys:
+        check_key(key, type(keys[0]))
     if len(keys) != n:
         raise InvalidValueError(f"keys: expected one for each of {n} models, got {len(keys)}")
     key, count = Counter(keys).most_common(1)[0] if keys else ("", 1)
     if count > 1:
         raise InvalidValueError(f"keys: expected different ones, got {key!r} {count} times")
-    return keys
+    return [to_builtin(key) for key in keys]
+
+
+def _checked_versions(versions: list[Any], n: int) -> list[str | None]:
+    for i, version in enumerate(versions):
+        check_version(version, f"versions[{i}]")
+    if len(versions) != n:
+        raise InvalidValueError(f"versions: expected one for each of {n} models, got {len(versions)}")
+    return versions

@@ -158,7 +158,7 @@ class MicroBatcher:
 
     async def _predict(self, key: Key, x: Float32Array | Exception) -> Float32Array:
         if type(key) is not self._key_type:
-            self._bank._directory.check(key)
+            self._bank._slot_map.check(key)
         if isinstance(x, Exception):
             raise x
         shape, rows = x.shape, 1

@@ -1,9 +1,10 @@
-"""The reading side of a Bank: from keys and rows to predictions."""
+"""What a Bank answers: from keys and rows to predictions."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,22 +12,20 @@ import numpy as np
 from mlpbank._arrays import as_float32, as_ids, check_out
 from mlpbank._keys import Ids, as_keys
 from mlpbank.architecture import Architecture
-from mlpbank.bank._directory import Directory
+from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
 from mlpbank.errors import InvalidTypeError, InvalidValueError, ModelNotLoadedError, UnknownModelError
 from mlpbank.inference import BatchedInference
-from mlpbank.typing import Float32Array, Key
+from mlpbank.typing import DtypeName, Float32Array, Key, Missing
 from mlpbank.weights import BatchedWeights
 
-_MISSING = ("error", "nan", "fallback")
 
-
-class Predictions:
-    """What a bank answers with. Nothing here waits for a change."""
+class BankReads:
+    """The part of `Bank` that reads. Nothing here waits for a change."""
 
     _weights: BatchedWeights
     _inference: BatchedInference
-    _directory: Directory
+    _slot_map: SlotMap
     _fallback: Key | None
 
     @property
@@ -35,7 +34,7 @@ class Predictions:
         return self._weights.architecture
 
     @property
-    def dtype(self) -> str:
+    def dtype(self) -> DtypeName:
         """How weights are stored."""
         return self._weights.dtype
 
@@ -54,17 +53,19 @@ class Predictions:
         """Bytes of the weights, those of a mapped file included."""
         return self._weights.nbytes
 
-    def index(self, keys: Any) -> Ids:
-        """Return the ids of keys, which `predict_ids` takes: look up once, predict often.
+    def handles(self, keys: Any) -> Ids:
+        """Return the handles of keys, which `predict_handles` takes: look up once, predict often.
 
         Parameters
         ----------
-        keys : sequence or column of str or int
+        keys : sequence or column of n str or int
 
         Returns
         -------
         int64 array (n,)
-            An id stays that of its key until the key is deleted; from then on it is refused.
+            A handle is an opaque number: the slot of the model and how often that slot was used again (a generational
+            index). It stays valid until its key is deleted; from then on it is refused. It means nothing to another
+            bank, nor to the same one opened again.
 
         Raises
         ------
@@ -72,47 +73,56 @@ class Predictions:
             Some keys are unknown.
         """
         keys, kind = as_keys(keys)
-        ids, unknown = self._directory.find_ids(keys, kind)
+        handles, unknown = self._slot_map.find_handles(keys, kind)
         if unknown:
-            raise _unknown_of(keys, ids)
-        return ids
+            raise _unknown_of(keys, handles, "keys")
+        return handles
 
-    def predict_ids(
-        self, ids: Any, x: Any, *, out: Float32Array | None = None, num_threads: int | None = None
+    def predict_handles(
+        self,
+        handles: Any,
+        x: Any,
+        *,
+        missing: Missing | None = None,
+        out: Float32Array | None = None,
+        num_threads: int | None = None,
     ) -> Float32Array:
-        """Send every row through the model of its id.
+        """Send every row through the model of its handle.
 
         Parameters
         ----------
-        ids : int array (n,)
-            From `index`.
-        x, out, num_threads
-            As for `predict`.
+        handles : int array (n,)
+            From `handles`.
+        x : array_like of real numbers
+            (n, input_size) or (n, rows, input_size).
+        missing, out, num_threads
+            As for `predict`; what is missing are the models that were deleted since.
+
+        Returns
+        -------
+        float32 array
+            (n, output_size) or (n, rows, output_size).
 
         Raises
         ------
         UnknownModelError
-            The model of an id was deleted.
+            The model of a handle was deleted.
         IndexError
-            An id never was one.
+            A number never was a handle.
+        TypeError, ValueError
+            An argument does not fit.
         """
+        missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a reader.
-        ids, x = as_ids(ids, "ids"), as_float32(x, "x")
-        reader = self._directory.core.enter()  # leaves with this frame, whatever happens
-        try:
-            slots = self._directory.slots_of(ids)
-            return self._inference._forward(x, slots, out, num_threads, "error", ("x", "ids"))
-        except ModelNotLoadedError as error:  # removed in this moment
-            raise UnknownModelError(ids[~self._weights.loaded[slots]].tolist(), len(ids), "ids") from error
-        finally:
-            reader.leave()
+        handles, x = as_ids(handles, "handles"), as_float32(x, "x")
+        return self._answer(handles, "handles", lambda: self._slot_map.slots_of(handles), x, missing, out, num_threads)
 
     def predict(
         self,
         keys: Any,
         x: Any,
         *,
-        missing: str | None = None,
+        missing: Missing | None = None,
         out: Float32Array | None = None,
         num_threads: int | None = None,
     ) -> Float32Array:
@@ -128,7 +138,7 @@ class Predictions:
             What to do about unknown keys: raise, answer NaN, or let the fallback model answer, which is the default if
             the bank has one.
         out : float32 array, optional
-            Where the result is written, C-contiguous and not overlapping the inputs.
+            Where the result is written, C-contiguous and not overlapping x.
         num_threads : int, optional
             Lowers the engine's number of threads for this call.
 
@@ -145,28 +155,45 @@ class Predictions:
             An argument does not fit; the message says what was expected and what came.
         """
         if isinstance(keys, (str, int, np.integer)):
-            rows = as_float32(x, "x")
+            x = as_float32(x, "x")
             if out is not None and not isinstance(out, np.ndarray):
                 raise InvalidTypeError(f"out: expected a float32 NumPy array, got {type(out).__name__}")
             one = None if out is None else out[None]
-            y: Float32Array = self.predict([keys], rows[None], missing=missing, out=one, num_threads=num_threads)[0]
+            y: Float32Array = self.predict([keys], x[None], missing=missing, out=one, num_threads=num_threads)[0]
             return y if out is None else out
-        if missing is None:
-            missing = "error" if self._fallback is None else "fallback"
-        elif missing not in _MISSING:
-            raise InvalidValueError(f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}")
+        missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a reader.
         keys, kind = as_keys(keys)
-        rows = as_float32(x, "x")
-        reader = self._directory.core.enter()  # leaves with this frame, whatever happens
+        x = as_float32(x, "x")
+        return self._answer(keys, "keys", lambda: self._slot_map.find(keys, kind), x, missing, out, num_threads)
+
+    def _checked_missing(self, missing: Missing | None) -> Missing:
+        if missing is None:
+            return "error" if self._fallback is None else "fallback"
+        if missing not in ("error", "nan", "fallback"):
+            raise InvalidValueError(f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}")
+        return missing
+
+    def _answer(
+        self,
+        given: Any,
+        name: str,
+        find: Callable[[], tuple[Ids, int]],
+        x: Float32Array,
+        missing: Missing,
+        out: Float32Array | None,
+        num_threads: int | None,
+    ) -> Float32Array:
+        """Predict for keys or handles; `find` gives their slots, -1 for unknown ones, and how many those are."""
+        reader = self._slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
             before = None
             while True:
-                slots, unknown = self._directory.find(keys, kind)
+                slots, unknown = find()
                 try:
                     if unknown == 0:
-                        return self._inference._forward(rows, slots, out, num_threads, "error", ("x", "keys"))
-                    return self._predict_some(keys, slots, rows, missing, out, num_threads)
+                        return self._inference._forward(x, slots, out, num_threads, "error", ("x", name))
+                    return self._answer_some(given, name, slots, x, missing, out, num_threads)
                 except ModelNotLoadedError:  # removed while this call had its slot: it is unknown now
                     if before is not None and np.array_equal(slots, before):
                         raise
@@ -174,37 +201,62 @@ class Predictions:
         finally:
             reader.leave()
 
-    def _predict_some(
-        self, keys: Any, slots: Ids, x: Float32Array, missing: str, out: Float32Array | None, num_threads: int | None
+    def _answer_some(
+        self,
+        given: Any,
+        name: str,
+        slots: Ids,
+        x: Float32Array,
+        missing: Missing,
+        out: Float32Array | None,
+        num_threads: int | None,
     ) -> Float32Array:
         """Predict where some slots are -1."""
         if missing == "fallback":
-            fallback = -1 if self._fallback is None else self._directory.slot(self._fallback)
+            fallback = -1 if self._fallback is None else self._slot_map.slot(self._fallback)
             if fallback < 0:
-                raise _unknown_of(keys, slots)
+                raise _unknown_of(given, slots, name)
             slots = np.where(slots < 0, fallback, slots)
-            return self._inference._forward(x, slots, out, num_threads, "error", ("x", "keys"))
+            return self._inference._forward(x, slots, out, num_threads, "error", ("x", name))
         if missing == "error":
-            raise _unknown_of(keys, slots)
+            raise _unknown_of(given, slots, name)
         known = slots >= 0
         if x.ndim not in (2, 3) or x.shape[0] != len(slots):
-            raise InvalidValueError(f"x: expected shape ({len(slots)}, ...), one entry for each key, got {x.shape}")
+            entry = name.removesuffix("s")
+            raise InvalidValueError(f"x: expected shape ({len(slots)}, ...), one entry for each {entry}, got {x.shape}")
         shape = (*x.shape[:-1], self.architecture.output_size)
         y = np.empty(shape, np.float32) if out is None else check_out(out, shape, x)
         # First, so that an error leaves `out` as it was.
-        found = self._inference._forward(x[known], slots[known], None, num_threads, "error", ("x", "keys"))
+        found = self._inference._forward(x[known], slots[known], None, num_threads, "error", ("x", name))
         y[~known] = np.nan
         y[known] = found
         return y
 
-    async def apredict(self, keys: Any, x: Any, **options: Any) -> Float32Array:
-        """Predict in a worker thread, so that the event loop goes on meanwhile; arguments as for `predict`.
+    async def apredict(
+        self,
+        keys: Any,
+        x: Any,
+        *,
+        missing: Missing | None = None,
+        out: Float32Array | None = None,
+        num_threads: int | None = None,
+    ) -> Float32Array:
+        """Predict in a worker thread, so that the event loop goes on meanwhile; everything as for `predict`.
 
         Handing over takes some 50 microseconds, more than predicting for a few small models does.
         """
-        return await asyncio.to_thread(self.predict, keys, x, **options)
+        return await asyncio.to_thread(self.predict, keys, x, missing=missing, out=out, num_threads=num_threads)
 
-    def predict_frame(self, df: Any, *, key: str, features: list[str], name: str = "prediction", **options: Any) -> Any:
+    def predict_frame(
+        self,
+        df: Any,
+        *,
+        key: str,
+        features: Sequence[str],
+        name: str = "prediction",
+        missing: Missing | None = None,
+        num_threads: int | None = None,
+    ) -> Any:
         """Predict for every row of a data frame.
 
         Parameters
@@ -212,17 +264,22 @@ class Predictions:
         df : pandas or polars DataFrame
         key : str
             The column of keys.
-        features : list of str
+        features : sequence of str
             The columns of inputs, input_size of them in order.
         name : str
             Of the result; with several outputs ``<name>_0``, ``<name>_1``, ...
-        **options
+        missing, num_threads
             As for `predict`.
 
         Returns
         -------
         column, or data frame where the models have several outputs
             Of the kind of `df`; in pandas with its index.
+
+        Raises
+        ------
+        UnknownModelError, TypeError, ValueError
+            As for `predict`; also where a column of inputs is not of numbers.
         """
         wanted = self.architecture.input_size
         if isinstance(features, str) or len(features) != wanted:
@@ -237,7 +294,7 @@ class Predictions:
             if values.dtype.kind not in "fiub":
                 raise InvalidTypeError(f"features: expected numbers, got column {column!r} of {df[column].dtype}")
             inputs.append(values.astype(np.float32))
-        y = self.predict(df[key], np.stack(inputs, axis=1), **options)
+        y = self.predict(df[key], np.stack(inputs, axis=1), missing=missing, num_threads=num_threads)
         columns = {name: y[:, 0]} if y.shape[1] == 1 else {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
         result = library.DataFrame(columns) if kind == "polars" else library.DataFrame(columns, index=df.index)
         return result[name] if y.shape[1] == 1 else result
@@ -248,7 +305,7 @@ def _pandas_numbers(column: Any) -> Any:
     return column.to_numpy(np.float64, na_value=np.nan) if column.dtype.kind in "fiub" else column.to_numpy()
 
 
-def _unknown_of(keys: Any, ids: Ids) -> UnknownModelError:
-    """Return the error for the keys whose id is -1."""
-    unknown = [keys[i] for i in np.flatnonzero(ids < 0)]
-    return UnknownModelError([key if isinstance(key, str) else int(key) for key in unknown], len(ids))
+def _unknown_of(given: Any, slots: Ids, name: str) -> UnknownModelError:
+    """Return the error for the keys or handles whose slot is -1."""
+    unknown = [given[i] for i in np.flatnonzero(slots < 0)]
+    return UnknownModelError([key if isinstance(key, str) else int(key) for key in unknown], len(slots), name)

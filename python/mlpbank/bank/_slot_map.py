@@ -1,66 +1,44 @@
-"""Which models a bank has: their keys, their slots in the weights, their versions."""
+"""SlotMap: from the keys of a bank to the slots of its models, and what else is known of them."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
 from mlpbank import _core
-from mlpbank._columns import ModelColumns
-from mlpbank._keys import Ids, check_key, could_be, empty_table, make_table, plain, table_keys
+from mlpbank._columns import ModelColumns, ModelInfo
+from mlpbank._keys import Ids, check_key, could_be, empty_table, make_table, table_keys, to_builtin
 from mlpbank.errors import BankFileError, InvalidTypeError, UnknownModelError
 from mlpbank.typing import Key
 from mlpbank.weights import BatchedWeights
 
-MOST_REUSES = 2**31 - 1  # of a slot: an id has so many bits left for their number
+MOST_REUSES = 2**31 - 1  # of a slot: a handle has so many bits left for their number
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a bank knows about a model beside its weights.
-
-    Attributes
-    ----------
-    key : str or int
-    version : str or None
-        As given when it was loaded.
-    generation : int
-        How often it was loaded under this key.
-    loaded_at : datetime
-        When it was loaded last, UTC.
-    """
-
-    key: Key
-    version: str | None
-    generation: int
-    loaded_at: datetime
-
-
-class Directory:
-    """Which models a bank has: `core` knows and changes it, this puts it into words.
+class SlotMap:
+    """Which slot has which key: `core` knows and changes it, this puts its answers and errors into words.
 
     Parameters
     ----------
     weights : BatchedWeights
-    records : ModelColumns
+    columns : ModelColumns
         What the bank begins as.
     """
 
-    def __init__(self, weights: BatchedWeights, records: ModelColumns, most_reuses: int = MOST_REUSES) -> None:
-        self._records = records
+    def __init__(self, weights: BatchedWeights, columns: ModelColumns, most_reuses: int = MOST_REUSES) -> None:
+        self._columns = columns
         self.core = _core.Bank(
             weights._core,
-            records.table,
-            records.generations,
-            records.loaded_at,
-            records.version_offsets,
-            records.version_bytes,
+            columns.table,
+            columns.revisions,
+            columns.loaded_at,
+            columns.version_offsets,
+            columns.version_bytes,
             most_reuses,
         )
 
@@ -77,8 +55,8 @@ class Directory:
         """Return the slots of keys as `as_keys` gave them, -1 where there is none, and how many there are not."""
         return self._find(self.core.find, keys, kind)
 
-    def find_ids(self, keys: Any, kind: type) -> tuple[Ids, int]:
-        """Return the ids of keys like `find`."""
+    def find_handles(self, keys: Any, kind: type) -> tuple[Ids, int]:
+        """Return the handles of keys like `find`."""
         return self._find(self.core.find_ids, keys, kind)
 
     def _find(self, find: Callable[[Any], tuple[Ids, int]], keys: Any, given: type) -> tuple[Ids, int]:
@@ -95,24 +73,24 @@ class Directory:
         raise InvalidTypeError(f"keys: expected {kind.__name__} like the bank's, got {first!r}")
 
     def slot(self, key: Any) -> int:
-        """Return the slot of one key, -1 if it is unknown. Whoever uses the slot has a reader of the core meanwhile."""
+        """Return the slot of one key, -1 if it is unknown. Its user has entered a reader of the core."""
         kind = self.kind
         if not could_be(key, kind):
             return -1
-        one: Any = [plain(key)] if kind is str else np.array([key], np.int64)
+        one: Any = [to_builtin(key)] if kind is str else np.array([key], np.int64)
         return int(self.core.find(one)[0][0])
 
-    def slots_of(self, ids: Ids) -> Ids:
-        """Return the slots of ids; raise UnknownModelError if the model of one was removed."""
-        slots, stale = self.core.slots_of(ids)
-        if stale is not None:
-            raise UnknownModelError(ids[stale].tolist(), len(ids), "ids")
-        return slots
+    def slots_of(self, handles: Ids) -> tuple[Ids, int]:
+        """Return the slots of handles, -1 where the model was removed, and how many were."""
+        slots, stale = self.core.slots_of(handles)
+        if stale is None:
+            return slots, 0
+        return np.where(stale, -1, slots), int(stale.sum())
 
     def remove(self, key: Any) -> None:
         """Remove a model."""
         try:
-            known = could_be(key, self.kind) and self.core.remove(plain(key))
+            known = could_be(key, self.kind) and self.core.remove(to_builtin(key))
         except ValueError:  # a lone surrogate
             known = False
         if not known:
@@ -122,35 +100,35 @@ class Directory:
         """Return what is known about a model."""
         found = None
         with contextlib.suppress(ValueError):  # a lone surrogate
-            found = self.core.info(plain(key)) if could_be(key, self.kind) else None
+            found = self.core.info(to_builtin(key)) if could_be(key, self.kind) else None
         if found is None:
             raise UnknownModelError([key], 1)
-        version, generation, loaded_at = found
+        version, revision, loaded_at = found
         try:
             when = datetime.fromtimestamp(loaded_at, timezone.utc)
         except (ValueError, OverflowError, OSError):
             raise BankFileError(f"loaded_at: expected seconds since 1970, got {loaded_at} for {key!r}") from None
-        return ModelInfo(key, version or None, generation, when)
+        return ModelInfo(key, version or None, revision, when)
 
     def keys(self) -> list[Key]:
         """Return all keys, in the order of the table and then of addition."""
         return self._keys_and_slots(self.core.freeze(False))[0]
 
     def freeze(self) -> tuple[_core.Snapshot, Ids, ModelColumns]:
-        """Return the weights of all models at one moment, their slots in the order of their keys, and their records."""
+        """Return the weights of all models at one moment, their slots in the order of their keys, and their columns."""
         frozen = self.core.freeze(True)
-        old = self._records
+        old = self._columns
         table = old.table
         if frozen.kind is not None and table is None:
             table = empty_table(frozen.kind)
         if not frozen.records and not len(frozen.added[1]) and not len(frozen.moved[1]):
-            records = ModelColumns(table, old.generations, old.loaded_at, old.version_offsets, old.version_bytes)
-            return frozen.weights, np.arange(len(old.generations)), records
+            columns = ModelColumns(table, old.revisions, old.loaded_at, old.version_offsets, old.version_bytes)
+            return frozen.weights, np.arange(len(old.revisions)), columns
         keys, slots = self._keys_and_slots(frozen)
         n = len(slots)
-        known = np.flatnonzero(slots < len(old.generations))
-        generations, loaded_at = np.zeros(n, np.int64), np.zeros(n)
-        generations[known] = old.generations[slots[known]]
+        known = np.flatnonzero(slots < len(old.revisions))
+        revisions, loaded_at = np.zeros(n, np.int64), np.zeros(n)
+        revisions[known] = old.revisions[slots[known]]
         loaded_at[known] = old.loaded_at[slots[known]]
         versions = [b""] * n
         if len(old.version_bytes) > 0:
@@ -158,9 +136,9 @@ class Directory:
                 versions[i] = (old.version(int(slots[i])) or "").encode()
         position = np.full(max(slots.tolist(), default=0) + 1, -1)
         position[slots] = np.arange(n)
-        for slot, version, generation, loaded in frozen.records:
+        for slot, version, revision, loaded in frozen.records:
             i = int(position[slot])
-            generations[i], loaded_at[i], versions[i] = generation, loaded, version.encode()
+            revisions[i], loaded_at[i], versions[i] = revision, loaded, version.encode()
         offsets = np.zeros(n + 1, np.uint64)
         np.cumsum([len(version) for version in versions], out=offsets[1:])
         if n > 0:
@@ -171,10 +149,10 @@ class Directory:
         elif frozen.kind is not None:
             table = empty_table(frozen.kind)
         data = np.frombuffer(b"".join(versions), np.uint8)
-        return frozen.weights, slots, ModelColumns(table, generations, loaded_at, offsets, data)
+        return frozen.weights, slots, ModelColumns(table, revisions, loaded_at, offsets, data)
 
     def _keys_and_slots(self, frozen: _core.FrozenBank) -> tuple[list[Key], Ids]:
-        table = self._records.table
+        table = self._columns.table
         keys: list[Key] = [] if table is None else list(table_keys(table))
         slots = np.arange(len(keys))
         moved, moved_slots = frozen.moved
