@@ -13,6 +13,7 @@
 
 #include "dispatch.h"
 #include "errors.h"
+#include "float_mode.h"
 #include "inference.h"
 #include "roofline.h"
 #include "threads.h"
@@ -123,6 +124,12 @@ PYBIND11_MODULE(core_of_main_interpreter, m) {
   not_loaded.doc() = "A model whose weights were never loaded was asked for.";
 
   py::register_exception<KeyKindError>(m, "KeyKindError", PyExc_TypeError);
+
+  // Calls a function of the Python package whose arithmetic is NumPy's; here, so that no exception can keep the mode.
+  m.def("in_default_mode", [](const py::object& function, const py::args& args, const py::kwargs& kwargs) {
+    const DefaultFloatMode mode;
+    return function(*args, **kwargs);
+  });
 
   m.def("available_isas", &available_isas);
   m.def("activation_names", &activation_names);

@@ -234,7 +234,7 @@ class Predictions:
             values = df[column].to_numpy() if kind == "polars" else _pandas_numbers(df[column])
             if values.dtype.kind not in "fiub":
                 raise TypeError(f"features: expected numbers, got column {column!r} of {df[column].dtype}")
-            inputs.append(values.astype(np.float32))
+            inputs.append(as_float32(values, f"column {column!r}"))
         y = self.predict(df[key], np.stack(inputs, axis=1), **options)
         columns = {name: y[:, 0]} if y.shape[1] == 1 else {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
         result = library.DataFrame(columns) if kind == "polars" else library.DataFrame(columns, index=df.index)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mlpbank._arrays import Float32Array
+from mlpbank._arrays import Float32Array, in_default_mode
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture
 from mlpbank.convert import _chain
@@ -38,6 +38,7 @@ __all__ = [
 Key = TypeVar("Key", bound=Hashable)
 
 
+@in_default_mode
 def convert(model: Any, architecture: Architecture | None = None) -> Converted:
     """Return a model's architecture and weights in mlpbank's form.
 
@@ -75,6 +76,7 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
     return Converted(architecture, _chain.weights_of(layers))
 
 
+@in_default_mode
 def stack(
     models: Mapping[Key, Any], architecture: Architecture | None = None, progress: bool = False
 ) -> tuple[list[Key], Architecture, dict[str, Float32Array]]:
