@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "engine/engine.h"
+#include "engine/float_mode.h"
 #include "engine/inference.h"
 #include "engine/roofline.h"
 #include "engine/threads.h"
@@ -118,6 +119,12 @@ PYBIND11_MODULE(core_of_main_interpreter, m) {
   m.doc() = "The C++ core of mlpbank. Use the package, which validates and converts.";
 
   register_errors();
+
+  // Calls a function of the Python package whose arithmetic is NumPy's; here, so that no exception can keep the mode.
+  m.def("in_default_mode", [](const py::object& function, const py::args& args, const py::kwargs& kwargs) {
+    const DefaultFloatMode mode;
+    return function(*args, **kwargs);
+  });
 
   m.def("available_isas", &available_isas);
   m.def("activation_names", &activation_names);

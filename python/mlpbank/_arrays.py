@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from numpy.ma import MaskedArray  # now: NumPy imports it when first needed, and a fork in that moment would hang
 
+from mlpbank import _core
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError
 from mlpbank.typing import Float32Array
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _FLOAT32 = np.dtype(np.float32)
 _INT64 = np.dtype(np.int64)
 _MAX_DEPTH = 64  # dimensions that NumPy has at most: what is nested deeper is no array of numbers
+
+
+def in_default_mode(function: F) -> F:
+    """Let a function compute in the floating-point mode that a process starts with, whatever the caller has set."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return _core.in_default_mode(function, *args, **kwargs)
+
+    return run  # type: ignore[return-value]
 
 
 def refuse_masks(values: Any, name: str) -> None:
@@ -55,7 +70,7 @@ def as_float32(values: Any, name: str) -> Float32Array:
         raise InvalidValueError(f"{name}: expected numbers that form an array, got {error}") from None
     if array.dtype.kind not in "fiub":
         raise InvalidTypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    return np.require(array, _FLOAT32, ["C_CONTIGUOUS", "ALIGNED"])
+    return _core.in_default_mode(np.require, array, _FLOAT32, ["C_CONTIGUOUS", "ALIGNED"])  # it rounds
 
 
 def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:

@@ -1,7 +1,12 @@
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from mlpbank.typing import DtypeName
+
+_T = TypeVar("_T")
 
 def available_isas() -> list[str]: ...
 def activation_names() -> list[str]: ...
@@ -31,6 +36,7 @@ def string_slots(
     offsets: npt.NDArray[np.uint64], bytes: npt.NDArray[np.uint8], seed: bytes | None
 ) -> tuple[npt.NDArray[np.uint32], int]: ...
 def int_slots(values: npt.NDArray[np.int64], seed: bytes | None) -> tuple[npt.NDArray[np.uint32], int]: ...
+def in_default_mode(function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T: ...
 def unit_of(architecture: Architecture, layout: str, dtype: str) -> tuple[int, int, str]: ...
 
 class Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import subprocess
@@ -49,6 +50,8 @@ def predict(
         ("one,2,3\n", 2),
         ("1,2,three\n", 2),
         ("1,1_0,3\n", 2),
+        ("1,2,3\n1,1e400,-inf\n", 3),
+        ("1,2,-" + "9" * 400 + "\n", 2),
         (f"{2**63},2,3\n", 2),
     ],
 )
@@ -68,6 +71,34 @@ def test_numbers_beyond_float32_are_named(path: Path, tmp_path: Path, capsys: py
     assert main(["predict", str(path), "--input", str(tmp_path / "rows.csv"), "--key", "key"]) == 2
     expected = "expected numbers that float32 can hold, got -1e+39 in row 2 of column 'y'\n"
     assert capsys.readouterr().err.endswith(expected)
+
+
+def test_numbers_of_npy_beyond_float32_are_named(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = np.array([[1.0, 2.0, 3.0], [3.0, 1.0, -1e39]])
+    named = np.rec.fromarrays([[1, 3], *plain.T[1:]], names=["key", "x", "y"])
+    for table, key, column in ((plain, "0", "2"), (np.asarray(named), "key", "y")):
+        np.save(tmp_path / "rows.npy", table)
+        assert main(["predict", str(path), "--input", str(tmp_path / "rows.npy"), "--key", key]) == 2
+        expected = f"expected numbers that float32 can hold, got -1e+39 in row 2 of column {column!r}\n"
+        assert capsys.readouterr().err.endswith(expected)
+
+
+def test_infinity_that_was_written_is_taken(path: Path) -> None:
+    done = predict(path, "-", stdin=(HEADER + "1,inf,1\n1,-Infinity,1\n1,+nan,1\n").encode())
+    assert done.stdout.decode().splitlines()[1:] == ["1,inf", "1,-inf", "1,"]
+
+
+@pytest.mark.parametrize("key", ["a\rb", "a\nb", "a\r\n", "\r", 'a"b', "a,b", " a "])
+def test_keys_that_csv_has_to_quote(tmp_path: Path, key: str) -> None:
+    bank = Bank(Architecture.mlp(2, 1))
+    bank[key] = {"layer_0": [1, 1]}
+    bank.save(tmp_path / "odd.mlpbank")
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["key", "x", "y"], [key, 1, 2]])
+    done = predict(tmp_path / "odd.mlpbank", "-", stdin=text.getvalue().encode())
+    assert list(csv.reader(io.StringIO(done.stdout.decode(), newline=""))) == [["key", "prediction"], [key, "3.0"]]
 
 
 def test_column_names_that_come_twice(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +126,7 @@ def _table(suffix: str) -> bytes:
     columns = {"key": np.array([3, 1]), "x": np.array([1.0, 2.0]), "y": np.array([5.0, 3.0])}
     file = io.BytesIO()
     if suffix == ".csv.gz":
-        return gzip.compress(text)
+        return gzip.compress(text, mtime=0)
     if suffix == ".npz":
         np.savez(file, **columns)
     elif suffix == ".npy":
@@ -139,8 +170,8 @@ def test_standard_input_that_is_broken(path: Path, data: bytes) -> None:
     ("suffix", "data", "expected"),
     [
         (".csv.gz", HEADER.encode(), "expected a gzip file, got Not a gzipped file"),
-        (".csv.gz", gzip.compress(HEADER.encode())[:-9], "expected a complete gzip file"),
-        (".csv.gz", gzip.compress(HEADER.encode())[:10] + b"\xff" * 9, "expected a complete gzip file"),
+        (".csv.gz", gzip.compress(HEADER.encode(), mtime=0)[:-9], "expected a complete gzip file"),
+        (".csv.gz", gzip.compress(HEADER.encode(), mtime=0)[:10] + b"\xff" * 9, "expected a complete gzip file"),
         (".npz", b"PK\x03\x04", "expected an .npz file"),
         (".npz", b"", "expected an .npz file"),
         (".npy", b"\x93NUMPY\x01\x00\x76\x00{", "expected an .npy file"),

@@ -251,6 +251,24 @@ def test_estimators_that_predict_something_else_than_their_parts(name: str) -> N
         convert.convert(fitted(estimator, x, (x[:, 0] > 0).astype(np.float64)))
 
 
+def test_networks_whose_parts_do_not_fit_each_other() -> None:
+    x = np.random.default_rng(0).standard_normal((30, 3))
+    changes: list[tuple[Any, str]] = [
+        (
+            lambda network: setattr(network, "n_layers_", 2),
+            "1 of coefs_ and of intercepts_, got 2 matrices and 2 biases",
+        ),
+        (lambda network: network.coefs_.append([[1.0]]), "2 of coefs_ and of intercepts_, got 3 matrices and 2 biases"),
+        (lambda network: network.intercepts_.pop(), "2 of coefs_ and of intercepts_, got 2 matrices and 1 biases"),
+    ]
+    for change, message in changes:
+        with silently():
+            network = MLPRegressor(hidden_layer_sizes=(4,), max_iter=5, random_state=0).fit(x, x[:, 0])
+        change(network)
+        with unsupported(f"expected {message}"):
+            convert.convert(network)
+
+
 def test_methods_put_in_place_of_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     x = inputs(3)
     network, classifier = (

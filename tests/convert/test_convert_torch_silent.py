@@ -148,6 +148,82 @@ def test_forwards_that_depend_on_the_call(name: str) -> None:
             assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
+def caught_length(net: Any, x: Any) -> Any:
+    try:
+        return x * len(x)
+    except RuntimeError:  # of what stands for the rows while they are traced
+        return x
+
+
+SEEING: dict[str, Callable[[Any, Any], Any]] = {
+    "isinstance": lambda net, x: x * 2 if isinstance(x, torch.Tensor) else x,
+    "type": lambda net, x: x * 2 if type(x) is torch.Tensor else x,
+    "attribute": lambda net, x: x if hasattr(x, "node") else torch.tanh(x),
+    "gradients": lambda net, x: x * 2 if torch.is_grad_enabled() else x,
+    "length": caught_length,
+    "shape": lambda net, x: x if hasattr(x, "node") else x[:, :2],
+}
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_forwards_that_see_that_they_are_traced(name: str) -> None:
+    net = Net(SEEING[name]).eval()
+    wanted = f"the forward of Net computes something else when it is not traced; {SAME}"
+    with raises(UnsupportedLayerError, wanted):
+        convert.convert(net)
+    with raises(UnsupportedLayerError, f"1: {wanted}"):
+        convert.convert(nn.Sequential(nn.Linear(3, 3), net))
+
+
+def test_numbers_leave_a_module_as_it_was() -> None:
+    class Dropping(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout(0.9)
+
+        def forward(self, x: Any) -> Any:
+            return self.drop(self.fc(x))
+
+    net = Dropping().train()
+    state = torch.get_rng_state()
+    convert.convert(net)
+    assert net.drop.training
+    assert torch.equal(state, torch.get_rng_state())
+    assert net.drop(torch.ones(100)).max() > 5
+
+
+class Tripled(torch.Tensor):  # type: ignore[misc]
+    """Of which a layer makes something else."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        return result * 3 if function is F.linear else result
+
+
+class Named(torch.Tensor):  # type: ignore[misc]
+    """Of which nothing is changed."""
+
+
+def of_class(kind: Any) -> Any:
+    layer = nn.Linear(3, 3)
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(kind))
+    return layer
+
+
+def hooked_parametrization() -> Any:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+    layer.parametrizations.weight.register_forward_hook(lambda module, args, output: output * torch.rand(()))
+    return layer
+
+
+def test_tensors_of_a_class_of_their_own() -> None:
+    with raises(UnsupportedLayerError, "Tripled has a __torch_function__ of its own, which may do anything"):
+        convert.convert(of_class(Tripled))
+    plain = of_class(Named)
+    assert np.array_equal(convert.convert(plain).weights["layer_0"], plain.weight.detach().numpy().T)
+
+
 class Optional(Net):
     def forward(self, x: Any, hidden: Any = None, *more: Any, scale: float = 2.0, **options: Any) -> Any:
         x = self.fc(x)
@@ -348,6 +424,7 @@ OTHERWISE: dict[str, tuple[Callable[[], Any], str]] = {
         "torch.nn.utils.parametrize.remove_parametrizations makes it a parameter",
     ),
     "random parametrization": (lambda: parametrized(Sampling()), "the parametrization Sampling of weight may compute"),
+    "hook of a parametrization": (hooked_parametrization, f"weight: ParametrizationList {HOOKED}"),
     "spectral norm in training": (
         lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))),
         "0: the parametrization _SpectralNorm of weight is in training mode; call model.eval() first",
@@ -361,6 +438,12 @@ def test_modules_that_are_not_called_as_their_class_says(name: str) -> None:
     with silently(), pytest.raises(UnsupportedLayerError) as caught:
         convert.convert(make())
     assert message in str(caught.value)
+
+
+def test_a_call_put_in_place_of_a_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.ReLU, "__call__", lambda self, x: x * 2)
+    with raises(UnsupportedLayerError, "1: the forward of ReLU was replaced by one that may do anything"):
+        convert.convert(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
 
 
 def test_a_forward_put_in_place_of_a_layers(monkeypatch: pytest.MonkeyPatch) -> None:

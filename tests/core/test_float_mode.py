@@ -104,6 +104,64 @@ for layout in ("panel", "lane"):
     )
 
 
+def test_conversions_before_the_core(run_python: RunPython) -> None:
+    """What is given as float64 is rounded to nearest, be it weights, rows or scalers, and subnormal numbers stay."""
+    run_python(
+        SET_MODE
+        + """
+from mlpbank import convert
+arch = Architecture.mlp(3, 2)
+x = np.array([[1 / 3, 1e-40, 2e-39], [0.1, -1e-41, 0.7]])
+w = {"layer_0": np.array([[1 / 3, 1e-40], [0.1, 0.7], [1e-41, -0.2]]), "layer_0.bias": np.array([1e-40, 0.3])}
+scalers = {"input_scaler": ([0.1, 0.2, 0.3], [3.0, 7.0, 0.01]), "output_scaler": ([0.1, 1e-40], [3.0, 1 / 3])}
+flat = np.concatenate([w["layer_0"].ravel(), w["layer_0.bias"]])
+params = {"fc.weight": w["layer_0"], "fc.bias": w["layer_0.bias"]}
+
+def stored(weights, dtype="float32", **options):
+    bank = Bank(arch, dtype=dtype)
+    bank.add("a", weights, **options)
+    return b"".join(array.tobytes() for array in bank["a"].values())
+
+def of(arrays):
+    return b"".join(array.tobytes() for array in arrays.values())
+
+bank = Bank(arch)
+bank["a"] = {"layer_0": [[1, 0], [0, 1], [0, 0]]}
+calls = {
+    "arrays": lambda: stored(w),
+    "lists": lambda: stored({name: array.tolist() for name, array in w.items()}),
+    "bfloat16": lambda: stored(w, "bfloat16"),
+    "int8": lambda: stored(w, "int8"),
+    "scalers": lambda: stored(w, **scalers),
+    "stacked": lambda: of(Bank.from_stacked(["a"], arch, {n: a[None] for n, a in w.items()}, **scalers)["a"]),
+    "rows": lambda: bank.predict("a", x).tobytes(),
+    "rows as lists": lambda: bank.predict("a", x.tolist()).tobytes(),
+    "by ids": lambda: bank.predict_ids(bank.index(["a", "a"]), x).tobytes(),
+    "convert": lambda: of(convert.convert(w, arch).weights),
+    "from_params": lambda: of(convert.from_params(params, arch, weight_layout="in_out").weights),
+    "from_flat": lambda: of(convert.from_flat(flat, arch, order="weight,bias", weight_layout="in_out")),
+    "stack": lambda: of(convert.stack({"a": w}, arch)[2]),
+}
+for name, call in calls.items():
+    expected = call()
+    for mode_name, wanted in MODES.items():
+        set_mode(wanted)
+        got = call()
+        after = mode()
+        set_mode(DEFAULT)
+        assert after & ~FLAGS == wanted & ~FLAGS, (name, mode_name, hex(after))
+        assert got == expected, (name, mode_name)
+set_mode(MODES["up"])
+try:
+    convert.fold_scalers(arch, w, ([1], [0]))
+except ValueError:
+    after = mode()
+set_mode(DEFAULT)
+assert after & ~FLAGS == MODES["up"] & ~FLAGS
+"""
+    )
+
+
 def test_exceptions_that_the_caller_lets_interrupt(run_python: RunPython) -> None:
     """A caller that traps invalid operations and overflow is not interrupted by infinite weights; its flags stay."""
     run_python(

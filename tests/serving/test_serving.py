@@ -220,15 +220,25 @@ def test_options_that_make_no_sense(bank: Bank, options: dict[str, Any], error: 
         MicroBatcher(**{"bank": bank, **options})
 
 
+class Holder:
+    """Gives its own array, as some containers do."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.array
+
+
 @pytest.mark.parametrize("shape", [(), (3,)])
-@pytest.mark.parametrize("kind", [np.array, memoryview])
+@pytest.mark.parametrize("kind", [np.asarray, memoryview, Holder])
 def test_rows_may_be_changed_while_they_wait(bank: Bank, options: dict[str, Any], shape: Any, kind: Any) -> None:
     """Callers use one buffer for all their requests: each answer is that of the rows at the time of its call."""
     rows = [row(i, *shape) for i in range(20)]
 
     async def main() -> list[Any]:
         buffer = np.empty_like(rows[0])
-        view = buffer if kind is np.array else memoryview(buffer)
+        view = kind(buffer)
         async with MicroBatcher(bank, max_batch=10**6, max_queue=10**6, **options) as batcher:
             waiting = []
             for x in rows:

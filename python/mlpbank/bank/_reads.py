@@ -293,7 +293,7 @@ class BankReads:
             values = df[column].to_numpy() if kind == "polars" else _pandas_numbers(df[column])
             if values.dtype.kind not in "fiub":
                 raise InvalidTypeError(f"features: expected numbers, got column {column!r} of {df[column].dtype}")
-            inputs.append(values.astype(np.float32))
+            inputs.append(as_float32(values, f"column {column!r}"))
         y = self.predict(df[key], np.stack(inputs, axis=1), missing=missing, num_threads=num_threads)
         columns = {name: y[:, 0]} if y.shape[1] == 1 else {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
         result = library.DataFrame(columns) if kind == "polars" else library.DataFrame(columns, index=df.index)

@@ -120,7 +120,7 @@ def _read(
             raise CommandError(
                 f"{name}: expected {len(keys)} rows, as {key!r} has, got {len(columns[feature])} in {feature!r}"
             )
-    return keys, np.stack([columns[feature].astype(np.float32) for feature in features], axis=1)
+    return keys, np.concatenate([_float32(columns[feature][:, None], name, [feature]) for feature in features], axis=1)
 
 
 @contextmanager
@@ -183,19 +183,26 @@ def _read_csv(file: TextIO, name: str, key: str, choose: Choose, key_type: type 
             if "_" in joined or not joined.isascii():  # float("1_0") is 10
                 raise ValueError
             numbers = list(map(float, cells))
+            if not all(map(math.isfinite, numbers)):  # float("1e400") is inf
+                raise ValueError
         except ValueError:
             where = f"{name}, line {line}, column "
             numbers = [_number(cell, where + repr(f)) for f, cell in zip(features, cells, strict=True)]
         values.extend(numbers)
-    wide = np.array(values, np.float64).reshape(-1, len(features))
+    inputs = _float32(np.array(values, np.float64).reshape(-1, len(features)), name, features)
+    return (np.array(ints, np.int64) if key_type is int else texts), inputs
+
+
+def _float32(wide: npt.NDArray[Any], name: str, columns: Sequence[str]) -> Float32Array:
+    """Return numbers (rows, columns) as float32, or raise CommandError for the first that it cannot hold."""
     with np.errstate(over="ignore"):
         inputs = wide.astype(np.float32)
     beyond = np.argwhere(np.isinf(inputs) & np.isfinite(wide))
     if len(beyond):
         row, column = beyond[0].tolist()
-        number = f"{wide[row, column]} in row {row + 1} of column {features[column]!r}"
+        number = f"{wide[row, column]} in row {row + 1} of column {columns[column]!r}"
         raise CommandError(f"{name}: expected numbers that float32 can hold, got {number}")
-    return (np.array(ints, np.int64) if key_type is int else texts), inputs
+    return inputs
 
 
 def _csv_rows(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
@@ -236,7 +243,9 @@ def _number(cell: str, where: str) -> float:
         return _WORDS[text]
     try:
         if "_" not in text and text.isascii():
-            return float(text)
+            number = float(text)
+            if math.isfinite(number) or "inf" in text or "nan" in text:  # not 1e400
+                return number
     except ValueError:
         pass
     raise CommandError(f"{where}: expected a number, got {cell[:80]!r}")
@@ -264,7 +273,9 @@ def _split_columns(name: str, table: npt.NDArray[Any], key: str, key_type: type 
         raise CommandError(f"--key: expected the number of a column of {name}, shape {table.shape}, got {key!r}")
     if table.dtype.kind not in "fiu":
         raise CommandError(f"{name}: expected numbers, got {table.dtype}")
-    return _as_keys(table[:, int(key)], key, key_type), np.delete(table, int(key), axis=1)
+    columns = [i for i in range(table.shape[1]) if i != int(key)]
+    inputs = _float32(table[:, columns], name, list(map(str, columns)))
+    return _as_keys(table[:, int(key)], key, key_type), inputs
 
 
 def _as_keys(column: npt.NDArray[Any], name: str, key_type: type | None) -> Keys:
@@ -289,9 +300,19 @@ def _as_keys(column: npt.NDArray[Any], name: str, key_type: type | None) -> Keys
     return column.astype(np.int64)
 
 
+class _Lines:
+    """Ends rows with a line feed alone: csv quotes a carriage return in a key only if rows end with one."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        return self._file.write(row.removesuffix("\r\n") + "\n")
+
+
 def write_csv(file: TextIO, key: str, keys: Sequence[Key] | Keys, names: Sequence[str], y: Float32Array) -> None:
     """Write keys and predictions with a header; NaN is an empty cell."""
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(_Lines(file), lineterminator="\r\n")
     writer.writerow([key, *names])
     for first in range(0, len(y), _BATCH):
         part = y[first : first + _BATCH]

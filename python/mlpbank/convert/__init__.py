@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mlpbank._arrays import in_default_mode
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture
 from mlpbank.convert import _chain
@@ -50,6 +51,7 @@ _MLPBANK_KINDS = (UnsupportedLayerError, InvalidTypeError, UnknownKeyError, Inva
 _KINDS = (TypeError, KeyError, ValueError)
 
 
+@in_default_mode
 def convert(model: Any, architecture: Architecture | None = None) -> Converted:
     """Return a model's architecture and weights in mlpbank's form.
 
@@ -87,6 +89,7 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
     return Converted(architecture, _chain.weights_of(layers))
 
 
+@in_default_mode
 def stack(
     models: Mapping[Key, Any], architecture: Architecture | None = None, progress: bool = False
 ) -> tuple[list[Key], Architecture, dict[str, Float32Array]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import as_float32
+from mlpbank._arrays import as_float32, in_default_mode
 from mlpbank.architecture import Architecture
 from mlpbank.convert._chain import Converted, to_float32, unsupported
 from mlpbank.convert._native import as_array
@@ -37,6 +37,7 @@ class _DenseParams:
     layout: str | None = None
 
 
+@in_default_mode
 def from_params(
     params: Any, architecture: Architecture, *, layers: Sequence[str] | None = None, weight_layout: str | None = None
 ) -> Converted:
@@ -71,6 +72,7 @@ def from_params(
     return Converted(architecture, _read(params, architecture, layers, weight_layout, stacked=False))
 
 
+@in_default_mode
 def from_stacked_params(
     params: Any, architecture: Architecture, *, layers: Sequence[str] | None = None, weight_layout: str | None = None
 ) -> dict[str, Float32Array]:
@@ -97,6 +99,7 @@ def from_stacked_params(
     return _read(params, architecture, layers, weight_layout, stacked=True)
 
 
+@in_default_mode
 def from_flat(
     vectors: npt.ArrayLike, architecture: Architecture, *, order: str | Sequence[str], weight_layout: str
 ) -> dict[str, Float32Array]:

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
-from mlpbank.convert._torch_trace import called_as_usual, evaluate, trace, writes
+from mlpbank.convert._torch_trace import called_as_usual, check, evaluate, trace, writes
 from mlpbank.convert.torch import OPTIONS, SQUEEZED, Plans, activation, dense, require_flat, to_numpy
 from mlpbank.convert.torch import collect as collect_module
 from mlpbank.errors import MlpbankError
@@ -60,6 +60,7 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
         raise unsupported(where, f"{type(module).__name__} has a __call__ of its own, which may compute anything")
     key = _fingerprint(module)
     plan = plans.get(key) if key is not None else None
+    is_new, begin = plan is None, len(chain)
     if plan is None:
         traced = trace(module, where)
         plan = _data_path(traced.graph, where), traced.made
@@ -77,6 +78,8 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
             step = _step(node, owner, width, last=i == len(path) - 1)
             if step is not None:
                 chain.append(step)
+    if is_new:
+        check(module, chain[begin:], where)
 
 
 class _Owner(NamedTuple):

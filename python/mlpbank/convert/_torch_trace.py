@@ -1,7 +1,8 @@
 """Forwards of PyTorch modules as graphs, of those that compute the same each time they are called.
 
 What a forward reads while it is traced is kept as a constant. So a forward that draws random numbers, changes what it
-reads, or differs from one call to the next is refused: its graph would be that of one call.
+reads, or differs from one call to the next is refused: its graph would be that of one call. One that computes something
+else when it is not traced (``isinstance(x, torch.Tensor)``) is told by numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlpbank.convert._chain import unsupported
+from mlpbank._activations import ACTIVATIONS
+from mlpbank.convert._chain import Affine, Dense, Step, unsupported
 from mlpbank.errors import InvalidTypeError
 
 _WAY_OUT = "it has to compute the same from the same rows each time it is called"
@@ -65,6 +67,46 @@ def evaluate(call: Callable[[], Any], where: str, name: str) -> Any:
     if operations.refused:
         raise unsupported(where, f"{name} computes a constant with {operations.refused}; {_WAY_OUT}")
     return result
+
+
+def check(module: Any, steps: list[Step], where: str) -> None:
+    """Raise if a module computes something else from a few rows than the steps that its graph became.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        It does. What it cannot compute tells nothing.
+    """
+    inputs = [len(step.weight) for step in steps if isinstance(step, Dense)]
+    features = [max(step.scale.size, step.shift.size) for step in steps if isinstance(step, Affine)]
+    size = inputs[0] if inputs else max(features, default=3)
+    like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), torch.empty(0))
+    rows = torch.randn(5, size, generator=torch.Generator().manual_seed(0)).to(like)
+    state = _state(module)
+    try:
+        for part in module.modules():
+            if isinstance(part, (nn.Dropout, nn.AlphaDropout)):
+                part.training = False
+        with torch.no_grad():
+            got = module(rows).to("cpu", torch.float64).numpy()
+    except Exception:  # rows of another shape, say
+        return
+    finally:
+        _restored(state)
+    x = rows.to("cpu", torch.float64).numpy()
+    largest = 0.0
+    with np.errstate(all="ignore"):
+        for step in steps:
+            if isinstance(step, Dense):
+                x = x @ step.weight.astype(np.float64) + (0.0 if step.bias is None else step.bias)
+            else:
+                x = x * step.scale + step.shift if isinstance(step, Affine) else ACTIVATIONS[step.activation](x)
+            largest = max(largest, float(np.abs(x).max()))
+        # Far above what arithmetic in few bits is off by, far below what another function is.
+        tolerance = 0.02 * np.abs(x).max() + 100 * torch.finfo(like.dtype).eps * largest
+        if got.size != x.size or (np.abs(got.reshape(x.shape) - x) > tolerance).any():
+            name = type(module).__name__
+            raise unsupported(where, f"the forward of {name} computes something else when it is not traced; {_WAY_OUT}")
 
 
 def writes(node: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import refuse_masks
+from mlpbank._arrays import in_default_mode, refuse_masks
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert._chain import Float64Array, to_float32
 from mlpbank.convert._native import unflattened
@@ -21,6 +21,7 @@ from mlpbank.typing import Float32Array
 from mlpbank.weights import WeightsMapping
 
 
+@in_default_mode
 def fold_scalers(
     architecture: Architecture, weights: WeightsMapping, input_scaler: Any = None, output_scaler: Any = None
 ) -> dict[str, Float32Array]:
@@ -74,6 +75,7 @@ def fold_scalers(
     return {name: to_float32(a, name) for name, a in folded.items()}
 
 
+@in_default_mode
 def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Float64Array]:
     """Return a scaler as ``(mean, scale)`` in float64, transforming meaning ``(x - mean) / scale``.
 

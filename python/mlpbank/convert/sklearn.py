@@ -69,6 +69,9 @@ def _predicts_numbers(estimator: Any) -> bool:
 def _network(network: Any, where: str) -> list[Step]:
     matrices = list(_fitted(network, "coefs_", where))
     biases = list(network.intercepts_)
+    if not network.n_layers_ - 1 == len(matrices) == len(biases):  # predict goes by n_layers_
+        got = f"{len(matrices)} matrices and {len(biases)} biases"
+        raise unsupported(where, f"expected {network.n_layers_ - 1} of coefs_ and of intercepts_, got {got}")
     output = network.out_activation_
     if output not in _OUTPUT:
         raise unsupported(where, f"output activation {output!r} is not supported")

@@ -77,7 +77,7 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
     read = _LAYERS.get(kind)  # exact types first: this runs for every layer of every model
     if read is None:
         read = _parametrized(module, where) if parametrize.is_parametrized(module) else _inherited(kind)
-    elif kind.forward is not _FORWARDS[kind]:
+    elif kind.forward is not _FORWARDS[kind] or kind.__call__ is not nn.Module.__call__:
         raise unsupported(where, f"the forward of {kind.__name__} was replaced by one that may do anything")
     if read is not None:
         read(module, where, chain, plans)
@@ -91,8 +91,20 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
         _torch_fx.collect(module, where, chain, plans)
 
 
+def _is_usual(kind: Any) -> bool:
+    """Return whether operations on tensors of a class are those of PyTorch."""
+    if kind is torch.Tensor or kind is nn.Parameter:
+        return True
+    usual = torch.Tensor.__torch_function__.__func__, nn.Parameter.__torch_function__
+    function = getattr(kind, "__torch_function__", usual[0])
+    dispatch = getattr(kind, "__torch_dispatch__", torch.Tensor.__torch_dispatch__)
+    return getattr(function, "__func__", function) in usual and dispatch == torch.Tensor.__torch_dispatch__
+
+
 def to_numpy(tensor: Any, where: str) -> npt.NDArray[Any]:
     """Return a tensor's values, without a copy where NumPy can look at them."""
+    if not _is_usual(type(tensor)):
+        raise unsupported(where, f"{type(tensor).__name__} has a __torch_function__ of its own, which may do anything")
     try:
         if tensor.dtype is not torch.float32 and tensor.dtype is not torch.float64:
             if not tensor.is_floating_point():
@@ -225,6 +237,8 @@ def _inherited(kind: Any) -> _Reader | None:
 def _parametrized(module: Any, where: str) -> _Reader | None:
     """Return how to read a module whose parameters are computed by functions of PyTorch's own."""
     for name, functions in module.parametrizations.items():
+        if functions._forward_hooks or functions._forward_pre_hooks or "forward" in functions.__dict__:
+            raise _hooked(functions, join(where, name))
         for function in functions:
             place = f"the parametrization {type(function).__name__} of {name}"
             if not type(function).__module__.startswith("torch.nn.utils."):

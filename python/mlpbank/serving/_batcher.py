@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -29,6 +30,25 @@ class _Request(NamedTuple):
     x: Float32Array  # (input_size,) or (rows, input_size)
     rows: int
     arrived: float
+
+
+@dataclass(eq=False)
+class _Batch:
+    """What is computed at once."""
+
+    requests: dict[asyncio.Future[Float32Array], _Request]
+    rows: int
+    began: float
+    answers: Sequence[Float32Array | BaseException] | None = None
+    job: Future[None] | None = None  # where the worker computes it
+
+
+@dataclass(eq=False)
+class _Look:
+    """A look at the queue that is to come."""
+
+    waiting: int  # rows in the queue when it was asked for
+    deadline: float
 
 
 class MicroBatcher:
@@ -92,10 +112,13 @@ class MicroBatcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: dict[asyncio.Future[Float32Array], _Request] = {}  # in the order of arrival
         self._waiting = 0  # rows in the queue
-        self._checking = False  # whether a call of _check is to come
+        # An exception of a signal handler may come between any two lines, and before the first line of what the loop
+        # calls. So a request leaves the queue only for the batch, the batch is there until all is answered, the loop
+        # calls everything twice, and what was done before does nothing.
+        self._batch: _Batch | None = None
+        self._look: _Look | None = None  # None: no call of _check is to come
         self._closed = False
         self._executor: ThreadPoolExecutor | None = None
-        self._working: asyncio.Future[Any] | None = None  # what the worker computes
 
         self._requests = self._rows = self._batches = self._failed = self._cancelled = self._refused = 0
         self._batch_rows, self._queue_seconds, self._latency, self._compute = (Window() for _ in range(4))
@@ -150,7 +173,7 @@ class MicroBatcher:
         """
         try:
             rows = as_float32(x, "x")
-            if rows is x or rows.base is not None:
+            if type(x) is not list:  # whose array is new; that of any other object may be its own
                 rows = rows.copy()
         except Exception as error:
             return self._predict(key, error)
@@ -174,21 +197,21 @@ class MicroBatcher:
             self._admit(loop, rows)
         future: asyncio.Future[Float32Array] = loop.create_future()
         now = time.perf_counter()
-        self._queue[future] = _Request(key, x, rows, now)
-        self._waiting += rows
-        if self._waiting >= self._max_batch and self._working is None:
-            self._start_batch()
-        elif not self._checking:
-            self._checking = True
-            loop.call_soon(self._check, self._waiting, now + self._max_wait)
         try:
+            self._queue[future] = _Request(key, x, rows, now)
+            self._waiting += rows
+            if self._look is None:
+                self._look_soon(now + self._max_wait)
+            if self._waiting >= self._max_batch and self._batch is None:
+                self._start_batch()
             return await future
-        except asyncio.CancelledError:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self._cancelled += 1
             if (request := self._queue.pop(future, None)) is not None:
                 self._waiting -= request.rows
-            elif not future.cancelled():
+            if not future.cancel() and not future.cancelled():
                 future.exception()  # the error came just before the cancellation: nobody will ask for it
-            self._cancelled += 1
             raise
 
     def _admit(self, loop: asyncio.AbstractEventLoop, rows: int) -> None:
@@ -199,91 +222,112 @@ class MicroBatcher:
             self._loop = loop
         elif self._loop is not loop:
             raise InvalidStateError("MicroBatcher: expected calls from one event loop, got one from another")
+        if not self._queue:
+            self._waiting = 0
         # A request larger than the whole queue is taken if nothing else waits: otherwise it never would be.
         if self._waiting and self._waiting + rows > self._max_queue:
             self._refused += 1
             raise QueueFullError(f"queue is full: {self._waiting} of at most {self._max_queue} rows wait")
 
-    def _check(self, waiting: int, deadline: float) -> None:
-        """Start a batch if this pass of the loop brought nothing new, or the time is over; otherwise look again."""
+    def _look_soon(self, deadline: float) -> None:
+        """Let `_check` run in the next pass of the loop."""
         assert self._loop is not None
-        self._checking = False
-        if not self._queue or self._working is not None:
-            return  # nothing to do, or _finish will see to it
-        if self._waiting <= waiting or self._waiting >= self._max_batch or time.perf_counter() >= deadline:
-            self._start_batch()
-            if not self._queue or self._working is not None:
-                return
-        self._checking = True
-        self._loop.call_soon(self._check, self._waiting, deadline)
+        look = _Look(self._waiting, deadline)
+        self._loop.call_soon(self._check, look)
+        self._loop.call_soon(self._check, look)
+        self._look = look  # last: without both calls it is not to come
+
+    def _check(self, look: _Look) -> None:
+        """Start a batch if this pass of the loop brought nothing new, or the time is over; otherwise look again."""
+        if self._look is not look:
+            return
+        if self._batch is not None and self._batch.job is None:
+            self._take_back(self._batch)
+        if self._queue and self._batch is None:
+            late = self._waiting <= look.waiting or time.perf_counter() >= look.deadline
+            if late or self._waiting >= self._max_batch:
+                self._start_batch()
+        if self._queue and self._batch is None:
+            self._look_soon(look.deadline)
+        else:
+            self._look = None  # nothing to do, or _finish will see to it
 
     def _start_batch(self) -> None:
         """Take the oldest requests, as many as fit a batch, and compute them here or in the worker."""
-        assert self._loop is not None
-        batch: dict[asyncio.Future[Float32Array], _Request] = {}
+        taken: dict[asyncio.Future[Float32Array], _Request] = {}
         rows = 0
         if self._waiting <= self._max_batch:
-            batch, self._queue = self._queue, batch
-            rows, self._waiting = self._waiting, 0
+            taken, rows = self._queue, self._waiting
+            self._batch = batch = _Batch(taken, rows, time.perf_counter())
+            self._queue = {}
+            self._waiting = 0
         else:
             for future, request in self._queue.items():
-                if batch and rows + request.rows > self._max_batch:
+                if taken and rows + request.rows > self._max_batch:
                     break
-                batch[future] = request
+                taken[future] = request
                 rows += request.rows
-            for future in batch:
+            self._batch = batch = _Batch(taken, rows, time.perf_counter())
+            for future in taken:
                 del self._queue[future]
             self._waiting -= rows
-        began = time.perf_counter()
-        requests = list(batch.values())
         if rows * self._row_work > self._inline_work:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, "mlpbank-batcher")
             with contextlib.suppress(RuntimeError):  # no thread to be had: compute here
-                self._working = self._loop.run_in_executor(self._executor, _predict, self._bank, requests)
-                self._working.add_done_callback(lambda done: self._finish(batch, rows, began, done))
+                batch.job = self._executor.submit(self._work, self._bank, batch)
                 return
-        self._answer(batch, rows, began, _predict(self._bank, requests))
+        batch.answers = _predict(self._bank, list(taken.values()))
+        self._answer(batch)
 
-    def _finish(
-        self,
-        batch: dict[asyncio.Future[Float32Array], _Request],
-        rows: int,
-        began: float,
-        done: asyncio.Future[list[Float32Array | Exception]],
-    ) -> None:
-        """Hand out what the worker computed, and go on with what came meanwhile."""
+    def _work(self, bank: Bank, batch: _Batch) -> None:
+        """Compute a batch in the worker, where no signal handler runs."""
         assert self._loop is not None
-        self._working = None
-        self._answer(batch, rows, began, done.result())
-        if self._queue and not self._checking:
-            self._checking = True
-            self._loop.call_soon(self._check, self._waiting, time.perf_counter() + self._max_wait)
+        try:
+            batch.answers = _predict(bank, list(batch.requests.values()))
+        except BaseException as error:
+            batch.answers = [error] * len(batch.requests)
+        with contextlib.suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(self._finish, batch)
+            self._loop.call_soon_threadsafe(self._finish, batch)
 
-    def _answer(
-        self,
-        batch: dict[asyncio.Future[Float32Array], _Request],
-        rows: int,
-        began: float,
-        answers: Sequence[Float32Array | Exception],
-    ) -> None:
-        for future, answer in zip(batch, answers, strict=True):
+    def _finish(self, batch: _Batch) -> None:
+        """Hand out what the worker computed, and go on with what came meanwhile."""
+        if self._batch is not batch:
+            return
+        if self._queue and self._look is None:
+            self._look_soon(time.perf_counter() + self._max_wait)
+        self._answer(batch)
+
+    def _take_back(self, batch: _Batch) -> None:
+        """Put what is not answered into the queue again: an exception came before it was."""
+        both = batch.requests | self._queue
+        self._queue = {future: request for future, request in both.items() if not future.done()}
+        self._waiting = sum(request.rows for request in self._queue.values())
+        self._batch = None
+
+    def _answer(self, batch: _Batch) -> None:
+        assert batch.answers is not None
+        failed = 0
+        for future, answer in zip(batch.requests, batch.answers, strict=True):
             if future.done():  # cancelled while it was computed
                 continue
-            if isinstance(answer, Exception):
-                self._failed += 1
+            if isinstance(answer, BaseException):
+                failed += 1
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+        self._batch = None
         ended = time.perf_counter()
-        arrived = np.array([request.arrived for request in batch.values()])
-        self._requests += len(batch)
-        self._rows += rows
+        arrived = np.array([request.arrived for request in batch.requests.values()])
+        self._failed += failed
+        self._requests += len(batch.requests)
+        self._rows += batch.rows
         self._batches += 1
-        self._batch_rows.add([rows])
-        self._queue_seconds.add(began - arrived)
+        self._batch_rows.add([batch.rows])
+        self._queue_seconds.add(batch.began - arrived)
         self._latency.add(ended - arrived)
-        self._compute.add([ended - began])
+        self._compute.add([ended - batch.began])
 
     @property
     def batches(self) -> int:
@@ -309,11 +353,16 @@ class MicroBatcher:
     async def aclose(self) -> None:
         """Refuse new requests, answer those that were accepted, and end the worker. Calling it again is harmless."""
         self._closed = True
-        while self._queue or self._working is not None:
-            if self._working is None:
+        while self._queue or self._batch is not None:
+            batch = self._batch
+            if batch is None:
                 self._start_batch()
+            elif batch.job is None:
+                self._take_back(batch)
+            elif batch.job.done():
+                self._finish(batch)
             else:
-                await asyncio.wait([self._working])
+                await asyncio.wait([asyncio.wrap_future(batch.job)], timeout=1)
         if self._executor is not None:
             self._executor.shutdown()
             self._executor = None
