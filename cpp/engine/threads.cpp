@@ -46,6 +46,8 @@ constexpr double kWakeNanoseconds = 30000;
 // thread).
 constexpr microseconds kCrowded{2000};
 constexpr double kLongNanoseconds = 1e6;
+// Helpers that the system refused are asked for again so much later, and then at twice the interval up to the longest.
+constexpr std::chrono::seconds kAskAgain{1}, kAskAgainAtMost{64};
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -155,8 +157,8 @@ int creatable_threads(int wanted) noexcept {
 
 class Pool {
  public:
-  // Starts so many helpers, or as many as the system lets us have, and returns how many. Throws std::bad_alloc before
-  // it has started any.
+  // Starts so many helpers more, or as many as the system lets us have, and returns how many. Throws std::bad_alloc
+  // before it has started any.
   int start(int helpers) {
     if (helpers == 0) return 0;
     std::promise<int> granted;
@@ -271,8 +273,11 @@ class Pool {
 };
 
 std::mutex pool_mutex;
-Pool* pool = nullptr;  // never destroyed: its threads run until the process ends
-int budget = 1;        // its helpers and one caller
+Pool* pool = nullptr;        // never destroyed: its threads run until the process ends
+std::atomic<int> budget{1};  // its helpers and one caller
+int refused = 0;             // helpers that it should have and the system would not let us have
+Clock::time_point ask_again;
+Clock::duration ask_again_after;
 std::atomic<int> threads_at_work{0};
 
 // The parent's helpers do not exist in a child, and its locks may be held by nobody: forget them. The child may have
@@ -284,14 +289,29 @@ void after_fork_in_child() {
 }
 [[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
-// The pool, started at its first use.
+// The pool, started at its first use. What was refused then may be granted later: a limit of threads counts those of all
+// of a user's processes, or of a container's.
 Pool& the_pool() {
   const std::lock_guard lock(pool_mutex);
   if (pool == nullptr) {
-    const int allowed = cpu_budget().threads;
+    const int wanted = cpu_budget().threads - 1;
     auto started = std::make_unique<Pool>();
-    budget = 1 + started->start(allowed - 1);
+    const int granted = started->start(wanted);
     pool = started.release();
+    budget = 1 + granted;
+    refused = wanted - granted;
+    ask_again_after = kAskAgain;
+    ask_again = Clock::now() + ask_again_after;
+  } else if (refused > 0 && Clock::now() >= ask_again) {
+    int granted = 0;
+    try {
+      granted = pool->start(refused);
+    } catch (const std::bad_alloc&) {  // the call can do without
+    }
+    budget += granted;
+    refused -= granted;
+    ask_again_after = std::min<Clock::duration>(2 * ask_again_after, kAskAgainAtMost);
+    ask_again = Clock::now() + ask_again_after;
   }
   return *pool;
 }

@@ -9,9 +9,12 @@ from typing import Any
 
 from mlpbank import cpu_budget
 
-# Before prometheus_client is imported: where workers leave their counters for each other.
-own_folder = "" if "PROMETHEUS_MULTIPROC_DIR" in os.environ else tempfile.mkdtemp(prefix="metrics-")
-os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", own_folder)
+# Before prometheus_client is imported: where workers leave their counters for each other. A variable of its own tells
+# whose folder that is, because SIGHUP runs this file again.
+own_folder = os.environ.get("OWN_METRICS_FOLDER", "")
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    own_folder = tempfile.mkdtemp(prefix="metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.environ["OWN_METRICS_FOLDER"] = own_folder
 
 bind = os.environ.get("BIND", "127.0.0.1:8000")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
@@ -29,6 +32,13 @@ def child_exit(server: Any, worker: Any) -> None:
     from prometheus_client import multiprocess
 
     multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def pre_exec(server: Any) -> None:
+    """Let the master that takes over at SIGUSR2 have a folder of its own: this one removes its folder."""
+    if own_folder:
+        for name in ("PROMETHEUS_MULTIPROC_DIR", "OWN_METRICS_FOLDER"):
+            server.cfg.env_orig.pop(name, None)
 
 
 def on_exit(server: Any) -> None:

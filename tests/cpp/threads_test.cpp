@@ -1,10 +1,13 @@
 // Sharing work out, many callers at once, and loading beside predicting; also under ThreadSanitizer.
+#include <dlfcn.h>
 #include <omp.h>
+#include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -21,6 +24,22 @@
 #include "engine/threads.h"
 
 using namespace mlpbank;
+
+namespace {
+
+std::atomic<int> created{0};                         // threads, those that were refused included
+std::atomic<int> first_refused{0}, last_refused{0};  // of these, counted from 1
+
+}  // namespace
+
+// The definition in the program goes before libc's.
+extern "C" [[gnu::visibility("default")]] int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*run)(void*),
+                              void* argument) noexcept {
+  static const auto original = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  const int number = ++created;
+  if (number >= first_refused && number <= last_refused) return EAGAIN;
+  return original(thread, attributes, run, argument);
+}
 
 namespace {
 
@@ -100,6 +119,48 @@ void test_forked_child_shares_out_its_work() {
   }
   stop = true;
   busy.join();
+}
+
+// How many threads were at work at once.
+int most_at_work() {
+  std::atomic<int> inside{0}, most{0};
+  parallel_for(4, {40, 1, kLong}, [&](int64_t, int64_t) {
+    const int now = ++inside;
+    for (int seen = most; seen < now && !most.compare_exchange_weak(seen, now);) continue;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    --inside;
+  });
+  return most;
+}
+
+// Where the system refuses threads for a while, calls do with what there is, and later ones have all helpers. `first` to
+// `last` of the threads that are created are refused; the first is the helper that brings the others, which are tried.
+void test_refused_helpers_are_asked_for_again(int first, int last, int granted) {
+  const int expected = std::min(4, cpu_budget().threads);
+  if (expected < 4) return;  // a cgroup's quota
+  const pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    alarm(60);
+    created = 0, first_refused = first, last_refused = last;
+    const auto began = std::chrono::steady_clock::now();
+    int most = most_at_work();
+    CHECK(most <= 1 + granted);
+    const int tries = created;
+    CHECK(tries >= first);
+    for (int i = 0; i < 5; ++i) most_at_work();
+    const bool at_once = std::chrono::steady_clock::now() - began < std::chrono::milliseconds(900);
+    CHECK(!at_once || created == tries);  // not asked at every call
+    first_refused = last_refused = 0;
+    while (most < expected) most = std::max(most, most_at_work());  // until alarm() ends it
+    test_parallel_for_uses_the_threads_it_may();
+    const int all = created;
+    for (int i = 0; i < 50; ++i) most_at_work();
+    CHECK(created == all);  // nothing is missing any more
+    _exit(0);
+  }
+  int status = 0;
+  CHECK(waitpid(child, &status, 0) == child && status == 0);
 }
 
 void test_parallel_for_is_serial_inside_a_parallel_region() {
@@ -274,6 +335,9 @@ int main() {
   test_calls_share_the_budget();
 #ifndef __SANITIZE_THREAD__  // which sees through neither forks of processes with threads nor OpenMP
   test_forked_child_shares_out_its_work();
+  test_refused_helpers_are_asked_for_again(1, 1000, 0);
+  test_refused_helpers_are_asked_for_again(2, 2, 1);
+  test_refused_helpers_are_asked_for_again(3, 3, 2);
   test_parallel_for_is_serial_inside_a_parallel_region();
 #endif
   test_loading_while_others_predict();

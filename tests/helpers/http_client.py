@@ -29,12 +29,18 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def begin(self, method: str, path: str, body: bytes, *, send: int | None = None) -> None:
-        """Send a request, or only the first bytes of its body."""
+        """Send a request; or only the first bytes of its body, and wait until the service asks for the body."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 26)
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(body)}\r\n\r\n"
-        self._streams[1].write(head.encode() + body[:send])
+        head += f"Content-Length: {len(body)}\r\n"
+        if send is not None:
+            head += "Expect: 100-continue\r\n"
+        reader, writer = self._streams
+        writer.write(f"{head}\r\n".encode())
+        if send is not None:
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+        writer.write(body[:send])
 
     async def end(self, rest: bytes = b"") -> tuple[int, Any]:
         """Send the rest of a body, and return status and JSON of the answer."""
@@ -45,6 +51,18 @@ class Connection:
         length = next((int(line[15:]) for line in head if line.startswith("content-length:")), 0)
         body = await reader.readexactly(length)
         return int(head[0].split()[1]), json.loads(body) if body.startswith(b"{") else None
+
+    async def refused(self) -> None:
+        """Wait until nobody listens any more."""
+        while True:
+            try:
+                writer = (await asyncio.open_connection("127.0.0.1", self._port))[1]
+            except OSError:
+                return
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            await asyncio.sleep(0.01)
 
     async def request(self, method: str, path: str, value: Any = None) -> tuple[int, Any]:
         """Send a request and return status and JSON of the answer."""

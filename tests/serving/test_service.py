@@ -215,9 +215,8 @@ def test_graceful_shutdown_answers_what_was_accepted(command: tuple[str, ...], b
         bodies = [json.dumps(question(*asked)).encode() for asked in rows]
         for connection, body in zip(connections, bodies, strict=True):
             await connection.begin("POST", "/predict", body, send=20)
-        await asyncio.sleep(1)  # the workers have read the beginning of each
         service.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.5)
+        await Connection(service.port).refused()
         answers = [await c.end(body[20:]) for c, body in zip(connections, bodies, strict=True)]
         for connection in connections:
             await connection.close()

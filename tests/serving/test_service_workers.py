@@ -49,16 +49,26 @@ def test_new_bank_file_takes_over_without_downtime(bank_file: Path, tmp_path: Pa
                 assert status == 200
                 (generation,) = (g for g in (0, 1) if right(answer, BANKS[g], (seed, seed)))
                 seen.add(generation)
+                answers[seed] += 1
             await connection.close()
 
-        clients = [asyncio.create_task(client(seed)) for seed in range(8)]
-        await asyncio.sleep(0.3)
+        async def another_answer() -> None:
+            """Wait until each client has sent a request from now on, and has its answer."""
+            before = answers.copy()
+            while any(answers[seed] < before[seed] + 2 for seed in before):
+                assert not any(one.done() for one in clients)
+                await asyncio.sleep(0.01)
+
+        answers = dict.fromkeys(range(8), 0)
+        clients = [asyncio.create_task(client(seed)) for seed in answers]
+        await another_answer()
         assert seen == {0}
         bad = tmp_path / "bad"
         bad.write_bytes(bank_file.read_bytes()[:-1])
         bad.rename(bank_file)  # a damaged file: refused, and the old bank stays
         while "not reloaded" not in service.log.read_text():
             await asyncio.sleep(0.05)
+        await another_answer()
         assert seen == {0}
         BANKS[1].save(bank_file)
         while seen == {0}:
@@ -150,3 +160,26 @@ def test_killed_worker_loses_no_answer_and_the_service_goes_on(bank_file: Path, 
     assert broken > 0
     total = sum(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("predicted_rows_total"))
     assert answered <= total <= answered + broken  # all workers together, those that were killed included
+
+
+def test_reload_of_the_settings_leaves_no_folder_of_metrics(bank_file: Path, tmp_path: Path) -> None:
+    """SIGHUP runs gunicorn.conf.py again, in the same process."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+
+    async def main(service: Service) -> None:
+        workers: set[int] = set()
+        for _ in range(3):
+            old = await connections_to_each_worker(service.port, 2)
+            await close(old)
+            assert not workers & old.keys()
+            workers |= old.keys()
+            service.process.send_signal(signal.SIGHUP)
+            while any(Path(f"/proc/{pid}").exists() for pid in old):
+                await asyncio.sleep(0.05)
+
+    with running(*GUNICORN, folder=tmp_path, BANK_FILE=str(bank_file), TMPDIR=str(temporary)) as service:
+        run(main(service))
+        assert len(list(temporary.glob("metrics-*"))) == 1
+        assert "predicted_rows_total" in service.get("/metrics")
+    assert list(temporary.iterdir()) == []
