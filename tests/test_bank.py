@@ -280,8 +280,8 @@ def test_stacked_keys_have_to_differ() -> None:
     stacked = {name: np.stack([array] * 3) for name, array in weights(0).items()}
     with pytest.raises(ValueError, match=r"'a' again at position 2"):
         Bank.from_stacked(["a", "b", "a"], ARCHITECTURE, stacked)
-    with pytest.raises(ValueError, match=r"-4 again at position 1"):
-        Bank.from_stacked([-4, -4, 2], ARCHITECTURE, stacked)
+    with pytest.raises(ValueError, match=r"-4 again at position 1"):  # the first of several
+        Bank.from_stacked([-4, -4, 2, 2, -4], ARCHITECTURE, stacked)
     with pytest.raises(ValueError, match="expected shape"):
         Bank.from_stacked(["a", "b"], ARCHITECTURE, stacked)
     assert Bank.from_stacked(["a", "b", "c"], ARCHITECTURE, stacked, version="v1").info("c").version == "v1"
@@ -326,6 +326,8 @@ def test_data_frames(library: str, outputs: int) -> None:
         assert list(result.index) == [5, 3, 9]
     with pytest.raises(ValueError, match="expected 2 columns"):
         bank.predict_frame(df, key="who", features=["p"])
+    with pytest.raises(ValueError, match="expected 2 columns, got 'pq'"):
+        bank.predict_frame(df, key="who", features="pq")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="DataFrame"):
         bank.predict_frame(data, key="who", features=["p", "q"])
 
