@@ -147,7 +147,8 @@ def test_a_reader_that_has_gone_before_anything_came_is_no_error(path: Path) -> 
     end, start = os.pipe()
     os.close(end)
     command = [sys.executable, "-m", "mlpbank", "inspect", str(path)]
-    done = subprocess.run(command, stdout=start, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, env=env, stdout=start, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(start)
     assert (done.returncode, done.stderr) == (141, "")
 
