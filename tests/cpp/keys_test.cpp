@@ -138,10 +138,26 @@ void test_one_moment() {
   }
 }
 
+// Each slot has a count of its own, also where one chunk of them ends and the next begins.
+void test_reuse_counts() {
+  ReuseCounts counts;
+  std::map<int64_t, uint32_t> expected;
+  for (const int64_t end : {1024, 3072, 7168}) {
+    for (int64_t slot = end + 1; slot >= end - 2; --slot) {
+      CHECK(counts.of(slot) == 0);
+      counts.reserve(slot);
+      for (int64_t i = 0; i <= slot % 5; ++i) CHECK(counts.increment(slot) == ++expected[slot]);
+    }
+  }
+  for (const auto& [slot, count] : expected) CHECK(counts.of(slot) == count);
+  CHECK(counts.of(0) == 0 && counts.of(int64_t{1} << 31) == 0);
+}
+
 }  // namespace
 
 int main() {
   test_one_moment();
+  test_reuse_counts();
   for (const LayoutKind kind : kLayouts) {
     for (const bool text : {false, true}) run(kind, text);
   }
