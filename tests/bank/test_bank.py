@@ -280,8 +280,8 @@ def test_stacked_keys_have_to_differ() -> None:
     stacked = {name: np.stack([array] * 3) for name, array in weights(0).items()}
     with pytest.raises(ValueError, match=r"'a' again at position 2"):
         Bank.from_stacked(["a", "b", "a"], ARCHITECTURE, stacked)
-    with pytest.raises(ValueError, match=r"-4 again at position 1"):
-        Bank.from_stacked([-4, -4, 2], ARCHITECTURE, stacked)
+    with pytest.raises(ValueError, match=r"-4 again at position 1"):  # the first of several
+        Bank.from_stacked([-4, -4, 2, 2, -4], ARCHITECTURE, stacked)
     with pytest.raises(ValueError, match="expected shape"):
         Bank.from_stacked(["a", "b"], ARCHITECTURE, stacked)
     assert Bank.from_stacked(["a", "b", "c"], ARCHITECTURE, stacked, version="v1").info("c").version == "v1"
@@ -326,6 +326,8 @@ def test_data_frames(library: str, outputs: int) -> None:
         assert list(result.index) == [5, 3, 9]
     with pytest.raises(ValueError, match="expected 2 columns"):
         bank.predict_frame(df, key="who", features=["p"])
+    with pytest.raises(ValueError, match="expected 2 columns, got 'pq'"):
+        bank.predict_frame(df, key="who", features="pq")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="DataFrame"):
         bank.predict_frame(data, key="who", features=["p", "q"])
 
@@ -355,6 +357,16 @@ def test_wrong_arguments() -> None:
     assert issubclass(mlpbank.UnknownModelError, KeyError)
 
 
+def test_an_error_leaves_out_as_it_was() -> None:
+    bank = Bank(ARCHITECTURE)
+    bank["a"] = weights(0)
+    for missing in ("nan", "error", "fallback"):
+        out = np.full((2, 2), 7, np.float32)
+        with pytest.raises((ValueError, UnknownModelError)):
+            bank.predict(["a", "none"], x(2), missing=missing, out=out, num_threads=0)
+        assert (out == 7).all()
+
+
 def test_frames_of_mixed_and_nullable_columns() -> None:
     bank = Bank(Architecture.mlp(3, 1))
     bank["a"] = {"layer_0": [1, 10, 100]}
@@ -374,6 +386,27 @@ def test_pickles_keep_the_engine() -> None:
     bank["a"] = weights(0)
     copied = pickle.loads(pickle.dumps(bank))
     assert (copied.engine.num_threads, copied.engine.isa) == (1, "portable")
+
+
+def test_scalers_of_one_model_and_of_each() -> None:
+    """Added or stacked, whichever of the two is given: a model answers in the units of its outputs."""
+    every = [weights(i) for i in range(3)]
+    stacked = {name: np.stack([w[name] for w in every]) for name in every[0]}
+    rng = np.random.default_rng(5)
+    before, after = ((rng.normal(size=(3, n)), rng.uniform(1, 2, size=(3, n))) for n in (3, 2))
+    inputs = x(4)
+    both = {"input_scaler": before, "output_scaler": after}
+    for names in (["input_scaler"], ["output_scaler"], list(both)):
+        scaled = {name: both[name] for name in names}
+        bank = Bank.from_stacked([0, 1, 2], ARCHITECTURE, stacked, **scaled)
+        for i in range(3):
+            own = {name: (mean[i], scale[i]) for name, (mean, scale) in scaled.items()}
+            bank.add(10 + i, every[i], **own)
+            mean, scale = own.get("input_scaler", (0, 1))
+            expected = alone(i, (inputs - mean) / scale)
+            mean, scale = own.get("output_scaler", (0, 1))
+            for key in (i, 10 + i):
+                np.testing.assert_allclose(bank.predict(key, inputs), expected * scale + mean, rtol=1e-4, atol=1e-4)
 
 
 def test_int8_with_an_input_scaler_is_warned_of() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bank_stress import ARCH, Stress, weights_of
 from cases import RunPython, raises
-from mlpbank import Bank, UnknownModelError
+from mlpbank import Architecture, Bank, UnknownModelError
 
 pytestmark = pytest.mark.threads
 
@@ -173,7 +174,7 @@ def test_the_first_key_of_a_bank_decides_even_if_many_come_first() -> None:
             thread.join()
         assert sorted(map(str, refused)) in (["1", "2"], ["a", "b"])
         assert len(bank) == 2
-        assert all(type(key) is type(list(bank)[0]) for key in bank)
+        assert all(type(key) is type(next(iter(bank))) for key in bank)
 
 
 def test_keys_of_a_bank_that_changes_are_those_of_one_moment() -> None:
@@ -196,6 +197,35 @@ def test_keys_of_a_bank_that_changes_are_those_of_one_moment() -> None:
             assert len(set(keys)) == len(keys)
             assert len(list(bank)) in (49, 50)
             assert 49 <= len(bank) <= 50
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", ["str", "int"])
+def test_unknown_keys_are_counted_once_however_often_a_look_up_is_repeated(kind: str) -> None:
+    """A look-up holds the GIL, so the only change beside it is one that has begun already and ends meanwhile."""
+    arch = Architecture.mlp(300, 300)
+    weights = {"layer_0": np.ones((300, 300), np.float32)}
+    bank = Bank(arch)
+    one, other = ("a", "b") if kind == "str" else (-1, -2)
+    bank[other] = weights
+    keys: Any = [other, *range(100_000)]
+    keys = list(map(str, keys)) if kind == "str" else np.array(keys)
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            bank[one] = weights
+            del bank[one]
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(40):
+            found, unknown = bank._directory.core.find(keys)
+            assert np.flatnonzero(found >= 0).tolist() == [0]
+            assert unknown == 100_000
     finally:
         stop.set()
         thread.join()

@@ -86,7 +86,7 @@ def test_subclasses_of_str_and_int_are_what_they_hold() -> None:
         bank["b"] = {"layer_0": [0], "layer_0.bias": [1]}
     bank[Name.NEW] = bank["a"]
     bank[np.str_("newer")] = bank["a"]
-    assert sorted(list(bank)) == ["a", "b", "c", "d", "new", "newer"]
+    assert sorted(bank) == ["a", "b", "c", "d", "new", "newer"]
     assert {type(key) for key in bank} == {str}
 
     numbers = make([1, 2, 3, 4])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +55,8 @@ def predict(
         ("1,2,3\n1,1e400,-inf\n", 3),
         ("1,2,-" + "9" * 400 + "\n", 2),
         (f"{2**63},2,3\n", 2),
+        (f"{-(2**63) - 1},2,3\n", 2),
+        ('1,2,"3\n"\nx,1,2\n', 4),
     ],
 )
 def test_rows_that_do_not_fit_are_named(
@@ -215,6 +219,16 @@ def test_keys_of_text_stay_as_they_are(tmp_path: Path, path: Path) -> None:
     assert done.stdout.decode().splitlines()[1:] == ["007,2.0", "7,3.0"]
 
 
+def test_ints_up_to_their_limits_are_keys(tmp_path: Path) -> None:
+    keys = [-(2**63), 2**63 - 1, 5]
+    weights = {"layer_0": np.array([[[k], [1.0]] for k in (1, 2, 3)])}
+    Bank.from_stacked(keys, Architecture.mlp(2, 1), weights).save(tmp_path / "limits.mlpbank")
+    rows = "".join(f"{key},1,0\n" for key in (*keys[:2], "+" + "0" * 50 + "5"))
+    done = predict(tmp_path / "limits.mlpbank", "-", stdin=(HEADER + rows).encode())
+    assert done.stderr == b""
+    assert done.stdout.decode().splitlines()[1:] == [f"{key},{i}.0" for i, key in enumerate(keys, 1)]
+
+
 @pytest.mark.parametrize("number", [1.5, 2.0**63, np.nan])
 def test_keys_of_npy_are_not_cut(path: Path, tmp_path: Path, number: float, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "rows.npy", np.array([[1.0, 2, 3], [number, 2, 3]]))
@@ -224,12 +238,36 @@ def test_keys_of_npy_are_not_cut(path: Path, tmp_path: Path, number: float, caps
     assert err.startswith("mlpbank: error: ")
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [(np.float16, 11), (np.float32, 24), (np.float64, 53)])
+def test_floats_that_may_be_another_key_rounded_are_no_keys(
+    path: Path, tmp_path: Path, dtype: type[np.floating[Any]], bits: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From 2**bits on every other integer is missing: the next one would be this one too."""
+    args = ["predict", str(path), "--input", str(tmp_path / "rows.npy"), "--key", "0", "--missing", "nan"]
+    for key, found in ((2**bits - 1, 0), (1 - 2**bits, 0), (2**bits + 1, 2), (-(2**bits) - 1, 2)):
+        np.save(tmp_path / "rows.npy", np.array([[key, 2, 3]], dtype))
+        assert main(args) == found
+        out, err = capsys.readouterr()
+        assert (out, err == "") == (f"0,prediction\n{key},\n" if found == 0 else "", found == 0)
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(path: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(HEADER + "3,1,5\n" * 200_000)
     command = f"{sys.executable} -m mlpbank predict {path} --input {tmp_path}/rows.csv --key key | head -n 2"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
     assert done.stderr == ""
     assert done.stdout == "key,prediction\n3,8.0\n"
+
+
+def test_a_reader_that_has_gone_before_anything_came_is_no_error(path: Path) -> None:
+    """What is printed fits the buffer, so nothing is written before the command is done."""
+    end, start = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-m", "mlpbank", "inspect", str(path)]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, env=env, stdout=start, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(start)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".npy"])

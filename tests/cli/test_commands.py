@@ -115,6 +115,22 @@ def test_convert_to_plain_safetensors_and_back(path: Path, tmp_path: Path) -> No
             np.testing.assert_array_equal(after[key][name], array)
 
 
+def test_a_file_is_not_converted_into_itself(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it is named: it would be replaced by what has lost something."""
+    source = path.with_name("plain.safetensors")
+    save_plain(source)
+    before = source.stat()
+    path.with_name("link.safetensors").symlink_to(source)
+    monkeypatch.chdir(path.parent)
+    for name in (str(source), "plain.safetensors", "link.safetensors"):
+        assert main(["convert", str(source), name]) == 2
+        assert f"expected another name than {source}" in capsys.readouterr().err
+    after = source.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 METADATA = {"features": ["b", "a", "c"], "unit": "°C"}  # those of make_bank
 
 

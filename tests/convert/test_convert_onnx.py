@@ -357,18 +357,22 @@ def own_domain() -> Any:
     return unary("Relu", domain="com.example")
 
 
-def reshaped(before: bool, *shape: int) -> Any:
+def reshaped(before: bool, *shape: int, inputs: Any = 6) -> Any:
     builder = Builder()
     if before:
         builder.add("MatMul", builder.constant(np.eye(6)))
     builder.add("Reshape", builder.constant(shape, np.int64))
     builder.add("MatMul", builder.constant(np.eye(3)))
-    return builder.model(6, 3)
+    return builder.model(inputs, 3)
 
 
 UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "first reshape": (reshaped(False, -1, 3), "n0_Reshape: Reshape to [-1, 3] does more than flatten rows"),
     "reshape": (reshaped(True, 0, 3), "n1_Reshape: Reshape to [0, 3] does more than flatten rows"),
+    "reshape to a dimension that is kept": (  # of a size that is not known: rows could become several
+        reshaped(False, -1, 0, inputs=[None, None, None]),
+        "n0_Reshape: Reshape to [-1, 0] does more than flatten rows",
+    ),
     "reshape columns": (reshaped(True, 6, -1), "n1_Reshape: Reshape to [6, -1] does more than flatten rows"),
     "squeeze": (unary("Squeeze", 11, axes=[0]), "n1_Squeeze: Squeeze: expected axes [-1] or [1], got [0]"),
     "bias": (

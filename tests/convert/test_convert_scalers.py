@@ -179,6 +179,11 @@ def test_hand_written_parameters_say_which_way_round_they_are() -> None:
         convert.from_params([{"scale": np.ones(6)}], SQUARE)
     with unsupported("0: has a bias but no weight matrix, so it is no dense layer"):
         convert.from_params([{"bias": np.ones(6)}], SQUARE)
+    for twice in ({"kernel": np.ones((6, 6)), "w": np.ones((6, 6))}, {"w": np.ones((6, 6)), "W": np.ones((6, 6))}):
+        with unsupported("0: has two arrays that could be its weight"):
+            convert.from_params([twice], Architecture.mlp(6, 6))
+    with unsupported("0: has two arrays that could be its bias"):
+        convert.from_params([{"kernel": np.ones((6, 6)), "b": np.ones(6), "bias": np.ones(6)}], Architecture.mlp(6, 6))
     with unsupported("0.name: expected arrays, got str"):
         convert.from_params([{"name": "dense"}], SQUARE)
 

@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import (
@@ -101,8 +101,10 @@ def test_pipelines_and_scaled_targets(scaler: Any) -> None:
 def test_the_best_of_a_search() -> None:
     x = inputs(3)
     network = MLPRegressor(hidden_layer_sizes=(4,), max_iter=3, random_state=0)
-    search = fitted(GridSearchCV(network, {"activation": ["tanh", "relu"]}, cv=2), x, x[:, 0])
-    assert_computes(convert.convert(search), x, search.predict(x.astype(np.float64))[:, None])
+    choices = {"activation": ["tanh", "relu"]}
+    for search in (GridSearchCV(network, choices, cv=2), RandomizedSearchCV(network, choices, n_iter=2, cv=2)):
+        fitted(search, x, x[:, 0])
+        assert_computes(convert.convert(search), x, search.predict(x.astype(np.float64))[:, None])
 
 
 @pytest.mark.parametrize("scaler", SCALERS[:-1], ids=str)
@@ -239,6 +241,14 @@ OTHERWISE = {
     "labels of a pipeline": (
         TransformedTargetRegressor(make_pipeline(StandardScaler(), CLASSIFIER)),
         "regressor: expected a regressor, got a Pipeline",
+    ),
+    "labels of a search": (
+        TransformedTargetRegressor(GridSearchCV(CLASSIFIER, {"activation": ["tanh"]}, cv=2)),
+        "regressor: expected a regressor, got a GridSearchCV",
+    ),
+    "labels of a random search": (
+        TransformedTargetRegressor(RandomizedSearchCV(CLASSIFIER, {"activation": ["tanh"]}, n_iter=1, cv=2)),
+        "regressor: expected a regressor, got a RandomizedSearchCV",
     ),
 }
 

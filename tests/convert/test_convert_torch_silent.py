@@ -387,6 +387,12 @@ def parametrized(function: Any) -> Any:
     return layer
 
 
+def normed(change: Callable[[Any], Any]) -> Any:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+    change(layer.parametrizations.weight[0])
+    return layer
+
+
 def compiled(**attributes: Any) -> Any:
     with silently():
         model = torch.compile(nn.Linear(3, 3), backend="eager")
@@ -425,6 +431,14 @@ OTHERWISE: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "random parametrization": (lambda: parametrized(Sampling()), "the parametrization Sampling of weight may compute"),
     "hook of a parametrization": (hooked_parametrization, f"weight: ParametrizationList {HOOKED}"),
+    **{
+        f"parametrization with {name}": (make, "weight: _WeightNorm " + HOOKED)
+        for name, make in {
+            "a hook": lambda: normed(lambda norm: hooked("register_forward_hook", norm)),
+            "a pre-hook": lambda: normed(lambda norm: hooked("register_forward_pre_hook", norm)),
+            "a forward of its own": lambda: normed(lambda norm: changed(norm, forward=norm.forward)),
+        }.items()
+    },
     "spectral norm in training": (
         lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))),
         "0: the parametrization _SpectralNorm of weight is in training mode; call model.eval() first",

@@ -438,6 +438,24 @@ def test_other_python_threads_run_during_short_calls_of_mapped_banks(layout: str
     assert others_run_during(calls[by])
 
 
+@pytest.mark.parametrize("name", ["add", "remove", "info", "freeze", "set kind", "unload"])
+def test_other_python_threads_run_while_a_bank_may_wait_for_its_lock(name: str) -> None:
+    """Whoever holds the lock may take long, so that no such call is short for certain."""
+    bank = Bank(Architecture.mlp(4, 2))
+    weights = {"layer_0": np.ones((4, 2), np.float32), "layer_0.bias": np.ones(2, np.float32)}
+    bank["a"] = weights
+    core = bank._directory.core
+    calls: dict[str, Callable[[], object]] = {
+        "add": lambda: bank.add("a", weights),
+        "remove": lambda: core.remove("none"),
+        "info": lambda: core.info("a"),
+        "freeze": lambda: core.freeze(True),
+        "set kind": lambda: core.set_kind(True),
+        "unload": lambda: bank._weights.unload(0),
+    }
+    assert others_run_during(calls[name])
+
+
 def test_inferences_are_made_and_dropped_in_many_threads() -> None:
     arch = Architecture.mlp(3, 20, 2)
 

@@ -75,6 +75,20 @@ def test_models_that_were_not_loaded_are_not(layout: str) -> None:
     assert_same_bits(banks[1].forward(c.x), c.inference(ISAS[0], layout).forward(c.x))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_is_left_of_a_model_that_was_unloaded(layout: str, dtype: str) -> None:
+    """Not even where its tile holds others: a pickle is what it would be if the model had never been there."""
+    c = case(architecture((9, 33, 17), Activation.TANH), 20, 3)
+    weights, without = (BatchedWeights(20, c.architecture, layout=layout, dtype=dtype) for _ in range(2))
+    for model in range(20):
+        weights.load(model, one_model(c.weights, model))
+        if model not in (3, 18):
+            without.load(model, one_model(c.weights, model))
+    for model in (3, 18):
+        weights.unload(model)
+    assert pickle.dumps(weights) == pickle.dumps(without)
+
+
 def test_damaged_pickle_is_refused(layout: str) -> None:
     restore, (models, arch, layout, dtype, units, there) = BatchedWeights(
         40, Architecture.mlp(3, 20, 2), layout=layout

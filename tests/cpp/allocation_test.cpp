@@ -215,7 +215,9 @@ Seen state_of_bank(const std::shared_ptr<Bank>& bank) {
     seen.numbers.push_back(static_cast<int64_t>(record.version.size()));
     seen.values.push_back(slot == kNoSlot ? -1.0f : values[static_cast<std::size_t>(slot)]);
   }
-  for (const Bank::Frozen::Key& key : bank->freeze(true).added) seen.numbers.push_back(key.number);
+  const Bank::Frozen frozen = bank->freeze(true);
+  for (const Bank::Frozen::Key& key : frozen.added) seen.numbers.push_back(key.number);
+  seen.numbers.push_back(static_cast<int64_t>(frozen.records.size()));  // of models that are there
   return seen;
 }
 

@@ -89,6 +89,18 @@ void test_slow_tables() {
   CHECK(find(table, values[0]) == 0 && !table.is_rebuilt());
   for (std::size_t i = 0; i < values.size(); ++i) CHECK(find(table, values[i]) == static_cast<int64_t>(i));
   CHECK(table.is_rebuilt() && find(table, int64_t{-1}) == -1);
+
+  // All keys fall into one place, so key i is found after i + 1 steps.
+  values.clear();
+  for (int64_t i = 0; values.size() <= kMaxSteps; ++i) {
+    if ((hash(i) & 2047) == 0) values.push_back(i);
+  }
+  const IntKeys chain = {static_cast<int64_t>(values.size()), values.data()};
+  slots.assign(static_cast<std::size_t>(num_slots(chain.count)), 0);
+  CHECK(slots.size() == 2048 && fill_slots(chain, hash, slots.data()) == -1);
+  const KeyTable edge = table_of(chain, slots, hash);
+  CHECK(find(edge, values[kMaxSteps - 1]) == kMaxSteps - 1 && !edge.is_rebuilt());
+  CHECK(find(edge, values[kMaxSteps]) == kMaxSteps && edge.is_rebuilt());
 }
 
 // Memory of exactly so many bytes, so that a sanitizer sees what is read past its end.

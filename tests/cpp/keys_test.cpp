@@ -138,10 +138,42 @@ void test_one_moment() {
   }
 }
 
+// Each slot has a count of its own, also where one chunk of them ends and the next begins.
+void test_reuse_counts() {
+  ReuseCounts counts;
+  std::map<int64_t, uint32_t> expected;
+  for (const int64_t end : {1024, 3072, 7168}) {
+    for (int64_t slot = end + 1; slot >= end - 2; --slot) {
+      CHECK(counts.of(slot) == 0);
+      counts.reserve(slot);
+      for (int64_t i = 0; i <= slot % 5; ++i) CHECK(counts.increment(slot) == ++expected[slot]);
+    }
+  }
+  for (const auto& [slot, count] : expected) CHECK(counts.of(slot) == count);
+  CHECK(counts.of(0) == 0 && counts.of(int64_t{1} << 31) == 0);
+}
+
+// Versions of a damaged file: one that reaches outside the bytes, or ends before it begins, is none.
+void test_damaged_versions() {
+  const std::string bytes = "abc!";  // three of them are the file's
+  const int64_t generations[] = {1, 2, 3};
+  const double loaded_at[] = {4, 5, 6};
+  const auto version_of = [&](int64_t slot, const std::vector<uint64_t>& offsets) {
+    const RecordColumns columns = {3, generations, loaded_at, offsets.data(), bytes.data(), 3, nullptr};
+    return columns.get(slot).version;
+  };
+  CHECK(version_of(0, {0, 1, 1, 3}) == "a" && version_of(1, {0, 1, 1, 3}).empty());
+  CHECK(version_of(2, {0, 1, 1, 3}) == "bc" && version_of(3, {0, 1, 1, 3}).empty());
+  CHECK(version_of(2, {0, 1, 1, 4}).empty() && version_of(1, {0, 4, 4, 4}).empty());
+  CHECK(version_of(1, {0, 3, 2, 3}).empty() && version_of(1, {0, 1, ~uint64_t{0}, 3}).empty());
+}
+
 }  // namespace
 
 int main() {
   test_one_moment();
+  test_reuse_counts();
+  test_damaged_versions();
   for (const LayoutKind kind : kLayouts) {
     for (const bool text : {false, true}) run(kind, text);
   }

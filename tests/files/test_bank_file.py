@@ -125,6 +125,20 @@ def test_empty_banks_keep_their_fallback_and_kind(tmp_path: Path, layout: str, k
         del bank[key]  # a bank that was emptied is an empty bank
 
 
+def test_a_bank_whose_models_were_all_deleted(tmp_path: Path) -> None:
+    """Whether it was made or opened: the keys that it began with are not in its file."""
+    path = tmp_path / "bank"
+    make_bank().save(path)
+    for bank in (make_bank(), Bank.open(path)):
+        for key in STR_KEYS:
+            del bank[key]
+        bank.save(path)
+        verify(path)
+        opened = Bank.open(path)
+        assert (opened.keys(), opened.key_type) == ([], str)
+        make_bank().save(path)
+
+
 def test_a_bank_without_any_key_takes_either_kind(tmp_path: Path) -> None:
     Bank(ARCH).save(tmp_path / "bank")
     for key in ("a", 7):

@@ -67,6 +67,25 @@ def test_no_room_for_all_of_a_file(tmp_path: Path, exists: bool, monkeypatch: py
     assert path.read_bytes() == to_bytes(bank)
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, exists: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bank"
+    if exists:
+        make_bank(30, 0).save(path)
+    before = path.read_bytes() if exists else b""
+
+    def interrupted(file: Any, *_: object) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bank_file, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make_bank(40, 1).save(path)
+    assert os.listdir(tmp_path) == (["bank"] if exists else [])
+    assert not exists or path.read_bytes() == before
+
+
 def test_writes_that_the_system_refuses(tmp_path: Path, run_python: RunPython) -> None:
     """A limit on the size of files, which the kernel keeps: writes come back short and then fail."""
     run_python(

@@ -286,9 +286,9 @@ def _as_keys(column: npt.NDArray[Any], name: str, key_type: type | None) -> Keys
     if key_type is int and column.dtype.kind in "iu":
         wrong = column > np.iinfo(np.int64).max
     elif key_type is int and column.dtype.kind == "f":
-        # Beyond these a float may be another integer, rounded.
+        # From these on a float may be another integer, rounded.
         most = min(2.0 ** (np.finfo(column.dtype).nmant + 1), 2.0**62)
-        wrong = ~((column == np.trunc(column)) & (np.abs(column.astype(np.float64)) <= most))
+        wrong = ~((column == np.trunc(column)) & (np.abs(column.astype(np.float64)) < most))
     elif key_type is not int and column.dtype.kind in "UO" and all(isinstance(key, str) for key in column.tolist()):
         return column.tolist()  # type: ignore[no-any-return]
     elif len(column) == 0:
