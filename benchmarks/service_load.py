@@ -112,7 +112,7 @@ def measure(name: str, path: Path, seconds: float, repeats: int) -> list[Result]
         command = ("uvicorn", target, "--port", "{port}", "--app-dir", str(ROOT / "benchmarks"), "--no-access-log")
         # The client needs the other core.
         environment = {**variables, "BANK_FILE": str(path), "MLPBANK_NUM_THREADS": "1"}
-        with tempfile.TemporarySlotMap() as folder, running(*command, folder=Path(folder), **environment) as server:
+        with tempfile.TemporaryDirectory() as folder, running(*command, folder=Path(folder), **environment) as server:
             for rows, connections in WORKLOADS:
                 if rows > 1 and service == "MicroBatcher":
                     continue  # that is for single rows
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "service-load.png")
     options = parser.parse_args()
     results = measure("2603 × 10-8-1 (flights)", flights_bank_file(), options.seconds, options.repeats)
-    with tempfile.TemporarySlotMap() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bank.mlpbank"
         make_bank((32, 64, 64, 1), 10_000).save(path)
         results += measure("10000 × 32-64-64-1", path, options.seconds, options.repeats)

@@ -73,7 +73,7 @@ class ModelResponse(BaseModel):
 
     key: str | int
     version: str | None
-    generation: int = Field(description="How often it was loaded under this key.")
+    revision: int = Field(description="How often it was loaded under this key.")
     loaded_at: datetime
     weights: dict[str, Any] | None = Field(None, description="Only if asked for.")
 
@@ -227,7 +227,7 @@ def describe(bank: Bank, key: str | int, weights: bool = False) -> ModelResponse
     info = bank.info(key)
     arrays = {name: array.tolist() for name, array in bank[key].items()} if weights else None
     return ModelResponse(
-        key=key, version=info.version, generation=info.revision, loaded_at=info.loaded_at, weights=arrays
+        key=key, version=info.version, revision=info.revision, loaded_at=info.loaded_at, weights=arrays
     )
 
 

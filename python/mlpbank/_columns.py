@@ -72,9 +72,10 @@ class ModelColumns:
             check_version(version)
             encoded = [(version or "").encode()] * n
         else:
-            if not isinstance(version, (list, tuple)) or len(version) != n:
-                got = f"{len(version)}" if isinstance(version, (list, tuple)) else f"{version!r:.80}"
-                raise InvalidValueError(f"version: expected a str, or a list of one for each of {n} models, got {got}")
+            if not isinstance(version, (list, tuple)):
+                raise InvalidTypeError(f"version: expected a str or a list of one for each model, got {version!r:.80}")
+            if len(version) != n:
+                raise InvalidValueError(f"version: expected one for each of {n} models, got {len(version)}")
             for i, one in enumerate(version):
                 check_version(one, f"version[{i}]")
             encoded = [(one or "").encode() for one in version]

@@ -152,7 +152,7 @@ def test_ids_are_refused_once_their_model_is_deleted(bank: Bank, keys: list[Any]
     ids = bank.handles([keys[1], keys[3]])
     np.testing.assert_array_equal(bank.predict_handles(ids, inputs), bank.predict([keys[1], keys[3]], inputs))
     del bank[keys[1]]
-    with pytest.raises(UnknownModelError, match=r"1 of 2 ids"):
+    with pytest.raises(UnknownModelError, match=r"1 of 2 handles"):
         bank.predict_handles(ids, inputs)
     bank["again" if isinstance(keys[0], str) else 12345] = weights(9)  # takes the place
     with pytest.raises(UnknownModelError):
@@ -249,10 +249,10 @@ def test_a_failed_load_changes_nothing(bank: Bank, keys: list[Any]) -> None:
 
 def test_info(bank: Bank, keys: list[Any]) -> None:
     first = bank.info(keys[0])
-    assert (first.key, first.version, first.generation) == (keys[0], None, 1)
+    assert (first.key, first.version, first.revision) == (keys[0], None, 1)
     bank.add(keys[0], weights(3), version="2026-11-01")
     second = bank.info(keys[0])
-    assert (second.version, second.generation) == ("2026-11-01", 2)
+    assert (second.version, second.revision) == ("2026-11-01", 2)
     assert second.loaded_at >= first.loaded_at
     assert second.loaded_at.tzinfo is not None
     with pytest.raises(TypeError, match="version"):
@@ -262,7 +262,7 @@ def test_info(bank: Bank, keys: list[Any]) -> None:
 def test_errors_name_the_arguments_of_the_call(bank: Bank, keys: list[Any]) -> None:
     ids = bank.handles(keys[:2])
     for predict, entries in ((bank.predict, keys[:2]), (bank.predict_handles, ids)):
-        name = "keys" if entries is not ids else "ids"
+        name = "keys" if entries is not ids else "handles"
         with pytest.raises(ValueError, match=r"^x: expected last dimension 3, got 2$"):
             predict(entries, np.zeros((2, 2)))
         with pytest.raises(ValueError, match=rf"^x: expected first dimension 2 \(len\({name}\)\), got 3$"):

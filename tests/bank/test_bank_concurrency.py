@@ -110,7 +110,7 @@ def test_numbers_that_never_were_ids() -> None:
         last = len(ids) - 1
         with raises(IndexError, f"ids[{last}]: expected an id of Bank.index, got {ids[last]}"):
             bank.predict_handles(ids, np.ones((len(ids), 2)))
-    with pytest.raises(UnknownModelError, match=r"^no such model: 0 \(1 of 2 ids\)$"):
+    with pytest.raises(UnknownModelError, match=r"^no such model: 0 \(1 of 2 handles\)$"):
         bank.predict_handles([1, 0], np.ones((2, 2)))
 
 
@@ -223,7 +223,7 @@ def test_unknown_keys_are_counted_once_however_often_a_look_up_is_repeated(kind:
     thread.start()
     try:
         for _ in range(40):
-            found, unknown = bank._directory.core.find(keys)
+            found, unknown = bank._slot_map.core.find(keys)
             assert np.flatnonzero(found >= 0).tolist() == [0]
             assert unknown == 100_000
     finally:

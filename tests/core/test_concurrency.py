@@ -342,7 +342,7 @@ def test_calls_beside_growing_are_of_one_number_of_models(layout: str) -> None:
                 assert_same_bits(bi.forward(rows), results[: len(rows)])
                 right += 1
             except ValueError as error:
-                assert str(error).startswith("inputs: expected first dimension ")  # noqa: PT017
+                assert str(error).startswith("x: expected first dimension ")  # noqa: PT017
             except ModelNotLoadedError as error:  # the last one, which is there but has no weights yet
                 assert str(error) == f"model {len(rows) - 1}: no weights were loaded"  # noqa: PT017
         thread.join(TIMEOUT)
@@ -444,7 +444,7 @@ def test_other_python_threads_run_while_a_bank_may_wait_for_its_lock(name: str) 
     bank = Bank(Architecture.mlp(4, 2))
     weights = {"layer_0": np.ones((4, 2), np.float32), "layer_0.bias": np.ones(2, np.float32)}
     bank["a"] = weights
-    core = bank._directory.core
+    core = bank._slot_map.core
     calls: dict[str, Callable[[], object]] = {
         "add": lambda: bank.add("a", weights),
         "remove": lambda: core.remove("none"),

@@ -1,4 +1,4 @@
-"""What forward takes as inputs: shapes, dtypes and memory of every kind, and what it refuses."""
+"""What forward takes as x: shapes, dtypes and memory of every kind, and what it refuses."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ REFUSED_NAMES = ["complex", "object", "str", "bytes", "datetime", "timedelta", "
 def test_other_dtypes_are_refused(bi: BatchedInference, c: Case, change: Callable[..., Any], message: str) -> None:
     x = c.x[:, 0]
     for call in (bi.forward, bi.forward_shared, lambda x: bi.forward(x, models=range(N))):
-        with raises(TypeError, f"inputs: {message}"):
+        with raises(TypeError, f"x: {message}"):
             call(change(x))
 
 
@@ -203,7 +203,7 @@ def test_masked_arrays_in_a_list_are_refused_too(bi: BatchedInference, c: Case) 
     vectors = [np.ma.masked_greater(row, 0) for row in c.x[:, 0]]
     for form in (list, tuple):
         for call in (bi.forward, bi.forward_shared, lambda x: bi.forward(x, models=range(N))):
-            with raises(TypeError, "inputs: expected an array without mask, got a masked array; fill it first"):
+            with raises(TypeError, "x: expected an array without mask, got a masked array; fill it first"):
                 call(form(vectors))
 
 
@@ -221,7 +221,7 @@ def test_masks_at_any_depth_of_lists_are_refused(bi: BatchedInference, c: Case, 
     for masked in ([c.x[1, 0], vector], [[0.0] * IN, list(vector)], [1.0, np.ma.masked]):
         values = _nested(masked, depth)
         for call in (bi.forward, bi.forward_shared, lambda x: bi.forward(x, models=range(N))):
-            with raises(TypeError, f"inputs: {message}"):
+            with raises(TypeError, f"x: {message}"):
                 call(values)
         with raises(TypeError, f"layer_0: {message}"):
             bi.load_weights(0, {"layer_0": values, "layer_1": c.weights["layer_1"][0]})
@@ -232,38 +232,38 @@ def test_masks_at_any_depth_of_lists_are_refused(bi: BatchedInference, c: Case, 
 def test_lists_without_end_are_refused(bi: BatchedInference) -> None:
     endless: list[Any] = []
     endless.append(endless)
-    with pytest.raises((TypeError, ValueError), match=r"^inputs: "):
+    with pytest.raises((TypeError, ValueError), match=r"^x: "):
         bi.forward(endless)
 
 
 def test_vectors_of_different_lengths(bi: BatchedInference, c: Case) -> None:
-    with pytest.raises(ValueError, match=r"^inputs: expected numbers that form an array, got .*inhomogeneous"):
+    with pytest.raises(ValueError, match=r"^x: expected numbers that form an array, got .*inhomogeneous"):
         bi.forward([row[: IN - i] for i, row in enumerate(c.x[:, 0])])
 
 
 def test_wrong_shapes(bi: BatchedInference) -> None:
     for shape in [(), (IN,), (1, N, ROWS, IN), (N, 1, 1, IN), (N, 0, 1, IN)]:
-        with raises(ValueError, f"inputs: expected shape (5, 7) or (5, rows, 7), got {shape}"):
+        with raises(ValueError, f"x: expected shape (5, 7) or (5, rows, 7), got {shape}"):
             bi.forward(np.zeros(shape))
     for shape in [(N, IN - 1), (N, ROWS, IN - 1), (N - 1, IN - 1)]:
-        with raises(ValueError, "inputs: expected last dimension 7, got 6"):
+        with raises(ValueError, "x: expected last dimension 7, got 6"):
             bi.forward(np.zeros(shape))
     for shape in [(N - 1, IN), (N - 1, ROWS, IN)]:
-        with raises(ValueError, "inputs: expected first dimension 5 (num_models), got 4"):
+        with raises(ValueError, "x: expected first dimension 5 (num_models), got 4"):
             bi.forward(np.zeros(shape))
-        with raises(ValueError, "inputs: expected first dimension 2 (len(models)), got 4"):
+        with raises(ValueError, "x: expected first dimension 2 (len(models)), got 4"):
             bi.forward(np.zeros(shape), models=[0, 1])
     for shape in [(IN,), (2, 1, 1, IN)]:
-        with raises(ValueError, f"inputs: expected shape (2, 7) or (2, rows, 7), got {shape}"):
+        with raises(ValueError, f"x: expected shape (2, 7) or (2, rows, 7), got {shape}"):
             bi.forward(np.zeros(shape), models=[0, 1])
-    with raises(ValueError, "inputs: expected first dimension 0 (len(models)), got 1"):
+    with raises(ValueError, "x: expected first dimension 0 (len(models)), got 1"):
         bi.forward(np.zeros((1, IN)), models=[])
 
 
 def test_wrong_shapes_of_shared_rows(bi: BatchedInference) -> None:
     for shape in [(), (N, ROWS, IN)]:
-        with raises(ValueError, f"inputs: expected shape (7,) or (rows, 7), got {shape}"):
+        with raises(ValueError, f"x: expected shape (7,) or (rows, 7), got {shape}"):
             bi.forward_shared(np.zeros(shape))
     for shape in [(IN + 1,), (ROWS, IN + 1)]:
-        with raises(ValueError, "inputs: expected last dimension 7, got 8"):
+        with raises(ValueError, "x: expected last dimension 7, got 8"):
             bi.forward_shared(np.zeros(shape))

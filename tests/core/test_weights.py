@@ -375,7 +375,7 @@ def test_model_index_out_of_range(layout: str, model: int) -> None:
     def load(weights: BatchedWeights) -> None:
         with raises(IndexError, f"model_idx: expected 0 to 4, got {model}"):
             weights.load(model, one_model(stacked(), 0))
-        for call in (weights.get, weights.unload, weights.generation):
+        for call in (weights.get, weights.unload, weights.revision):
             with raises(IndexError, f"model_idx: expected 0 to 4, got {model}"):
                 call(model)
 
@@ -387,7 +387,7 @@ def test_model_index_of_another_type(layout: str, model: Any) -> None:
     def load(weights: BatchedWeights) -> None:
         with raises(TypeError, f"model_idx: expected an integer, got {model!r}"):
             weights.load(model, one_model(stacked(), 0))
-        for call in (weights.get, weights.unload, weights.generation):
+        for call in (weights.get, weights.unload, weights.revision):
             with raises(TypeError, f"model_idx: expected an integer, got {model!r}"):
                 call(model)
 
@@ -398,7 +398,7 @@ def test_model_index_beyond_64_bits() -> None:
     weights = BatchedWeights(5, ARCH)
     with raises(IndexError, f"model_idx: expected 0 to 4, got {2**64}"):
         weights.load(2**64, one_model(stacked(), 0))
-    for call in (weights.get, weights.unload, weights.generation):
+    for call in (weights.get, weights.unload, weights.revision):
         for model in (2**63, 2**64, -(2**64)):
             with raises(IndexError, f"model_idx: expected 0 to 4, got {model}"):
                 call(model)

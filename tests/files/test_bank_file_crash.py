@@ -79,7 +79,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, exists: bool, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(bank_file, "write", interrupted)
+        patch.setattr(_mapped, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             make_bank(40, 1).save(path)
     assert os.listdir(tmp_path) == (["bank"] if exists else [])

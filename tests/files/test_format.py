@@ -140,7 +140,7 @@ def test_golden_files(map_file: bool, version: int) -> None:
     assert bank.predict("?", [1.0, 2.0]).tolist() == [6.25]
     np.testing.assert_array_equal(bank["zwei \u2461"]["layer_0"], [[2, -2], [4, 1]])
     info = [bank.info(key) for key in GOLDEN]
-    assert [(i.version, i.generation) for i in info] == [("2026-11", 1), (None, 2), ("ü", 1)]
+    assert [(i.version, i.revision) for i in info] == [("2026-11", 1), (None, 2), ("ü", 1)]
     assert all(i.loaded_at.timestamp() == 1_700_000_000 for i in info)
     file = BankFile(path)
     assert file.about["version"] == version

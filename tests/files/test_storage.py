@@ -21,7 +21,7 @@ from mlpbank.files._plain import load_plain, save_plain
 ARCH = Architecture([LayerSpec(3, 4, "tanh"), LayerSpec(4, 2, "relu")])
 EXTRA = {"x": np.arange(6).reshape(2, 3)}
 METADATA = {"a": [1, {"b": None}]}
-KEYS = ("N14228", "", '\N{AIRPLANE} \ud800 \0 "*')
+KEYS = ["N14228", "", '\N{AIRPLANE} \0 "*']
 
 
 def stacked() -> Weights:
@@ -78,7 +78,7 @@ def test_round_trip_is_exact(path: Path) -> None:
 
 def test_loaded_weights_go_straight_into_an_inference(path: Path) -> None:
     bank = load_plain(path)
-    inference = BatchedInference(len(bank.keys), bank.architecture)
+    inference = BatchedInference(len(KEYS), bank.architecture)
     inference.weights.load_stacked(bank.weights)
     assert_same_bits(inference.weights.get(2)["layer_1"], stacked()["layer_1"][2])
 
@@ -105,7 +105,7 @@ def test_missing_bias_is_zero_and_keys_are_optional(path: Path) -> None:
     weights = {name: array for name, array in stacked().items() if name != "layer_0.bias"}
     save_plain(path, None, ARCH, weights)
     bank = load_plain(str(path))
-    assert bank.keys == ()
+    assert bank.keys is None
     assert bank.extra == bank.metadata == {}
     assert_same_bits(bank.weights["layer_0.bias"], np.zeros((3, 4), np.float32))
 
@@ -139,10 +139,16 @@ def test_saving_what_does_not_fit_fails_and_leaves_the_old_file_alone(path: Path
         save_plain(path, ["a", "b"], ARCH, good)
     with raises(ValueError, "keys: expected one for each of 3 models, got 0"):
         save_plain(path, [], ARCH, good)
-    with raises(ValueError, "keys: expected different ones, got 'a' 2 times"):
+    with raises(ValueError, "keys: expected different ones, got 'a' again at position 2"):
         save_plain(path, ["a", "b", "a"], ARCH, good)
-    with raises(ValueError, "keys: expected strings, got 1"):
-        save_plain(path, ["a", "b", 1], ARCH, good)  # type: ignore[list-item]
+    with raises(TypeError, "keys[2]: expected a str, got 1"):
+        save_plain(path, ["a", "b", 1], ARCH, good)
+    with raises(ValueError, r"key: expected a str that UTF-8 can hold, got '\ud800' (surrogates not allowed)"):
+        save_plain(path, ["a", "b", "\ud800"], ARCH, good)
+    with raises(ValueError, "versions: expected one for each of 3 models, got 1"):
+        save_plain(path, None, ARCH, good, versions=["a"])
+    with raises(TypeError, "versions[1]: expected a str, got 1"):
+        save_plain(path, None, ARCH, good, versions=["a", 1, None])  # type: ignore[list-item]
     with raises(TypeError, "extra['x']: expected numbers or booleans, got dtype object"):
         save_plain(path, None, ARCH, good, extra={"x": np.array([None])})
     with raises(TypeError, "extra['x']: expected an array without mask, got a masked array; fill it first"):
@@ -298,8 +304,8 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
         ({"architecture": [[3, 4, "tanh"]]}, "expected tensors of Architecture([LayerSpec(3, 4, 'tanh')]) or extra.*"),
         ({"architecture": [[3, 4, "tanh"], [4, 2, "relu"], [2, 1, "none"]]}, "expected a tensor 'layer_2.weight'"),
         ({"keys": ["a", "b"]}, "keys: expected one for each of 3 models, got 2"),
-        ({"keys": ["a", "b", "a"]}, "keys: expected different ones, got 'a' 2 times"),
-        ({"keys": ["a", "b", ["c"]]}, "keys: expected strings, got ['c']"),
+        ({"keys": ["a", "b", "a"]}, "keys: expected different ones, got 'a' again at position 2"),
+        ({"keys": ["a", "b", ["c"]]}, "keys[2]: expected a str, got ['c']"),
         ({"keys": {"a": 0}}, "keys: expected a JSON list, got dict"),
         ({"keys": []}, "keys: expected one for each of 3 models, got 0"),
         ({"keys": {}}, "keys: expected a JSON list, got dict"),

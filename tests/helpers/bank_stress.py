@@ -70,7 +70,7 @@ class Stress:
         self.removals = np.zeros(KEYS + 1, np.int64)
         self.there = np.ones(KEYS + 1, bool)
         self.stop = threading.Event()
-        self.counts = dict.fromkeys(("predictions", "unknown", "changes", "stale ids", "files"), 0)
+        self.counts = dict.fromkeys(("predictions", "unknown", "changes", "stale handles", "files"), 0)
         self.errors: list[BaseException] = []
         self.lock = threading.Lock()
 
@@ -95,7 +95,7 @@ class Stress:
         self.floor[number] = self.started[number] + 1
 
     def change(self, numbers: range, seed: int) -> None:
-        """Load and delete; ids of before a deletion have to fail for ever."""
+        """Load and delete; handles of before a deletion have to fail for ever."""
         rng = np.random.default_rng(seed)
         stale: list[np.ndarray] = []
         while not self.stop.is_set():
@@ -106,15 +106,15 @@ class Stress:
             else:
                 self.load(number)
             self.count("changes")
-            for ids in stale[-3:]:
+            for handles in stale[-3:]:
                 try:
-                    y = self.bank.predict_handles(ids, np.ones((1, 2), np.float32))
+                    y = self.bank.predict_handles(handles, np.ones((1, 2), np.float32), missing="error")
                 except UnknownModelError as error:
-                    if error.keys != ids.tolist():
-                        raise AssertionError(f"the error names {error.keys} for {ids}") from error
+                    if error.keys != handles.tolist():
+                        raise AssertionError(f"the error names {error.keys} for {handles}") from error
                 else:
-                    raise AssertionError(f"id {ids} of a deleted model gave {y}")
-                self.count("stale ids")
+                    raise AssertionError(f"id {handles} of a deleted model gave {y}")
+                self.count("stale handles")
             if len(stale) > 100:  # the old ones too, now and then
                 del stale[rng.integers(len(stale))]
             time.sleep(0)
@@ -183,9 +183,9 @@ class Stress:
             numbers = rng.integers(0, KEYS + 1, 2)
             before = self.before(numbers)
             try:
-                ids = self.bank.handles([self.names[number] for number in numbers])
+                handles = self.bank.handles([self.names[number] for number in numbers])
                 for _ in range(50):
-                    y = self.bank.predict_handles(ids, np.ones((2, 2), np.float32))
+                    y = self.bank.predict_handles(handles, np.ones((2, 2), np.float32), missing="error")
                     self.check(numbers, y, before)
                     self.count("predictions")
             except UnknownModelError:
@@ -267,7 +267,7 @@ def main() -> None:
     args = parser.parse_args()
     for layout in ("panel", "lane"):
         for opened in (False, True):
-            with tempfile.TemporarySlotMap() as folder:
+            with tempfile.TemporaryDirectory() as folder:
                 stress = Stress(layout, Path(folder), opened)
                 counts = stress.run(seconds=args.seconds)
                 print(

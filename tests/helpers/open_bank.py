@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path())
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    with tempfile.TemporarySlotMap(dir=args.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder).resolve() / "large"
         make(path, args.models)
         # In a process of its own: what making left behind shall not count.

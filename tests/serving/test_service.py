@@ -79,13 +79,13 @@ def test_flights_are_predicted(flights: Service) -> None:
 def test_models_are_put_got_and_deleted(flights: Service) -> None:
     with httpx.Client(base_url=flights.url) as client:
         model = client.get("/models/N10156", params={"weights": True}).json()
-        assert (model["generation"], model["version"]) == (1, "2013-11-30")
+        assert (model["revision"], model["version"]) == (1, "2013-11-30")
         created = client.put("/models/my%20own", json={"weights": model["weights"], "version": "7"})
         assert created.status_code == 201
         assert (created.json()["key"], created.json()["version"]) == ("my own", "7")
         assert client.put("/models/my%20own", json={"weights": model["weights"]}).status_code == 200
         again = client.get("/models/my own", params={"weights": "1"}).json()
-        assert (again["weights"], again["generation"], again["version"]) == (model["weights"], 2, None)
+        assert (again["weights"], again["revision"], again["version"]) == (model["weights"], 2, None)
         rows = [[1.0] * 10] * 2
         answer = client.post("/predict", json={"keys": ["my own", "N10156"], "rows": rows}).json()["predictions"]
         assert answer[0] == answer[1]
@@ -192,7 +192,7 @@ def test_answers_under_load_while_models_are_swapped(bank_file: Path, tmp_path: 
         for i in range(40):
             await connection.request("PUT", f"/models/{KEYS[10 + i]}", weights_json(int(rng.integers(2)), 10 + i))
             status, about = await connection.request("PUT", f"/models/{KEYS[seed]}", weights_json(i % 2, seed))
-            assert (status, about["generation"]) == (200, i + 2)
+            assert (status, about["revision"]) == (200, i + 2)
             status, answer = await connection.request("POST", "/predict", question((seed, i)))
             assert right(answer, BANKS[i % 2], (seed, i))
         await connection.close()
@@ -249,10 +249,10 @@ def test_int_keys(tmp_path: Path) -> None:
             answer = client.post("/predict", json={"keys": [key], "rows": rows[:1]})
             assert np.array_equal(np.array(answer.json()["predictions"], np.float32), expected[i : i + 1])
             about = client.get(f"/models/{key}", params={"weights": True}).json()
-            assert (about["key"], about["generation"]) == (key, 1)
+            assert (about["key"], about["revision"]) == (key, 1)
         body = {"weights": about["weights"]}
         assert client.put("/models/77", json=body).status_code == 201
-        assert client.put("/models/77", json=body).json()["generation"] == 2
+        assert client.put("/models/77", json=body).json()["revision"] == 2
         assert client.delete("/models/77").status_code == 204
         refused(404, "no such model: 77", client.get("/models/77"))
         refused(404, "no such model: 5 (1 of 1 keys)", client.post("/predict", json={"keys": [5], "rows": rows[:1]}))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from safetensors.numpy import save as to_safetensors
 
 from mlpbank._arrays import as_float32, refuse_masks
 from mlpbank._columns import check_version
-from mlpbank._keys import check_key, to_builtin
+from mlpbank._keys import check_key, make_table, table_keys
 from mlpbank.architecture import Architecture, LayerSpec
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
@@ -131,7 +130,7 @@ def save_plain(
         "format": FORMAT,
         "version": VERSION,
         "architecture": [[s.input_size, s.output_size, s.activation.value] for s in architecture.layers],
-        "keys": None if keys is None else _checked_keys(list(keys), len(arrays["layer_0"])),
+        "keys": None if keys is None else _checked_keys(keys, len(arrays["layer_0"])),
         "versions": _checked_versions(list(versions), len(arrays["layer_0"])) if versions and any(versions) else None,
         "fallback": fallback,
         "metadata": dict(metadata or {}),
@@ -248,15 +247,10 @@ def _extra_array(file: Any, name: str) -> npt.NDArray[Any]:
     return array
 
 
-def _checked_keys(keys: list[Any], n: int) -> list[Key]:
-    for key in keys:
-        check_key(key, type(keys[0]))
+def _checked_keys(keys: Sequence[Any], n: int) -> list[Key]:
     if len(keys) != n:
         raise InvalidValueError(f"keys: expected one for each of {n} models, got {len(keys)}")
-    key, count = Counter(keys).most_common(1)[0] if keys else ("", 1)
-    if count > 1:
-        raise InvalidValueError(f"keys: expected different ones, got {key!r} {count} times")
-    return [to_builtin(key) for key in keys]
+    return list(table_keys(make_table(keys)))
 
 
 def _checked_versions(versions: list[Any], n: int) -> list[str | None]:
