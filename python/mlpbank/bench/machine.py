@@ -43,7 +43,9 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         key, _, value = line.partition(":")
         first.setdefault(key.strip(), value.strip())
     name = re.sub(r"\((R|TM|r|tm)\)", "", first.get("model name", "") or platform.machine())
-    numbers = f" (family {first['cpu family']}, model {first['model']})" if "cpu family" in first else ""
+    numbers = (
+        f" (family {first['cpu family']}, model {first['model']})" if "cpu family" in first else ""
+    )
     return " ".join(name.split()) + numbers
 
 
@@ -58,7 +60,10 @@ class OtherLoad:
         """Return seconds so far of all CPUs together: in all, not idle, and of this process."""
         try:
             # user nice system idle iowait irq softirq steal: the others are counted in these as well
-            ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+            ticks = [
+                int(field)
+                for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+            ]
         except (OSError, ValueError):
             return None
         total, busy = sum(ticks), sum(ticks) - ticks[3] - ticks[4]
@@ -83,7 +88,11 @@ def limit_blas(threads: int) -> list[dict[str, Any]]:
     # Only BLAS: a limit on OpenMP would be one on mlpbank.
     threadpoolctl.threadpool_limits(threads, user_api="blas")
     known = ("internal_api", "version", "architecture", "num_threads")
-    return [{k: i.get(k) for k in known} for i in threadpoolctl.threadpool_info() if i.get("user_api") == "blas"]
+    return [
+        {k: i.get(k) for k in known}
+        for i in threadpoolctl.threadpool_info()
+        if i.get("user_api") == "blas"
+    ]
 
 
 def blas_notes(blas: list[dict[str, Any]]) -> list[str]:
@@ -94,7 +103,9 @@ def blas_notes(blas: list[dict[str, Any]]) -> list[str]:
         for b in blas
     ]
     if not blas:
-        lines.append("BLAS under numpy: unknown, and with its own number of threads (threadpoolctl is not installed)")
+        lines.append(
+            "BLAS under numpy: unknown, and with its own number of threads (threadpoolctl is not installed)"
+        )
     lines += [
         f"Note: {name}={os.environ[name]} is set and may make numpy slower than it is without"
         for name in _BLAS_VARIABLES

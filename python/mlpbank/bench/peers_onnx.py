@@ -51,7 +51,9 @@ def _graph(problem: Problem, peer: str) -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, problem.expected.shape)],
         constants,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
+    )
     return bytes(model.SerializeToString())
 
 
@@ -62,7 +64,9 @@ def build_onnxruntime(problem: Problem, settings: Settings) -> Contender:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(_graph(problem, "onnxruntime"), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        _graph(problem, "onnxruntime"), options, providers=["CPUExecutionProvider"]
+    )
     binding = session.io_binding()
     x = onnxruntime.OrtValue.ortvalue_from_numpy(problem.x)
     y = onnxruntime.OrtValue.ortvalue_from_numpy(aligned_empty(problem.expected.shape))
@@ -88,4 +92,6 @@ def build_openvino(problem: Problem, settings: Settings) -> Contender:
     y = aligned_empty(problem.expected.shape)
     request.set_input_tensor(openvino.Tensor(problem.x, shared_memory=True))
     request.set_output_tensor(openvino.Tensor(y, shared_memory=True))
-    return Contender("openvino", lambda: request.infer(share_inputs=True, share_outputs=True), lambda: y)
+    return Contender(
+        "openvino", lambda: request.infer(share_inputs=True, share_outputs=True), lambda: y
+    )

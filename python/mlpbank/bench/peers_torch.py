@@ -38,7 +38,12 @@ def setup(problem: Problem, settings: Settings) -> tuple[Any, Any, list[Any], li
     torch.set_num_threads(settings.threads)
     act = activation(_activations(), problem.case.activation, "torch")
     x = torch.tensor(problem.x)
-    return act, x, [torch.tensor(w) for w in problem.weights], [torch.tensor(b) for b in problem.biases]
+    return (
+        act,
+        x,
+        [torch.tensor(w) for w in problem.weights],
+        [torch.tensor(b) for b in problem.biases],
+    )
 
 
 def build_torch(problem: Problem, settings: Settings) -> Contender:
@@ -59,7 +64,12 @@ def build_torch(problem: Problem, settings: Settings) -> Contender:
 
     return fastest(
         [
-            Contender("torch", functools.partial(run, stored, fused), outs[-1].numpy, f"{function}, {order}")
+            Contender(
+                "torch",
+                functools.partial(run, stored, fused),
+                outs[-1].numpy,
+                f"{function}, {order}",
+            )
             for stored, order in ((weights, "(in, out)"), (transposed, "(out, in)"))
             for fused, function in ((True, "baddbmm"), (False, "bmm"))
         ]
@@ -91,13 +101,19 @@ def build_torch_compile(problem: Problem, settings: Settings) -> Contender:
     try:
         return fastest(
             [
-                Contender("torch-compile", functools.partial(run, fused), lambda: last[0].numpy(), detail)
+                Contender(
+                    "torch-compile", functools.partial(run, fused), lambda: last[0].numpy(), detail
+                )
                 for fused, detail in ((True, "baddbmm"), (False, "bmm"))
             ]
         )
-    except Exception as error:  # many kinds: no C++ compiler, no headers, an operation it cannot compile
+    except (
+        Exception
+    ) as error:  # many kinds: no C++ compiler, no headers, an operation it cannot compile
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise UnavailableError(f"torch.compile failed: {type(error).__name__}: {first_line}") from error
+        raise UnavailableError(
+            f"torch.compile failed: {type(error).__name__}: {first_line}"
+        ) from error
 
 
 def make_networks(act: Any, weights: list[Any], biases: list[Any]) -> list[Any]:
@@ -128,7 +144,9 @@ def build_torch_loop(problem: Problem, settings: Settings) -> Contender:
 
     n = problem.case.num_models
     if n > _LOOP_MODELS:
-        raise UnavailableError(f"a Python loop over {n} modules, more than {_LOOP_MODELS}, is not timed")
+        raise UnavailableError(
+            f"a Python loop over {n} modules, more than {_LOOP_MODELS}, is not timed"
+        )
     act, x, weights, biases = setup(problem, settings)
 
     networks = make_networks(act, weights, biases)
