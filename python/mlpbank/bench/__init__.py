@@ -1,4 +1,4 @@
-"""``python -m mlpbank bench``: the speed of mlpbank beside other libraries and the machine's limits.
+"""``mlpbank bench``: speed beside other libraries and beside the limits of the machine.
 
 - `options`, `command`: arguments; plan, run, print, write;
 - `cases`: a case, its random weights and inputs, the right answer;

@@ -1,4 +1,4 @@
-"""What the operation means: one model's forward in plain NumPy and float64. Benchmark and tests compare with it."""
+"""What the operation means: the forward of one model in plain NumPy and float64."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def forward(
     architecture : Architecture
         The model's layers.
     weights : mapping of str to array
-        ``"layer_<N>"`` (input_size, output_size) and, optionally, ``"layer_<N>.bias"`` (output_size,).
+        ``"layer_<N>"`` (input_size, output_size) and perhaps ``"layer_<N>.bias"``.
     x : array_like
         (rows, input_size) or (input_size,).
 

@@ -13,7 +13,6 @@ from mlpbank.bench.measure import ENOUGH_ROUNDS, CaseResult, run_case
 from mlpbank.bench.options import Plan, make_plan
 from mlpbank.bench.peers import PEERS, build_mlpbank
 from mlpbank.bench.progress import ProgressBar
-from mlpbank.inference import Engine
 
 # For the estimate, in seconds on two cores: set-up of each contender and of the slow ones, what
 # measuring one contender takes at least, and the reference by the floats it goes through.

@@ -57,7 +57,7 @@ class LimitProbes:
         self._measured += 1
 
     def limits(self, median_us: float, isa: str | None = None) -> Limits:
-        """Return the limits of `isa` (default: the engine's), and the share that a median reaches."""
+        """Return the limits of `isa` (default: the engine's), and the share a median reaches."""
         read_us = self._nbytes / self._read / 1e3
         fma_us = self._flops / self._fma[isa or self._engine.isa] / 1e3
         binding = "read" if read_us >= fma_us else "fma"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from mlpbank.architecture import Architecture, positive_int
@@ -14,7 +15,13 @@ from mlpbank.bench.peers import PEERS
 from mlpbank.inference import Engine
 
 _LAYOUTS = ("auto", "panel", "lane")
-_DEFAULTS = {"models": "1000", "sizes": "32,64,64,1", "rows": "1", "activation": "relu"}
+_CASE = {  # option: default, help
+    "models": ("1000", "number of models"),
+    "sizes": ("32,64,64,1", "layer sizes, input first"),
+    "rows": ("1", "rows per model"),
+    "activation": ("relu", "of all layers but the last"),
+}
+_SECONDS = "of measuring each case, shared by its contenders (default 15); set-up comes on top"
 
 
 @dataclass(frozen=True)
@@ -31,52 +38,33 @@ class Plan:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options as text. `make_plan` checks them, with messages of one line."""
-    what = parser.add_argument_group("what is computed")
-    for name, help in (
-        ("models", "number of models"),
-        ("sizes", "layer sizes, input first"),
-        ("rows", "rows per model"),
-        ("activation", "of all layers but the last"),
-    ):
-        what.add_argument(f"--{name}", help=f"{help} (default {_DEFAULTS[name]})")
-    what.add_argument(
-        "--suite", nargs="?", const="cases", metavar="cases", help="nine cases instead of one"
-    )
-    who = parser.add_argument_group("who computes it, and how")
-    who.add_argument(
-        "--peers", metavar="A,B,...", help=f"some of {', '.join(PEERS)}, or none (default: all)"
-    )
-    add_settings(who)
-    out = parser.add_argument_group("measuring and results")
-    out.add_argument(
-        "--seconds",
-        metavar="S",
-        default="15",
-        help="measuring each case, shared by its contenders (default 15); set-up and verification "
-        "come on top, and an estimate of all is printed first",
-    )
-    out.add_argument("--json", metavar="FILE", help="write everything that was measured")
-    out.add_argument("--plot", metavar="FILE.png", help="draw FILE-limits.png and FILE-peers.png")
+    add = parser.add_argument
+    for name, (default, help) in _CASE.items():
+        add(f"--{name}", help=f"{help} (default {default})")
+    add("--suite", nargs="?", const="cases", metavar="cases", help="nine cases instead of one")
+    add("--peers", metavar="A,B,...", help=f"some of {', '.join(PEERS)}, or none (default: all)")
+    add_settings(parser)
+    add("--seconds", metavar="S", default="15", help=_SECONDS)
+    add("--json", metavar="FILE", help="write everything that was measured")
+    add("--plot", metavar="FILE.png", help="draw FILE-limits.png and FILE-peers.png")
 
 
-def add_settings(group: argparse._ActionsContainer) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options that `make_settings` reads."""
-    group.add_argument("--threads", metavar="N", help="of everyone (default: the CPU budget)")
-    group.add_argument("--isa", help="instruction set of mlpbank (default: the fastest here)")
-    group.add_argument("--layout", default="auto", help=f"of its weights: {', '.join(_LAYOUTS)}")
-    group.add_argument("--dtype", default="float32", help=f"of its weights: {', '.join(DTYPES)}")
+    add = parser.add_argument
+    add("--threads", metavar="N", help="threads of every contender (default: the CPU budget)")
+    add("--isa", help="instruction set of mlpbank (default: the fastest here)")
+    add("--layout", default="auto", help=f"layout of mlpbank's weights: {', '.join(_LAYOUTS)}")
+    add("--dtype", default="float32", help=f"dtype of mlpbank's weights: {', '.join(DTYPES)}")
 
 
 def make_settings(args: argparse.Namespace) -> Settings:
     """Return the checked settings, or raise a ValueError that names the wrong argument."""
     threads = Engine().num_threads
     if args.threads is not None:
-        wanted = _integer(args.threads, "--threads")
-        if wanted > threads:
-            raise ValueError(
-                f"--threads: expected 1 to {threads}, the CPU budget here, got {wanted}"
-            )
-        threads = wanted
+        budget, threads = threads, _integer(args.threads, "--threads")
+        if threads > budget:
+            raise ValueError(f"--threads: expected 1 to {budget}, the CPU budget, got {threads}")
     Engine(threads, args.isa)  # knows the instruction sets and complains
     layout = _one_of(args.layout, _LAYOUTS, "--layout")
     return Settings(threads, args.isa, layout, _one_of(args.dtype, DTYPES, "--dtype"))
@@ -84,25 +72,27 @@ def make_settings(args: argparse.Namespace) -> Settings:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """Return what to run, or raise a ValueError that names the wrong argument."""
-    settings = make_settings(args)
-    return Plan(
-        _cases(args),
-        _peers(args.peers),
-        settings,
-        checked_seconds(args.seconds),
-        checked_output(args.json, "--json"),
-        _picture(args.plot),
-    )
+    settings, cases, peers = make_settings(args), _cases(args), tuple(PEERS)
+    if args.peers is not None:
+        names = [] if args.peers == "none" else args.peers.split(",")
+        peers = tuple(dict.fromkeys(_one_of(name.strip(), peers, "--peers") for name in names))
+    seconds, json = checked_seconds(args.seconds), checked_output(args.json, "--json")
+    plot = checked_output(args.plot, "--plot")
+    if plot is not None and plot.suffix != ".png":
+        raise ValueError(f"--plot: expected a name that ends with .png, got {args.plot!r}")
+    if plot is not None and find_spec("matplotlib") is None:
+        raise ValueError("--plot: matplotlib is not installed; pip install 'mlpbank[bench]'")
+    return Plan(cases, peers, settings, seconds, json, plot)
 
 
 def _cases(args: argparse.Namespace) -> tuple[Case, ...]:
-    given = [name for name in _DEFAULTS if getattr(args, name) is not None]
+    given = [name for name in _CASE if getattr(args, name) is not None]
     if args.suite is not None:
         _one_of(args.suite, ("cases",), "--suite")
         if given:
             raise ValueError(f"--{given[0]}: not together with --suite, which has its own cases")
         return SUITE
-    text = {name: getattr(args, name) or default for name, default in _DEFAULTS.items()}
+    text = {name: getattr(args, name) or default for name, (default, _) in _CASE.items()}
     sizes = tuple(_integer(size, "--sizes") for size in text["sizes"].split(","))
     try:
         Architecture.mlp(*sizes, activation=text["activation"])
@@ -112,19 +102,18 @@ def _cases(args: argparse.Namespace) -> tuple[Case, ...]:
     return (Case(models, sizes, rows, text["activation"]),)
 
 
-def _peers(text: str | None) -> tuple[str, ...]:
-    if text is None:
-        return tuple(PEERS)
-    names = [] if text == "none" else text.split(",")
-    return tuple(dict.fromkeys(_one_of(name.strip(), tuple(PEERS), "--peers") for name in names))
-
-
 def _integer(text: str, option: str) -> int:
     try:
         value = int(text)
     except ValueError:
         raise ValueError(f"{option}: expected a positive integer, got {text.strip()!r}") from None
     return positive_int(value, option)
+
+
+def _one_of(value: str, choices: tuple[str, ...], option: str) -> str:
+    if value not in choices:
+        raise ValueError(f"{option}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+    return value
 
 
 def checked_seconds(text: str) -> float:
@@ -138,31 +127,9 @@ def checked_seconds(text: str) -> float:
     return value
 
 
-def _one_of(value: str, choices: tuple[str, ...], option: str) -> str:
-    if value not in choices:
-        raise ValueError(f"{option}: expected {' or '.join(map(repr, choices))}, got {value!r}")
-    return value
-
-
 def checked_output(text: str | None, option: str) -> Path | None:
     """Return the path of a file to write, if any."""
-    if text is None:
-        return None
-    path = Path(text)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    path = None if text is None else Path(text)
+    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
         raise ValueError(f"{option}: cannot write {text}")
-    return path
-
-
-def _picture(text: str | None) -> Path | None:
-    path = checked_output(text, "--plot")
-    if path is not None:
-        if path.suffix != ".png":
-            raise ValueError(f"--plot: expected a name that ends with .png, got {text!r}")
-        try:
-            import matplotlib  # noqa: F401
-        except ImportError:
-            raise ValueError(
-                "--plot: matplotlib is not installed; pip install 'mlpbank[bench]'"
-            ) from None
     return path

@@ -1,4 +1,4 @@
-"""The contenders by name, with mlpbank itself, NumPy and JAX. PyTorch and the ONNX runtimes have files of their own."""
+"""The contenders by name, with mlpbank itself, NumPy and JAX."""
 
 from __future__ import annotations
 
@@ -82,28 +82,23 @@ def build_numpy(problem: Problem, settings: Settings) -> Contender:
             y = out
             y += b
 
-    def output() -> Float32Array:
-        return layers[-1][2]
-
-    matmul = functools.partial(run, np.matmul)
-    einsum = functools.partial(run, functools.partial(np.einsum, "nri,nio->nro"))
+    einsum = functools.partial(np.einsum, "nri,nio->nro")
     return fastest(
-        [Contender("numpy", matmul, output, "matmul"), Contender("numpy", einsum, output, "einsum")]
+        [
+            Contender("numpy", functools.partial(run, multiply), lambda: layers[-1][2], name)
+            for name, multiply in (("matmul", np.matmul), ("einsum", einsum))
+        ]
     )
 
 
 def build_jax(problem: Problem, settings: Settings) -> Contender:
     """Return JAX: one network under vmap and jit, on arrays that JAX holds."""
     if "jax" not in sys.modules:
-        os.environ.setdefault(
-            "NPROC", str(settings.threads)
-        )  # the only number of threads that XLA on CPUs listens to
+        os.environ.setdefault("NPROC", str(settings.threads))  # XLA listens to nothing else
     import jax
     import jax.numpy as jnp
 
-    with contextlib.suppress(
-        AttributeError
-    ):  # a call that returns when it is done is faster than waiting for one
+    with contextlib.suppress(AttributeError):  # a call that returns when it is done is faster
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     act = activation(
         {

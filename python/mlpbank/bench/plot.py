@@ -19,7 +19,7 @@ _PEER_COLOURS = {
     "torch-loop": "#999999",
 }
 _LIMIT_COLOURS = {"read": "#0072B2", "fma": "#D55E00"}
-_LIMIT_NAMES = {"read": "reading memory", "fma": "multiply-adds"}
+_LIMIT_NAMES = {"read": "reading weights", "fma": "multiply-adds"}
 _NARROW = 0.45  # a bar below this share has no room for its limit's name
 _INK, _GREY = "#222222", "#767676"
 _STYLE = {

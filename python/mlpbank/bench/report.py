@@ -21,9 +21,11 @@ LIMIT_NAMES = {"read": "reading the parameters", "fma": "multiply-adds"}
 
 
 def three_digits(value: float) -> str:
-    """Return three digits, or all before the point: 1.23, 12.3, 1234."""
+    """Return three digits, or all before the point: 1.23, 12.3, 1234. Small ones have two."""
     if not math.isfinite(value):
         return str(float(value))
+    if 0 < abs(value) < 0.1:
+        return f"{value:.2g}"
     return f"{value:.{max(0, 3 - len(str(int(abs(value)))))}f}"
 
 

@@ -11,13 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from mlpbank import BatchedInference, BatchedWeights, Engine
-from mlpbank.bench import command, dtypes, ids, measure, more, options, peers, peers_traffic, swap, traffic
-from mlpbank.bench.cases import DTYPES, Case, Problem, make_problem, round_weights, stored
-from mlpbank.bench.contender import Contender, Settings
 from mlpbank.bench.contest import Step
 from mlpbank.bench.table import Factor, Microseconds, Share, Surplus, Table
+
+from mlpbank import BatchedInference, BatchedWeights, Engine
+from mlpbank.bench import (
+    command,
+    dtypes,
+    ids,
+    measure,
+    more,
+    options,
+    peers,
+    peers_traffic,
+    swap,
+    traffic,
+)
+from mlpbank.bench.cases import DTYPES, Case, Problem, make_problem, round_weights, stored
+from mlpbank.bench.contender import Contender, Settings
 from mlpbank.cli import main
 
 SMALL = Case(20, (3, 5, 2), 2)
@@ -64,7 +75,10 @@ def ran(steps: Sequence[Step]) -> list[Table]:
 class TestTables:
     TABLE = Table(
         "Title",
-        [{"": "a", "time": Microseconds(12.34), "share": Share(0.456)}, {"": "bcd", "time": Microseconds(1234.5)}],
+        [
+            {"": "a", "time": Microseconds(12.34), "share": Share(0.456)},
+            {"": "bcd", "time": Microseconds(1234.5)},
+        ],
         wrong={"x": "model 3"},
         left_out={"y": "not installed"},
         other_load=0.5,
@@ -83,7 +97,10 @@ class TestTables:
 
     def test_json_keeps_numbers_and_units(self) -> None:
         written = json.loads(json.dumps(self.TABLE.as_json()))
-        assert written["rows"] == [{"": "a", "time": 12.34, "share": 0.456}, {"": "bcd", "time": 1234.5}]
+        assert written["rows"] == [
+            {"": "a", "time": 12.34, "share": 0.456},
+            {"": "bcd", "time": 1234.5},
+        ]
         assert written["units"]["time"] == "us"
 
     def test_nan_is_no_number_in_json(self) -> None:
@@ -121,11 +138,18 @@ class TestDtypes:
         case = Case(10, (4, 8, 2), 1)
         weights, biases = 4 * 8 + 8 * 2, 8 + 2
         assert [case.nbytes_as(dtype) for dtype in DTYPES] == [
-            10 * n for n in (4 * weights + 4 * biases, *2 * (2 * weights + 4 * biases,), weights + 8 * biases)
+            10 * n
+            for n in (
+                4 * weights + 4 * biases,
+                *2 * (2 * weights + 4 * biases,),
+                weights + 8 * biases,
+            )
         ]
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_a_case_is_verified_in_its_dtype_and_peers_in_float32(self, dtype: str, layout: str) -> None:
+    def test_a_case_is_verified_in_its_dtype_and_peers_in_float32(
+        self, dtype: str, layout: str
+    ) -> None:
         settings = Settings(1, layout=layout, dtype=dtype)
         builders = {"mlpbank": peers.build_mlpbank, "numpy": peers.build_numpy}
         result = measure.run_case(SMALL, builders, settings, seconds=SECONDS)
@@ -184,7 +208,9 @@ class TestTraffic:
             np.testing.assert_allclose(answer, whole[request.ids, 0], rtol=1e-12)
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_mlpbank_is_right_and_a_wrong_entry_is_named(self, problem: Problem, dtype: str, layout: str) -> None:
+    def test_mlpbank_is_right_and_a_wrong_entry_is_named(
+        self, problem: Problem, dtype: str, layout: str
+    ) -> None:
         requests = traffic.uniform(problem, 7, 3)
         bank = peers.make_bank(problem, Engine(1), Settings(1, layout=layout, dtype=dtype))
         verify = requests.verifier(dtype)
@@ -215,7 +241,11 @@ class TestTraffic:
     def test_torch_is_right(self, problem: Problem, name: str) -> None:
         pytest.importorskip("torch")
         build = getattr(peers_traffic, name)
-        for requests in (traffic.zipf(problem, 200), traffic.zipf(problem, 9), traffic.uniform(problem, 7, 3)):
+        for requests in (
+            traffic.zipf(problem, 200),
+            traffic.zipf(problem, 9),
+            traffic.uniform(problem, 7, 3),
+        ):
             assert requests.verifier("int8")(build(requests, SETTINGS)) is None
 
     def test_chunks_hold_similar_counts(self) -> None:
@@ -223,7 +253,9 @@ class TestTraffic:
         chunks = peers_traffic._chunks(counts, 3)
         assert [begin for begin, _ in chunks] == [0, *(end for _, end in chunks[:-1])]
         assert chunks[-1][1] == len(counts)
-        assert all(0 < end - begin <= 3 and counts[end - 1] >= counts[begin] // 2 for begin, end in chunks)
+        assert all(
+            0 < end - begin <= 3 and counts[end - 1] >= counts[begin] // 2 for begin, end in chunks
+        )
 
 
 class TestSections:
@@ -247,8 +279,12 @@ class TestSections:
         by_ids, dense = table.rows
         per_model = Case(1, ids.SIZES, 1).nbytes
         for row, models in ((by_ids, 5), (dense, 100)):
-            assert float(row["weights read"]) == pytest.approx(models * per_model / float(row["median"]) / 1e3)
-        assert float(by_ids["of dense"]) == pytest.approx(float(by_ids["weights read"]) / float(dense["weights read"]))
+            assert float(row["weights read"]) == pytest.approx(
+                models * per_model / float(row["median"]) / 1e3
+            )
+        assert float(by_ids["of dense"]) == pytest.approx(
+            float(by_ids["weights read"]) / float(dense["weights read"])
+        )
 
     def test_swap(self) -> None:
         latency, loading = ran(swap.steps(SETTINGS, 0.1, replace(SMALL, rows=1)))
@@ -274,7 +310,9 @@ class TestSections:
     def test_instruction_sets(self) -> None:
         isa = Engine().isa
         settings = Settings(min(2, Engine().num_threads))
-        step = Step("", lambda progress: more.instruction_sets([SMALL], settings, SECONDS, progress))
+        step = Step(
+            "", lambda progress: more.instruction_sets([SMALL], settings, SECONDS, progress)
+        )
         (row,) = ran([step])[0].rows
         assert {isa, f"limit of {isa}"} <= set(row)
         assert ("1 thread" in row) == (settings.threads > 1)
@@ -288,7 +326,10 @@ class TestSections:
             return ran([step])[0]
 
         assert [row[""] for row in run(more.other_sizes, [SMALL]).rows] == [str(SMALL)]
-        assert [row[""] for row in run(more.growing, [SMALL, activated]).rows] == [str(SMALL), str(activated)]
+        assert [row[""] for row in run(more.growing, [SMALL, activated]).rows] == [
+            str(SMALL),
+            str(activated),
+        ]
         table = run(more.activations, activated)
         assert table.rows[0]["more than relu"] == 0
         assert len(table.rows) == 10
@@ -299,7 +340,12 @@ class TestSections:
 
     def test_one_model(self) -> None:
         (table,) = ran([Step("", lambda progress: more.one_model(SETTINGS, SECONDS, progress))])
-        assert [row[""] for row in table.rows] == ["mlpbank", "mlpbank without out=", "numpy", "call"]
+        assert [row[""] for row in table.rows] == [
+            "mlpbank",
+            "mlpbank without out=",
+            "numpy",
+            "call",
+        ]
 
 
 class TestCommand:
@@ -333,7 +379,22 @@ class TestCommand:
     ) -> None:
         self.small(monkeypatch)
         file = tmp_path / "suite.json"
-        assert main(["bench", "--peers", "none", "--seconds", "0.001", "--json", str(file), "--suite", *arguments]) == 0
+        assert (
+            main(
+                [
+                    "bench",
+                    "--peers",
+                    "none",
+                    "--seconds",
+                    "0.001",
+                    "--json",
+                    str(file),
+                    "--suite",
+                    *arguments,
+                ]
+            )
+            == 0
+        )
         written = json.loads(file.read_text(encoding="utf-8"))
         assert list(written["sections"]) == sections
         assert len(written["cases"]) == cases
@@ -341,8 +402,12 @@ class TestCommand:
         assert capsys.readouterr().out.count("A table\n") == len(tables)
         assert all(table["rows"] == [{"": "mlpbank", "median": 1.5}] for table in tables)
 
-    @pytest.mark.parametrize(("name", "status"), [("mlpbank", 1), ("1 thread", 1), ("torch-padded", 0)])
-    def test_wrong_numbers_of_our_own_fail(self, name: str, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("name", "status"), [("mlpbank", 1), ("1 thread", 1), ("torch-padded", 0)]
+    )
+    def test_wrong_numbers_of_our_own_fail(
+        self, name: str, status: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         table = Table("A table", [], wrong={name: "model 3"})
         monkeypatch.setattr(command.swap, "steps", lambda *_: [Step("it", lambda progress: table)])
         assert main(["bench", "--peers", "none", "--suite", "swap"]) == status
@@ -367,4 +432,6 @@ class TestCommand:
             table = step.run(lambda fraction, doing: None)
             assert table.wrong
             assert "WRONG, not timed" in str(table)
-            assert not any(isinstance(cell, Microseconds) for row in table.rows for cell in row.values())
+            assert not any(
+                isinstance(cell, Microseconds) for row in table.rows for cell in row.values()
+            )
