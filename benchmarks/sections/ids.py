@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def steps(args: argparse.Namespace) -> list[Step]:
     """Return the section's steps."""
-
     divide: int = args.divide
 
     def scale(n: int) -> int:

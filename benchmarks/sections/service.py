@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,47 +124,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(seconds="1")
 
 
+def _made(sizes: tuple[int, ...], models: int) -> Callable[[Path], Path]:
+    """Return what saves a bank of random models in a folder."""
+
+    def save(folder: Path) -> Path:
+        make_bank(sizes, models).save(folder / "bank.mlpbank")
+        return folder / "bank.mlpbank"
+
+    return save
+
+
+BANKS: dict[str, Callable[[Path], Path]] = {  # by name, what returns the file
+    "2603 × 10-8-1 (flights)": lambda folder: flights_bank_file(),
+    "10000 × 32-64-64-1": _made((32, 64, 64, 1), 10_000),
+}
+
+
 def steps(args: argparse.Namespace) -> list[Step]:
-    """Return a step for each bank, and one for the picture."""
-    drawn: dict[str, list[Result]] = {}
-    banks = {FLIGHTS: flights_bank_file, LARGE: None}
-    return [Step(name, partial(_load_on, name, file, args, drawn)) for name, file in banks.items()]
+    """Return a step for each bank. The last one draws the picture, if it was asked for."""
+    found: dict[str, list[Result]] = {}
+    return [Step(name, partial(_bank, name, args, found)) for name in BANKS]
 
 
-FLIGHTS, LARGE = "2603 × 10-8-1 (flights)", "10000 × 32-64-64-1"
-
-
-def _load_on(
-    name: str,
-    file: Any,
-    args: argparse.Namespace,
-    drawn: dict[str, list[Result]],
-    progress: Progress,
+def _bank(
+    name: str, args: argparse.Namespace, found: dict[str, list[Result]], progress: Progress
 ) -> Table:
-    title = f"Load on the service, {name}"
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bank.mlpbank"
-        if file is None:
-            make_bank((32, 64, 64, 1), 10_000).save(path)
-        else:
-            path = file()
-        results, wrong = measure(path, args.seconds, args.repeats, progress)
-    drawn[name] = results
-    if args.plot and len(drawn) == 2:
-        plot(drawn, args.plot)
+        path = BANKS[name](Path(folder))
+        found[name], wrong = measure(path, args.seconds, args.repeats, progress)
+    if args.plot and len(found) == len(BANKS):
+        plot(found, args.plot)
     rows: list[Row] = [
         {
-            "": f"{r.service}, {r.rows} rows a request",
+            "": f"{r.service}, rows per request: {r.rows}",
             "connections": r.connections,
             "requests": PerSecond(r.per_second),
             "p50": Milliseconds(r.p50 * 1e3),
             "p99": Milliseconds(r.p99 * 1e3),
             "CPU per request": Milliseconds(r.cpu * 1e3),
         }
-        for r in sorted(results, key=lambda r: r.rows)
+        for r in sorted(found[name], key=lambda r: r.rows)
     ]
     failed = any(service != TORCH for service in wrong)
-    return Table(title, rows, wrong, failed=failed)
+    return Table(f"Load on the service, {name}", rows, wrong, failed=failed)
 
 
 def measure(

@@ -131,9 +131,8 @@ class TestCommand:
 
     def test_cpu_name(self, tmp_path: Path) -> None:
         file = tmp_path / "cpuinfo"
-        file.write_text(
-            "processor\t: 0\ncpu family\t: 6\nmodel\t\t: 207\nmodel name\t: Intel(R) Xeon(R)  Gold\n\n"
-        )
+        numbers = "processor\t: 0\ncpu family\t: 6\nmodel\t\t: 207\n"
+        file.write_text(numbers + "model name\t: Intel(R) Xeon(R)  Gold\n\n")
         assert machine.cpu_name(file) == "Intel Xeon Gold (family 6, model 207)"
         assert machine.cpu_name(tmp_path / "none")
 
