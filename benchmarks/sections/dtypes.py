@@ -10,7 +10,7 @@ from benchmarks.step import Step, table_of
 from benchmarks.table import Factor, Microseconds, Row, Table
 from mlpbank.bench.cases import DTYPES, Case, make_problem, stored
 from mlpbank.bench.contender import Contender, Settings
-from mlpbank.bench.measure import Progress, compare, find_difference
+from mlpbank.bench.measure import Progress, compare, find_error
 from mlpbank.bench.peers import build_mlpbank
 
 CASES = (
@@ -34,13 +34,9 @@ def _dtypes(case: Case, settings: Settings, seconds: float, progress: Progress) 
     def build(dtype: str) -> Contender:
         return replace(build_mlpbank(problem, replace(settings, dtype=dtype)), name=dtype)
 
-    def verify(contender: Contender) -> str | None:
-        right = stored(problem, contender.name)
-        return find_difference(contender, right.expected, right.tolerance)
-
     found = compare(
         {dtype: partial(build, dtype) for dtype in DTYPES},
-        verify,
+        lambda contender: find_error(contender, stored(problem, contender.name)),
         seconds=seconds,
         progress=progress,
     )

@@ -22,7 +22,7 @@ from benchmarks.table import (
 )
 from mlpbank.bench.cases import Case, Problem, make_problem, stored
 from mlpbank.bench.contender import Contender, Settings
-from mlpbank.bench.measure import Comparison, Progress, compare, find_difference
+from mlpbank.bench.measure import Comparison, Progress, compare, find_difference, find_error
 from mlpbank.bench.peers import make_inference
 from mlpbank.inference import BatchedInference
 
@@ -63,8 +63,7 @@ def _problem(models: int) -> Problem:
 
 
 def _all_models(problem: Problem, dtype: str) -> Callable[[Contender], str | None]:
-    right = stored(problem, dtype)
-    return lambda contender: find_difference(contender, right.expected, right.tolerance)
+    return partial(find_error, problem=stored(problem, dtype))
 
 
 def _dense(inference: BatchedInference, problem: Problem) -> Contender:

@@ -22,7 +22,7 @@ from mlpbank.architecture import Activation
 from mlpbank.bench.cases import SUITE, Case, Problem, make_problem, stored
 from mlpbank.bench.contender import Contender, Settings
 from mlpbank.bench.limits import LimitProbes
-from mlpbank.bench.measure import Comparison, Progress, compare, find_difference
+from mlpbank.bench.measure import Comparison, Progress, compare, find_error
 from mlpbank.bench.peers import build_mlpbank, build_numpy, make_inference
 from mlpbank.inference import Engine, available_isas
 
@@ -54,8 +54,7 @@ def steps(args: argparse.Namespace) -> list[Step]:
 
 def right_for(problem: Problem, dtype: str) -> Callable[[Contender], str | None]:
     """Return what says what is wrong with a contender that has weights of `dtype`."""
-    right = stored(problem, dtype)
-    return lambda contender: find_difference(contender, right.expected, right.tolerance)
+    return partial(find_error, problem=stored(problem, dtype))
 
 
 class Ours:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from mlpbank.bench import machine
 from mlpbank.bench.cases import Case, make_problem, stored
 from mlpbank.bench.contender import Contender, Settings
 from mlpbank.bench.limits import settle
-from mlpbank.bench.measure import Progress, find_difference
+from mlpbank.bench.measure import Progress, find_error, no_gc
 from mlpbank.bench.peers import make_inference, stacked_weights
 
 CASE = Case(1000, (32, 64, 64, 1), 1)
@@ -67,7 +66,7 @@ class Swapped:
     def wrong(self) -> dict[str, str]:
         """Return what is wrong with the answers, if anything."""
         contender = Contender("mlpbank", self.forward, lambda: self.y, ours=True)
-        error = find_difference(contender, self._right.expected, self._right.tolerance)
+        error = find_error(contender, self._right)
         return {} if error is None else {"mlpbank": error}
 
     def table(self, title: str, rows: list[Row], others: machine.OtherLoad | None = None) -> Table:
@@ -122,7 +121,7 @@ def _latency(case: Case, settings: Settings, seconds: float, progress: Progress)
     took: dict[bool, list[float]] = {False: [], True: []}
     active_seconds = 0.0
     periods = 2 * max(1, round(seconds / 2 / PERIOD))
-    with Swapper(models, RATE) as swapper, _no_gc():
+    with Swapper(models, RATE) as swapper, no_gc():
         for period in range(periods):
             swapping = period % 2 == 1
             if swapping:
@@ -178,7 +177,7 @@ def _loading(case: Case, settings: Settings, progress: Progress) -> Table:
     one, many = LOADS
     swaps = iter(np.random.default_rng(4).integers(0, case.num_models, one).tolist())
     settle()
-    with _no_gc():
+    with no_gc():
         single = _median(lambda: models.swap(next(swaps)), one)
         progress(0.3, "all models")
         load_all()  # allocates as much again; from now on that memory is used again
@@ -222,18 +221,6 @@ def _reader(models: Swapped) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-@contextmanager
-def _no_gc() -> Iterator[None]:
-    """Keep the garbage collector of Python from being timed."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _median(function: Callable[[], Any], count: int) -> float:

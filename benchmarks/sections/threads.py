@@ -27,7 +27,7 @@ from benchmarks.table import Cell, Factor, Microseconds, Milliseconds, Row, Shar
 from mlpbank import BatchedInference
 from mlpbank.bench.cases import Case, make_problem
 from mlpbank.bench.contender import Contender, Settings
-from mlpbank.bench.measure import Progress, find_difference
+from mlpbank.bench.measure import Progress, find_error
 from mlpbank.bench.peers import make_inference
 
 Floats = npt.NDArray[np.float32]
@@ -61,7 +61,7 @@ def loaded(case: Case, settings: Settings) -> tuple[BatchedInference, Floats, di
     inference = make_inference(problem, settings)
     y = inference.forward(problem.x)
     contender = Contender(str(case), lambda: None, lambda: y, ours=True)
-    error = find_difference(contender, problem.expected, problem.tolerance)
+    error = find_error(contender, problem)
     return inference, problem.x, {} if error is None else {str(case): error}
 
 

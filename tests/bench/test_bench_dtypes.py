@@ -10,14 +10,10 @@ import pytest
 from mlpbank import BatchedWeights
 from mlpbank.bench import measure, peers
 from mlpbank.bench.cases import DTYPES, Case, Problem, make_problem, round_weights, stored
-from mlpbank.bench.contender import Contender, Settings
+from mlpbank.bench.contender import Settings
 
 SMALL = Case(20, (3, 5, 2), 2)
 SETTINGS = Settings(threads=1)
-
-
-def find_error(contender: Contender, problem: Problem) -> str | None:
-    return measure.find_difference(contender, problem.expected, problem.tolerance)
 
 
 class TestDtypes:
@@ -62,5 +58,5 @@ class TestDtypes:
 
     def test_wrong_dtype_is_found(self, problem: Problem) -> None:
         contender = peers.build_mlpbank(problem, replace(SETTINGS, dtype="bfloat16"))
-        assert find_error(contender, stored(problem, "bfloat16")) is None
-        assert find_error(contender, problem) is not None
+        assert measure.find_error(contender, stored(problem, "bfloat16")) is None
+        assert measure.find_error(contender, problem) is not None

@@ -102,9 +102,9 @@ class TestDisturbed:
         assert result.limits is not None
         assert result.limits.disturbed
         repeats = measure._REPEATS
-        assert result.limits.measured == machine.measured == 3 + repeats * (5 + 3)
+        assert result.limits.measured == machine.measured == 3 + repeats * (5 + 1)
         text = report.case_table(result)
-        assert "faster than the limit of multiply-adds (180.0% of it), also after 19 " in text
+        assert "faster than the limit of multiply-adds (180.0% of it), also after 15 " in text
         assert "reaches" not in text
         summary = report.summary_table([result])
         assert "fma disturbed" in summary

@@ -22,10 +22,6 @@ def answering(problem: Problem, y: npt.ArrayLike, ours: bool = False) -> Contend
     return Contender("it", lambda: None, lambda: y, ours=ours)
 
 
-def find_error(contender: Contender, problem: Problem) -> str | None:
-    return measure.find_difference(contender, problem.expected, problem.tolerance)
-
-
 def result_of(
     timings: list[measure.Timing], limits: Limits | None, other_load: float | None = None
 ) -> measure.CaseResult:
@@ -68,25 +64,25 @@ class TestCases:
 
 class TestVerification:
     def test_right_numbers_pass(self, tiny: Problem) -> None:
-        assert find_error(answering(tiny, tiny.expected.astype(np.float32)), tiny) is None
+        assert measure.find_error(answering(tiny, tiny.expected.astype(np.float32)), tiny) is None
 
     def test_one_wrong_output_is_named(self, tiny: Problem) -> None:
         y = tiny.expected.copy()
         y[3, 2, 1] += 1e-3
-        error = find_error(answering(tiny, y), tiny)
+        error = measure.find_error(answering(tiny, y), tiny)
         assert error is not None
         assert error.startswith("model 3, row 2, output 1: expected ")
 
     def test_nan_is_wrong(self, tiny: Problem) -> None:
         y = tiny.expected.copy()
         y[19, 0, 0] = np.nan
-        error = find_error(answering(tiny, y), tiny)
+        error = measure.find_error(answering(tiny, y), tiny)
         assert error is not None
         assert error.startswith("model 19, row 0, output 0")
         assert error.endswith("got nan")
 
     def test_wrong_shape_is_wrong(self, tiny: Problem) -> None:
-        assert find_error(answering(tiny, tiny.expected[1:]), tiny) is not None
+        assert measure.find_error(answering(tiny, tiny.expected[1:]), tiny) is not None
 
     def test_wrong_contender_is_reported_and_not_timed(self) -> None:
         runs = []
@@ -112,7 +108,7 @@ class TestVerification:
         for ours in (False, True):
             found = measure.compare(
                 {**right, "mlpbank": lambda ours=ours: answering(tiny, -tiny.expected, ours)},
-                lambda contender: find_error(contender, tiny),
+                lambda contender: measure.find_error(contender, tiny),
                 seconds=0.001,
             )
             assert found.failed == ours

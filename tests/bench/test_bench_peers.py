@@ -24,10 +24,6 @@ MODULES = {
 }
 
 
-def find_error(contender: Contender, problem: Problem) -> str | None:
-    return measure.find_difference(contender, problem.expected, problem.tolerance)
-
-
 class TestPeers:
     @pytest.mark.parametrize("activation", HIDDEN)
     def test_numpy_and_mlpbank_agree_with_the_reference(
@@ -35,9 +31,9 @@ class TestPeers:
     ) -> None:
         problem = make_problem(Case(20, (3, 5, 2), 1, activation.value))
         settings = Settings(1, isa, layout)
-        assert find_error(peers.build_mlpbank(problem, settings), problem) is None
+        assert measure.find_error(peers.build_mlpbank(problem, settings), problem) is None
         with contextlib.suppress(UnavailableError):
-            assert find_error(peers.build_numpy(problem, settings), problem) is None
+            assert measure.find_error(peers.build_numpy(problem, settings), problem) is None
 
     @pytest.mark.filterwarnings("ignore")
     @pytest.mark.parametrize("activation", HIDDEN)
@@ -49,7 +45,7 @@ class TestPeers:
             contender = peers.PEERS[name](problem, SETTINGS)
         except UnavailableError as error:
             pytest.skip(str(error))
-        assert find_error(contender, problem) is None
+        assert measure.find_error(contender, problem) is None
 
     @pytest.mark.filterwarnings("ignore")
     def test_torch_that_cannot_compile_is_skipped_by_name(

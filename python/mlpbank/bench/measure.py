@@ -7,7 +7,8 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank.bench import machine
-from mlpbank.bench.cases import Case, make_problem, stored
+from mlpbank.bench.cases import Case, Problem, make_problem, stored
 from mlpbank.bench.contender import Builder, Contender, Settings, UnavailableError
 from mlpbank.bench.limits import LimitProbes, Limits, settle
 from mlpbank.inference import Engine
@@ -36,10 +37,6 @@ _REPEATS, _REPEAT_PART, _REPEAT_PROBES = 2, 0.25, 5
 
 Progress = Callable[[float, str], None]
 Float64s = npt.NDArray[np.float64]
-
-
-def no_progress(fraction: float, doing: str) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -109,29 +106,24 @@ def find_difference(
     return f"{where}: expected {expected[bad]:.7g}, got {float(y[bad]):.7g}"
 
 
+def find_error(contender: Contender, problem: Problem) -> str | None:
+    """Return what is wrong with the contender's outputs for `problem`, None if nothing."""
+    return find_difference(contender, problem.expected, problem.tolerance)
+
+
 def compare(
     builders: Mapping[str, Callable[[], Contender]],
     verify: Callable[[Contender], str | None],
     *,
     seconds: float,
-    progress: Progress = no_progress,
+    progress: Progress = lambda fraction, doing: None,
     probes: LimitProbes | None = None,
 ) -> Comparison:
-    """Build and verify contenders, let those whose numbers are right take turns.
+    """Build and verify contenders, let those whose numbers are right take turns for `seconds`.
 
-    Parameters
-    ----------
-    builders : mapping of str to callable
-        Contenders by name. Nothing is timed if the first is wrong or missing.
-    verify : callable
-        Returns what is wrong with a contender, or None.
-    seconds : float
-        About so long they take turns.
-    progress : callable
-        Is told the fraction done, and what is being done.
-    probes : LimitProbes, optional
-        Measured before, between and after the turns. Where the first contender beats its limit,
-        all is measured again, a bounded number of times.
+    Nothing is timed if the first is wrong or missing. `verify` returns what is wrong with a
+    contender, or None. `probes` are measured before, between and after the turns. Where the first
+    contender beats its limit, all is measured again, a bounded number of times.
     """
     contenders: list[Contender] = []
     left_out: dict[str, str] = {}
@@ -169,7 +161,7 @@ def run_case(
     settings: Settings,
     *,
     seconds: float,
-    progress: Progress = no_progress,
+    progress: Progress = lambda fraction, doing: None,
 ) -> CaseResult:
     """Build, verify and time all contenders on one case, for about `seconds`; mlpbank is first."""
     problem = make_problem(
@@ -177,16 +169,11 @@ def run_case(
     )
     own = stored(problem, settings.dtype)
 
-    def verify(contender: Contender) -> str | None:
-        right = own if contender.ours else problem
-        return find_difference(contender, right.expected, right.tolerance)
-
-    engine = Engine(settings.threads, settings.isa)
-    nbytes = case.nbytes_as(settings.dtype)
+    engine, nbytes = Engine(settings.threads, settings.isa), case.nbytes_as(settings.dtype)
     probes = LimitProbes(nbytes, case.flops, engine)
     found = compare(
         {name: partial(build, problem, settings) for name, build in builders.items()},
-        verify,
+        lambda contender: find_error(contender, own if contender.ours else problem),
         seconds=seconds,
         progress=lambda part, doing: progress(0.1 + 0.9 * part, doing),
         probes=probes,
@@ -203,24 +190,31 @@ def _time_all(
     seconds: float,
     progress: Progress,
 ) -> list[Timing]:
-    def turns(seconds: float) -> tuple[list[list[float]], list[int]]:
-        if probes is None:
-            return take_turns(contenders, seconds=seconds, progress=progress)
-        result = take_turns(contenders, seconds=seconds, progress=progress, between=probes.measure)
-        probes.measure()
-        return result
-
-    samples, calls = turns(seconds)
+    limits = probes.measure if probes else lambda: None
+    samples, calls = take_turns(contenders, seconds=seconds, progress=progress, between=limits)
+    limits()
     for _ in range(_REPEATS if probes else 0):
         if not probes or not probes.limits(1e6 * float(np.median(samples[0]))).disturbed:
             break
-        progress(1.0, "a limit was disturbed, measuring again")
         for _ in range(_REPEAT_PROBES):
-            probes.measure()
-        again, _ = turns(_REPEAT_PART * seconds)
+            limits()
+        again, _ = take_turns(contenders, seconds=_REPEAT_PART * seconds, progress=progress)
+        limits()
         for own, new in zip(samples, again, strict=True):
             own.extend(new)
     return summarise(contenders, samples, calls)
+
+
+@contextmanager
+def no_gc() -> Iterator[None]:
+    """Keep the garbage collector of Python from being timed."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _time(contender: Contender, calls: int) -> float:
@@ -245,7 +239,7 @@ def take_turns(
     contenders: Sequence[Contender],
     *,
     seconds: float,
-    progress: Progress = no_progress,
+    progress: Progress = lambda fraction, doing: None,
     between: Callable[[], None] = lambda: None,
 ) -> tuple[list[list[float]], list[int]]:
     """Return each contender's samples (seconds per call) and its calls per sample.
@@ -274,9 +268,7 @@ def take_turns(
     samples: list[list[float]] = [[] for _ in contenders]
     order = list(range(len(contenders)))
     shuffle = random.Random(0).shuffle
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with no_gc():
         for turn in range(rounds):
             if turn in pauses:
                 between()
@@ -288,9 +280,6 @@ def take_turns(
             progress((turn + 1) / rounds, "taking turns")
             if turn + 1 >= ENOUGH_ROUNDS and time.perf_counter() - begin >= seconds:
                 break
-    finally:
-        if was_enabled:
-            gc.enable()
     return samples, calls
 
 
@@ -302,10 +291,7 @@ def summarise(
     timings = []
     for contender, own, median, n in zip(contenders, samples, medians, calls, strict=True):
         p10, p90 = (1e6 * float(q) for q in np.quantile(own, [0.1, 0.9]))
-        best, ratio = 1e6 * min(own), median / medians[0]
-        timings.append(
-            Timing(
-                contender.name, contender.detail, 1e6 * median, p10, p90, best, len(own), n, ratio
-            )
-        )
+        times = (1e6 * median, p10, p90, 1e6 * min(own))
+        ratio = median / medians[0]
+        timings.append(Timing(contender.name, contender.detail, *times, len(own), n, ratio))
     return timings

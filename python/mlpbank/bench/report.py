@@ -17,7 +17,7 @@ from mlpbank.inference import Engine
 
 FORMAT = 1  # of the JSON file
 QUIET = 0.05  # what other processes may take of the machine
-LIMIT_NAMES = {"read": "reading the parameters", "fma": "multiply-adds"}
+_LIMIT_NAMES = {"read": "reading the parameters", "fma": "multiply-adds"}
 
 
 def three_digits(value: float) -> str:
@@ -78,7 +78,7 @@ def case_table(result: CaseResult) -> str:
 
 
 def _share_line(limits: Limits) -> str:
-    name = LIMIT_NAMES[limits.binding]
+    name = _LIMIT_NAMES[limits.binding]
     if limits.disturbed:
         return (
             f"  mlpbank was faster than the limit of {name} ({limits.share:.1%} of it), also after "
@@ -91,21 +91,19 @@ def summary_table(results: Sequence[CaseResult]) -> str:
     """Return a Markdown table of all cases."""
     header = ("models × sizes, rows per model", "mlpbank", "fastest peer", "faster by", "share of")
     table = [header, *(_summary_row(result) for result in results)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    table.insert(1, tuple("-" * width for width in widths))
     lines = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
         for row in table
     ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     beaten = sum(result.limits is not None and result.limits.disturbed for result in results)
     if beaten:
         lines.append(f"\nThe limits of {beaten} of {len(results)} cases were disturbed: no share.")
     loaded = sum((result.other_load or 0) > QUIET for result in results)
     if loaded:
-        lines.append(
-            f"\nOther processes disturbed {loaded} of {len(results)} cases: do not rely on their "
-            "figures."
-        )
+        lines.append(f"\nOther processes disturbed {loaded} of {len(results)} cases.")
+
     return "\n".join(lines)
 
 
