@@ -102,8 +102,7 @@ def summary_table(results: Sequence[CaseResult]) -> str:
         lines.append(f"\nThe limits of {beaten} of {len(results)} cases were disturbed: no share.")
     loaded = sum((result.other_load or 0) > QUIET for result in results)
     if loaded:
-        lines.append(f"\nOther processes disturbed {loaded} of {len(results)} cases.")
-
+        lines.append(f"\nOther processes disturbed {loaded} of {len(results)} cases: see there.")
     return "\n".join(lines)
 
 
