@@ -9,7 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.sections import open as open_section  # noqa: E402
+from benchmarks.sections import open as open_section
 
 MODELS, KEYS = 100_000, 100
 PAGE = 4096
