@@ -12,7 +12,7 @@ sys.path.append(str(ROOT))  # for `benchmarks`, which is not installed
 
 from benchmarks.sections import swap  # noqa: E402
 
-from mlpbank.bench import command, measure  # noqa: E402
+from mlpbank.bench import measure  # noqa: E402
 from mlpbank.bench.cases import Case, Problem, make_problem  # noqa: E402
 
 
@@ -22,7 +22,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "_WARM_SECONDS", (0.0, 0.0))
     monkeypatch.setattr(measure, "_ROUNDS", (2, 2))
     monkeypatch.setattr(measure, "_LIMIT_ROUNDS", 2)
-    monkeypatch.setattr(command, "_LOOK_SECONDS", 0.0)
     monkeypatch.setattr(swap, "PERIOD", 0.02)
     monkeypatch.setattr(swap, "LOADS", (10, 3))
 

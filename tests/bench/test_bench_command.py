@@ -191,10 +191,6 @@ class TestEstimate:
         compiled = command.estimate(self.plan("numpy", "torch-compile"))[1]
         assert compiled > without + 9 * 5
 
-    def test_set_up_takes_longer_beside_others(self) -> None:
-        measuring, set_up = command.estimate(self.plan())
-        assert command.estimate(self.plan(), 0.5) == (measuring, pytest.approx(2 * set_up))
-
     def test_is_printed(self) -> None:
         line = command.announcement(self.plan())
         assert line.startswith("This takes about ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-import time
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,7 +19,6 @@ from mlpbank.bench.progress import ProgressBar
 _SET_UP, _SLOW_SET_UP = 0.5, {"torch-compile": 12.0, "torch-loop": 1.0}
 _LEAST = 0.1 * (ENOUGH_ROUNDS + 1)
 _PER_FLOAT, _PER_FLOP = 3e-8, 1.5e-10
-_LOOK_SECONDS = 0.2  # at what other processes do
 _MODULES = {"torch-compile": "torch", "torch-loop": "torch"}
 
 
@@ -42,9 +40,7 @@ def run(args: argparse.Namespace) -> int:
     print(report.head(about, plan.settings))
     if "numpy" in plan.peers:
         print("\n".join(machine.blas_notes(blas)))
-    others = machine.OtherLoad()
-    time.sleep(_LOOK_SECONDS)
-    print(announcement(plan, others.share() or 0.0), flush=True)
+    print(announcement(plan), flush=True)
 
     builders = {"mlpbank": build_mlpbank, **{name: PEERS[name] for name in plan.peers}}
     results: list[CaseResult] = []
@@ -72,12 +68,8 @@ def _write_files(plan: Plan, everything: dict[str, Any]) -> None:
             print(f"wrote {path}")
 
 
-def estimate(plan: Plan, other_load: float = 0.0) -> tuple[float, float]:
-    """Return about how many seconds measuring takes, and set-up with verification.
-
-    Both take longer where others have a part of the CPUs, except measuring for a fixed time.
-    """
-    slower = 1 / max(0.05, 1 - other_load)
+def estimate(plan: Plan) -> tuple[float, float]:
+    """Return about how many seconds measuring takes, and set-up with verification."""
     peers = [name for name in plan.peers if find_spec(_MODULES.get(name, name))]
     measuring = set_up = 0.0
     for case in plan.cases:
@@ -85,13 +77,13 @@ def estimate(plan: Plan, other_load: float = 0.0) -> tuple[float, float]:
         work = _PER_FLOAT * floats + _PER_FLOP * case.flops  # of each contender, and the reference
         set_up += (len(peers) + 1) * (_SET_UP + work)
         set_up += sum(_SLOW_SET_UP.get(name, 0.0) for name in peers)
-        measuring += max(plan.seconds, slower * _LEAST * (len(peers) + 1))
-    return measuring, slower * set_up
+        measuring += max(plan.seconds, _LEAST * (len(peers) + 1))
+    return measuring, set_up
 
 
-def announcement(plan: Plan, other_load: float = 0.0) -> str:
+def announcement(plan: Plan) -> str:
     """Return a line that says about how long the run takes."""
-    measuring, set_up = estimate(plan, other_load)
+    measuring, set_up = estimate(plan)
     count = len(plan.cases)
     return (
         f"This takes about {_duration(measuring + set_up)}: {_duration(measuring)} of measuring "
