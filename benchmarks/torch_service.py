@@ -1,4 +1,4 @@
-"""The service of examples/service, with a torch module for each model, called one by one. For service_load.py."""
+"""The service of examples/service with a torch module for each model, called one by one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class TorchBank(Bank):
         """Send every row through the module of its key."""
         with torch.inference_mode():
             rows = torch.from_numpy(x)
-            return np.stack([self.module(key)(row).numpy() for key, row in zip(keys, rows, strict=True)])
+            return np.stack(
+                [self.module(key)(row).numpy() for key, row in zip(keys, rows, strict=True)]
+            )
 
     def module(self, key: str) -> torch.nn.Module:
         """Return the module of a key, made when it is first asked for."""
@@ -36,7 +38,10 @@ class TorchBank(Bank):
                         "bias": torch.from_numpy(weights[f"layer_{i}.bias"]),
                     }
                 )
-                layers += [layer, {"relu": torch.nn.ReLU(), "none": torch.nn.Identity()}[spec.activation.value]]
+                layers += [
+                    layer,
+                    {"relu": torch.nn.ReLU(), "none": torch.nn.Identity()}[spec.activation.value],
+                ]
             modules[key] = torch.nn.Sequential(*layers)
         return modules[key]
 

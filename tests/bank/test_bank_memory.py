@@ -1,15 +1,15 @@
-"""Memory of opened bank files: little of the process's own, only the pages that are asked for, shared by all."""
+"""Opened bank files: little memory of their own, only pages that are asked for, shared by all."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import open_bank
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.sections import open as open_section
 
 MODELS, KEYS = 100_000, 100
 PAGE = 4096
@@ -17,20 +17,7 @@ PAGE = 4096
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    script = Path(open_bank.__file__)
-    options = [
-        "--models",
-        str(MODELS),
-        "--keys",
-        str(KEYS),
-        "--folder",
-        str(tmp_path_factory.mktemp("banks")),
-        "--json",
-    ]
-    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, float] = json.loads(done.stdout)
-    return result
+    return open_section.measure(MODELS, KEYS, tmp_path_factory.mktemp("banks"))
 
 
 def test_opening_takes_little_memory_of_its_own(measured: dict[str, float]) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import reference
 from cases import ELEMENTWISE, RunPython, Weights, one_model, raises, random_architecture, random_weights
 from convert_checks import SQUARE, assert_computes, assert_same_models, rows, unsupported
 from mlpbank import Activation, Architecture, LayerSpec, convert
-from mlpbank.bench import _reference
 from mlpbank.convert import fold_scalers, mean_and_scale
 
 
@@ -22,7 +22,7 @@ def scaler(size: int, rng: np.random.Generator, *batch: int) -> tuple[Any, Any]:
 def scaled(arch: Architecture, weights: Weights, x: Any, before: Any, after: Any) -> Any:
     """Return what a model makes of inputs that are scaled outside, in float64."""
     x = (np.asarray(x, np.float64) - before[0]) / before[1]
-    return _reference.forward(arch, weights, x) * after[1] + after[0]
+    return reference.forward(arch, weights, x) * after[1] + after[0]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 import mlpbank
-from mlpbank.bench import _reference
+import reference
 
 rng = np.random.default_rng(0)
 arch = mlpbank.Architecture.mlp(7, 18, 3)
@@ -34,7 +34,7 @@ for layout in ("panel", "lane"):
     for rows in (1, 5, 20, 50):
         x = rng.integers(-3, 4, (20, rows, 7)).astype("f4")
         expected = [
-            _reference.forward(arch, {name: array[m] for name, array in stacked.items()}, x[m]) for m in range(20)
+            reference.forward(arch, {name: array[m] for name, array in stacked.items()}, x[m]) for m in range(20)
         ]
         np.testing.assert_array_equal(bi.forward(x), expected)
 tanh = mlpbank.BatchedInference(1, mlpbank.Architecture.mlp(1, 1, output_activation="tanh"))

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import reference
 from cases import case, raises
 from mlpbank import Architecture, BatchedInference, BatchedWeights, Engine, available_isas
-from mlpbank.bench import _reference
 from tolerance import error_bound
 
 Floats = npt.NDArray[np.float32]
@@ -92,7 +92,7 @@ def test_int8_is_symmetric_with_a_scale_for_each_output(sizes: tuple[int, ...], 
         assert (c.weights[name + ".bias"][m] == kept[m][name + ".bias"]).all()
     # The sum over int8 weights is scaled afterwards: one rounding more than float32 has on the same weights.
     weights = {k: np.stack([w[k] for w in kept]) for k in kept[0]}
-    exact = np.stack([_reference.forward(c.architecture, w, x) for w, x in zip(kept, c.x, strict=True)])
+    exact = np.stack([reference.forward(c.architecture, w, x) for w, x in zip(kept, c.x, strict=True)])
     bound = error_bound(c.architecture, weights, c.x, fused=False)
     for rows in (1, 9):
         assert (np.abs(bank.forward(c.x[:, :rows]) - exact[:, :rows]) <= 4 * bound[:, :rows]).all()

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import reference
 from cases import ACTIVATIONS, ELEMENTWISE, SIZES, Case, architecture, case
 from mlpbank import Activation, Architecture, _activations
-from mlpbank.bench import _reference
 from tolerance import LIPSCHITZ, error_bound, gamma
 
 
 def test_reference_is_the_plain_formula_in_float64() -> None:
     weights = {"layer_0": [[1, 2], [3, 4]], "layer_0.bias": [10, -100], "layer_1": [0.5, 0.25]}
     arch = Architecture.mlp(2, 2, 1)
-    assert _reference.forward(arch, weights, [1, 1]).tolist() == [7.0]
-    assert _reference.forward(arch, weights, [[1, 1], [0, 30]]).tolist() == [[7.0], [0.5 * 100 + 0.25 * 20]]
+    assert reference.forward(arch, weights, [1, 1]).tolist() == [7.0]
+    assert reference.forward(arch, weights, [[1, 1], [0, 30]]).tolist() == [[7.0], [0.5 * 100 + 0.25 * 20]]
 
 
 def test_reference_and_tolerance_know_every_activation() -> None:

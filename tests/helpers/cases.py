@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 
 import mlpbank
+import reference
 from mlpbank import Activation, Architecture, BatchedInference, BatchedWeights, Engine, LayerSpec
-from mlpbank.bench import _reference
 from tolerance import error_bound
 
 Float32Array = npt.NDArray[np.float32]
@@ -92,7 +92,7 @@ class Case:
     def reference(self) -> npt.NDArray[np.float64]:
         """(models, rows, output_size), in float64."""
         return np.stack(
-            [_reference.forward(self.architecture, one_model(self.weights, m), rows) for m, rows in enumerate(self.x)]
+            [reference.forward(self.architecture, one_model(self.weights, m), rows) for m, rows in enumerate(self.x)]
         )
 
     @functools.cached_property

@@ -1,12 +1,8 @@
-"""``python -m mlpbank bench``: how fast mlpbank is here, against other libraries and against the machine's limits.
+"""``mlpbank bench``: speed beside other libraries and beside the limits of the machine.
 
-The parts, in the order in which a run meets them:
-
-- `options`: the command's arguments, checked;
-- `cases`: what is computed: a case, its random weights and inputs, the right answer;
-- `contender`, `peers*`: who computes it: mlpbank, NumPy, PyTorch, JAX, ONNX Runtime, OpenVINO;
-- `measure`: verification first, then timing, all contenders in turns, and the machine's limits between them;
-- `ids`, `dtypes`, `swap`, `more`: the other sections of the suite, made of what `contest` has; `traffic` and
-  `peers_traffic` are for `ids`;
-- `report`, `table`, `plot`: the tables, the JSON file, the pictures.
+- `options`, `command`: arguments; plan, run, print, write;
+- `cases`: a case, its random weights and inputs, the right answer;
+- `contender`, `peers*`: those who compute it: mlpbank, NumPy, PyTorch, JAX, ONNX Runtime, OpenVINO;
+- `measure`, `limits`: verification, then timing in turns, with the machine's limits around it;
+- `report`, `plot`: the tables, the JSON file, the pictures.
 """

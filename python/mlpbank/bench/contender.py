@@ -1,9 +1,9 @@
-"""What a contender is: something that computes a problem's outputs, ready to be called again and again."""
+"""A contender: something that computes a problem's outputs, ready to be called again and again."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,50 +11,28 @@ import numpy.typing as npt
 
 from mlpbank.bench.cases import Problem
 from mlpbank.errors import MlpbankError
+from mlpbank.typing import DtypeName, Isa, Layout
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all contenders of a run share.
-
-    Parameters
-    ----------
-    threads : int
-        Every contender may use so many.
-    isa : str, optional
-        mlpbank's instruction set.
-    layout : str
-        mlpbank's layout of the weights.
-    dtype : str
-        Precision of mlpbank's weights; the others have float32.
-    """
+    """What all contenders of a run share. All but `threads` is about mlpbank."""
 
     threads: int
-    isa: str | None = None
-    layout: str = "auto"
-    dtype: str = "float32"
+    isa: Isa | None = None
+    layout: Layout = "auto"
+    dtype: DtypeName = "float32"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One library with its own copy of a problem.
-
-    Parameters
-    ----------
-    name : str
-        As the user names it.
-    run : callable
-        Computes all outputs once; this is what is timed.
-    output : callable
-        Returns what the last `run` computed, as an array of the size of (num_models, rows, output_size).
-    detail : str
-        Which of several ways of using the library this is.
-    """
+    """One library with its own copy of a problem."""
 
     name: str
-    run: Callable[[], object]
-    output: Callable[[], npt.ArrayLike]
-    detail: str = ""
+    run: Callable[[], object]  # computes all outputs once; this is what is timed
+    output: Callable[[], npt.ArrayLike]  # what the last run computed, of the size of `expected`
+    detail: str = ""  # which of several ways of using the library this is
+    ours: bool = False  # mlpbank in some form: wrong numbers fail the whole run
 
 
 Builder = Callable[[Problem, Settings], Contender]
@@ -64,21 +42,15 @@ class UnavailableError(MlpbankError, RuntimeError):
     """A peer cannot take part; the message says why."""
 
 
-def activation(table: dict[str, Any], name: str, peer: str) -> Any:
-    """Return the entry of `table` for the activation `name`.
-
-    Raises
-    ------
-    UnavailableError
-        There is none.
-    """
+def activation(table: Mapping[str, Any], name: str, peer: str) -> Any:
+    """Return the entry of `table` for the activation `name`, or raise UnavailableError."""
     if name not in table:
         raise UnavailableError(f"{peer} is not set up for {name}")
     return table[name]
 
 
 def fastest(contenders: Sequence[Contender], *, tries: int = 7) -> Contender:
-    """Return the contender whose best call is the fastest. They take turns; one that is hopeless is tried once."""
+    """Return the contender with the fastest single call. They take turns; slow ones drop out."""
     for contender in contenders:
         contender.run()
     best = [_call_seconds(contender) for contender in contenders]

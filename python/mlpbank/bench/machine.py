@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -10,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# Variables that choose OpenBLAS's kernel or its blocking, mostly for the worse where somebody once set them.
+# They choose the kernel of OpenBLAS or its blocking, mostly for the worse.
 _BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 _PACKAGES = ("mlpbank", "numpy", "torch", "jax", "jaxlib", "onnx", "onnxruntime", "openvino")
 
@@ -19,10 +20,8 @@ def describe() -> dict[str, Any]:
     """Return the machine: CPU, system, Python, versions of the libraries that are installed."""
     versions = {}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "cpu": cpu_name(),
         "cpus": os.cpu_count(),
@@ -33,7 +32,7 @@ def describe() -> dict[str, Any]:
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the CPU's name. Hypervisors often shorten it, so on x86 family and model number stand behind it."""
+    """Return the CPU's name, on x86 with family and model: hypervisors often shorten the name."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -43,8 +42,10 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         key, _, value = line.partition(":")
         first.setdefault(key.strip(), value.strip())
     name = re.sub(r"\((R|TM|r|tm)\)", "", first.get("model name", "") or platform.machine())
-    numbers = f" (family {first['cpu family']}, model {first['model']})" if "cpu family" in first else ""
-    return " ".join(name.split()) + numbers
+    name = " ".join(name.split())
+    if "cpu family" in first:
+        name += f" (family {first['cpu family']}, model {first['model']})"
+    return name
 
 
 class OtherLoad:
@@ -57,16 +58,15 @@ class OtherLoad:
     def _read() -> tuple[float, float, float] | None:
         """Return seconds so far of all CPUs together: in all, not idle, and of this process."""
         try:
-            # user nice system idle iowait irq softirq steal: the others are counted in these as well
-            ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+            # user nice system idle iowait irq softirq steal; guest times are part of these
+            fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+            ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in fields]
         except (OSError, ValueError):
             return None
-        total, busy = sum(ticks), sum(ticks) - ticks[3] - ticks[4]
-        per_second = os.sysconf("SC_CLK_TCK")
-        return total / per_second, busy / per_second, time.process_time()
+        return sum(ticks), sum(ticks) - ticks[3] - ticks[4], time.process_time()
 
     def share(self) -> float | None:
-        """Return the share of all CPUs' time since the start that went to others, None where it is not known."""
+        """Return the share of the time of all CPUs that went to others, None where not known."""
         now = self._read()
         if now is None or self._start is None or now[0] == self._start[0]:
             return None
@@ -75,29 +75,28 @@ class OtherLoad:
 
 
 def limit_blas(threads: int) -> list[dict[str, Any]]:
-    """Let NumPy's BLAS use `threads` threads, and return what threadpoolctl knows about it (nothing without it)."""
+    """Let the BLAS of NumPy use `threads` threads, and return what threadpoolctl knows about it."""
     try:
         import threadpoolctl
     except ImportError:
         return []
     # Only BLAS: a limit on OpenMP would be one on mlpbank.
     threadpoolctl.threadpool_limits(threads, user_api="blas")
+    found = [i for i in threadpoolctl.threadpool_info() if i.get("user_api") == "blas"]
     known = ("internal_api", "version", "architecture", "num_threads")
-    return [{k: i.get(k) for k in known} for i in threadpoolctl.threadpool_info() if i.get("user_api") == "blas"]
+    return [{k: i.get(k) for k in known} for i in found]
 
 
 def blas_notes(blas: list[dict[str, Any]]) -> list[str]:
     """Return lines that tell which BLAS runs under NumPy and what may slow it down."""
     lines = [
-        f"BLAS under numpy: {b['internal_api']} {b['version']}, kernels for {b['architecture']}, "
-        f"{b['num_threads']} threads"
+        "BLAS under numpy: {internal_api} {version}, kernels for {architecture}, "
+        "{num_threads} threads".format(**b)
         for b in blas
     ]
     if not blas:
-        lines.append("BLAS under numpy: unknown, and with its own number of threads (threadpoolctl is not installed)")
-    lines += [
-        f"Note: {name}={os.environ[name]} is set and may make numpy slower than it is without"
-        for name in _BLAS_VARIABLES
-        if name in os.environ
+        lines.append("BLAS under numpy: unknown, as threadpoolctl is not installed")
+    set_here = [name for name in _BLAS_VARIABLES if name in os.environ]
+    return lines + [
+        f"Note: {name}={os.environ[name]} is set and may make numpy slower" for name in set_here
     ]
-    return lines

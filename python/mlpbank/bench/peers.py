@@ -1,4 +1,4 @@
-"""The contenders by name, with mlpbank itself, NumPy and JAX. PyTorch and the ONNX runtimes have files of their own."""
+"""The contenders by name, with mlpbank itself, NumPy and JAX."""
 
 from __future__ import annotations
 
@@ -21,21 +21,25 @@ from mlpbank.typing import Float32Array
 def build_mlpbank(problem: Problem, settings: Settings) -> Contender:
     """Return mlpbank as a user calls it: ``forward`` of NumPy arrays, with ``out=``."""
     case = problem.case
-    engine = Engine(settings.threads, settings.isa)
-    models = make_bank(problem, engine, settings)
+    inference = make_inference(problem, settings)
     x = problem.x[:, 0] if case.rows == 1 else problem.x
     y = np.empty((*x.shape[:-1], case.sizes[-1]), np.float32)
-    return Contender(
-        "mlpbank", lambda: models.forward(x, out=y), lambda: y, f"{engine.isa}, {models.weights.layout} layout"
-    )
+    detail = f"{inference.engine.isa}, {inference.weights.layout} layout"
+    return Contender("mlpbank", lambda: inference.forward(x, out=y), lambda: y, detail, ours=True)
 
 
-def make_bank(problem: Problem, engine: Engine, settings: Settings) -> BatchedInference:
-    """Return a bank with the problem's weights."""
+def make_inference(problem: Problem, settings: Settings) -> BatchedInference:
+    """Return the problem's models, loaded."""
     case = problem.case
-    bank = BatchedInference(case.num_models, case.architecture, engine, layout=settings.layout, dtype=settings.dtype)
-    bank.weights.load_stacked(stacked_weights(problem))
-    return bank
+    inference = BatchedInference(
+        case.num_models,
+        case.architecture,
+        Engine(settings.threads, settings.isa),
+        layout=settings.layout,
+        dtype=settings.dtype,
+    )
+    inference.weights.load_stacked(stacked_weights(problem))
+    return inference
 
 
 def stacked_weights(problem: Problem) -> dict[str, Float32Array]:
@@ -79,22 +83,23 @@ def build_numpy(problem: Problem, settings: Settings) -> Contender:
             y = out
             y += b
 
-    def output() -> Float32Array:
-        return layers[-1][2]
-
-    matmul = functools.partial(run, np.matmul)
-    einsum = functools.partial(run, functools.partial(np.einsum, "nri,nio->nro"))
-    return fastest([Contender("numpy", matmul, output, "matmul"), Contender("numpy", einsum, output, "einsum")])
+    einsum = functools.partial(np.einsum, "nri,nio->nro")
+    return fastest(
+        [
+            Contender("numpy", functools.partial(run, multiply), lambda: layers[-1][2], name)
+            for name, multiply in (("matmul", np.matmul), ("einsum", einsum))
+        ]
+    )
 
 
 def build_jax(problem: Problem, settings: Settings) -> Contender:
     """Return JAX: one network under vmap and jit, on arrays that JAX holds."""
     if "jax" not in sys.modules:
-        os.environ.setdefault("NPROC", str(settings.threads))  # the only number of threads that XLA on CPUs listens to
+        os.environ.setdefault("NPROC", str(settings.threads))  # XLA listens to nothing else
     import jax
     import jax.numpy as jnp
 
-    with contextlib.suppress(AttributeError):  # a call that returns when it is done is faster than waiting for one
+    with contextlib.suppress(AttributeError):  # a call that returns when it is done is faster
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     act = activation(
         {

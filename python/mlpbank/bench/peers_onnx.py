@@ -1,7 +1,8 @@
-"""ONNX Runtime and OpenVINO as contenders: one graph of batched matrix products with the weights as constants."""
+"""ONNX Runtime and OpenVINO as contenders: one graph with the weights as constants."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -11,7 +12,7 @@ from mlpbank.bench.contender import Contender, Settings, UnavailableError, activ
 _OPSET, _IR_VERSION = 20, 9  # opset 20 brings Gelu
 _PROTOBUF_LIMIT = 2**31
 
-# Operation and attributes. Where leaky_relu and elu have a slope, ONNX's default is the one everybody uses.
+# Operation and attributes. The slopes of leaky_relu and elu are the defaults of ONNX.
 _OPERATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "none": ("Identity", {}),
     "relu": ("Relu", {}),
@@ -44,14 +45,11 @@ def _graph(problem: Problem, peer: str) -> bytes:
         nodes.append(helper.make_node("MatMul", [value, f"w{i}"], [f"product{i}"]))
         value = "y" if i == len(problem.weights) - 1 else f"sum{i}"
         nodes.append(helper.make_node("Add", [f"product{i}", f"b{i}"], [value]))
-    graph = helper.make_graph(
-        nodes,
-        "mlps",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, problem.x.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, problem.expected.shape)],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, problem.x.shape)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, problem.expected.shape)
+    graph = helper.make_graph(nodes, "mlps", [x], [y], constants)
+    opset = helper.make_opsetid("", _OPSET)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION)
     return bytes(model.SerializeToString())
 
 
@@ -62,7 +60,8 @@ def build_onnxruntime(problem: Problem, settings: Settings) -> Contender:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(_graph(problem, "onnxruntime"), options, providers=["CPUExecutionProvider"])
+    graph = _graph(problem, "onnxruntime")
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
     x = onnxruntime.OrtValue.ortvalue_from_numpy(problem.x)
     y = onnxruntime.OrtValue.ortvalue_from_numpy(aligned_empty(problem.expected.shape))
@@ -73,7 +72,7 @@ def build_onnxruntime(problem: Problem, settings: Settings) -> Contender:
 
 def build_openvino(problem: Problem, settings: Settings) -> Contender:
     """Return an OpenVINO infer request on tensors that share our memory."""
-    # Importing openvino tells its makers so over the network, from a process it forks for that, unless this is missing.
+    # With this module, importing openvino forks a process that reports the import to the network.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -88,4 +87,5 @@ def build_openvino(problem: Problem, settings: Settings) -> Contender:
     y = aligned_empty(problem.expected.shape)
     request.set_input_tensor(openvino.Tensor(problem.x, shared_memory=True))
     request.set_output_tensor(openvino.Tensor(y, shared_memory=True))
-    return Contender("openvino", lambda: request.infer(share_inputs=True, share_outputs=True), lambda: y)
+    infer = functools.partial(request.infer, share_inputs=True, share_outputs=True)
+    return Contender("openvino", infer, lambda: y)

@@ -38,11 +38,12 @@ def setup(problem: Problem, settings: Settings) -> tuple[Any, Any, list[Any], li
     torch.set_num_threads(settings.threads)
     act = activation(_activations(), problem.case.activation, "torch")
     x = torch.tensor(problem.x)
-    return act, x, [torch.tensor(w) for w in problem.weights], [torch.tensor(b) for b in problem.biases]
+    weights, biases = (list(map(torch.tensor, a)) for a in (problem.weights, problem.biases))
+    return act, x, weights, biases
 
 
 def build_torch(problem: Problem, settings: Settings) -> Contender:
-    """Return baddbmm, or bmm and add, on weights stored as (in, out) or (out, in): whichever is the fastest."""
+    """Return the fastest of baddbmm and bmm on weights stored as (in, out) and (out, in)."""
     import torch
 
     act, x, weights, biases = setup(problem, settings)
@@ -57,11 +58,12 @@ def build_torch(problem: Problem, settings: Settings) -> Contender:
                     y = act(y)
                 y = torch.baddbmm(b, y, w, out=out) if fused else torch.bmm(y, w, out=out).add_(b)
 
+    output = outs[-1].numpy
     return fastest(
         [
-            Contender("torch", functools.partial(run, stored, fused), outs[-1].numpy, f"{function}, {order}")
+            Contender("torch", functools.partial(run, stored, fused), output, f"{how}, {order}")
             for stored, order in ((weights, "(in, out)"), (transposed, "(out, in)"))
-            for fused, function in ((True, "baddbmm"), (False, "bmm"))
+            for fused, how in ((True, "baddbmm"), (False, "bmm"))
         ]
     )
 
@@ -89,15 +91,16 @@ def build_torch_compile(problem: Problem, settings: Settings) -> Contender:
             last[0] = compiled(x, weights, biases, fused)
 
     try:
+        name, output = "torch-compile", lambda: last[0].numpy()
         return fastest(
             [
-                Contender("torch-compile", functools.partial(run, fused), lambda: last[0].numpy(), detail)
+                Contender(name, functools.partial(run, fused), output, detail)
                 for fused, detail in ((True, "baddbmm"), (False, "bmm"))
             ]
         )
-    except Exception as error:  # many kinds: no C++ compiler, no headers, an operation it cannot compile
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise UnavailableError(f"torch.compile failed: {type(error).__name__}: {first_line}") from error
+    except Exception as error:  # many kinds: no C++ compiler, no headers, an operation
+        why = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+        raise UnavailableError(f"torch.compile failed: {why}") from error
 
 
 def make_networks(act: Any, weights: list[Any], biases: list[Any]) -> list[Any]:
@@ -128,7 +131,7 @@ def build_torch_loop(problem: Problem, settings: Settings) -> Contender:
 
     n = problem.case.num_models
     if n > _LOOP_MODELS:
-        raise UnavailableError(f"a Python loop over {n} modules, more than {_LOOP_MODELS}, is not timed")
+        raise UnavailableError(f"a loop over {n} modules, more than {_LOOP_MODELS}, is not timed")
     act, x, weights, biases = setup(problem, settings)
 
     networks = make_networks(act, weights, biases)

@@ -3,101 +3,156 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from mlpbank.bench.measure import CaseResult, Timing
-from mlpbank.bench.table import QUIET, Microseconds, Table
+from mlpbank.bench.contender import Settings
+from mlpbank.bench.limits import Limits
+from mlpbank.bench.measure import CaseResult
+from mlpbank.engine import Engine
+from mlpbank.files._atomic import atomic_writer
 
-_BINDING = {"read": "reading the parameters", "fma": "multiply-adds"}
+FORMAT = 1  # of the JSON file
+QUIET = 0.05  # what other processes may take of the machine
+_LIMIT_NAMES = {"read": "reading the parameters", "fma": "multiply-adds"}
+
+
+def three_digits(value: float) -> str:
+    """Return three digits, or all before the point: 1.23, 12.3, 1234. Small ones have two."""
+    if not math.isfinite(value):
+        return str(float(value))
+    if 0 < abs(value) < 0.1:
+        return f"{value:.2g}"
+    return f"{value:.{max(0, 3 - len(str(int(abs(value)))))}f}"
 
 
 def microseconds(value: float) -> str:
-    """Return three digits or all before the point: 1.23 us, 12.3 us, 1234 us."""
-    return str(Microseconds(value))
+    """Return a time in microseconds with its unit."""
+    return f"{three_digits(value)} us"
+
+
+def head(about: dict[str, Any], settings: Settings) -> str:
+    """Return the lines that stand above a run: the machine and the versions."""
+    engine = Engine(settings.threads, settings.isa)
+    threads = f"{engine.num_threads} of {about['cpus']} CPUs"
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return f"{about['cpu']}, {threads}, {engine.isa}, {settings.dtype}\n{versions}"
+
+
+def load_note(other_load: float | None) -> list[str]:
+    """Return a line that warns of other processes, if they took much."""
+    if (other_load or 0) <= QUIET:
+        return []
+    took = f"  Other processes took {other_load:.0%} of the CPUs meanwhile"
+    return [f"{took}: do not rely on these figures."]
 
 
 def case_table(result: CaseResult) -> str:
     """Return one case's contenders, limits and share, in lines of text."""
-    case = result.case
-    lines = [f"{case}: {case.activation}, {result.nbytes / 1e6:.3g} MB of parameters, {result.flops / 1e6:.3g} MFLOP"]
+    megabytes, megaflop = result.nbytes / 1e6, result.flops / 1e6
+    lines = [
+        f"{result.case}: {result.case.activation}, {megabytes:.3g} MB of parameters, "
+        f"{megaflop:.3g} MFLOP"
+    ]
     if result.timings:
         lines.append(f"  {'':14}{'median':>12}{'p10':>12}{'p90':>12}   mlpbank is faster by")
     for timing in result.timings:
-        figures = "".join(f"{microseconds(v):>12}" for v in (timing.median_us, timing.p10_us, timing.p90_us))
+        times = (timing.median_us, timing.p10_us, timing.p90_us)
+        figures = "".join(f"{microseconds(t):>12}" for t in times)
         ratio = "" if timing is result.timings[0] else f"{timing.speedup:.3g}"
         lines.append(f"  {timing.name:14}{figures}   {ratio:<9}{timing.detail}".rstrip())
-    for name, why in result.wrong.items():
-        lines.append(f"  {name:14}WRONG, not timed: {why}")
-    for name, why in result.left_out.items():
-        lines.append(f"  {name:14}skipped: {why}")
+    lines += [f"  {name:14}WRONG, not timed: {why}" for name, why in result.wrong.items()]
+    lines += [f"  {name:14}skipped: {why}" for name, why in result.left_out.items()]
     if limits := result.limits:
-        lines.append(
-            f"  Limits: reading takes {microseconds(limits.read_us)} at {limits.read_gb_per_s:.1f} GB/s, "
-            f"multiply-adds {microseconds(limits.fma_us)} at {limits.fma_gflop_per_s[result.isa]:.0f} GFLOP/s "
-            f"({result.isa})."
+        fma = limits.fma_gflop_per_s[result.isa]
+        lines += [
+            f"  Limits: reading takes {microseconds(limits.read_us)} at "
+            f"{limits.read_gb_per_s:.1f} GB/s, multiply-adds {microseconds(limits.fma_us)} at "
+            f"{fma:.0f} GFLOP/s ({result.isa}).",
+            _share_line(limits),
+        ]
+    return "\n".join(lines + load_note(result.other_load))
+
+
+def _share_line(limits: Limits) -> str:
+    name = _LIMIT_NAMES[limits.binding]
+    if limits.disturbed:
+        return (
+            f"  mlpbank was faster than the limit of {name} ({limits.share:.1%} of it), also after "
+            f"{limits.measured} measurements: that limit was disturbed, and its share says nothing."
         )
-        lines.append(f"  What binds is {_BINDING[limits.binding]}; mlpbank reaches {limits.share:.0%} of it.")
-    if (result.other_load or 0) > QUIET:
-        lines.append(
-            f"  Other processes took {result.other_load:.0%} of the CPUs meanwhile: do not rely on these figures."
-        )
-    return "\n".join(lines)
+    return f"  What binds is {name}; mlpbank reaches {limits.share:.0%} of it."
 
 
 def summary_table(results: Sequence[CaseResult]) -> str:
     """Return a Markdown table of all cases."""
     header = ("models × sizes, rows per model", "mlpbank", "fastest peer", "faster by", "share of")
     table = [header, *(_summary_row(result) for result in results)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    table.insert(1, tuple("-" * width for width in widths))
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in table
     ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    disturbed = [result for result in results if (result.other_load or 0) > QUIET]
-    if disturbed:
-        lines.append(
-            f"\nOther processes disturbed {len(disturbed)} of {len(results)} cases: do not rely on their figures."
-        )
+    beaten = sum(result.limits is not None and result.limits.disturbed for result in results)
+    if beaten:
+        lines.append(f"\nThe limits of {beaten} of {len(results)} cases were disturbed: no share.")
+    loaded = sum((result.other_load or 0) > QUIET for result in results)
+    if loaded:
+        lines.append(f"\nOther processes disturbed {loaded} of {len(results)} cases: see there.")
     return "\n".join(lines)
 
 
 def _summary_row(result: CaseResult) -> tuple[str, ...]:
-    case, limits, peer = result.case, result.limits, result.best_peer
+    limits, peer = result.limits, result.best_peer
+    share = ""
+    if limits:
+        share = f"{limits.binding} {'disturbed' if limits.disturbed else f'{limits.share:.0%}'}"
     return (
-        str(case),
+        str(result.case),
         microseconds(result.timings[0].median_us) if result.timings else "wrong",
         f"{peer.name} {microseconds(peer.median_us)}" if peer else "",
         f"{peer.speedup:.3g}" if peer else "",
-        f"{limits.binding} {limits.share:.0%}" if limits else "",
+        share,
     )
 
 
 def as_json(
-    machine: dict[str, Any],
+    about: dict[str, Any],
     blas: list[dict[str, Any]],
-    threads: int,
-    dtype: str,
+    settings: Settings,
     results: Sequence[CaseResult],
-    sections: Mapping[str, Sequence[Table]],
 ) -> dict[str, Any]:
     """Return everything a run found, of types that `json` writes."""
     return {
-        "format": 1,
-        "machine": machine,
+        "format": FORMAT,
+        "machine": about,
         "blas": blas,
-        "threads": threads,
-        "dtype": dtype,
+        "threads": settings.threads,
+        "dtype": settings.dtype,
         "cases": [_case_as_json(result) for result in results],
-        "sections": {name: [table.as_json() for table in tables] for name, tables in sections.items()},
     }
 
 
 def _case_as_json(result: CaseResult) -> dict[str, Any]:
-    best: Timing | None = result.best_peer
+    peer = result.best_peer
     return {
         **dataclasses.asdict(result),
         "label": str(result.case),
-        "best_peer": best.name if best else None,
-        "ratio": result.ratio,
+        "best_peer": peer.name if peer else None,
+        "ratio": peer.speedup if peer else None,
+        "limit_disturbed": bool(result.limits and result.limits.disturbed),
     }
+
+
+def write_json(path: Path, everything: dict[str, Any]) -> None:
+    """Write a file that appears complete or not at all, or into a pipe."""
+    data = (json.dumps(everything, indent=1, ensure_ascii=False) + "\n").encode()
+    if path.exists() and not path.is_file():  # a pipe or /dev/stdout
+        path.write_bytes(data)
+        return
+    with atomic_writer(path) as file:
+        file.write(data)

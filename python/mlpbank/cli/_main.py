@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from mlpbank.bench.options import add_arguments
 from mlpbank.cli._bank_commands import add_commands
 from mlpbank.errors import MlpbankError, UnknownKeyError
 
@@ -64,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="predict the arrival delay of real flights, one network per aircraft")
     demo.set_defaults(run=_demo)
     bench = commands.add_parser("bench", help="measure speed here, against other libraries and the machine's limits")
-    add_arguments(bench)
+    if (sys.argv[1:] if argv is None else argv)[:1] == ["bench"]:
+        from mlpbank.bench.options import add_arguments  # only when it is asked for
+
+        add_arguments(bench)
     bench.set_defaults(run=_bench)
     info = commands.add_parser("info", help="show version, instruction sets and threads")
     info.set_defaults(run=_info)

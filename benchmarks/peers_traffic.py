@@ -1,4 +1,4 @@
-"""PyTorch answering rows for any models: gathered weights, a loop over the modules that have rows, padded products."""
+"""PyTorch answering rows for any models: gathered weights, a loop over modules, padding."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.traffic import Traffic, rotating
 from mlpbank.bench.contender import Contender, Settings, fastest
 from mlpbank.bench.peers_torch import make_networks, setup
-from mlpbank.bench.traffic import Traffic, rotating
 
-_FEW, _CHUNKS = (0, 4), (64, 512)  # for padded products, see there: tried, and the fastest taken
-_CHUNK_ROWS = 1 << 16  # but no more than so many rows, with padding, unless one model has them
+_FEW, _CHUNKS = (0, 4), (64, 512)  # for padded products: all are tried, the fastest is taken
+_CHUNK_ROWS = 1 << 16  # at most, with padding, unless one model has them
 
 
 def _requests(traffic: Traffic) -> list[tuple[Any, Any]]:
-    """Return ids and rows of each request as tensors."""
+    """Return slots and rows of each request as tensors."""
     import torch
 
-    return [(torch.tensor(request.ids), torch.tensor(request.x)) for request in traffic.requests]
+    return [(torch.tensor(r.slots), torch.tensor(r.x)) for r in traffic.requests]
 
 
 def _stored(weights: list[Any]) -> list[tuple[list[Any], str]]:
-    """Return the weights as (in, out) and as (out, in), both seen as (in, out), with the name of each."""
+    """Return the weights stored as (in, out) and as (out, in), both seen as (in, out)."""
     transposed = [w.transpose(1, 2).contiguous().transpose(1, 2) for w in weights]
     return [(weights, "(in, out)"), (transposed, "(out, in)")]
 
 
 def build_index(traffic: Traffic, settings: Settings) -> Contender:
-    """Return index_select of each layer's weights and biases, then baddbmm, all into tensors made before."""
+    """Return index_select of weights and biases, then baddbmm, into tensors made before."""
     import torch
 
     act, _, weights, biases = setup(traffic.problem, settings)
@@ -46,12 +46,12 @@ def build_index(traffic: Traffic, settings: Settings) -> Contender:
         outs = [torch.empty((n, 1, b.shape[2])) for b in biases]
 
         def answer(i: int) -> Any:
-            ids, x = requests[i]
+            slots, x = requests[i]
             y = x[:, None]
             with torch.inference_mode():
                 for layer, (base, b) in enumerate(zip(bases, biases, strict=True)):
-                    torch.index_select(base, 0, ids, out=gathered[layer])
-                    torch.index_select(b, 0, ids, out=gathered_biases[layer])
+                    torch.index_select(base, 0, slots, out=gathered[layer])
+                    torch.index_select(b, 0, slots, out=gathered_biases[layer])
                     y = act(y) if layer > 0 else y
                     y = torch.baddbmm(gathered_biases[layer], y, seen[layer], out=outs[layer])
             return y
@@ -62,7 +62,7 @@ def build_index(traffic: Traffic, settings: Settings) -> Contender:
 
 
 def build_sort_loop(traffic: Traffic, settings: Settings) -> Contender:
-    """Return a sort by model, then a Python loop over the modules that have rows, each with all of its rows."""
+    """Return a sort by model, then a Python loop over the modules that have rows."""
     import torch
 
     act, _, weights, biases = setup(traffic.problem, settings)
@@ -71,9 +71,9 @@ def build_sort_loop(traffic: Traffic, settings: Settings) -> Contender:
     y = torch.empty((len(requests[0][0]), biases[-1].shape[2]))
 
     def answer(i: int) -> Any:
-        ids, x = requests[i]
+        slots, x = requests[i]
         with torch.inference_mode():
-            by_id, order = torch.sort(ids, stable=True)
+            by_id, order = torch.sort(slots, stable=True)
             models, counts = torch.unique_consecutive(by_id, return_counts=True)
             parts = x.index_select(0, order).split(counts.tolist())
             results = [networks[m](rows) for m, rows in zip(models.tolist(), parts, strict=True)]
@@ -85,8 +85,8 @@ def build_sort_loop(traffic: Traffic, settings: Settings) -> Contender:
 def build_padded(traffic: Traffic, settings: Settings) -> Contender:
     """Return baddbmm over rows padded to equal numbers, in the way that is fastest of some.
 
-    Models with few rows are all padded to `few`, models without rows as well, so that the weights need not be gathered.
-    The others are put into chunks of models with about the same number of rows, padded to the largest of each chunk.
+    Models with few rows or none are all padded to `few`, so that no weights are gathered. The
+    others are put into chunks of models with similar numbers of rows, padded to the largest.
     """
     import torch
 
@@ -102,15 +102,16 @@ def build_padded(traffic: Traffic, settings: Settings) -> Contender:
         return y
 
     def answer(stored: list[Any], few: int, chunk: int, i: int) -> Any:
-        ids, x = requests[i]
+        slots, x = requests[i]
         with torch.inference_mode():
-            order = torch.sort(ids, stable=True).indices
-            counts = torch.bincount(ids, minlength=len(weights[0]))
+            order = torch.sort(slots, stable=True).indices
+            counts = torch.bincount(slots, minlength=len(weights[0]))
             first = counts.cumsum(0) - counts
 
             def entries(counts: Any, first: Any, most: int) -> Any:
-                # A model with fewer rows repeats its last one, whose result is then written several times.
-                return order[(torch.minimum(torch.arange(most), counts[:, None] - 1) + first[:, None]).clamp_(0)]
+                # A model with fewer rows repeats its last one.
+                last = torch.minimum(torch.arange(most), counts[:, None] - 1)
+                return order[(last + first[:, None]).clamp_(0)]
 
             if few > 0:
                 rows = entries(counts, first, few)
@@ -131,7 +132,7 @@ def build_padded(traffic: Traffic, settings: Settings) -> Contender:
                 "torch-padded",
                 functools.partial(answer, stored, few, chunk),
                 len(requests),
-                f"padded baddbmm, {order}; up to {few} rows all models at once, the others by {chunk}",
+                f"padded baddbmm, {order}; up to {few} rows at once, the others by {chunk}",
             )
             for stored, order in _stored(weights)
             for few in _FEW
@@ -142,7 +143,7 @@ def build_padded(traffic: Traffic, settings: Settings) -> Contender:
 
 
 def _chunks(counts: np.ndarray[Any, Any], models: int) -> list[tuple[int, int]]:
-    """Return (begin, end) of chunks of descending counts: no count is less than half of the largest of its chunk."""
+    """Return (begin, end) of chunks of descending counts, each at least half of the largest."""
     chunks = []
     begin = 0
     while begin < len(counts):

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-QUIET = 0.05  # what other processes may take of the machine
-
-
-def three_digits(value: float) -> str:
-    """Return three digits, or all before the point: 1.23, 12.3, 1234."""
-    if not math.isfinite(value):
-        return str(float(value))
-    return f"{value:.{max(0, 3 - len(str(int(abs(value)))))}f}"
+from mlpbank.bench.report import load_note, three_digits
 
 
 class Quantity(float):
-    """A number with a unit, which `json` writes as a number."""
+    """A number with a unit. `json` writes the number."""
 
     unit: ClassVar[str] = ""
 
@@ -30,6 +22,30 @@ class Microseconds(Quantity):
     """A time of a call, as most are."""
 
     unit = "us"
+
+
+class Milliseconds(Quantity):
+    """A time of what users wait for."""
+
+    unit = "ms"
+
+
+class Seconds(Quantity):
+    """A time of a long job."""
+
+    unit = "s"
+
+
+class PerSecond(Quantity):
+    """How often something happens in a second."""
+
+    unit = "/s"
+
+
+class Mebibytes(Quantity):
+    """A size of memory."""
+
+    unit = "MiB"
 
 
 class Nanoseconds(Quantity):
@@ -72,23 +88,15 @@ Row = Mapping[str, Cell]
 class Table:
     """What one part of a run found.
 
-    Parameters
-    ----------
-    title : str
-        What was measured.
-    rows : sequence of mapping of str to str, int or Quantity
-        By column. Not every row has every column.
-    wrong, left_out : dict of str to str
-        Whose numbers were wrong, and who could not take part; and why.
-    other_load : float, optional
-        Share of all CPUs that other processes took meanwhile.
+    Rows are by column. Not every row has every column.
     """
 
     title: str
     rows: Sequence[Row]
-    wrong: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    other_load: float | None = None
+    wrong: dict[str, str] = field(default_factory=dict)  # what is wrong with whose numbers
+    left_out: dict[str, str] = field(default_factory=dict)  # why a contender was not timed
+    failed: bool = False  # one of those that are wrong is ours
+    other_load: float | None = None  # share of all CPUs that other processes took meanwhile
 
     @property
     def columns(self) -> list[str]:
@@ -100,30 +108,37 @@ class Table:
         lines = [columns, *([str(row.get(column, "")) for column in columns] for row in self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
         # Text stands to the left of its column, numbers to the right of theirs.
-        is_text = [all(isinstance(row.get(column, ""), str) for row in self.rows) for column in columns]
+        is_text = [
+            all(isinstance(row.get(column, ""), str) for row in self.rows) for column in columns
+        ]
 
         def aligned(line: list[str]) -> str:
             cells = zip(line, widths, is_text, strict=True)
-            return "  " + "  ".join(c.ljust(w) if text else c.rjust(w) for c, w, text in cells).rstrip()
+            return (
+                "  "
+                + "  ".join(c.ljust(w) if text else c.rjust(w) for c, w, text in cells).rstrip()
+            )
 
         text = [self.title, *map(aligned, lines if self.rows else [])]
         text += [f"  {name}: WRONG, not timed: {why}" for name, why in self.wrong.items()]
         text += [f"  {name}: skipped: {why}" for name, why in self.left_out.items()]
-        if (self.other_load or 0) > QUIET:
-            text.append(
-                f"  Other processes took {self.other_load:.0%} of the CPUs meanwhile: do not rely on these figures."
-            )
-        return "\n".join(text)
+        return "\n".join(text + load_note(self.other_load))
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, of types that `json` writes."""
-        units = {column: cell.unit for row in self.rows for column, cell in row.items() if isinstance(cell, Quantity)}
+        cells = [(column, cell) for row in self.rows for column, cell in row.items()]
+        units = {column: cell.unit for column, cell in cells if isinstance(cell, Quantity)}
         return {
             "title": self.title,
             "units": units,
-            # What was not timed is NaN, which JSON does not know.
-            "rows": [{column: None if cell != cell else cell for column, cell in row.items()} for row in self.rows],
+            "rows": [{c: _finite(cell) for c, cell in row.items()} for row in self.rows],
             "wrong": self.wrong,
             "left_out": self.left_out,
+            "failed": self.failed,
             "other_load": self.other_load,
         }
+
+
+def _finite(cell: Cell) -> Cell | None:
+    """Return None for a NaN, which JSON does not know: what was not timed."""
+    return None if cell != cell else cell

@@ -1,4 +1,4 @@
-"""What the operation means: one model's forward in plain NumPy and float64. Benchmark and tests compare with it."""
+"""What the operation means: the forward of one model in plain NumPy and float64."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from mlpbank._activations import ACTIVATIONS, Float64Array
 from mlpbank.architecture import Architecture
 
 
-def forward(architecture: Architecture, weights: Mapping[str, Any], x: npt.ArrayLike) -> Float64Array:
+def forward(
+    architecture: Architecture, weights: Mapping[str, Any], x: npt.ArrayLike
+) -> Float64Array:
     """Return one model's outputs in float64.
 
     Parameters
@@ -20,7 +22,7 @@ def forward(architecture: Architecture, weights: Mapping[str, Any], x: npt.Array
     architecture : Architecture
         The model's layers.
     weights : mapping of str to array
-        ``"layer_<N>"`` (input_size, output_size) and, optionally, ``"layer_<N>.bias"`` (output_size,).
+        ``"layer_<N>"`` (input_size, output_size) and perhaps ``"layer_<N>.bias"``.
     x : array_like
         (rows, input_size) or (input_size,).
 
@@ -31,7 +33,9 @@ def forward(architecture: Architecture, weights: Mapping[str, Any], x: npt.Array
     """
     y = np.asarray(x, np.float64)
     for i, layer in enumerate(architecture.layers):
-        matrix = np.asarray(weights[f"layer_{i}"], np.float64).reshape(layer.input_size, layer.output_size)
+        matrix = np.asarray(weights[f"layer_{i}"], np.float64).reshape(
+            layer.input_size, layer.output_size
+        )
         bias = np.asarray(weights.get(f"layer_{i}.bias", 0.0), np.float64)
         y = ACTIVATIONS[layer.activation](y @ matrix + bias)
     return y

@@ -1,0 +1,1 @@
+"""Every measurement of mlpbank beside ``mlpbank bench``. ``python -m benchmarks`` runs them."""
