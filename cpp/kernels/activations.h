@@ -20,7 +20,7 @@ namespace {
 
 inline Vec unchanged(Vec x) { return x; }
 
-// max(0, x) its operands in the order that keeps a NaN.
+// max(0, x), its operands in the order that keeps a NaN.
 inline Vec relu(Vec x) { return max_keep_nan(broadcast(0.0f), x); }
 
 // The slope is PyTorch's default.
@@ -134,7 +134,7 @@ inline void over_vectors(float* values, int64_t n) {
 }
 
 // Whether this is the stage of the activation.
-inline bool is_at(Stage stage, Activation activation) {
+__attribute__((always_inline)) inline bool is_at(Stage stage, Activation activation) {
 #define MLPBANK_OR_IS(name, its_stage, method) \
   || (stage == Stage::its_stage && activation == Activation::name)
   return false MLPBANK_ACTIVATIONS(MLPBANK_OR_IS);
@@ -145,8 +145,8 @@ inline bool is_at(Stage stage, Activation activation) {
 // for each tile is cheap, its code in each tile is not. docs/activations.md has what each costs.
 __attribute__((noinline)) void activate_vectors(Activation activation, float* values, int64_t n) {
   switch (activation) {
-#define MLPBANK_CASE(name, stage, method)     \
-  case Activation::name:                      \
+#define MLPBANK_CASE(name, stage, method)      \
+  case Activation::name:                       \
     if (Stage::stage != Stage::values) return; \
     return over_vectors<method>(values, n);
     MLPBANK_ACTIVATIONS(MLPBANK_CASE)

@@ -9,8 +9,8 @@
 // CMake says which by the macro MLPBANK_ISA, which also names the namespace. The anonymous
 // namespace inside keeps every function private to its kernel object.
 //
-// All instruction sets that fuse give the same bits, NaN payloads apart. "Keeps NaN" means that a
-// NaN in `a` is the result.
+// All instruction sets that fuse give the same bits, NaN payloads apart. An operation works lane by
+// lane and takes any float unless its line says otherwise.
 #pragma once
 
 #include <stdint.h>
@@ -41,31 +41,32 @@ inline Vec load(const float* p);   // kLanes floats
 inline Vec load(const Half* p);    // kLanes float16, subnormals, infinities and NaN included
 inline Vec load(const BFloat* p);  // kLanes bfloat16
 inline Vec load(const int8_t* p);  // kLanes integers
-inline void store(float* p, Vec a);
-inline void store_first(float* p, Vec a, int64_t n);  // lanes 0 .. n - 1; writes nothing behind
+inline void store(float* p, Vec a);                   // kLanes floats
+inline void store_first(float* p, Vec a, int64_t n);  // n floats, 0 < n < kLanes; none behind them
 inline Vec broadcast(float s);                        // s in each lane
 
 // Arithmetic of floats, rounded to nearest even.
 inline Vec fma(Vec a, Vec b, Vec c);       // a * b + c, rounded once (portable: twice)
 inline Vec fma_once(Vec a, Vec b, Vec c);  // a * b + c, rounded once (portable: in double first)
-inline Vec add(Vec a, Vec b);
-inline Vec sub(Vec a, Vec b);
-inline Vec mul(Vec a, Vec b);
-inline Vec div(Vec a, Vec b);  // never by an approximate reciprocal
-// Of equals, and of a NaN limit, the result is `a`.
-inline Vec min_keep_nan(Vec limit, Vec a);         // min(limit, a), keeps NaN
-inline Vec max_keep_nan(Vec limit, Vec a);         // max(limit, a), keeps NaN
-inline Vec min_magnitude(Vec limit, Vec a);        // min(|a|, limit); of a NaN the limit
-inline Vec minus_min_magnitude(Vec limit, Vec a);  // -min(|a|, limit); of a NaN -limit
-inline Vec copy_sign(Vec magnitude, Vec sign);     // magnitude, without a sign, gets that of `sign`
+inline Vec add(Vec a, Vec b);              // a + b
+inline Vec sub(Vec a, Vec b);              // a - b
+inline Vec mul(Vec a, Vec b);              // a * b
+inline Vec div(Vec a, Vec b);              // a / b, never by an approximate reciprocal
+
+// Exact.
+inline Vec min_keep_nan(Vec limit, Vec a);         // limit < a ? limit : a, so `a` where one is NaN
+inline Vec max_keep_nan(Vec limit, Vec a);         // limit > a ? limit : a, so `a` where one is NaN
+inline Vec min_magnitude(Vec limit, Vec a);        // min(|a|, limit), limit > 0; of NaN the limit
+inline Vec minus_min_magnitude(Vec limit, Vec a);  // -min(|a|, limit), limit > 0; of NaN -limit
+inline Vec copy_sign(Vec magnitude, Vec sign);     // magnitude, its sign bit 0, gets that of `sign`
 
 // Words of 32 bits.
-inline Vec bit_and(Vec a, Vec b);
-inline Vec int_add(Vec a, Vec b);  // wraps around
+inline Vec bit_and(Vec a, Vec b);  // a & b
+inline Vec int_add(Vec a, Vec b);  // a + b, wraps around
 template <int N>
-inline Vec int_shift_left(Vec a);
+inline Vec int_shift_left(Vec a);  // a << N, 0 < N < 32
 template <int N>
-inline Vec int_shift_right(Vec a);  // fills with zeros
+inline Vec int_shift_right(Vec a);  // a >> N, 0 < N < 32, fills with zeros
 
 // Transposing. Of every four lanes, the lower or upper halves of a and b in turn:
 inline Vec zip_low(Vec a, Vec b);         // a0 b0 a1 b1
@@ -85,8 +86,8 @@ struct Powers;
 inline Vec power(const Powers& table, Vec index, Vec e);
 
 // A table of 32 rows of four words, made at compile time: Table(rows). lookup gives each lane the
-// row that the low five bits of its segment name; set_index brings these to where lookup wants
-// them.
+// row that the low five bits of its segment name. set_index brings the segments of a vector to
+// where lookup wants them.
 struct Table;
 struct Row;    // Vec word[4]
 struct Index;  // default-constructible

@@ -1,4 +1,5 @@
-// Every tile of every instruction set, layout and dtype gives the bits of kernels/reference_layer.h.
+// Every tile of every instruction set, layout and dtype gives the bits of
+// kernels/reference_layer.h.
 //
 // Kernels are called as the engine calls them, over sizes that need each shape of each tile. Exits
 // with 1 at the first check that fails.
@@ -19,8 +20,8 @@ namespace {
 
 using namespace mlpbank;
 
-// Outputs: every width of a tail panel, then panels side by side. Rows: every tile of few rows, then
-// whole and partial vectors, passes, and what is left over.
+// Outputs: every width of a tail panel, then panels side by side. Rows: every tile of few rows,
+// then whole and partial vectors, passes, and what is left over.
 constexpr int64_t kOutputs[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12,
                                 13, 14, 15, 16, 17, 31, 33, 48, 65, 113};
 constexpr int64_t kRows[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  12, 13, 15,
@@ -43,7 +44,8 @@ float rounded_to(float f) {
 struct Stored {
   std::vector<Floats> weight, bias, scale;
 
-  Stored(const Network& net, Dtype dtype) : weight(net.parameters.weight), bias(net.parameters.bias) {
+  Stored(const Network& net, Dtype dtype)
+      : weight(net.parameters.weight), bias(net.parameters.bias) {
     for (std::size_t l = 0; l < weight.size(); ++l) {
       const LayerSpec& layer = net.architecture.layers()[l];
       const int64_t in = layer.input_size, out = layer.output_size;
@@ -86,10 +88,15 @@ class Kernels {
         layout_(net.architecture, kind, dtype),
         plan_(layout_.plan()),
         block_(AlignedBuffer::of_bytes(plan_.block_bytes)),
-        scratch_(kScratchRows * plan_.buffer_width + (kind == LayoutKind::lane
-                                                          ? 2 * kTileModels * plan_.model_floats
-                                                          : (plan_.buffer_width + 3) * kPanelWidth)) {
+        scratch_(scratch_floats(kind, plan_)) {
     layout_.pack(net.parameters.views(), 0, net.models, block_.bytes(), 0);
+  }
+
+  // What Kernel says that it holds.
+  static int64_t scratch_floats(LayoutKind kind, const Plan& plan) {
+    const int64_t panel = (plan.buffer_width + 3) * kPanelWidth;
+    const int64_t tiles = 2 * kTileModels * plan.model_floats;
+    return kScratchRows * plan.buffer_width + (kind == LayoutKind::lane ? tiles : panel);
   }
 
   // Model m's rows at x + m * x_stride, its results at y + m * y_stride.
@@ -162,7 +169,8 @@ void check_every_number_of_rows(Kernels& kernels, const Network& net, const Floa
     kernels.run(x.data(), kMostRows * in, rows, y.data(), rows * out);
     for (int64_t m = 0; m < net.models; ++m) {
       const auto bytes = static_cast<std::size_t>(rows * out) * sizeof(float);
-      CHECK(std::memcmp(y.data() + m * rows * out, expected.data() + m * kMostRows * out, bytes) == 0);
+      const float* from = expected.data() + m * kMostRows * out;
+      CHECK(std::memcmp(y.data() + m * rows * out, from, bytes) == 0);
     }
     CHECK(y.back() == 77.0f);
   }
