@@ -112,12 +112,11 @@ __attribute__((noinline)) void models_pass(const Plan& plan, const LaneJob& job,
   float* y = scratch + R * stride;
   const LayerPlan* const end = plan.layers + plan.num_layers;
   for (const LayerPlan* layer = plan.layers; layer != end; ++layer) {
-    const Bytes* const weights = stream.weights + layer->offset;
     const int64_t bytes = column_bytes<Weight>(layer->in) * kTileModels;
-    for_each_panel(layer->out, kLanePanelWidth, bytes, [&](const PanelRange& range) {
-      const Bytes* panel = weights + range.offset;
-      kModelsTiles<Weight, R>[range.outputs](*layer, panel, x, y + range.output * kTileModels,
-                                             stride, stream.prefetch_distance<Weight>(panel));
+    for_each_panel(stream.layer(*layer), layer->out, kLanePanelWidth, bytes, [&](auto panel) {
+      const int64_t distance = stream.prefetch_distance<Weight>(panel.address);
+      kModelsTiles<Weight, R>[panel.outputs](*layer, panel.address, x,
+                                             y + panel.first * kTileModels, stride, distance);
     });
     for (int r = 0; r < R; ++r) {
       activate_columns(layer->activation, y + r * stride, layer->out, kTileModels);
@@ -141,12 +140,11 @@ void unpack_tile(const Plan& plan, const Bytes* tile, float* to) {
   for (int64_t i = 0; i < plan.num_layers; ++i) {
     const LayerPlan& layer = plan.layers[i];
     const int64_t bytes = column_bytes<Weight>(layer.in) * kTileModels;
-    for_each_panel(layer.out, kLanePanelWidth, bytes, [&](const PanelRange& range) {
-      const Bytes* panel = tile + layer.offset + range.offset;
-      const int64_t width = range.outputs * kTileModels;
+    for_each_panel(tile + layer.offset, layer.out, kLanePanelWidth, bytes, [&](auto panel) {
+      const int64_t width = panel.outputs * kTileModels;
       const int64_t header = kHeaderBytes<Weight> / 4 * width;
-      memcpy(to, panel, sizeof(float) * header);
-      to_floats(weights_of<Weight>(panel, width), layer.in * width, to + header);
+      memcpy(to, panel.address, sizeof(float) * header);
+      to_floats(weights_of<Weight>(panel.address, width), layer.in * width, to + header);
       to += header + layer.in * width;
     });
   }

@@ -50,22 +50,24 @@ inline const Weight* weights_of(const Bytes* panel, int64_t width) {
   return reinterpret_cast<const Weight*>(panel + kHeaderBytes<Weight> * width);
 }
 
-// One panel of a layer: its first output, its number of outputs, and its address as bytes from the
-// start of the layer.
+// One panel of a layer: its address, its first output and its number of outputs.
+template <class Address>
 struct PanelRange {
-  int64_t output, outputs, offset;
+  Address address;
+  int64_t first, outputs;
 };
 
-// Calls visit(PanelRange) for each panel of a layer, in the order of memory. `output_bytes` are the
-// bytes of one output in a panel, of all models of a block.
-template <class Visit>
-inline void for_each_panel(int64_t outputs, int64_t panel_width, int64_t output_bytes,
-                           Visit visit) {
-  int64_t offset = 0;
-  for (int64_t output = 0; output < outputs; output += panel_width) {
-    const int64_t left = outputs - output, width = left < panel_width ? left : panel_width;
-    visit(PanelRange{output, width, offset});
-    offset += width * output_bytes;
+// Calls visit(PanelRange) for each panel of a layer, in the order of memory. `address` is that of
+// the layer: a pointer, or bytes from the start of the block. `output_bytes` are the bytes of one
+// output in a panel, of all models of a block.
+template <class Address, class Visit>
+inline void for_each_panel(Address address, int64_t outputs, int64_t panel_width,
+                           int64_t output_bytes, Visit visit) {
+  int64_t first = 0;
+  for (int64_t left = outputs; left > 0; left -= panel_width, first += panel_width) {
+    const int64_t width = left < panel_width ? left : panel_width;
+    visit(PanelRange<Address>{address, first, width});
+    address += width * output_bytes;
   }
 }
 

@@ -119,16 +119,14 @@ void rows_pass(const Plan& plan, const BlockStream& stream, const float* x, int6
   int turn = 0;
   for (int64_t i = 0; i < plan.num_layers; ++i, turn ^= 1) {
     const LayerPlan& layer = plan.layers[i];
-    const Bytes* const weights = stream.layer(layer);
     const int64_t bytes = column_bytes<Weight, Scaled>(layer.in);
     float* to = buffers[turn ^ 1];
-    for_each_panel(layer.out, plan.panel_width, bytes, [&](const PanelRange& range) {
-      const Bytes* panel = weights + range.offset;
-      const float* w = float_panel<Weight>(panel, range.outputs, layer.in, panel_buffer);
-      ahead.begin_panel(stream.prefetch_address<Weight>(panel, range.outputs * bytes));
-      rows_panel<Weight, Scaled, V, kOutputs>(w, range.outputs, range.outputs, layer.in,
-                                              layer.activation, buffers[turn],
-                                              to + range.output * kRows, ahead);
+    for_each_panel(stream.layer(layer), layer.out, plan.panel_width, bytes, [&](auto panel) {
+      const int64_t width = panel.outputs;
+      const float* w = float_panel<Weight>(panel.address, width, layer.in, panel_buffer);
+      ahead.begin_panel(stream.prefetch_address<Weight>(panel.address, width * bytes));
+      rows_panel<Weight, Scaled, V, kOutputs>(w, width, width, layer.in, layer.activation,
+                                              buffers[turn], to + panel.first * kRows, ahead);
       ahead.end_panel();
     });
     if (!kActivateTiles || is_at(Stage::row, layer.activation)) {

@@ -116,8 +116,8 @@ void Layout::for_each_panel(Visit visit) const {
     const LayerPlan& layer = layers_[l];
     const int64_t column_bytes = layer.in * element_bytes(dtype_) + 4 * header_rows(dtype_);
     const int64_t output_bytes = column_bytes * unit_models();
-    portable::for_each_panel(layer.out, panel_width(), output_bytes, [&](const auto& range) {
-      visit(Panel{l, range.output, range.outputs, layer.offset + range.offset});
+    portable::for_each_panel(layer.offset, layer.out, panel_width(), output_bytes, [&](auto panel) {
+      visit(Panel{l, panel.first, panel.outputs, panel.address});
     });
   }
 }
