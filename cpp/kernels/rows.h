@@ -21,11 +21,10 @@ static_assert(3 * kLanes <= kPassRows && kLanes / 2 <= kPassRows, "a pass fits t
 
 // V vectors of rows x O outputs. x (in, V * kLanes), y (O, V * kLanes). `w` points at the first
 // output's bias. The rows of the panel, `width` floats each, are biases, scales (if Scaled) and
-// weights. Not inlined: a tile that is a function has all registers for itself.
+// weights.
 template <class Weight, bool Scaled, int V, int O>
-__attribute__((noinline)) void rows_tile(const float* w, int64_t width, int64_t in, bool with_relu,
-                                         const float* x, float* y,
-                                         const PrefetchPlan<Weight>& ahead) {
+inline void rows_tile(const float* w, int64_t width, int64_t in, bool with_relu, const float* x,
+                      float* y, const PrefetchPlan<Weight>& ahead) {
   const float* const header = w;
   Vec acc[O][V];
   UNROLL for (int o = 0; o < O; ++o) {
