@@ -1,4 +1,8 @@
-"""The tables of cpp/kernels/piecewise.h: minimax quartics on 32 segments of |x|. Needs NumPy and SciPy; prints the tables.
+"""Print cpp/kernels/piecewise_tables.h: minimax quartics on 32 segments of |x|. Needs NumPy and SciPy; takes minutes.
+
+    python tools/fit_piecewise.py > cpp/kernels/piecewise_tables.h
+
+The largest error of each table goes to stderr. Functions and segments here are those of cpp/kernels/piecewise.h.
 
 A quartic is c0 + a (c1 + v (c2 + v (c3 + v c4))), a = |x| and v = a - shift.
 Each segment's coefficients are fitted by linear programming (the largest weighted error is the objective), then rounded
@@ -8,6 +12,7 @@ of the exact pair, whose errors largely cancel, the best is taken.
 """
 
 import math
+import sys
 
 import numpy as np
 from scipy.optimize import linprog
@@ -127,7 +132,29 @@ TABLES = {
 }
 
 
+HEAD = """\
+// Generated: `python tools/fit_piecewise.py > cpp/kernels/piecewise_tables.h` (NumPy and SciPy).
+//
+// Rows are c0, c1, c2 and a word that is c4 and, in its lower half, the upper half of c3. Minimax
+// by linear programming; among near equals those that float32 arithmetic serves best.
+#pragma once
+
+#include <stdint.h>
+
+namespace mlpbank {
+namespace MLPBANK_ISA {
+namespace {
+"""
+
+TAIL = """
+}  // namespace
+}  // namespace MLPBANK_ISA
+}  // namespace mlpbank
+"""
+
+
 def main() -> None:
+    print(HEAD, end="")
     for name, (f, relative, shift, segments) in TABLES.items():
         rows, worst = [[0, 0, 0, 0] for _ in range(32)], 0.0
         for row, low, high in segments:
@@ -135,11 +162,12 @@ def main() -> None:
             worst = max(worst, error)
             if low == 0 and not relative:
                 rows[row][0] = to_bits(-0.0)  # keeps the sign of -0
-        text = ["{" + ", ".join(f"0x{word:08x}" for word in row) + "}" for row in rows]
-        print(f"constexpr uint32_t {name}[32][4] = {{  // largest error {worst:.2f} {'ULP' if relative else 'eps'}")
-        for i in range(0, 32, 2):
-            print(f"    {text[i]}, {text[i + 1]},")
+        print(f"{name}: largest error {worst:.2f} {'ULP' if relative else 'eps'}", file=sys.stderr)
+        print(f"\nconstexpr uint32_t {name}[32][4] = {{")
+        for row in rows:
+            print("    {" + ", ".join(f"0x{word:08x}" for word in row) + "},")
         print("};")
+    print(TAIL, end="")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ constexpr double kUnitNanoseconds = 20;
 constexpr int64_t kChunksPerThread = 16;
 constexpr int64_t kChunkBytes = 16 << 10;
 // Scattered rows are gathered for the kernel at most this many at a time.
-constexpr int64_t kGatherRows = kBlockRows;
+constexpr int64_t kGatherRows = kPassRows;
 
 // Buffers of one thread, kept between calls: an allocation per call would fault its pages in anew each time.
 class Scratch {
@@ -244,11 +244,11 @@ void BatchedInference::forward_dense(const float* x, bool shared, int64_t rows, 
 
   // An item is one unit and some of its rows: all of them, unless there are too few units for the threads.
   const int64_t wanted_pieces = std::max<int64_t>(1, threads > 1 ? threads * kChunksPerThread / 2 / units : 1);
-  const int64_t piece_rows = ((rows + wanted_pieces - 1) / wanted_pieces + kBlockRows - 1) / kBlockRows * kBlockRows;
+  const int64_t piece_rows = ((rows + wanted_pieces - 1) / wanted_pieces + kPassRows - 1) / kPassRows * kPassRows;
   const int64_t pieces = (rows + piece_rows - 1) / piece_rows;
   const int64_t items = units * pieces;
   const int64_t chunk = std::max(items / (threads * kChunksPerThread),
-                                 kChunkBytes / call.plan.unit_bytes + 1);
+                                 kChunkBytes / call.plan.block_bytes + 1);
   // A unit that several threads will look at is looked up once, here: all of the call sees the same generation.
   std::vector<const Bytes*> seen;
   for (int64_t u = 0; pieces > 1 && u < units; ++u) seen.push_back(call.reader.unit(u));

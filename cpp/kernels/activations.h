@@ -1,8 +1,13 @@
-// Activations over the vector type of simd.h. Every instruction set runs the same operations in the same order, so
-// AVX2 and AVX-512 give the same bits; nothing here uses an approximate reciprocal. Their errors over all floats are in
-// docs/activations.md.
+// Activations over the vectors of simd.h. Every instruction set runs the same operations in the
+// same order, so AVX2 and AVX-512 give the same bits. None uses an approximate reciprocal. Their
+// errors over all floats are in docs/activations.md.
 //
-// A new activation is one function here, one line in `apply`, and the entries that CONTRIBUTING.md lists.
+//   Vec f(Vec)            one value by its own: relu, sigmoid, ...
+//   over_vectors<f>       in place over values; for quartics on segments see piecewise.h
+//   activate_vectors      over_vectors of the activation, by the list in types.h
+//   activate_row          a row of outputs       activate_columns      columns of outputs
+//
+// A new activation is one function here and its line in types.h.
 #pragma once
 
 #include "kernels/kernel.h"
@@ -13,16 +18,19 @@ namespace mlpbank {
 namespace MLPBANK_ISA {
 namespace {
 
-// max(0, x) with the operands in the order that hands a NaN through.
+inline Vec unchanged(Vec x) { return x; }
+
+// max(0, x), its operands in the order that keeps a NaN.
 inline Vec relu(Vec x) { return max_keep_nan(broadcast(0.0f), x); }
 
 // The slope is PyTorch's default.
 inline Vec leaky_relu(Vec x) { return max_keep_nan(mul(broadcast(0.01f), x), x); }
 
-// x, or exp(x) - 1 where x is negative, which below -20 is -1. x = n ln2 + r with |r| <= ln2 / 2; n is so small that
-// one product with ln2 does. exp(x) - 1 = 2^n expm1(r) + (2^n - 1), accurate relative to the result also near 0.
-// expm1(r) = r + r^2 q(r), q the minimax polynomial of degree 4 for the relative error (by linear programming in
-// float64, coefficients rounded one after the other; 0.3 * 2^-24).
+// x, or exp(x) - 1 where x is negative, which below -20 is -1. x = n ln2 + r with |r| <= ln2 / 2;
+// n is so small that one product with ln2 does. exp(x) - 1 = 2^n expm1(r) + (2^n - 1), which is
+// accurate relative to the result also near 0. expm1(r) = r + r^2 q(r), q the minimax polynomial
+// of degree 4 for the relative error (by linear programming in float64, coefficients rounded one
+// after the other; 0.3 * 2^-24).
 inline Vec elu(Vec x) {
   const Vec negative = max_keep_nan(broadcast(-20.0f), min_keep_nan(broadcast(0.0f), x));
   const Vec shifter = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
@@ -39,10 +47,10 @@ inline Vec elu(Vec x) {
   return max_keep_nan(fma(p, two_n, sub(two_n, broadcast(1.0f))), x);
 }
 
-// 2^32 exp(x) for -104 <= x <= 20; the factor keeps results that are subnormal without it at full precision.
-// x = k ln2 + r with k a multiple of 1/8 and |r| <= ln2 / 16: Cody and Waite's reduction, ln2 in two parts, and a table
-// of 2^(j/8) as P. T. P. Tang has it (ACM TOMS 15, 1989). exp(r) = 1 + r + r^2 (c2 + c3 r), minimax as above;
-// 0.4 * 2^-24.
+// 2^32 exp(x) for -104 <= x <= 20. The factor keeps results at full precision that would be
+// subnormal. x = k ln2 + r with k a multiple of 1/8 and |r| <= ln2 / 16: Cody and Waite's
+// reduction, ln2 in two parts, and a table of 2^(j/8) as P. T. P. Tang has it (ACM TOMS 15, 1989).
+// exp(r) = 1 + r + r^2 (c2 + c3 r), minimax as above; 0.4 * 2^-24.
 constexpr uint32_t kPowerBits[8] = {0x4f800000, 0x4f8b95c2, 0x4f9837f0, 0x4fa5fed7,
                                     0x4fb504f3, 0x4fc5672a, 0x4fd744fd, 0x4feac0c7};
 constexpr Powers kPowers = Powers(kPowerBits);  // 2^(32 + j/8)
@@ -58,16 +66,15 @@ inline Vec exp_scaled(Vec x) {
   return fma(scale, fma(mul(p, r), r, r), scale);
 }
 
-// exp(x) / (1 + exp(x)), which from 20 on is 1 and below -104 is 0. The division holds this up (AVX-512: +34 % of
-// relu's time), but a reciprocal from an integer seed and Newton's method takes longer (+36 %; AVX2 +34 % against
-// +24 %), and so do divisions in a loop of their own (+43 %).
+// exp(x) / (1 + exp(x)), which from 20 on is 1 and below -104 is 0. The division takes most of the
+// time; what replaces it takes longer (docs/internals.md).
 inline Vec sigmoid(Vec x) {
   const Vec e = exp_scaled(max_keep_nan(broadcast(-104.0f), min_keep_nan(broadcast(20.0f), x)));
   return div(e, add(e, broadcast(0x1p32f)));
 }
 
-// log(1 + exp(x)) = max(0, x) + log1p(e), e = exp(-|x|). log1p(e) = e g(e), g the minimax polynomial of degree 8 on
-// 0 <= e <= 1 (as above; 1.0 * 2^-24).
+// log(1 + exp(x)) = max(0, x) + log1p(e), e = exp(-|x|). log1p(e) = e g(e), g the minimax
+// polynomial of degree 8 on 0 <= e <= 1 (as above; 1.0 * 2^-24).
 inline Vec softplus(Vec x) {
   const Vec scaled = exp_scaled(minus_min_magnitude(broadcast(104.0f), x));
   const Vec e = mul(scaled, broadcast(0x1p-32f));
@@ -88,8 +95,9 @@ inline Vec exp_shifted(Vec x, Vec largest) {
   return exp_scaled(max_keep_nan(broadcast(-104.0f), sub(x, largest)));
 }
 
-// Softmax of kLanes columns: output o of each at values + o * stride. Shifted by the maximum, so large inputs do no
-// harm; the sum runs over the outputs in ascending order, as in softmax_row, so both give the same bits.
+// Softmax of kLanes columns: output o of each is at values + o * stride. Inputs are shifted by
+// their maximum, so large ones do no harm. The sum runs over the outputs in ascending order, as in
+// softmax_row, so both give the same bits.
 inline void softmax_columns(float* values, int64_t outputs, int64_t stride) {
   Vec largest = load(values);
   for (int64_t o = 1; o < outputs; ++o) largest = max_keep_nan(largest, load(values + o * stride));
@@ -99,7 +107,9 @@ inline void softmax_columns(float* values, int64_t outputs, int64_t stride) {
     sum = add(sum, e);
     store(values + o * stride, e);
   }
-  for (int64_t o = 0; o < outputs; ++o) store(values + o * stride, div(load(values + o * stride), sum));
+  for (int64_t o = 0; o < outputs; ++o) {
+    store(values + o * stride, div(load(values + o * stride), sum));
+  }
 }
 
 // Softmax of one row, which has room for whole vectors.
@@ -111,65 +121,62 @@ inline void softmax_row(float* values, int64_t outputs) {
   }
   float sum = 0.0f;
   for (int64_t o = 0; o < outputs; ++o) sum += values[o];
-  for (int64_t o = 0; o < outputs; o += kLanes) store(values + o, div(load(values + o), broadcast(sum)));
-}
-
-template <Vec (*Function)(Vec)>
-inline void apply_function(float* values, int64_t n) {
-  for (int64_t i = 0; i < n; i += kLanes) store(values + i, Function(load(values + i)));
-}
-
-// In place over n values, n a multiple of kLanes. Not inlined: a call per tile is cheap, its code in every tile is not.
-// Cost on 1000 x 32-64-64-1 with 32 rows beside relu, AVX-512 / AVX2 in percent: tanh 21 / 35, sigmoid 33 / 22,
-// leaky_relu 2 / 3, elu 24 / 23, gelu and gelu_tanh 17 / 32, silu 19 / 34, softplus 41 / 40. Two, four or eight vectors
-// side by side in one loop step did not make it less (sigmoid 34 to 41, softplus 58 to 62).
-__attribute__((noinline)) void apply(Activation activation, float* values, int64_t n) {
-  switch (activation) {
-    case Activation::none:
-    case Activation::relu:     // the tiles apply it in registers
-    case Activation::softmax:  // needs all outputs of a row: softmax_row, softmax_columns
-      return;
-    case Activation::tanh:
-      return apply_piecewise<Tanh>(values, n);
-    case Activation::sigmoid:
-      return apply_function<sigmoid>(values, n);
-    case Activation::leaky_relu:
-      return apply_function<leaky_relu>(values, n);
-    case Activation::elu:
-      return apply_function<elu>(values, n);
-    case Activation::gelu:
-      return apply_piecewise<Gelu>(values, n);
-    case Activation::gelu_tanh:
-      return apply_piecewise<GeluTanh>(values, n);
-    case Activation::silu:
-      return apply_piecewise<Silu>(values, n);
-    case Activation::softplus:
-      return apply_function<softplus>(values, n);
+  for (int64_t o = 0; o < outputs; o += kLanes) {
+    store(values + o, div(load(values + o), broadcast(sum)));
   }
 }
 
-// Whether the tiles apply it in registers.
-inline bool in_tile(Activation activation) { return activation <= Activation::relu; }
-
-__attribute__((noinline)) void apply_to_row(Activation activation, float* values, int64_t outputs) {
-  if (activation == Activation::softmax) return softmax_row(values, outputs);
-  apply(activation, values, (outputs + kLanes - 1) / kLanes * kLanes);
+// In place over n values, n a multiple of kLanes. Two, four or eight vectors in one step of the
+// loop were no faster.
+template <Vec (*Function)(Vec)>
+inline void over_vectors(float* values, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) store(values + i, Function(load(values + i)));
 }
 
-__attribute__((noinline)) void apply_to_columns(Activation activation, float* values, int64_t outputs,
-                                                int64_t columns) {
-  if (activation != Activation::softmax) return apply(activation, values, outputs * columns);
+// Whether this is the stage of the activation.
+__attribute__((always_inline)) inline bool is_at(Stage stage, Activation activation) {
+#define MLPBANK_OR_IS(name, its_stage, method) \
+  || (stage == Stage::its_stage && activation == Activation::name)
+  return false MLPBANK_ACTIVATIONS(MLPBANK_OR_IS);
+#undef MLPBANK_OR_IS
+}
+
+// Activations of single values, in place over n values, n a multiple of kLanes. Not inlined: a call
+// for each tile is cheap, its code in each tile is not. docs/activations.md has what each costs.
+__attribute__((noinline)) void activate_vectors(Activation activation, float* values, int64_t n) {
+  switch (activation) {
+#define MLPBANK_CASE(name, stage, method)      \
+  case Activation::name:                       \
+    if (Stage::stage != Stage::values) return; \
+    return over_vectors<method>(values, n);
+    MLPBANK_ACTIVATIONS(MLPBANK_CASE)
+#undef MLPBANK_CASE
+  }
+}
+
+__attribute__((noinline)) void activate_row_now(Activation activation, float* values,
+                                                int64_t outputs) {
+  if (is_at(Stage::row, activation)) return softmax_row(values, outputs);
+  activate_vectors(activation, values, (outputs + kLanes - 1) / kLanes * kLanes);
+}
+
+__attribute__((noinline)) void activate_columns_now(Activation activation, float* values,
+                                                    int64_t outputs, int64_t columns) {
+  if (!is_at(Stage::row, activation)) {
+    return activate_vectors(activation, values, outputs * columns);
+  }
   for (int64_t c = 0; c < columns; c += kLanes) softmax_columns(values + c, outputs, columns);
 }
 
-// Over one row of outputs, which has room for whole vectors.
-inline void apply_row(Activation activation, float* values, int64_t outputs) {
-  if (!in_tile(activation)) apply_to_row(activation, values, outputs);
+// What the tiles have not done, over one row of outputs, which has room for whole vectors.
+inline void activate_row(Activation activation, float* values, int64_t outputs) {
+  if (!is_at(Stage::tile, activation)) activate_row_now(activation, values, outputs);
 }
 
-// Over `columns` columns of outputs, a multiple of kLanes.
-inline void apply_columns(Activation activation, float* values, int64_t outputs, int64_t columns) {
-  if (!in_tile(activation)) apply_to_columns(activation, values, outputs, columns);
+// The same over `columns` columns of outputs, a multiple of kLanes.
+inline void activate_columns(Activation activation, float* values, int64_t outputs,
+                             int64_t columns) {
+  if (!is_at(Stage::tile, activation)) activate_columns_now(activation, values, outputs, columns);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What the machine can do at most, in the vectors of the kernels: reading one stream, and multiply-adds in registers.
-// roofline.cpp times these; nothing else calls them.
+// What the machine can do at most, in the vectors of the kernels: reading memory, and multiply-adds
+// in registers. engine/roofline.cpp times these; nothing else calls them.
 #pragma once
 
 #include "kernels/kernel.h"
@@ -10,10 +10,10 @@ namespace MLPBANK_ISA {
 namespace {
 
 constexpr int64_t kLineFloats = 16;  // one cache line
-constexpr int kReadSlots = 8;        // lines read per step: eight sums in flight hide the latency of an add
+constexpr int kReadSlots = 8;        // lines in a step: eight sums hide the latency of an add
 
-// The sum of `floats` floats (whole cache lines), read as `Streams` streams side by side, each prefetching `ahead`
-// floats ahead of itself, or leaving that to the hardware where it is 0.
+// The sum of `floats` floats (whole cache lines), read as `Streams` streams side by side. Each
+// prefetches `ahead` floats ahead of itself; 0 leaves that to the hardware.
 template <int Streams>
 inline float read_streams(const float* data, int64_t floats, int64_t ahead) {
   constexpr int64_t kStep = kReadSlots / Streams * kLineFloats;  // floats per stream and step
@@ -38,7 +38,8 @@ inline float read_streams(const float* data, int64_t floats, int64_t ahead) {
   return total;
 }
 
-// Which of these is the fastest depends on the level of memory and on the machine, so all are tried.
+// The fastest of these depends on the level of memory and on the machine, so roofline.cpp tries
+// all.
 float probe_read(const float* data, int64_t floats, int variant) {
   switch (variant) {
     case 0:
@@ -54,14 +55,15 @@ float probe_read(const float* data, int64_t floats, int variant) {
   }
 }
 
-// `steps` times twelve multiply-adds, none of which waits for another: two units times a latency of four cycles need
-// eight (AVX2, AVX-512); twelve also fit the 16 registers of AVX2. Returns the flops, and in `result` what they gave.
+// `steps` times twelve multiply-adds; none waits for another. Two units times a latency of four
+// cycles need eight (AVX2, AVX-512); twelve also fit the 16 registers of AVX2. Returns the flops
+// and stores what they gave in `result`.
 double probe_fma(int64_t steps, float* result) {
   constexpr int kChains = 12;
   Vec sum[kChains];
 #pragma GCC unroll 12
   for (int i = 0; i < kChains; ++i) sum[i] = broadcast(static_cast<float>(i));
-  // Each chain tends to 1: no subnormal, no overflow. Read from memory, so that the compiler knows no value.
+  // Each chain tends to 1: no subnormal, no overflow. The compiler must not know the value.
   const volatile float half = 0.5f;
   const Vec a = broadcast(half), b = broadcast(half);
   for (int64_t step = 0; step < steps; ++step) {

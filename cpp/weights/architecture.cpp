@@ -7,8 +7,7 @@
 namespace mlpbank {
 
 const std::vector<std::string>& activation_names() {
-  static const std::vector<std::string> names = {"none",      "relu", "tanh",     "sigmoid", "leaky_relu", "elu", "gelu",
-                                                 "gelu_tanh", "silu", "softplus", "softmax"};
+  static const std::vector<std::string> names = {MLPBANK_ACTIVATIONS(MLPBANK_NAME)};
   return names;
 }
 

@@ -8,13 +8,14 @@
 
 #include "weights/codec.h"
 
-#define MLPBANK_ISA baseline  // transpose() in the form every CPU has
+#define MLPBANK_ISA portable  // transpose() and for_each_panel() in the form every CPU has
+#include "kernels/panels.h"
 #include "kernels/transpose.h"
 
 namespace mlpbank {
 namespace {
 
-using baseline::transpose;
+using portable::transpose;
 
 // Up to this many parameters a model goes into the lane layout. Speed of lane over panel, AVX-512, one thread:
 //
@@ -32,7 +33,10 @@ constexpr int64_t kLaneMaxParameters = 256;
 int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 int64_t element_bytes(Dtype dtype) {
-  return dtype == Dtype::float32 ? 4 : dtype == Dtype::int8 ? 1 : 2;
+#define MLPBANK_SIZE(name, type) sizeof(type),
+  constexpr int64_t kBytes[] = {MLPBANK_DTYPES(MLPBANK_SIZE)};
+#undef MLPBANK_SIZE
+  return kBytes[static_cast<std::size_t>(dtype)];
 }
 
 // float32 rows in front of a panel's weights: biases and, for int8, scales.
@@ -41,7 +45,7 @@ int64_t header_rows(Dtype dtype) { return dtype == Dtype::int8 ? 2 : 1; }
 }  // namespace
 
 const std::vector<std::string>& dtype_names() {
-  static const std::vector<std::string> names = {"float32", "float16", "bfloat16", "int8"};
+  static const std::vector<std::string> names = {MLPBANK_DTYPES(MLPBANK_NAME)};
   return names;
 }
 
@@ -49,7 +53,9 @@ Dtype dtype_from_name(const std::string& name) {
   const auto& names = dtype_names();
   const auto found = std::find(names.begin(), names.end(), name);
   if (found == names.end()) {
-    throw std::invalid_argument("dtype: expected one of 'float32', 'float16', 'bfloat16', 'int8', got '" + name + "'");
+    std::string known;
+    for (const auto& n : names) known += (known.empty() ? "'" : ", '") + n + "'";
+    throw std::invalid_argument("dtype: expected one of " + known + ", got '" + name + "'");
   }
   return static_cast<Dtype>(found - names.begin());
 }
@@ -107,12 +113,12 @@ Plan Layout::plan() const {
 template <class Visit>
 void Layout::for_each_panel(Visit visit) const {
   for (std::size_t l = 0; l < layers_.size(); ++l) {
-    int64_t offset = layers_[l].offset;
-    for (int64_t o = 0; o < layers_[l].out; o += panel_width()) {
-      const int64_t width = std::min(panel_width(), layers_[l].out - o);
-      visit(Panel{l, o, width, offset});
-      offset += (layers_[l].in * element_bytes(dtype_) + 4 * header_rows(dtype_)) * width * unit_models();
-    }
+    const LayerPlan& layer = layers_[l];
+    const int64_t column_bytes = layer.in * element_bytes(dtype_) + 4 * header_rows(dtype_);
+    const int64_t output_bytes = column_bytes * unit_models();
+    portable::for_each_panel(layer.offset, layer.out, panel_width(), output_bytes, [&](auto panel) {
+      visit(Panel{l, panel.first, panel.outputs, panel.address});
+    });
   }
 }
 
@@ -209,14 +215,11 @@ void Layout::pack(const std::vector<LayerView>& views, int64_t source, int64_t m
   for_each_panel([&](const Panel& panel) {
     const LayerView& view = views[panel.layer];
     switch (dtype_) {
-      case Dtype::float32:
-        return pack_panel<float>(panel, view, source, models, unit, lane);
-      case Dtype::float16:
-        return pack_panel<Half>(panel, view, source, models, unit, lane);
-      case Dtype::bfloat16:
-        return pack_panel<BFloat>(panel, view, source, models, unit, lane);
-      case Dtype::int8:
-        return pack_panel<int8_t>(panel, view, source, models, unit, lane);
+#define MLPBANK_CASE(name, type) \
+  case Dtype::name:              \
+    return pack_panel<type>(panel, view, source, models, unit, lane);
+      MLPBANK_DTYPES(MLPBANK_CASE)
+#undef MLPBANK_CASE
     }
   });
   if (kind_ == LayoutKind::lane) set_lanes(unit, lanes(unit) | ((1u << models) - 1) << lane);
@@ -228,14 +231,11 @@ void Layout::unpack(const Bytes* unit, int64_t lane, const std::vector<float*>& 
     float* w = weight[panel.layer];
     float* b = bias[panel.layer];
     switch (dtype_) {
-      case Dtype::float32:
-        return unpack_panel<float>(panel, unit, lane, w, b);
-      case Dtype::float16:
-        return unpack_panel<Half>(panel, unit, lane, w, b);
-      case Dtype::bfloat16:
-        return unpack_panel<BFloat>(panel, unit, lane, w, b);
-      case Dtype::int8:
-        return unpack_panel<int8_t>(panel, unit, lane, w, b);
+#define MLPBANK_CASE(name, type) \
+  case Dtype::name:              \
+    return unpack_panel<type>(panel, unit, lane, w, b);
+      MLPBANK_DTYPES(MLPBANK_CASE)
+#undef MLPBANK_CASE
     }
   });
 }

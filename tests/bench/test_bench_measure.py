@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import itertools
 
-import command
-import limits
-import machine
-import measure
 import numpy as np
 import numpy.typing as npt
-import peers
 import pytest
-import report
 
 import reference
+from mlpbank.bench import command, limits, machine, measure, peers, report
 from mlpbank.bench.cases import SUITE, Case, Problem, make_problem
 from mlpbank.bench.contender import Contender, Settings
 from mlpbank.bench.limits import Limits

@@ -35,7 +35,7 @@ def check_has(path: Path, *symbols: str) -> None:
         assert symbol in names
 
 
-CHECKS = ("allocation_test", "bank_test", "core_test", "keys_test", "swap_test", "threads_test")
+CHECKS = ("allocation_test", "bank_test", "core_test", "kernel_test", "keys_test", "swap_test", "threads_test")
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -80,3 +80,20 @@ def test_no_kernel_object_runs_code_at_import(core_build: Path, isa: str) -> Non
         sections = subprocess.run([program("readelf"), "-SW", path], capture_output=True, text=True, check=True).stdout
         assert ".init_array" not in sections
         assert ".text" in sections
+
+
+def test_kernels_include_no_cpp_header(root: Path) -> None:
+    """The linker could keep the AVX-512 copy of an inline function of one for all: C headers and the folder's own."""
+    files = [*(root / "cpp/kernels").iterdir(), root / "cpp/types.h"]
+    includes = {
+        (path.name, include)
+        for path in files
+        for include in re.findall(r"^\s*#\s*include\s+(.+?)\s*$", path.read_text(), re.MULTILINE)
+    }
+    foreign = {
+        (name, include)
+        for name, include in includes
+        if not re.fullmatch(r'"kernels/\w+\.h"|"types\.h"|<\w+\.h>|MLPBANK_SIMD_FILE_OF\(MLPBANK_ISA\)', include)
+    }
+    assert len(includes) > 30
+    assert not foreign
