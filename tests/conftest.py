@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -65,6 +66,45 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+# --- Two processes or more, where pytest-xdist is installed. `-n 0` has one; pytest's own options come first.
+
+# Files whose tests are independent of each other and long. The tests of any other file stay together, since they share
+# what is expensive: a build, a service, references of the same networks.
+DEALT_SINGLY = (
+    "test_fork.py",
+    "test_interpreter_end.py",
+    "test_quality.py",
+    "test_service_workers.py",
+    "test_threads.py",
+)
+MOST_WORKERS = 8
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Use the CPUs there are, unless there is an -n, a debugger, or a test named on the command line."""
+    if not config.pluginmanager.has_plugin("xdist") or config.option.numprocesses is not None:
+        return
+    one = config.option.usepdb or config.option.collectonly or any("::" in argument for argument in config.args)
+    cpus = len(os.sched_getaffinity(0))
+    config.option.numprocesses = 0 if one or cpus == 1 else min(cpus, MOST_WORKERS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return nodeid if file.endswith(DEALT_SINGLY) else file
+
+    return Scheduling(config, log) if config.option.dist == "load" else None
+
+
+# --- Skips that are allowed.
 
 
 def refuse_unlisted_skip(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -170,7 +210,13 @@ def build_core(tmp_path_factory: pytest.TempPathFactory) -> BuildCore:
     return build
 
 
-@pytest.fixture(scope="session")
-def core_build(build_core: BuildCore) -> Path:
-    """The folder of a plain build: objects as users get them, and core_test."""
-    return build_core()
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(("-DCMAKE_BUILD_TYPE=Debug", "-DMLPBANK_KERNEL_OPTIMIZATION=-O0"), id="quick"),
+        pytest.param((), id="release", marks=pytest.mark.slow),
+    ],
+)
+def core_build(request: pytest.FixtureRequest, build_core: BuildCore) -> Path:
+    """The folder of a plain build, programs and objects: without optimisation, and as users get them."""
+    return build_core(*request.param)
