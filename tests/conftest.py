@@ -85,7 +85,9 @@ MOST_WORKERS = 8
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Use the CPUs there are, unless there is an -n, a debugger, or a test named on the command line."""
-    if not config.pluginmanager.has_plugin("xdist") or config.option.numprocesses is not None:
+    if hasattr(config, "workerinput") or not config.pluginmanager.has_plugin("xdist"):
+        return
+    if config.option.numprocesses is not None:
         return
     one = config.option.usepdb or config.option.collectonly or any("::" in argument for argument in config.args)
     cpus = len(os.sched_getaffinity(0))
