@@ -200,7 +200,9 @@ class TestPeers:
 
     @pytest.mark.filterwarnings("ignore")
     @pytest.mark.parametrize("activation", HIDDEN)
-    @pytest.mark.parametrize("name", MODULES)
+    @pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "jax" else []) for name in MODULES]
+    )
     def test_other_peers_agree_with_the_reference(self, name: str, activation: Activation) -> None:
         pytest.importorskip(MODULES[name])
         problem = make_problem(Case(20, (3, 5, 2), 4, activation.value))

@@ -276,7 +276,7 @@ def predict(bank, x, expected):
 """
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("method", sweep(["forkserver", "spawn"], every=2))
 def test_children_by_other_methods(run_python: RunPython, tmp_path: Path, method: str) -> None:
     (tmp_path / "children.py").write_text(MODULE)
     script = f"""
