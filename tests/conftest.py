@@ -1,12 +1,15 @@
-"""Fixtures of the whole suite: `isa` and `layout` run a test for each that this machine has."""
+"""Options and fixtures of the whole suite: `isa` and `layout` run a test for each that this machine has."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +23,121 @@ settings.register_profile("mlpbank", deadline=None, print_blob=True, suppress_he
 settings.load_profile("mlpbank")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# An editable install was compiled anew by the import above; processes that tests start need not look again.
+for finder in sys.meta_path:
+    if type(finder).__name__ == "ScikitBuildRedirectingFinder":
+        os.environ["SKBUILD_EDITABLE_SKIP"] = str(finder.path)  # type: ignore[attr-defined]
+
+# Why a test may be skipped under --strict-skips. A library that is not installed is on this list only where the extra
+# `test` leaves it out; `test-all` has it, and there --only-slow takes it off the list.
+ALLOWED_SKIPS = (
+    r"NumPy \S+ itself cannot be imported on a \w+",
+    r"qemu-x86_64 emulates AVX2 from version 7\.2 on",
+    r"qemu-x86_64 \(package qemu-user\) is not installed",
+    r"this kernel randomises addresses more than GCC's ThreadSanitizer can take",
+    r"this filesystem keeps evicted pages in memory",
+    r"this CPU has only one instruction set with fused multiply-add",
+    r"this CPU has no other instruction set than portable",
+    r"there is no avx(2|512) on this kind of CPU",
+    r"the mode is set as x86-64 has it",
+    r"\w+ is not set up for \w+",  # a peer of the benchmark that lacks an activation
+    r"could not import 'openvino'",  # in the extra `bench` alone
+    r"only root can become a user without other processes",
+)
+ONLY_IN_TEST_ALL = (r"could not (import|find) '?(jax|flax|equinox)\b",)
+# The extra `test-threads` has none of these.
+ONLY_IN_TEST = (r"could not (import|find) '?(torch|sklearn|onnx|onnxruntime|tqdm|httpx|fastapi|keras|matplotlib)\b",)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("mlpbank")
+    group.addoption("--slow", action="store_true", help="run every test, those marked slow included")
+    group.addoption("--only-slow", action="store_true", help="run the tests marked slow and no others")
+    group.addoption("--strict-skips", action="store_true", help="fail tests that are skipped for an unlisted reason")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked slow, unless they are asked for by an option or by their own names."""
+    if config.getoption("--slow") or any("::" in argument for argument in config.args):
+        return
+    wanted = bool(config.getoption("--only-slow"))
+    kept, left_out = [], []
+    for item in items:
+        (kept if (item.get_closest_marker("slow") is not None) == wanted else left_out).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+# --- Two processes or more, where pytest-xdist is installed. `-n 0` has one; pytest's own options come first.
+
+# Files whose tests are independent of each other and long. The tests of any other file stay together, since they share
+# what is expensive: a build, a service, references of the same networks.
+DEALT_SINGLY = (
+    "test_fork.py",
+    "test_interpreter_end.py",
+    "test_quality.py",
+    "test_service_workers.py",
+    "test_threads.py",
+)
+MOST_WORKERS = 8
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Use the CPUs there are, unless there is an -n, a debugger, or a test named on the command line."""
+    if hasattr(config, "workerinput") or not config.pluginmanager.has_plugin("xdist"):
+        return
+    if config.option.numprocesses is not None:
+        return
+    one = config.option.usepdb or config.option.collectonly or any("::" in argument for argument in config.args)
+    cpus = len(os.sched_getaffinity(0))
+    config.option.numprocesses = 0 if one or cpus == 1 else min(cpus, MOST_WORKERS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return nodeid if file.endswith(DEALT_SINGLY) else file
+
+    return Scheduling(config, log) if config.option.dist == "load" else None
+
+
+# --- Skips that are allowed.
+
+
+def refuse_unlisted_skip(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a report of a skip into one of a failure, unless its reason is listed."""
+    if not config.getoption("--strict-skips") or report.outcome != "skipped" or hasattr(report, "wasxfail"):
+        return
+    allowed = ALLOWED_SKIPS
+    if not config.getoption("--only-slow"):
+        allowed += ONLY_IN_TEST_ALL
+    if config.option.markexpr == "threads":
+        allowed += ONLY_IN_TEST
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+    if not any(re.match(pattern, reason.removeprefix("Skipped: ")) for pattern in allowed):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, for a reason that tests/conftest.py does not list: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    refuse_unlisted_skip(item.config, report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    refuse_unlisted_skip(collector.config, report)
+    return report
 
 
 @pytest.fixture(params=ISAS)
@@ -96,7 +214,13 @@ def build_core(tmp_path_factory: pytest.TempPathFactory) -> BuildCore:
     return build
 
 
-@pytest.fixture(scope="session")
-def core_build(build_core: BuildCore) -> Path:
-    """The folder of a plain build: objects as users get them, and core_test."""
-    return build_core()
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(("-DCMAKE_BUILD_TYPE=Debug", "-DMLPBANK_KERNEL_OPTIMIZATION=-O0"), id="quick"),
+        pytest.param((), id="release", marks=pytest.mark.slow),
+    ],
+)
+def core_build(request: pytest.FixtureRequest, build_core: BuildCore) -> Path:
+    """The folder of a plain build, programs and objects: without optimisation, and as users get them."""
+    return build_core(*request.param)

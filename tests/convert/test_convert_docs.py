@@ -17,7 +17,13 @@ BLOCKS = re.findall(
 )
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=str(i), marks=[pytest.mark.slow] if "import jax" in block else [])
+        for i, block in enumerate(BLOCKS)
+    ],
+)
 def test_examples_run(block: str, run_python: RunPython) -> None:
     for module in re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE):
         if importlib.util.find_spec(module) is None:

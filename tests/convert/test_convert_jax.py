@@ -15,6 +15,7 @@ from mlpbank import Activation, Architecture, LayerSpec, convert
 with silently():
     jax = pytest.importorskip("jax")
 jnp = jax.numpy
+pytestmark = pytest.mark.slow  # the extra `test` has none of the three
 
 FUNCTIONS: dict[Activation, Any] = {
     Activation.NONE: lambda x: x,

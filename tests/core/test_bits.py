@@ -1,6 +1,7 @@
 """The same row through the same model gives the same bits, whatever else is in the call and whatever computes it.
 
-500 random configurations run by default; MLPBANK_TEST_CONFIGS=10000 pytest tests/core/test_bits.py runs more.
+100 random configurations run by default, 500 with --slow; with MLPBANK_TEST_CONFIGS=10000 pytest --slow
+tests/core/test_bits.py runs more.
 More threads than this machine has CPUs are tested in tests/cpp/core_test.cpp, since Engine keeps to the CPU budget.
 """
 
@@ -24,6 +25,7 @@ from cases import (
     case,
     random_architecture,
     random_weights,
+    sweep,
 )
 from mlpbank import Activation, BatchedInference, BatchedWeights, Engine
 
@@ -93,7 +95,7 @@ def check_configuration(seed: int) -> None:
                 raise AssertionError(f"configuration {seed}: {bi!r}, {dtype}, x {c.x.shape}: {error}") from error
 
 
-@pytest.mark.parametrize("first", range(0, CONFIGS, BLOCK))
+@pytest.mark.parametrize("first", sweep(range(0, CONFIGS, BLOCK), every=5))
 def test_random_configurations(first: int) -> None:
     for seed in range(first, min(first + BLOCK, CONFIGS)):
         check_configuration(seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cases import LAYOUTS, RunPython
+from cases import LAYOUTS, RunPython, sweep
 
 pytestmark = pytest.mark.threads
 
@@ -257,7 +257,7 @@ check()
 
 
 @pytest.mark.parametrize("busy", [0, 1])
-@pytest.mark.parametrize("library", WARM_UP)
+@pytest.mark.parametrize("library", sweep(WARM_UP, 3))
 def test_hundred_forks_beside_other_libraries(run_python: RunPython, library: str, busy: int) -> None:
     pytest.importorskip(library)
     run_python(PRELUDE.format(layout="auto") + WARM_UP[library] + HUNDRED.format(busy=busy), timeout=600)
@@ -276,7 +276,7 @@ def predict(bank, x, expected):
 """
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("method", sweep(["forkserver", "spawn"], every=2))
 def test_children_by_other_methods(run_python: RunPython, tmp_path: Path, method: str) -> None:
     (tmp_path / "children.py").write_text(MODULE)
     script = f"""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cases import RunPython
+from cases import RunPython, sweep
 
 pytestmark = pytest.mark.threads
 
@@ -68,7 +68,9 @@ def again(function):
 """
 
 
-@pytest.mark.parametrize("call", ["forward", "by_ids", "predict", "add", "remove", "load", "get", "freeze"])
+@pytest.mark.parametrize(
+    "call", sweep(["forward", "by_ids", "predict", "add", "remove", "load", "get", "freeze"], every=4)
+)
 def test_the_process_ends_while_daemon_threads_are_in_calls(call: str, run_python: RunPython) -> None:
     """Each thread wants the GIL back when the interpreter ends, which unwinds it before Python 3.14."""
     script = f"""

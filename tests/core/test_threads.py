@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cases import RunPython
+from cases import RunPython, sweep
 
 pytestmark = pytest.mark.threads
 
@@ -206,7 +206,7 @@ onnxruntime.get_available_providers()
 }
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(NEIGHBOURS)), ids="-".join)
+@pytest.mark.parametrize("order", sweep(itertools.permutations(NEIGHBOURS), 18), ids="-".join)
 def test_any_order_of_imports(run_python: RunPython, order: tuple[str, ...]) -> None:
     """All are imported and at work, in each order; then mlpbank's results are those of one thread."""
     for library in order:
@@ -227,7 +227,7 @@ DAEMONS = {
 }
 
 
-@pytest.mark.parametrize("name", DAEMONS)
+@pytest.mark.parametrize("name", sweep(DAEMONS, 4))
 def test_daemon_threads_do_not_disturb_the_end_of_the_process(run_python: RunPython, name: str) -> None:
     """Many are without the GIL at that moment; each must stand still when it wants it back.
 

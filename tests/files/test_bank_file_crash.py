@@ -216,7 +216,10 @@ assert outcomes[0] == 0 and outcomes[-1] == 1
 """
 
 
-@pytest.mark.parametrize("script", [ANY_MOMENT, EVERY_STEP], ids=["any moment", "every step"])
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(ANY_MOMENT, id="any moment"), pytest.param(EVERY_STEP, id="every step", marks=pytest.mark.slow)],
+)
 def test_killed_while_saving(tmp_path: Path, run_python: RunPython, script: str) -> None:
     run_python(
         PARENT.format(tests=str(Path(__file__).parents[1] / "helpers"), folder=str(tmp_path)) + script, timeout=600

@@ -6,9 +6,10 @@ import contextlib
 import functools
 import shutil
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,11 @@ DTYPES = ("float32", "float16", "bfloat16", "int8")
 LAST_LAYER_ONLY = ("softmax",)
 ACTIVATIONS = tuple(Activation)
 ELEMENTWISE = tuple(a for a in ACTIVATIONS if a.value not in LAST_LAYER_ONLY)
+
+
+def sweep(values: Iterable[Any], every: int) -> list[Any]:
+    """Return parameters of a test: by default every n-th value, from the first on; the others are marked slow."""
+    return [pytest.param(value, marks=[pytest.mark.slow] if i % every else []) for i, value in enumerate(values)]
 
 
 def size_triples() -> Iterator[tuple[int, int, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 import mlpbank
 from cases import RunPython, program
 
-FOLDERS = ["python", "tests", "examples", "benchmarks"]
+FOLDERS = ["python", "tests", "examples", "benchmarks", "noxfile.py"]
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +28,10 @@ def check(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         "MYPYPATH": str(root / "python"),
         "PATH": "/usr/bin:/bin",
     }
-    # Without these an extension that was built with sanitizers cannot be imported.
-    caches |= {name: os.environ[name] for name in ("LD_PRELOAD", "ASAN_OPTIONS") if name in os.environ}
+    # Without the first two a core that has sanitizers in it cannot be imported; without the last an editable install is
+    # compiled anew.
+    kept = ("LD_PRELOAD", "ASAN_OPTIONS", "SKBUILD_EDITABLE_SKIP")
+    caches |= {name: os.environ[name] for name in kept if name in os.environ}
 
     def run(*command: str | Path) -> None:
         done = subprocess.run(command, cwd=root, env=caches, capture_output=True, text=True, check=False)
@@ -68,7 +72,12 @@ def test_stub_says_what_the_core_is(check: Callable[..., None], tmp_path: Path) 
 
 
 def test_tests_run_the_installed_package(root: Path) -> None:
-    assert root not in Path(mlpbank.__file__).resolve().parents
+    """A copy of its own, or this source tree where it is installed as editable."""
+    url = importlib.metadata.distribution("mlpbank").read_text("direct_url.json")
+    editable = json.loads(url or "{}").get("dir_info", {}).get("editable", False)
+    assert (root in Path(mlpbank.__file__).resolve().parents) == editable
+    # Compiled code never lies in the source tree, where it would hide what was installed.
+    assert root / "python" not in Path(mlpbank._core.__file__).resolve().parents
 
 
 def test_version_stands_in_one_place(root: Path) -> None:

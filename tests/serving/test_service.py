@@ -162,6 +162,7 @@ def test_metrics(flights: Service) -> None:
     assert "whoever" not in metrics
 
 
+@pytest.mark.slow
 def test_schemathesis_provokes_no_server_error(flights: Service, tmp_path: Path) -> None:
     pytest.importorskip("schemathesis")
     script = "import sys, schemathesis.cli; sys.argv[0] = 'schemathesis'; schemathesis.cli.schemathesis()"
@@ -171,6 +172,7 @@ def test_schemathesis_provokes_no_server_error(flights: Service, tmp_path: Path)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
 
 
+@pytest.mark.slow
 def test_answers_under_load_while_models_are_swapped(bank_file: Path, tmp_path: Path) -> None:
     """Each answer is that of one generation; who has swapped a model sees the new one from then on."""
 

@@ -1,0 +1,138 @@
+"""The workshop: `nox -s NAME` runs a session, `nox -l` lists them; CONTRIBUTING.md says when to use which."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+ROOT = Path(__file__).parent.resolve()
+FOLDERS = ("python", "tests", "examples", "benchmarks", "noxfile.py")
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+BUILD = ("scikit-build-core>=0.11", "pybind11>=3.1", "cmake>=3.25", "ninja")
+# The parts of the Python suite in which memory is most at stake; arguments after -- replace them.
+ASAN_TESTS = ("tests/core/test_weights.py", "tests/bank", "tests/files")
+
+
+def install_editable(session: nox.Session, extra: str) -> None:
+    """Install the package so that it rebuilds itself, with what it is built by."""
+    session.install(*BUILD)
+    session.install("--no-build-isolation", "-e", f".[{extra}]")
+
+
+@nox.session(venv_backend="venv")
+def dev(session: nox.Session) -> None:
+    """Make .venv: an editable install that rebuilds at import, and all that the tests and linters need."""
+    folder = ROOT / ".venv"
+    session.run("python", "-m", "venv", str(folder))
+    pip = (str(folder / "bin/python"), "-m", "pip", "install")
+    session.run(*pip, *BUILD, external=True)
+    session.run(*pip, "--no-build-isolation", "-e", ".[test,lint]", external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests that `pytest` runs by default, about two minutes; arguments after -- go to pytest."""
+    install_editable(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests marked slow and no others, with every framework installed and no unlisted skip."""
+    install_editable(session, "test-all")
+    session.run("pytest", "--only-slow", "--strict-skips", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def threads(session: nox.Session) -> None:
+    """Run the tests about threads, fork and the interpreter's end, on each CPython."""
+    session.install(".[test-threads]")
+    session.run("pytest", "-m", "threads", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and spelling; `nox -s lint -- --fix` repairs what can be repaired."""
+    session.install("ruff>=0.11", "codespell>=2.4", "clang-format>=20")
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []), *FOLDERS)
+    session.run("ruff", "format", *([] if fix else ["--check"]), *FOLDERS)
+    session.run("codespell")
+    # Not an error before the sources have been formatted once.
+    sources = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("cpp/**/*.[ch]*"), *ROOT.glob("tests/cpp/*")])
+    how = ["-i"] if fix and "--cpp" in session.posargs else ["--dry-run"]
+    session.run("clang-format", *how, *sources, silent="--cpp" not in session.posargs)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the package, and the stub against the compiled core."""
+    session.install("mypy>=1.15")
+    install_editable(session, "test-threads")
+    session.run("mypy")
+    session.run("pytest", "-q", "tests/quality/test_quality.py", "-k", "typed or stub")
+
+
+@nox.session
+def asan(session: nox.Session) -> None:
+    """Run Python tests with AddressSanitizer and UndefinedBehaviorSanitizer in the extension."""
+    names = ("libasan", "libstdc++")
+    libraries = [session.run("g++", f"-print-file-name={name}.so", external=True, silent=True) for name in names]
+    session.install(*BUILD)
+    build = {
+        "SKBUILD_CMAKE_DEFINE": "MLPBANK_SANITIZE=address,undefined;MLPBANK_KERNEL_OPTIMIZATION=-O1",
+        "SKBUILD_CMAKE_BUILD_TYPE": "Debug",
+        "SKBUILD_BUILD_DIR": "build/asan-{wheel_tag}",
+    }
+    session.install("--no-build-isolation", ".[test]", env=build)
+    session.run(
+        "pytest",
+        *(session.posargs or ASAN_TESTS),
+        env={
+            "LD_PRELOAD": " ".join(str(library).strip() for library in libraries),
+            # The tests ask for more memory than there is, and Python keeps what it has until it ends.
+            "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+            "PYTHONMALLOC": "malloc",
+        },
+    )
+
+
+@nox.session(venv_backend="none")
+def tsan(session: nox.Session) -> None:
+    """Run the C++ tests about threads under ThreadSanitizer."""
+    session.run("cmake", "--preset", "tsan", external=True)
+    session.run("cmake", "--build", "--preset", "tsan", external=True)
+    session.run("ctest", "--preset", "tsan", *session.posargs, external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Check the documentation: every Python example in it runs."""
+    install_editable(session, "test-all")
+    session.run("pytest", "--slow", "tests/quality", "tests/convert", "-k", "readme or doc", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure against NumPy, PyTorch and others; arguments after -- go to `mlpbank bench`."""
+    session.install(".[bench]")
+    session.run("python", "-m", "mlpbank", "bench", *session.posargs)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build sdist and wheel into dist/, and mend the wheel by auditwheel where patchelf is installed."""
+    session.install("build", "auditwheel")
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist", ".")
+    for wheel in (ROOT / "dist").glob("*.whl"):
+        session.run("auditwheel", "show", str(wheel))
+        if shutil.which("patchelf", path=os.pathsep.join([*session.bin_paths, os.environ["PATH"]])):
+            session.run("auditwheel", "repair", "--wheel-dir", "dist/wheelhouse", str(wheel))
