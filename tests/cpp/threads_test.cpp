@@ -1,4 +1,5 @@
-// Sharing work out, many callers at once, and loading beside predicting; also under ThreadSanitizer.
+// Sharing work out, many callers at once, and loading beside predicting. Also runs under
+// ThreadSanitizer.
 #include <omp.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,11 +15,12 @@
 #include <utility>
 #include <vector>
 
+#include "check.h"
 #include "engine/engine.h"
-#include "weights/epochs.h"
+#include "engine/threads.h"
 #include "four_cpus.h"
 #include "network.h"
-#include "engine/threads.h"
+#include "weights/epochs.h"
 
 using namespace mlpbank;
 
@@ -26,7 +28,7 @@ namespace {
 
 constexpr double kLong = 1e9;  // nanoseconds: enough to be shared out and to wake threads for
 
-void test_parallel_for_runs_every_item_once() {
+TEST(parallel_for_runs_every_item_once) {
   for (int threads = 1; threads <= 4; ++threads) {
     for (const int64_t items : {0, 1, 2, 3, 7, 64, 1000}) {
       for (const int64_t chunk : {1, 3, 64, 5000}) {
@@ -42,8 +44,9 @@ void test_parallel_for_runs_every_item_once() {
   }
 }
 
-// Each item waits until as many threads as were asked for are at work; were there fewer, the wait would run out.
-void test_parallel_for_uses_the_threads_it_may() {
+// Each item waits until as many threads as were asked for are at work; with fewer, the wait runs
+// out.
+void check_uses_the_threads_it_may() {
   for (int threads = 1; threads <= 4; ++threads) {
     const int expected = std::min(threads, cpu_budget().threads);
     std::atomic<int> arrived{0}, inside{0};
@@ -52,7 +55,8 @@ void test_parallel_for_uses_the_threads_it_may() {
     parallel_for(threads, {expected, 1, kLong}, [&](int64_t begin, int64_t end) {
       if (++inside > expected) too_many = true;
       arrived += static_cast<int>(end - begin);
-      while (arrived < expected && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+      while (arrived < expected && std::chrono::steady_clock::now() < deadline)
+        std::this_thread::yield();
       --inside;
     });
     CHECK(std::chrono::steady_clock::now() < deadline);
@@ -60,8 +64,10 @@ void test_parallel_for_uses_the_threads_it_may() {
   }
 }
 
+TEST(parallel_for_uses_the_threads_it_may) { check_uses_the_threads_it_may(); }
+
 // The threads of all calls together stay within the budget, beside one for each caller.
-void test_calls_share_the_budget() {
+TEST(calls_share_the_budget) {
   constexpr int kCallers = 3;
   std::atomic<int> inside{0}, most{0};
   const auto call = [&] {
@@ -81,8 +87,11 @@ void test_calls_share_the_budget() {
   CHECK(inside == 0 && most <= cpu_budget().threads - 1 + kCallers);
 }
 
-// A child has none of its parent's helpers. It starts its own, also when it was forked amid the work of others.
-void test_forked_child_shares_out_its_work() {
+// ThreadSanitizer sees through neither forks of processes with threads nor OpenMP.
+#ifndef __SANITIZE_THREAD__
+
+// A child has none of its parent's helpers. It starts its own, also when it was forked amid work.
+TEST(forked_child_shares_out_its_work) {
   std::atomic<bool> stop{false};
   std::thread busy([&] {
     while (!stop) parallel_for(4, {100, 1, kLong}, [](int64_t, int64_t) {});
@@ -92,7 +101,7 @@ void test_forked_child_shares_out_its_work() {
     CHECK(child >= 0);
     if (child == 0) {
       alarm(60);  // ends a child that hangs
-      test_parallel_for_uses_the_threads_it_may();
+      check_uses_the_threads_it_may();
       _exit(0);
     }
     int status = 0;
@@ -102,19 +111,23 @@ void test_forked_child_shares_out_its_work() {
   busy.join();
 }
 
-void test_parallel_for_is_serial_inside_a_parallel_region() {
+TEST(parallel_for_is_serial_inside_a_parallel_region) {
   std::atomic<int> wrong{0};
-#pragma omp parallel num_threads(2)
+#  pragma omp parallel num_threads(2)
   {
     const std::thread::id self = std::this_thread::get_id();
-    parallel_for(4, {100, 1, kLong}, [&](int64_t, int64_t) { wrong += std::this_thread::get_id() != self; });
+    parallel_for(4, {100, 1, kLong},
+                 [&](int64_t, int64_t) { wrong += std::this_thread::get_id() != self; });
   }
   CHECK(wrong == 0);
 }
 
-// Threads that predict without a pause, beside one that loads: each result is of one generation, a forward that starts
-// after a load has returned sees it, and a load waits for the forwards that run but not for all that are still to come.
-void test_loading_while_others_predict() {
+#endif
+
+// Threads predict without a pause beside one that loads. Each result is of one revision. A forward
+// that starts after a load has returned sees it. A load does not wait for forwards that are still
+// to come.
+TEST(loading_while_others_predict) {
   const Network net({33, 40, 17}, 60);
   const Parameters other = net.parameters.negated();
   const Floats x = net.inputs(60, 4);
@@ -125,7 +138,7 @@ void test_loading_while_others_predict() {
     Floats results[2] = {forward(inference, x, 4), {}};
     weights->load(0, 60, other.views(), 1);
     results[1] = forward(inference, x, 4);
-    // So many take seconds: the system has let the loading thread run long before.
+    // So many take seconds; the loading thread runs long before.
     constexpr int kReaders = 4, kForwardsPerLoad = 1000000;
     std::atomic<bool> stop{false}, starved{false};
     std::atomic<int> mixed{0}, forwards_since_load{0};
@@ -133,7 +146,9 @@ void test_loading_while_others_predict() {
       while (!stop && !starved) {
         const Floats y = forward(inference, x, 4, threads);
         for (std::size_t m = 0; m < 60; ++m) {
-          const auto is = [&](const Floats& r) { return std::memcmp(&y[m * block], &r[m * block], 4 * block) == 0; };
+          const auto is = [&](const Floats& r) {
+            return std::memcmp(&y[m * block], &r[m * block], 4 * block) == 0;
+          };
           if (!is(results[0]) && !is(results[1])) ++mixed;
         }
         if (++forwards_since_load > kForwardsPerLoad) starved = true;
@@ -154,12 +169,12 @@ void test_loading_while_others_predict() {
   }
 }
 
-// Many pieces of one model are of one generation: it is looked up once in a call, however many entries there are.
-// Model 1 stays unloaded, so that in a tile each entry is looked at.
-void test_entries_of_one_model_are_of_one_generation() {
+// A model is looked up once in a call, however many groups of entries it has. Model 1 stays
+// unloaded, so that in a tile each entry is looked at.
+TEST(entries_of_one_model_are_of_one_revision) {
   const Architecture architecture({{1, 1, Activation::none}});
   constexpr int64_t kEntries = 20000, kRows = 20;
-  const std::vector<int64_t> ids(kEntries, 0);
+  const std::vector<int64_t> slots(kEntries, 0);
   const Floats x(kEntries * kRows, 0.0f);
   for (const LayoutKind kind : kLayouts) {
     const auto weights = std::make_shared<BatchedWeights>(2, architecture, kind);
@@ -177,9 +192,9 @@ void test_entries_of_one_model_are_of_one_generation() {
     const BatchedInference inference(weights, Engine(1, ""));
     Floats y(x.size());
     int mixed = 0;
-    for (int64_t calls = 0, before = 0; calls < 20; calls += loads > before) {
+    for (int64_t calls = 0, before = 0; calls<20; calls += loads> before) {
       before = loads;
-      inference.forward_models(ids.data(), kEntries, x.data(), kRows, y.data(), {});
+      inference.forward_models(slots.data(), kEntries, x.data(), kRows, y.data(), {});
       mixed += std::any_of(y.begin(), y.end(), [&](float value) { return value != y[0]; });
     }
     stop = true;
@@ -188,15 +203,15 @@ void test_entries_of_one_model_are_of_one_generation() {
   }
 }
 
-// A reader that stands still: what it has seen stays as it is, however often it is replaced, and is used again when it
-// has left, whichever reader came between.
-void test_memory_under_a_paused_reader() {
+// A reader that stands still: what it has seen stays as it is, however often it is replaced, and is
+// reclaimed when the reader has left.
+TEST(memory_under_a_paused_reader) {
   const Network net({3, 5, 2}, 40);
   const Parameters other = net.parameters.negated();
-  using Reader = BatchedWeights::Reader;
+  using Guard = BatchedWeights::ReadGuard;
   for (const LayoutKind kind : kLayouts) {
     const auto weights = net.weights(kind);
-    const auto bytes = static_cast<std::size_t>(weights->layout().unit_bytes());
+    const auto bytes = static_cast<std::size_t>(weights->layout().block_bytes());
     const auto replace = [&](int times) {
       for (int i = 0; i < times; ++i) {
         const Parameters& now = i % 2 ? net.parameters : other;
@@ -205,26 +220,29 @@ void test_memory_under_a_paused_reader() {
         weights->unload((i + 7) % 40);
       }
     };
-    // Each pair enters with a few changes between, so that some are of one epoch and some of the next.
+    // Each pair enters with a few changes between, so that some are of one epoch and some of the
+    // next.
     for (int between = 0; between < 4; ++between) {
-      std::vector<std::unique_ptr<Reader>> readers;
+      std::vector<std::unique_ptr<Guard>> guards;
       std::vector<std::pair<const Bytes*, std::vector<Bytes>>> seen;
       for (int i = 0; i < 4; ++i) {
-        readers.push_back(std::make_unique<Reader>(*weights));
-        for (int64_t u = 0; u < weights->units_for(40); ++u) {
-          const Bytes* unit = readers.back()->unit(u);
-          if (unit != nullptr) seen.emplace_back(unit, std::vector<Bytes>(unit, unit + bytes));
+        guards.push_back(std::make_unique<Guard>(*weights));
+        for (int64_t b = 0; b < weights->layout().num_blocks(40); ++b) {
+          const Bytes* block = guards.back()->block(b);
+          if (block != nullptr) seen.emplace_back(block, std::vector<Bytes>(block, block + bytes));
         }
         replace(between);
       }
       CHECK(!seen.empty());
-      while (!readers.empty()) {
+      while (!guards.empty()) {
         replace(20);
-        for (const auto& [unit, contents] : seen) CHECK(std::memcmp(unit, contents.data(), bytes) == 0);
+        for (const auto& [block, contents] : seen) {
+          CHECK(std::memcmp(block, contents.data(), bytes) == 0);
+        }
         // The last goes first, so that the oldest alone keeps what it may see.
-        if (readers.size() == 1) break;
-        readers.pop_back();
-        seen.resize(seen.size() * readers.size() / (readers.size() + 1));
+        if (guards.size() == 1) break;
+        guards.pop_back();
+        seen.resize(seen.size() * guards.size() / (guards.size() + 1));
       }
     }
     replace(20);
@@ -234,15 +252,15 @@ void test_memory_under_a_paused_reader() {
   }
 }
 
-// What was retired in an epoch can be used again when all have left that entered up to then, and not before.
-void test_epochs() {
+// What was retired in an epoch is reclaimed when all readers that entered up to then have left.
+TEST(epochs) {
   Epochs epochs;
   CHECK(epochs.passed(epochs.stamp()));
   for (int round = 0; round < 6; ++round) {
     const Epochs::Token first = epochs.enter();
     const uint64_t retired = epochs.stamp();
     CHECK(!epochs.passed(retired) && !epochs.passed(retired));
-    const Epochs::Token second = epochs.enter();  // of this epoch or of the next: it may see what is retired now
+    const Epochs::Token second = epochs.enter();  // of this epoch or the next
     const uint64_t later = epochs.stamp();
     CHECK(!epochs.passed(retired) && !epochs.passed(later));
     epochs.leave(first);
@@ -250,35 +268,25 @@ void test_epochs() {
     CHECK(!epochs.passed(epochs.stamp()));
     epochs.leave(second);
     CHECK(epochs.passed(retired) && epochs.passed(later));
-    for (int i = 0; i < round % 2; ++i) CHECK(epochs.passed(epochs.stamp()));  // so that both counters come first
+    // So that both counters come first.
+    for (int i = 0; i < round % 2; ++i) CHECK(epochs.passed(epochs.stamp()));
   }
   const Epochs::Token gone = epochs.enter();
   const uint64_t retired = epochs.stamp();
   CHECK(!epochs.passed(retired) && epochs.is_known(gone));
   epochs.forget_readers();
   CHECK(epochs.passed(retired) && !epochs.is_known(gone));
-  const Epochs::Token here = epochs.enter();
-  epochs.leave(gone);  // one of the parent's must not count as one that is here
+  const Epochs::Token own = epochs.enter();
+  epochs.leave(gone);  // a reader of the parent must not count in the child
   CHECK(!epochs.passed(epochs.stamp()));
-  epochs.leave(here);
+  epochs.leave(own);
   CHECK(epochs.passed(epochs.stamp()));
 }
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   unsetenv("MLPBANK_ISA"), unsetenv("MLPBANK_NUM_THREADS"), unsetenv("OMP_NUM_THREADS");
   omp_set_num_threads(4);  // OpenMP has counted the CPUs by itself
-  test_parallel_for_runs_every_item_once();
-  test_parallel_for_uses_the_threads_it_may();
-  test_calls_share_the_budget();
-#ifndef __SANITIZE_THREAD__  // which sees through neither forks of processes with threads nor OpenMP
-  test_forked_child_shares_out_its_work();
-  test_parallel_for_is_serial_inside_a_parallel_region();
-#endif
-  test_loading_while_others_predict();
-  test_entries_of_one_model_are_of_one_generation();
-  test_memory_under_a_paused_reader();
-  test_epochs();
-  std::printf("all checks passed, up to %d threads\n", std::min(4, cpu_budget().threads));
+  return run_tests(argc, argv);
 }

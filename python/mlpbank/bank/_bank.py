@@ -176,8 +176,8 @@ class Bank(Predictions):
             self._directory.check(key)
             key = plain(key)
             try:
-                self._directory.core.set_kind(isinstance(key, str))
-            except _core.KeyKindError:  # another thread has just added the first one
+                self._directory.core.set_key_type(type(key))
+            except _core.KeyTypeError:  # another thread has just added the first one
                 self._directory.check(key)
         self._fallback = key
 
@@ -270,7 +270,7 @@ class Bank(Predictions):
         try:
             # One step: the caller's code has run, and no exception can come in between.
             self._directory.core.add(plain(key), version or "", time.time(), *arrays)
-        except _core.KeyKindError:  # another thread has just added the first key
+        except _core.KeyTypeError:  # another thread has just added the first key
             self._directory.check(key)
             raise
 
@@ -350,14 +350,14 @@ class Bank(Predictions):
             metadata=_mapped.copy_json(self.metadata),
             checksums={},
         )
-        unit_models, unit_bytes, _ = _core.unit_of(self.architecture._core, self.layout, self.dtype)
+        block = _core.block_of(self.architecture._core, self.layout, self.dtype)
 
-        def copy_units(first: int, count: int) -> npt.NDArray[np.uint8]:
-            data = np.zeros(count * unit_bytes, np.uint8)
-            snapshot.copy(slots[first * unit_models : (first + count) * unit_models], data)
+        def copy_blocks(first: int, count: int) -> npt.NDArray[np.uint8]:
+            data = np.zeros(count * block.bytes, np.uint8)
+            snapshot.copy(slots[first * block.models : (first + count) * block.models], data)
             return data
 
-        _mapped.write(file, contents, copy_units, progress)
+        _mapped.write(file, contents, copy_blocks, progress)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, mmap: bool = True, engine: Engine | None = None) -> Bank:

@@ -85,16 +85,16 @@ def tensors_of(contents: Contents) -> dict[str, Array]:
     }
     table = records.table
     if isinstance(table, _core.IntTable):
-        tensors |= {"keys": table.values, "keys.slots": table.slots}
+        tensors |= {"keys": table.values, "keys.slots": table.buckets}
     elif table is not None:
-        tensors |= {"keys.offsets": table.offsets, "keys.slots": table.slots, "keys.bytes": table.bytes}
+        tensors |= {"keys.offsets": table.offsets, "keys.slots": table.buckets, "keys.bytes": table.bytes}
     return tensors | {"version.bytes": records.version_bytes}
 
 
 def write(
     file: BinaryIO,
     contents: Contents,
-    copy_units: Callable[[int, int], npt.NDArray[np.uint8]],
+    copy_blocks: Callable[[int, int], npt.NDArray[np.uint8]],
     progress: bool,
 ) -> None:
     """Write a bank file.
@@ -105,26 +105,26 @@ def write(
         At its beginning, seekable.
     contents : Contents
         Its `units` and `checksums` are not looked at.
-    copy_units : callable
-        ``copy_units(first, count)`` gives units as bytes, one piece at a time: the weights of a large bank are never in
+    copy_blocks : callable
+        ``copy_blocks(first, count)`` gives blocks as bytes, one piece at a time: the weights of a large bank are never in
         memory twice.
     progress : bool
         Show a bar.
     """
-    unit_models, unit_bytes, _ = _core.unit_of(contents.architecture._core, contents.layout, contents.dtype)
-    units = -(-contents.models // unit_models)
+    block = _core.block_of(contents.architecture._core, contents.layout, contents.dtype)
+    blocks = -(-contents.models // block.models)
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors_of(contents).items()}
     checksums = dict.fromkeys(("weights", *tensors), 0)
-    shapes = {"weights": ("U8", [units, unit_bytes])} | {
+    shapes = {"weights": ("U8", [blocks, block.bytes])} | {
         name: (next(key for key, dtype in _DTYPES.items() if dtype == array.dtype), list(array.shape))
         for name, array in tensors.items()
     }
     # Checksums have a fixed width, so the header can be written before they are known and again afterwards.
     file.write(_header(contents, shapes, checksums))
-    step = max(1, _WRITE_BYTES // unit_bytes)
-    with_bar = progress_bar(range(0, units, step), "saving", progress, unit_scale=step * unit_bytes, unit="B")
+    step = max(1, _WRITE_BYTES // block.bytes)
+    with_bar = progress_bar(range(0, blocks, step), "saving", progress, unit_scale=step * block.bytes, unit="B")
     for first in with_bar:
-        data = copy_units(first, min(step, units - first)).data
+        data = copy_blocks(first, min(step, blocks - first)).data
         checksums["weights"] = zlib.crc32(data, checksums["weights"])
         file.write(data)
     for name, array in tensors.items():
@@ -265,7 +265,7 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
     dtype, layout = _expect_in(about, "dtype", str), _expect_in(about, "layout", str)
     if layout not in ("panel", "lane"):
         raise ValueError(f"layout: expected 'panel' or 'lane', got {layout!r}")
-    unit_models, unit_bytes, _ = _core.unit_of(architecture._core, layout, dtype)
+    block = _core.block_of(architecture._core, layout, dtype)
     models = _expect_in(about, "models", int)
     if not 0 <= models <= _MAX_MODELS:
         raise ValueError(f"models: expected 0 to {_MAX_MODELS}, got {models}")
@@ -276,7 +276,7 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
 
     # Numbers of bytes of text are known from the file alone.
     expected: dict[str, tuple[str, list[int] | None]] = {
-        "weights": ("U8", [-(-models // unit_models), unit_bytes]),
+        "weights": ("U8", [-(-models // block.models), block.bytes]),
         "generation": ("I64", [models]),
         "loaded_at": ("F64", [models]),
         "version.offsets": ("U64", [models + 1]),
@@ -445,6 +445,6 @@ def verify(contents: Contents, progress: bool = False) -> None:
 
 def over(contents: Contents) -> _core.BatchedWeights:
     """Return the weights, which stay where they are."""
-    return _core.BatchedWeights.over(
+    return _core.BatchedWeights.from_buffer(
         contents.models, contents.architecture._core, contents.layout, contents.dtype, contents.units
     )
