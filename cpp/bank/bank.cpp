@@ -72,15 +72,15 @@ void Bank::add(const KeyView& key, const std::string& version, double loaded_at,
     record.revision = is_last ? revision : revision + 1;
   }
   if (slot >= weights_->num_models()) weights_->grow(growth(slot));
-  const auto [place, made] = records_.try_emplace(slot);
+  const auto [record_at, made] = records_.try_emplace(slot);
   try {
     weights_->load(slot, 1, views, 1);
   } catch (...) {
-    if (made) records_.erase(place);
+    if (made) records_.erase(record_at);
     throw;
   }
   // Nothing fails from here on.
-  place->second = std::move(record);
+  record_at->second = std::move(record);
   if (!is_new) return;
   if (reuse) {
     free_slots_.pop_front();
