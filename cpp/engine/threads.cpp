@@ -77,7 +77,7 @@ class Job {
  public:
   Job(const ChunkedWork& work, ChunkBody body, void* context, int threads)
       : is_long(work.nanoseconds >= kLongNanoseconds),
-        open(threads - 1),
+        openings(threads - 1),
         chunk_(work.chunk),
         body_(body),
         context_(context),
@@ -102,7 +102,7 @@ class Job {
 
   const bool is_long;
   const int caller_cpu = sched_getcpu();
-  int open;  // helpers that may still join
+  int openings;  // helpers that may still join
   int joined = 0;
   std::atomic<int> helpers{0};
   Job* next_job = nullptr;
@@ -196,7 +196,7 @@ class Pool {
       const std::lock_guard lock(mutex_);
       job.next_job = first_;
       first_ = &job;
-      open_jobs_ += job.open;
+      openings_ += job.openings;
       notify = wake && asleep_ > 0;
     }
     if (notify) work_.notify_all();
@@ -206,7 +206,7 @@ class Pool {
       Job** link = &first_;
       while (*link != &job) link = &(*link)->next_job;
       *link = job.next_job;
-      open_jobs_ -= job.open;
+      openings_ -= job.openings;
     }
     // Now no helper can join; those inside finish their last chunk.
     const auto finished = [&] { return job.helpers.load(std::memory_order_acquire) == 0; };
@@ -246,24 +246,24 @@ class Pool {
     }
   }
 
-  // Waits for a job that is open and joins it. Returns the job and the thread's number in it; the
+  // Waits for a job with an opening and joins it. Returns the job and the thread's number in it; the
   // caller is number 0.
   std::pair<Job*, int> join(bool crowded) {
     if (crowded) {
       crowded_until_ = (Clock::now() + kCrowded).time_since_epoch().count();
     } else {
       ++awake_;
-      spin_until(kHelperSpin, [&] { return open_jobs_.load(std::memory_order_relaxed) > 0; });
+      spin_until(kHelperSpin, [&] { return openings_.load(std::memory_order_relaxed) > 0; });
       --awake_;
     }
     std::unique_lock lock(mutex_);
     ++asleep_;
-    work_.wait(lock, [&] { return open_jobs_ > 0; });
+    work_.wait(lock, [&] { return openings_ > 0; });
     --asleep_;
     Job* job = first_;
-    while (job->open == 0) job = job->next_job;
-    --open_jobs_;
-    --job->open;
+    while (job->openings == 0) job = job->next_job;
+    --openings_;
+    --job->openings;
     job->helpers.fetch_add(1, std::memory_order_relaxed);
     return {job, ++job->joined};
   }
@@ -271,7 +271,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable work_, done_;
   Job* first_ = nullptr;
-  std::atomic<int> open_jobs_{0};       // helpers that may still join, of all jobs
+  std::atomic<int> openings_{0};       // helpers that may still join, of all jobs
   std::atomic<int> awake_{0};           // helpers that look for work without sleeping
   std::atomic<int64_t> last_small_{0};  // when a call last found none awake
   std::atomic<int64_t> crowded_until_{0};
