@@ -106,8 +106,8 @@ def write(
     contents : Contents
         Its `units` and `checksums` are not looked at.
     copy_blocks : callable
-        ``copy_blocks(first, count)`` gives blocks as bytes, one piece at a time: the weights of a large bank are never in
-        memory twice.
+        ``copy_blocks(first, count)`` gives blocks as bytes, one piece at a time: the weights of a large bank are never
+        in memory twice.
     progress : bool
         Show a bar.
     """
