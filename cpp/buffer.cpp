@@ -1,3 +1,4 @@
+// AlignedBuffer: allocation.
 #include "buffer.h"
 
 #include <sys/mman.h>
@@ -22,7 +23,7 @@ AlignedBuffer::AlignedBuffer(int64_t floats) : floats_(floats) {
   if (rounded < bytes) throw std::bad_alloc();
   data_ = static_cast<float*>(std::aligned_alloc(align, std::max(rounded, align)));
   if (data_ == nullptr) throw std::bad_alloc();
-  if (align == kHugePage) madvise(data_, rounded, MADV_HUGEPAGE);  // a wish: no harm where it is refused
+  if (align == kHugePage) madvise(data_, rounded, MADV_HUGEPAGE);  // may be refused without harm
   std::memset(data_, 0, bytes);
 }
 

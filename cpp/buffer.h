@@ -8,8 +8,8 @@
 
 namespace mlpbank {
 
-// Zeroed, 64-byte aligned floats. Large ones ask for huge pages: a stream of weights then misses the TLB 512 times
-// less.
+// Zeroed, 64-byte aligned floats. Large ones ask for huge pages: a stream of weights then misses
+// the TLB 512 times less.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;

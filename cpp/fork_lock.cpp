@@ -1,3 +1,4 @@
+// ForkLock: lists of all locks, and what fork() does with them.
 #include "fork_lock.h"
 
 #include <pthread.h>
@@ -6,7 +7,7 @@ namespace mlpbank {
 namespace {
 
 std::mutex list_mutex;
-ForkLock* lists[ForkLock::kRanks];  // the first of each rank
+ForkLock* lists[ForkLock::kRanks];  // all locks by rank
 
 }  // namespace
 
@@ -16,14 +17,14 @@ ForkLock::ForkLock(Rank rank, void (*in_child)(void*), void* context)
   (void)handlers;
   const std::lock_guard hold(list_mutex);
   next_ = lists[rank];
-  if (next_ != nullptr) next_->before_ = this;
+  if (next_ != nullptr) next_->previous_ = this;
   lists[rank] = this;
 }
 
 ForkLock::~ForkLock() {
   const std::lock_guard hold(list_mutex);
-  (before_ == nullptr ? lists[rank_] : before_->next_) = next_;
-  if (next_ != nullptr) next_->before_ = before_;
+  (previous_ == nullptr ? lists[rank_] : previous_->next_) = next_;
+  if (next_ != nullptr) next_->previous_ = previous_;
 }
 
 template <class Visit>
@@ -35,16 +36,16 @@ void ForkLock::for_each(Visit visit) {
 
 void ForkLock::before_fork() {
   list_mutex.lock();
-  for_each([](ForkLock& one) { one.lock(); });
+  for_each([](ForkLock& lock) { lock.lock(); });
 }
 
 void ForkLock::after_fork() {
-  for_each([](ForkLock& one) { one.unlock(); });
+  for_each([](ForkLock& lock) { lock.unlock(); });
   list_mutex.unlock();
 }
 
 void ForkLock::after_fork_in_child() {
-  for_each([](ForkLock& one) { one.in_child_(one.context_); });
+  for_each([](ForkLock& lock) { lock.in_child_(lock.context_); });
   after_fork();
 }
 

@@ -1,4 +1,4 @@
-// Mutexes that a fork takes first, so that the child finds whole what they guard and can use it.
+// ForkLock: a mutex that fork() takes first, so that a child finds what it guards whole and usable.
 #pragma once
 
 #include <mutex>
@@ -10,7 +10,7 @@ class ForkLock {
  public:
   enum Rank { bank, weights, kRanks };
 
-  // `in_child`, with `context`, runs in a forked child while all of these mutexes are still held.
+  // Runs `in_child(context)` in a forked child while all ForkLocks are still held.
   ForkLock(Rank rank, void (*in_child)(void* context), void* context);
   ~ForkLock();
   ForkLock(const ForkLock&) = delete;
@@ -31,7 +31,11 @@ class ForkLock {
   void* const context_;
   std::mutex mutex_;
   ForkLock* next_ = nullptr;
-  ForkLock* before_ = nullptr;
+  ForkLock* previous_ = nullptr;
 };
+
+// Holds a ForkLock for its lifetime. A method that needs the lock takes this as its first argument,
+// so that a caller without the lock does not compile.
+using LockHeld = std::lock_guard<ForkLock>;
 
 }  // namespace mlpbank

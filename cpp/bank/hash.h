@@ -1,8 +1,8 @@
-// Hashes of keys.
+// KeyHash: hashes of keys.
 //
-// Keys may come from strangers, who could choose them so that all fall into one place of a table whose hash they know.
-// So tables hash with a secret seed: SipHash-1-3 (J.-P. Aumasson, D. J. Bernstein, INDOCRYPT 2012). Files of format
-// version 1 have no seed.
+// Keys may come from strangers, who could choose them so that all fall into one bucket of a table
+// whose hash they know. So tables hash with a secret seed: SipHash-1-3 (J.-P. Aumasson and
+// D. J. Bernstein, INDOCRYPT 2012). Files of format version 1 have no seed.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct KeyHash {
   bool seeded = false;
   uint64_t k0 = 0, k1 = 0;
 
-  static KeyHash random();  // with a seed that nobody can guess
+  static KeyHash random();  // with a secret seed
 
   uint64_t operator()(std::string_view key) const {
     return seeded ? sip(key.data(), key.size()) : fnv(key);
@@ -36,7 +36,8 @@ struct KeyHash {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     if (count != 0) std::memcpy(&value, bytes, count);  // no bytes may lie at null
 #else
-    for (std::size_t i = 0; i < count; ++i) value |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[i])) << 8 * i;
+    for (std::size_t i = 0; i < count; ++i)
+      value |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[i])) << 8 * i;
 #endif
     return value;
   }

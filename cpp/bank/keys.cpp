@@ -1,3 +1,4 @@
+// KeyTable: filling buckets, searching them, and rebuilding those that are slow.
 #include "bank/keys.h"
 
 #include <memory>
@@ -8,38 +9,40 @@
 namespace mlpbank {
 namespace {
 
-constexpr int64_t kAbsent = -1, kTooLong = -2;
+constexpr int64_t kTooLong = -2;
 
-// The position of a key, kAbsent, or kTooLong after `max_steps`.
+// The slot of a key, kNoSlot, or kTooLong after `max_steps`.
 template <class Keys, class Key>
-int64_t search(const Keys& keys, const Slots& slots, uint64_t slot, Key key, uint64_t max_steps) {
-  const uint64_t mask = slots.count - 1;
-  for (uint64_t step = 0; step < slots.count; ++step, ++slot) {
+int64_t search(const Keys& keys, const Buckets& buckets, uint64_t hash, Key key,
+               uint64_t max_steps) {
+  const uint64_t mask = buckets.count - 1;
+  for (uint64_t step = 0; step < buckets.count; ++step) {
     if (step == max_steps) return kTooLong;
-    const uint64_t position = slots.data[slot & mask];
-    if (position == 0) return kAbsent;
+    const uint64_t entry = buckets.data[(hash + step) & mask];
+    if (entry == 0) return kNoSlot;
     Key other;
-    if (position <= static_cast<uint64_t>(keys.count) && keys.get(position - 1, other) && other == key) {
-      return static_cast<int64_t>(position) - 1;
+    if (entry <= static_cast<uint64_t>(keys.count) && keys.get(entry - 1, other) && other == key) {
+      return static_cast<int64_t>(entry) - 1;
     }
   }
-  return kAbsent;
+  return kNoSlot;
 }
 
-// Puts all keys into slots that are zero. Of equal keys the first counts; returns the position of the second, or -1.
-template <class Keys, class Key>
-int64_t fill(const Keys& keys, const KeyHash& hash, uint32_t* data, Key key) {
-  const uint64_t count = static_cast<uint64_t>(num_slots(keys.count)), mask = count - 1;
+// Of equal keys the first one gets a bucket. `Key` tells the type of the keys.
+template <class Key, class Keys>
+int64_t fill(const Keys& keys, const KeyHash& hash, uint32_t* buckets) {
+  const uint64_t mask = static_cast<uint64_t>(num_buckets(keys.count)) - 1;
   int64_t duplicate = -1;
   for (int64_t i = 0; i < keys.count; ++i) {
+    Key key{}, other{};
     if (!keys.get(static_cast<uint64_t>(i), key)) continue;
-    uint64_t slot = hash(key);
-    bool equal = false;
-    for (Key other; data[slot & mask] != 0 && !equal; slot += equal ? 0 : 1) {
-      equal = keys.get(data[slot & mask] - 1, other) && other == key;
-    }
-    if (!equal) {
-      data[slot & mask] = static_cast<uint32_t>(i + 1);
+    uint64_t bucket = hash(key);
+    const auto holds_key = [&] {
+      return keys.get(buckets[bucket & mask] - 1, other) && other == key;
+    };
+    while (buckets[bucket & mask] != 0 && !holds_key()) ++bucket;
+    if (buckets[bucket & mask] == 0) {
+      buckets[bucket & mask] = static_cast<uint32_t>(i + 1);
     } else if (duplicate < 0) {
       duplicate = i;
     }
@@ -62,57 +65,66 @@ bool StringKeys::get(uint64_t i, std::string_view& key) const {
   return true;
 }
 
-int64_t num_slots(int64_t count) {
-  int64_t slots = 2;
-  while (slots < 2 * count) slots *= 2;
-  return slots;
+int64_t num_buckets(int64_t count) {
+  int64_t buckets = 2;
+  while (buckets < 2 * count) buckets *= 2;
+  return buckets;
 }
 
-int64_t fill_slots(const StringKeys& keys, const KeyHash& hash, uint32_t* slots) {
-  return fill(keys, hash, slots, std::string_view());
+int64_t fill_buckets(const StringKeys& keys, const KeyHash& hash, uint32_t* buckets) {
+  return fill<std::string_view>(keys, hash, buckets);
 }
-int64_t fill_slots(const IntKeys& keys, const KeyHash& hash, uint32_t* slots) {
-  return fill(keys, hash, slots, int64_t{0});
+int64_t fill_buckets(const IntKeys& keys, const KeyHash& hash, uint32_t* buckets) {
+  return fill<int64_t>(keys, hash, buckets);
 }
 
-struct KeyTable::Built {
+struct KeyTable::Rebuilt {
   std::vector<uint32_t> data;
   KeyHash hash;
 
-  Slots slots() const { return {data.data(), data.size()}; }
+  Buckets buckets() const { return {data.data(), data.size()}; }
 };
 
-KeyTable::KeyTable(StringKeys keys, Slots slots, KeyHash hash, std::shared_ptr<const void> owner)
-    : kind_(KeyKind::text), strings_(keys), slots_(slots), hash_(hash), owner_(std::move(owner)) {}
+KeyTable::KeyTable(StringKeys keys, Buckets buckets, KeyHash hash,
+                   std::shared_ptr<const void> owner)
+    : key_type_(KeyType::text),
+      strings_(keys),
+      buckets_(buckets),
+      hash_(hash),
+      owner_(std::move(owner)) {}
 
-KeyTable::KeyTable(IntKeys keys, Slots slots, KeyHash hash, std::shared_ptr<const void> owner)
-    : kind_(KeyKind::number), ints_(keys), slots_(slots), hash_(hash), owner_(std::move(owner)) {}
+KeyTable::KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner)
+    : key_type_(KeyType::number),
+      ints_(keys),
+      buckets_(buckets),
+      hash_(hash),
+      owner_(std::move(owner)) {}
 
-KeyTable::~KeyTable() { delete built_.load(); }
+KeyTable::~KeyTable() { delete rebuilt_.load(); }
 
 int64_t KeyTable::find(const KeyView& key) const {
-  return kind_ == KeyKind::text ? find_in(strings_, key.text) : find_in(ints_, key.number);
+  return key_type_ == KeyType::text ? find_in(strings_, key.text) : find_in(ints_, key.number);
 }
 
 template <class Keys, class Key>
 int64_t KeyTable::find_in(const Keys& keys, Key key) const {
-  const Built* built = built_.load(std::memory_order_acquire);
-  if (built == nullptr) {
-    const int64_t found = search(keys, slots_, hash_(key), key, kMaxSteps);
+  const Rebuilt* rebuilt = rebuilt_.load(std::memory_order_acquire);
+  if (rebuilt == nullptr) {
+    const int64_t found = search(keys, buckets_, hash_(key), key, kMaxSteps);
     if (found != kTooLong) return found;
-    built = &rebuild(keys);
+    rebuilt = &rebuild(keys);
   }
-  return search(keys, built->slots(), built->hash(key), key, built->data.size());
+  return search(keys, rebuilt->buckets(), rebuilt->hash(key), key, rebuilt->data.size());
 }
 
 template <class Keys>
-const KeyTable::Built& KeyTable::rebuild(const Keys& keys) const {
-  auto built = std::make_unique<Built>();
-  built->data.resize(static_cast<std::size_t>(num_slots(keys.count)));
-  built->hash = KeyHash::random();
-  fill_slots(keys, built->hash, built->data.data());
-  const Built* first = nullptr;  // another thread may have been faster
-  return built_.compare_exchange_strong(first, built.get()) ? *built.release() : *first;
+const KeyTable::Rebuilt& KeyTable::rebuild(const Keys& keys) const {
+  auto rebuilt = std::make_unique<Rebuilt>();
+  rebuilt->data.resize(static_cast<std::size_t>(num_buckets(keys.count)));
+  rebuilt->hash = KeyHash::random();
+  fill_buckets(keys, rebuilt->hash, rebuilt->data.data());
+  const Rebuilt* first = nullptr;  // another thread may have been faster
+  return rebuilt_.compare_exchange_strong(first, rebuilt.get()) ? *rebuilt.release() : *first;
 }
 
 }  // namespace mlpbank

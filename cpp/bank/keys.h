@@ -1,12 +1,14 @@
-// KeyTable: from keys to positions, over arrays that lie in memory or in a mapped file. The arrays never change.
+// KeyTable: from keys to slots, over arrays that lie in memory or in a mapped file and never
+// change. Key i has slot i.
 //
-// Open addressing: `slots` has a power of two of entries, each 0 (empty) or 1 + the position of a key. A key is looked
-// for from slot hash(key) modulo their number onwards, in turn, up to the first empty one. Nothing has to be built or
-// even read when a file of a million keys is opened; a lookup touches the pages it needs.
+// Open addressing: each bucket holds 0 (empty) or 1 + the slot of a key. The number of buckets is a
+// power of two. A search for a key starts at bucket hash(key) modulo that number and takes one
+// bucket after the other, up to the first empty one. Opening a file of a million keys builds and
+// reads nothing; a look-up touches the pages it needs.
 //
-// The arrays may come from an untrusted file: whatever they hold, find() stays inside them and ends. A table in which
-// a key is not found within kMaxSteps was made to be slow (with a good hash and half of the slots taken, the longest
-// search among 10^8 keys is some 100 steps), so it is left for one that is built anew, with a seed that nobody knows.
+// The arrays may come from an untrusted file: whatever they hold, find() stays inside them and
+// ends. A table in which a search takes more than kMaxSteps was made to be slow; it is replaced by
+// one that is built anew, with a secret seed.
 #pragma once
 
 #include <atomic>
@@ -18,18 +20,24 @@
 
 namespace mlpbank {
 
+// The longest search among 10^8 keys with a good hash takes some 100 steps.
 constexpr uint64_t kMaxSteps = 512;
+constexpr int64_t kNoSlot = -1;
 
-enum class KeyKind { none, text, number };
+enum class KeyType { none, text, number };
 
-// A key on its way into a lookup: text (UTF-8) or a number.
+// A key to look up: text (UTF-8) or a number.
 struct KeyView {
-  KeyKind kind;
+  KeyType type;
   std::string_view text;
   int64_t number;
 
-  static KeyView of(std::string_view text) { return {KeyKind::text, text, 0}; }
-  static KeyView of(int64_t number) { return {KeyKind::number, {}, number}; }
+  static KeyView of(std::string_view text) { return {KeyType::text, text, 0}; }
+  static KeyView of(int64_t number) { return {KeyType::number, {}, number}; }
+  bool operator==(const KeyView& other) const {
+    return type == other.type && text == other.text && number == other.number;
+  }
+  uint64_t hash(const KeyHash& by) const { return type == KeyType::text ? by(text) : by(number); }
 };
 
 // Key i is bytes[offsets[i], offsets[i + 1]).
@@ -53,48 +61,47 @@ struct IntKeys {
   }
 };
 
-struct Slots {
+struct Buckets {
   const uint32_t* data;
   uint64_t count;  // a power of two
 };
 
-// Number of slots for so many keys: at most half of them are taken.
-int64_t num_slots(int64_t count);
+// Number of buckets for so many keys: at most half of them are in use.
+int64_t num_buckets(int64_t count);
 
-// Fills `slots`, which are num_slots(keys.count) zeros. Returns -1, or the position of the first key that another one
-// before it equals.
-int64_t fill_slots(const StringKeys& keys, const KeyHash& hash, uint32_t* slots);
-int64_t fill_slots(const IntKeys& keys, const KeyHash& hash, uint32_t* slots);
+// Fills `buckets`, which are num_buckets(keys.count) zeros. Returns the position of the first key
+// that equals one before it, or -1.
+int64_t fill_buckets(const StringKeys& keys, const KeyHash& hash, uint32_t* buckets);
+int64_t fill_buckets(const IntKeys& keys, const KeyHash& hash, uint32_t* buckets);
 
 class KeyTable {
  public:
-  // `owner` keeps the arrays.
-  KeyTable(StringKeys keys, Slots slots, KeyHash hash, std::shared_ptr<const void> owner);
-  KeyTable(IntKeys keys, Slots slots, KeyHash hash, std::shared_ptr<const void> owner);
+  // `owner` keeps the arrays alive.
+  KeyTable(StringKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner);
+  KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner);
   ~KeyTable();
 
-  KeyKind kind() const { return kind_; }
-  int64_t count() const { return kind_ == KeyKind::text ? strings_.count : ints_.count; }
-  // The position of a key of this table's kind, or -1. Any number of threads may call it at once. Throws std::bad_alloc
-  // where a table that was made to be slow has to be built anew.
+  KeyType key_type() const { return key_type_; }
+  int64_t count() const { return key_type_ == KeyType::text ? strings_.count : ints_.count; }
+  // The slot of a key of this table's kind, or kNoSlot. Lock-free. Throws std::bad_alloc where a
+  // table that was made to be slow has to be rebuilt.
   int64_t find(const KeyView& key) const;
-  // Whether it was.
-  bool is_rebuilt() const { return built_.load() != nullptr; }
+  bool is_rebuilt() const { return rebuilt_.load() != nullptr; }
 
  private:
-  struct Built;
+  struct Rebuilt;
   template <class Keys, class Key>
   int64_t find_in(const Keys& keys, Key key) const;
   template <class Keys>
-  const Built& rebuild(const Keys& keys) const;
+  const Rebuilt& rebuild(const Keys& keys) const;
 
-  KeyKind kind_;
+  KeyType key_type_;
   StringKeys strings_{0, nullptr, nullptr, 0};
   IntKeys ints_{0, nullptr};
-  Slots slots_;
+  Buckets buckets_;
   KeyHash hash_;
   std::shared_ptr<const void> owner_;
-  mutable std::atomic<const Built*> built_{nullptr};  // instead of slots_, where those were made to be slow
+  mutable std::atomic<const Rebuilt*> rebuilt_{nullptr};  // replaces buckets_ that are slow
 };
 
 }  // namespace mlpbank

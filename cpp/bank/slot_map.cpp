@@ -1,58 +1,56 @@
+// SlotMap: look-ups, and an index that is rebuilt as entries are added.
 #include "bank/slot_map.h"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 namespace mlpbank {
 namespace {
 
-constexpr uint64_t kSmallest = 16;  // places of an index
-
-bool equal(const KeyView& a, const KeyView& b) {
-  return a.kind == b.kind && a.text == b.text && a.number == b.number;
-}
+constexpr uint64_t kLeastBuckets = 16;  // of an index
 
 }  // namespace
 
 SlotMap::SlotMap(std::shared_ptr<const KeyTable> table)
     : table_(std::move(table)),
-      kind_(table_ == nullptr ? KeyKind::none : table_->kind()),
+      key_type_(table_ == nullptr ? KeyType::none : table_->key_type()),
       size_(table_ == nullptr ? 0 : table_->count()) {}
 
 SlotMap::~SlotMap() = default;
 
-SlotMap::Entry* SlotMap::look(const KeyView& key, uint64_t hash) const {
-  const Index* index = published_.load();
+SlotMap::Entry* SlotMap::find_entry(const KeyView& key, uint64_t hash) const {
+  const Index* index = published_index_.load();
   if (index == nullptr) return nullptr;
-  for (uint64_t i = hash;; ++i) {  // there is always an empty place
-    Entry* entry = index->places[i & (index->count - 1)].load(std::memory_order_acquire);
-    if (entry == nullptr || (entry->hash == hash && equal(entry->key(), key))) return entry;
+  for (uint64_t i = hash;; ++i) {  // there is always an empty bucket
+    Entry* entry = index->buckets[i & (index->count - 1)].load(std::memory_order_acquire);
+    if (entry == nullptr || (entry->hash == hash && entry->key() == key)) return entry;
   }
 }
 
 int64_t SlotMap::find(const KeyView& key) const {
-  if (key.kind != kind_.load(std::memory_order_relaxed)) return kNoSlot;
-  if (published_.load() != nullptr) {
-    const uint64_t hash = key.kind == KeyKind::text ? hash_(key.text) : hash_(key.number);
-    if (const Entry* entry = look(key, hash)) return entry->slot.load();
+  if (key.type != key_type_.load(std::memory_order_relaxed)) return kNoSlot;
+  if (published_index_.load() != nullptr) {
+    if (const Entry* entry = find_entry(key, key.hash(hash_))) return entry->slot.load();
   }
   return table_ == nullptr ? kNoSlot : table_->find(key);
 }
 
 void SlotMap::insert(Index& index, Entry& entry) {
   uint64_t i = entry.hash;
-  while (index.places[i & (index.count - 1)].load(std::memory_order_relaxed) != nullptr) ++i;
-  index.places[i & (index.count - 1)].store(&entry, std::memory_order_release);
+  while (index.buckets[i & (index.count - 1)].load(std::memory_order_relaxed) != nullptr) ++i;
+  index.buckets[i & (index.count - 1)].store(&entry, std::memory_order_release);
 }
 
-SlotMap::Entry& SlotMap::entry(const KeyView& key, Epochs& epochs) {
-  const uint64_t hash = key.kind == KeyKind::text ? hash_(key.text) : hash_(key.number);
-  if (Entry* found = look(key, hash)) return *found;
-  if (index_ == nullptr || 2 * (entries_.size() + 1) > index_->count) rebuild(epochs);
-  const int64_t slot = table_ == nullptr || key.kind != table_->kind() ? kNoSlot : table_->find(key);
-  std::list<Entry> made;
-  made.emplace_back();
-  Entry& entry = made.back();
-  entry.kind = key.kind;
+SlotMap::Entry& SlotMap::entry(const LockHeld& lock, const KeyView& key, Epochs& epochs) {
+  const uint64_t hash = key.hash(hash_);
+  if (Entry* found = find_entry(key, hash)) return *found;
+  if (index_ == nullptr || 2 * (entries_.size() + 1) > index_->count) rebuild(lock, epochs);
+  const bool may_be_in_table = table_ != nullptr && key.type == table_->key_type();
+  const int64_t slot = may_be_in_table ? table_->find(key) : kNoSlot;
+  std::list<Entry> made(1);
+  Entry& entry = made.front();
+  entry.type = key.type;
   entry.text = key.text;
   entry.number = key.number;
   entry.hash = hash;
@@ -64,13 +62,16 @@ SlotMap::Entry& SlotMap::entry(const KeyView& key, Epochs& epochs) {
   return entry;
 }
 
-// A larger index, without the entries of removed keys that are not in the table: nobody needs them.
-void SlotMap::rebuild(Epochs& epochs) {
+// Makes a larger index, without the entries of removed keys that are not in the table.
+void SlotMap::rebuild(const LockHeld&, Epochs& epochs) {
   while (!retired_.empty() && epochs.passed(retired_.front().stamp)) retired_.pop_front();
-  const auto is_dead = [](const Entry& entry) { return !entry.in_table && entry.slot.load() == kNoSlot; };
-  const auto dead = static_cast<uint64_t>(std::count_if(entries_.begin(), entries_.end(), is_dead));
-  uint64_t count = kSmallest;
-  while (count < 4 * (entries_.size() - dead + 1)) count *= 2;
+  const auto is_dead = [](const Entry& entry) {
+    return !entry.in_table && entry.slot.load() == kNoSlot;
+  };
+  const auto dead = std::count_if(entries_.begin(), entries_.end(), is_dead);
+  const uint64_t alive = entries_.size() - static_cast<uint64_t>(dead);
+  uint64_t count = kLeastBuckets;
+  while (count < 4 * (alive + 1)) count *= 2;
   auto index = std::make_unique<Index>(count);
   std::list<Retired> old(1);
   // Nothing fails from here on.
@@ -83,34 +84,35 @@ void SlotMap::rebuild(Epochs& epochs) {
     }
     entry = next;
   }
-  published_.store(index.get());
+  published_index_.store(index.get());
   old.front().stamp = epochs.stamp();
   old.front().index = std::move(index_);
   index_ = std::move(index);
   retired_.splice(retired_.end(), old);
 }
 
-void SlotMap::put(Entry& entry, int64_t slot) {
+void SlotMap::put(const LockHeld&, Entry& entry, int64_t slot) {
   ++moment_;
   entry.order = ++orders_;
-  kind_.store(entry.kind);
+  key_type_.store(entry.type);
   size_ += 1;
   entry.slot.store(slot);
   ++moment_;
 }
 
-void SlotMap::remove(Entry& entry) {
+void SlotMap::remove(const LockHeld&, Entry& entry) {
   ++moment_;
   entry.slot.store(kNoSlot);
   size_ -= 1;
   ++moment_;
 }
 
-std::vector<const SlotMap::Entry*> SlotMap::entries() const {
+std::vector<const SlotMap::Entry*> SlotMap::entries(const LockHeld&) const {
   std::vector<const Entry*> found;
   found.reserve(entries_.size());
   for (const Entry& entry : entries_) found.push_back(&entry);
-  std::sort(found.begin(), found.end(), [](const Entry* a, const Entry* b) { return a->order < b->order; });
+  const auto is_before = [](const Entry* a, const Entry* b) { return a->order < b->order; };
+  std::sort(found.begin(), found.end(), is_before);
   return found;
 }
 

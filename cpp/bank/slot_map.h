@@ -1,8 +1,8 @@
 // SlotMap: from the keys of a bank to the slots of its models, while both are added and removed.
 //
-// A KeyTable that never changes (key i has slot i) and, beside it, what was added to and removed from it since: a hash
-// table of pointers to entries. Look-ups take no lock and never wait; whoever looks up holds a reader's token of the
-// epochs (epochs.h) meanwhile. Changes are made one at a time.
+// It is a KeyTable that never changes and, beside it, a hash table of entries for the keys that
+// were added or removed since. Look-ups are lock-free; a thread that looks up is inside an
+// EpochGuard of the bank. Methods that modify take the bank's lock.
 #pragma once
 
 #include <atomic>
@@ -10,58 +10,55 @@
 #include <list>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "weights/epochs.h"
 #include "bank/keys.h"
+#include "fork_lock.h"
+#include "weights/epochs.h"
 
 namespace mlpbank {
-
-constexpr int64_t kNoSlot = -1;
 
 class SlotMap {
  public:
   // A key that was added, removed or given another slot since the table was made.
   struct Entry {
-    KeyKind kind;
+    KeyType type;
     std::string text;
     int64_t number;
     uint64_t hash;
     bool in_table;
-    uint64_t order;              // of its last addition, for keys that are not in the table
-    std::atomic<int64_t> slot;   // kNoSlot: removed
+    uint64_t order;             // of its last addition, for keys that are not in the table
+    std::atomic<int64_t> slot;  // kNoSlot: removed
 
-    KeyView key() const { return {kind, text, number}; }
+    KeyView key() const { return {type, text, number}; }
   };
 
   explicit SlotMap(std::shared_ptr<const KeyTable> table);
   ~SlotMap();
 
   const KeyTable* table() const { return table_.get(); }
-  KeyKind kind() const { return kind_.load(); }
+  KeyType key_type() const { return key_type_.load(); }
   int64_t size() const { return size_.load(); }
-  // Readers. The slot of a key, kNoSlot if it is unknown or of another kind.
+  // The slot of a key; kNoSlot if the key is unknown or of another kind.
   int64_t find(const KeyView& key) const;
-  // Look-ups between two calls that give the same even number were of one moment.
+  // Look-ups between two calls that return the same even number saw the map at one moment.
   uint64_t moment() const { return moment_.load(); }
 
-  // What follows is for one thread at a time.
-  void set_kind(KeyKind kind) { kind_.store(kind); }
-  // The entry of a key, made if there is none; until the next change it stays where it is. Whoever looks the key up
-  // finds the same as before. Throws std::bad_alloc.
-  Entry& entry(const KeyView& key, Epochs& epochs);
+  void set_key_type(const LockHeld&, KeyType type) { key_type_.store(type); }
+  // The entry of a key, made if there is none. It stays where it is until the next change. Look-ups
+  // find the same as before. Throws std::bad_alloc.
+  Entry& entry(const LockHeld&, const KeyView& key, Epochs& epochs);
   // Never fail.
-  void put(Entry& entry, int64_t slot);
-  void remove(Entry& entry);
-  // Entries of keys that are not in the table, in the order in which they were added, and of those that are.
-  std::vector<const Entry*> entries() const;
+  void put(const LockHeld&, Entry& entry, int64_t slot);
+  void remove(const LockHeld&, Entry& entry);
+  // All entries; those of keys that are not in the table are in the order of their addition.
+  std::vector<const Entry*> entries(const LockHeld&) const;
 
  private:
   struct Index {
-    explicit Index(uint64_t size) : count(size), places(new std::atomic<Entry*>[size]()) {}
+    explicit Index(uint64_t size) : count(size), buckets(new std::atomic<Entry*>[size]()) {}
     uint64_t count;  // a power of two
-    std::unique_ptr<std::atomic<Entry*>[]> places;
+    std::unique_ptr<std::atomic<Entry*>[]> buckets;
   };
   struct Retired {
     uint64_t stamp;
@@ -69,20 +66,23 @@ class SlotMap {
     std::list<Entry> entries;
   };
 
-  Entry* look(const KeyView& key, uint64_t hash) const;
+  Entry* find_entry(const KeyView& key, uint64_t hash) const;
   static void insert(Index& index, Entry& entry);
-  void rebuild(Epochs& epochs);
+  void rebuild(const LockHeld&, Epochs& epochs);
 
   const std::shared_ptr<const KeyTable> table_;
   const KeyHash hash_ = KeyHash::random();
-  std::atomic<KeyKind> kind_;
+  std::atomic<KeyType> key_type_;
   std::atomic<int64_t> size_;
-  std::atomic<const Index*> published_{nullptr};  // what index_ points to; null while nothing was changed
+  // What index_ owns; null: nothing was changed.
+  std::atomic<const Index*> published_index_{nullptr};
+  std::atomic<uint64_t> moment_{0};  // odd while a change is being made
+
+  // Guarded by the bank's lock.
   std::unique_ptr<Index> index_;
   std::list<Entry> entries_;
   std::list<Retired> retired_;
   uint64_t orders_ = 0;
-  std::atomic<uint64_t> moment_{0};  // odd while what readers find is being changed
 };
 
 }  // namespace mlpbank

@@ -18,14 +18,17 @@ namespace {
 int positive_int(const std::string& text) {  // 0 if it is none
   char* end = nullptr;
   const long value = std::strtol(text.c_str(), &end, 10);
-  return end != text.c_str() && *end == '\0' && value > 0 && value <= 1 << 20 ? static_cast<int>(value) : 0;
+  return end != text.c_str() && *end == '\0' && value > 0 && value <= 1 << 20
+             ? static_cast<int>(value)
+             : 0;
 }
 
 int own_variable() {
   const char* text = std::getenv("MLPBANK_NUM_THREADS");
   if (text == nullptr || *text == '\0') return 0;
   if (const int n = positive_int(text)) return n;
-  throw std::invalid_argument(std::string("MLPBANK_NUM_THREADS: expected a positive integer, got '") + text + "'");
+  throw std::invalid_argument(
+      std::string("MLPBANK_NUM_THREADS: expected a positive integer, got '") + text + "'");
 }
 
 int openmp_variable() {  // may be a list, "4,2": one number for each nesting level
@@ -61,8 +64,8 @@ double quota_v1(const std::string& folder) {  // -1 means none
   return quota > 0 && period > 0 ? quota / period : 0;
 }
 
-// A hierarchy of cgroups: where it is mounted, which of its groups one sees there (not the topmost one in a container
-// that has no cgroup namespace), and how a group's quota is read.
+// A hierarchy of cgroups: where it is mounted, the group that stands at the mount point (not the
+// topmost one in a container without a cgroup namespace), and how a group's quota is read.
 struct Hierarchy {
   std::string mount, top;
   double (*quota)(const std::string& folder);
@@ -81,8 +84,8 @@ struct Hierarchy {
   }
 };
 
-// Takes mount points from /proc/self/mountinfo: "31 23 0:27 <top> <mount> <options> ... - cgroup2 <source> <options>",
-// and where that says nothing leaves the usual ones.
+// Takes mount points from the lines of /proc/self/mountinfo and leaves the usual ones where it has
+// none: "31 23 0:27 <top> <mount> <options> ... - cgroup2 <source> <options>".
 void find_mounts(const std::string& base, Hierarchy& v1, Hierarchy& v2) {
   std::ifstream mounts(base + "/proc/self/mountinfo");
   for (std::string line; std::getline(mounts, line);) {
@@ -104,11 +107,13 @@ void find_mounts(const std::string& base, Hierarchy& v1, Hierarchy& v2) {
 
 double cgroup_cpus(const char* root) {
   const std::string base = root;
-  Hierarchy v1{base + "/sys/fs/cgroup/cpu", "/", quota_v1}, v2{base + "/sys/fs/cgroup", "/", quota_v2};
+  Hierarchy v1{base + "/sys/fs/cgroup/cpu", "/", quota_v1},
+      v2{base + "/sys/fs/cgroup", "/", quota_v2};
   find_mounts(base, v1, v2);
   std::ifstream groups(base + "/proc/self/cgroup");
   double cpus = 0;
-  for (std::string line; std::getline(groups, line);) {  // "0::/path" is v2, "5:cpu,cpuacct:/path" v1
+  // "0::/path" is v2, "5:cpu,cpuacct:/path" v1.
+  for (std::string line; std::getline(groups, line);) {
     const auto first = line.find(':'), second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
     const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
@@ -120,7 +125,8 @@ double cgroup_cpus(const char* root) {
 }
 
 CpuBudget cpu_budget(const char* root) {
-  CpuBudget budget{1, "affinity", own_variable(), openmp_variable(), affinity_cpus(), cgroup_cpus(root)};
+  CpuBudget budget{
+      1, "affinity", own_variable(), openmp_variable(), affinity_cpus(), cgroup_cpus(root)};
   budget.threads = std::max(1, budget.affinity);
   const auto lower = [&](int limit, const char* reason) {
     if (limit > 0 && limit < budget.threads) budget.threads = limit, budget.reason = reason;

@@ -1,3 +1,4 @@
+// Engine: the kernels in order of preference, the check of this CPU, the override.
 #include "engine/engine.h"
 
 #include <algorithm>
@@ -21,16 +22,21 @@ struct Candidate {
   bool (*supported)();
 };
 
-// In order of preference. __builtin_cpu_supports also asks whether the operating system saves the registers.
+// In order of preference. __builtin_cpu_supports also asks whether the operating system saves the
+// registers.
 const Candidate kCandidates[] = {
 #if defined(__x86_64__)
     {&kernel_avx512,
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+              __builtin_cpu_supports("fma");
      }},
     {&kernel_avx2,
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
+     [] {
+       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+              __builtin_cpu_supports("f16c");
+     }},
 #endif
     {&kernel_portable, [] { return true; }},
 };
@@ -41,15 +47,15 @@ std::string quoted(const std::vector<std::string>& names) {
   return list;
 }
 
-// The position of `isa` in available_isas(); `who` asked for it.
+// The position of `isa` in available_isas(). Errors name `who`, which asked for it.
 std::size_t find_available(const std::string& isa, const std::string& who) {
   const auto available = available_isas();
   const auto found = std::find(available.begin(), available.end(), isa);
   if (found != available.end()) return static_cast<std::size_t>(found - available.begin());
   const bool known = std::any_of(std::begin(kCandidates), std::end(kCandidates),
                                  [&](const Candidate& c) { return isa == c.kernel->isa; });
-  throw std::invalid_argument(who + ": expected one of " + quoted(available) + ", got '" + isa + "'" +
-                              (known ? ", which this CPU does not support" : ""));
+  throw std::invalid_argument(who + ": expected one of " + quoted(available) + ", got '" + isa +
+                              "'" + (known ? ", which this CPU does not support" : ""));
 }
 
 }  // namespace
@@ -71,18 +77,20 @@ const Kernel& choose_kernel(const std::string& isa) {
     choice = find_available(isa, "isa");
     if (choice < bound) {
       throw std::invalid_argument("isa: expected '" + std::string(bound_name) +
-                                  "' or a lesser one, since MLPBANK_ISA is set to it, got '" + isa + "'");
+                                  "' or a lesser one, since MLPBANK_ISA is set to it, got '" + isa +
+                                  "'");
     }
   }
   const std::string name = available_isas()[choice];
-  return *std::find_if(std::begin(kCandidates), std::end(kCandidates),
-                       [&](const Candidate& c) { return name == c.kernel->isa; })
-              ->kernel;
+  return *std::find_if(std::begin(kCandidates), std::end(kCandidates), [&](const Candidate& c) {
+            return name == c.kernel->isa;
+          })->kernel;
 }
 
 Engine::Engine(int num_threads, const std::string& isa) : kernel_(&choose_kernel(isa)) {
   if (num_threads < 0) {
-    throw std::invalid_argument("num_threads: expected a positive integer, got " + std::to_string(num_threads));
+    throw std::invalid_argument("num_threads: expected a positive integer, got " +
+                                std::to_string(num_threads));
   }
   const int budget = cpu_budget().threads;
   num_threads_ = num_threads == 0 ? budget : std::min(num_threads, budget);

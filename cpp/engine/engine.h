@@ -1,4 +1,4 @@
-// Which kernel runs: the instruction sets in order of preference, the check of this CPU, the override.
+// Engine: which kernel runs, and on how many threads.
 #pragma once
 
 #include <string>
@@ -8,18 +8,19 @@
 
 namespace mlpbank {
 
-// Instruction sets this CPU (and operating system) can run, the fastest first. The last is always "portable".
+// Instruction sets that this CPU and operating system can run, the fastest first. The last is
+// always "portable".
 std::vector<std::string> available_isas();
 
-// The kernel to use. An empty `isa` takes the fastest. The environment variable MLPBANK_ISA sets an upper bound: it can
-// only lower the choice. Throws std::invalid_argument for a name that is unknown, not available here or above the
-// bound.
+// The kernel to use. An empty `isa` takes the fastest. The environment variable MLPBANK_ISA sets an
+// upper bound: it can only lower the choice. Throws std::invalid_argument for a name that is
+// unknown, not available here or above the bound.
 const Kernel& choose_kernel(const std::string& isa);
 
-// Through an Engine goes all arithmetic: a kernel and a number of threads.
+// What all arithmetic goes through: a kernel and a number of threads.
 class Engine {
  public:
-  // num_threads 0 takes the whole CPU budget; a larger number than the budget is lowered to it.
+  // num_threads 0 takes the whole CPU budget. A number above the budget is lowered to it.
   Engine(int num_threads, const std::string& isa);
 
   int num_threads() const { return num_threads_; }

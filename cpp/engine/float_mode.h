@@ -4,33 +4,37 @@
 #include <cstdint>
 
 #if defined(__x86_64__)
-#include <xmmintrin.h>
+#  include <xmmintrin.h>
 #elif !defined(__aarch64__)
-#include <cfenv>
+#  include <cfenv>
 #endif
 
 namespace mlpbank {
 
-// For its lifetime the calling thread rounds to nearest, keeps subnormal numbers and lets no exception interrupt; then
-// it has its own mode and exception flags again. Libraries set other modes (torch.set_flush_denormal), each for the
-// thread that asked, so that without this the results of a call would depend on which thread computed them.
+// For its lifetime the calling thread rounds to nearest, keeps subnormal numbers and traps no
+// exceptions. Then its own mode and exception flags are back. Libraries set other modes for the
+// thread that asks (torch.set_flush_denormal), so that without this the results of a call would
+// depend on which thread computed them.
 class DefaultFloatMode {
  public:
   DefaultFloatMode(const DefaultFloatMode&) = delete;
   DefaultFloatMode& operator=(const DefaultFloatMode&) = delete;
 
 #if defined(__x86_64__)
-  DefaultFloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }  // the mode that a process starts with
+  DefaultFloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(kProcessStart); }
   ~DefaultFloatMode() { _mm_setcsr(saved_); }
 
  private:
+  static constexpr unsigned kProcessStart = 0x1f80;  // the mode that a process starts with
   unsigned saved_;
 #elif defined(__aarch64__)
   DefaultFloatMode() {
     asm volatile("mrs %0, fpcr\n\tmrs %1, fpsr" : "=r"(control_), "=r"(status_));
     asm volatile("msr fpcr, %0" ::"r"(uint64_t{0}));
   }
-  ~DefaultFloatMode() { asm volatile("msr fpcr, %0\n\tmsr fpsr, %1" ::"r"(control_), "r"(status_)); }
+  ~DefaultFloatMode() {
+    asm volatile("msr fpcr, %0\n\tmsr fpsr, %1" ::"r"(control_), "r"(status_));
+  }
 
  private:
   uint64_t control_, status_;

@@ -1,4 +1,4 @@
-// Sorting a call's entries by the model they go to.
+// Grouping: sorts a call's entries by the slot they go to.
 #pragma once
 
 #include <cstdint>
@@ -6,29 +6,35 @@
 
 namespace mlpbank {
 
-// Entries whose models lie in one unit (a model, or a tile of 16), at most `max_entries` of them: positions
-// [begin, end) of the sorted entries.
-struct Piece {
-  int64_t unit, begin, end;
+// Entries whose models lie in one block: positions [begin, end) of the sorted entries.
+struct Group {
+  int64_t block, begin, end;
 };
 
 class Grouping {
  public:
-  // Linear in `entries`. Throws std::out_of_range naming the first position whose model is not in [0, num_models), and
+  // Takes time in proportion to `entries`. A group has at most `max_entries`; a block with more has
+  // several groups. Throws std::out_of_range for the first slot that is not in [0, num_models), and
   // std::overflow_error from 2^32 entries on.
-  void group(const int64_t* models, int64_t entries, int64_t num_models, int64_t unit_models, int64_t max_entries);
+  void group(const int64_t* slots, int64_t entries, int64_t num_models, int64_t block_models,
+             int64_t max_entries);
 
-  // The entries sorted by model, those of one model in their order: which entry stands at position i, and its model.
-  int64_t entry(int64_t i) const { return static_cast<int64_t>(keys_[static_cast<std::size_t>(i)] & 0xffffffff); }
-  int64_t model(int64_t i) const { return static_cast<int64_t>(keys_[static_cast<std::size_t>(i)] >> 32); }
-  const std::vector<Piece>& pieces() const { return pieces_; }
+  // The sorted entries: which one stands at position i, and its slot. Entries of one slot keep
+  // their order.
+  int64_t entry(int64_t i) const {
+    return static_cast<int64_t>(keys_[static_cast<std::size_t>(i)] & 0xffffffff);
+  }
+  int64_t slot(int64_t i) const {
+    return static_cast<int64_t>(keys_[static_cast<std::size_t>(i)] >> 32);
+  }
+  const std::vector<Group>& groups() const { return groups_; }
 
  private:
   void sort(int64_t num_models);
 
-  std::vector<uint64_t> keys_;  // model << 32 | entry
-  std::vector<uint64_t> spare_;
-  std::vector<Piece> pieces_;
+  std::vector<uint64_t> keys_;    // slot << 32 | entry
+  std::vector<uint64_t> buffer_;  // what sort() writes to
+  std::vector<Group> groups_;
 };
 
 }  // namespace mlpbank

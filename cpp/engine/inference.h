@@ -1,4 +1,5 @@
-// BatchedInference: every row through its model, in one call. Each call sees one generation of each model.
+// BatchedInference: every row through its model, in one call. Each call sees one revision of each
+// model.
 #pragma once
 
 #include <cstdint>
@@ -9,14 +10,15 @@
 
 namespace mlpbank {
 
-// What a forward does with rows of a model that was never loaded.
+// What a forward does with rows of a slot that holds no model.
 enum class Missing { error, nan };
 
 struct ForwardOptions {
   int num_threads = 0;  // 0: the engine's
   Missing missing = Missing::error;
-  // How many models the arrays of a dense forward are for, 0: all. The bank may have grown since they were made.
-  int64_t models = 0;
+  // For how many models the arrays of a dense forward were made, 0: all. The weights may have grown
+  // since.
+  int64_t num_models = 0;
 };
 
 class BatchedInference {
@@ -26,21 +28,22 @@ class BatchedInference {
   const BatchedWeights& weights() const { return *weights_; }
   const Engine& engine() const { return engine_; }
 
-  // Whether rows for so many models are computed within microseconds, on the calling thread and in memory of our own.
-  bool is_brief(int64_t models, int64_t rows) const;
+  // Whether a forward of so many models and rows runs within microseconds on the calling thread, on
+  // memory of our own.
+  bool runs_inline(int64_t models, int64_t rows) const;
 
-  // x (models, rows, input_size) -> y (models, rows, output_size): block i through model i.
+  // x (models, rows, input_size) -> y (models, rows, output_size): entry i through model i.
   void forward(const float* x, int64_t rows, float* y, const ForwardOptions& options) const;
   // x (rows, input_size) -> y (models, rows, output_size): the same rows through every model.
   void forward_shared(const float* x, int64_t rows, float* y, const ForwardOptions& options) const;
-  // x (entries, rows, input_size) -> y (entries, rows, output_size): block i through model models[i].
-  // Throws std::out_of_range naming the first bad position.
-  void forward_models(const int64_t* models, int64_t entries, const float* x, int64_t rows, float* y,
+  // x (entries, rows, input_size) -> y (entries, rows, output_size): entry i through the model in
+  // slots[i]. Throws std::out_of_range for the first slot that does not exist.
+  void forward_models(const int64_t* slots, int64_t entries, const float* x, int64_t rows, float* y,
                       const ForwardOptions& options) const;
 
  private:
-  void forward_dense(const float* x, bool shared, int64_t rows, float* y, const ForwardOptions& options) const;
-  int threads_for(const ForwardOptions& options) const;
+  void forward_dense(const float* x, bool shared, int64_t rows, float* y,
+                     const ForwardOptions& options) const;
 
   std::shared_ptr<BatchedWeights> weights_;
   Engine engine_;

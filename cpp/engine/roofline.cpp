@@ -1,3 +1,4 @@
+// Measurements of read bandwidth and multiply-add rate.
 #include "engine/roofline.h"
 
 #include <algorithm>
@@ -13,14 +14,14 @@
 namespace mlpbank {
 namespace {
 
-// One timed run reads at least this much. A buffer in L2 is read in a microsecond; that would time the entry into the
-// parallel region.
+// One timed run reads at least this much. A buffer in L2 is read in a microsecond, less than it
+// takes to share the work out.
 constexpr int64_t kRunBytes = 8 << 20;
 constexpr int64_t kLineFloats = 16;
 constexpr int64_t kChunksPerThread = 16;
 constexpr double kAlwaysShared = 1e9;  // nanoseconds: never too little work for a second thread
 
-std::atomic<float> sink;  // whatever is computed goes here, so that it has to be computed
+std::atomic<float> sink;  // receives all results, so that they have to be computed
 
 template <class Run>
 double seconds(Run run) {
@@ -39,8 +40,10 @@ double median(std::vector<double> values) {
 
 double read_bandwidth(int64_t nbytes, int num_threads, int repeats) {
   const int64_t lines = nbytes / static_cast<int64_t>(kLineFloats * sizeof(float));
-  if (lines < 1) throw std::invalid_argument("nbytes: expected at least 64, got " + std::to_string(nbytes));
-  if (repeats < 1) throw std::invalid_argument("repeats: expected at least 1, got " + std::to_string(repeats));
+  if (lines < 1)
+    throw std::invalid_argument("nbytes: expected at least 64, got " + std::to_string(nbytes));
+  if (repeats < 1)
+    throw std::invalid_argument("repeats: expected at least 1, got " + std::to_string(repeats));
   const Engine engine(num_threads, "");
   const Kernel& kernel = engine.kernel();
   const int64_t threads = engine.num_threads();
@@ -48,19 +51,21 @@ double read_bandwidth(int64_t nbytes, int num_threads, int repeats) {
   std::fill(buffer.data(), buffer.data() + buffer.size(), 1.0f);  // gives it pages of its own
 
   const int64_t passes = std::max<int64_t>(1, kRunBytes / nbytes);
-  // One part per thread keeps a part in its core's own cache. Smaller ones, for buffers beyond it, let the faster
-  // thread take more; they are read once, as a second pass would find them in L1.
+  // One chunk for each thread stays in its core's own cache. Smaller chunks, for buffers beyond it,
+  // let a faster thread take more. They are read once: a second pass would find them in L1.
   std::vector<int64_t> chunks = {(lines + threads - 1) / threads};
   if (passes == 1) chunks.push_back(std::max<int64_t>(1, lines / (threads * kChunksPerThread)));
 
   const auto run = [&](int variant, int64_t chunk) {
-    parallel_for(engine.num_threads(), {lines, chunk, kAlwaysShared}, [&](int64_t begin, int64_t end) {
-      float sum = 0.0f;
-      for (int64_t pass = 0; pass < passes; ++pass) {
-        sum += kernel.probe_read(buffer.data() + begin * kLineFloats, (end - begin) * kLineFloats, variant);
-      }
-      sink.store(sum, std::memory_order_relaxed);
-    });
+    parallel_for(engine.num_threads(), {lines, chunk, kAlwaysShared},
+                 [&](int64_t begin, int64_t end) {
+                   float sum = 0.0f;
+                   for (int64_t pass = 0; pass < passes; ++pass) {
+                     sum += kernel.probe_read(buffer.data() + begin * kLineFloats,
+                                              (end - begin) * kLineFloats, variant);
+                   }
+                   sink.store(sum, std::memory_order_relaxed);
+                 });
   };
   std::vector<std::vector<double>> times(chunks.size() * kReadVariants);
   for (int repeat = 0; repeat < repeats; ++repeat) {
@@ -92,9 +97,10 @@ double fma_peak(const std::string& isa, int num_threads) {
   std::vector<double> times;
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
     times.push_back(seconds([&] {
-      parallel_for(engine.num_threads(), {chunks, 1, kAlwaysShared}, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) burn(steps);
-      });
+      parallel_for(engine.num_threads(), {chunks, 1, kAlwaysShared},
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t i = begin; i < end; ++i) burn(steps);
+                   });
     }));
   }
   return burn(steps) * static_cast<double>(chunks) / median(times) / 1e9;

@@ -1,8 +1,11 @@
-// One OpenMP team of helpers for the whole process serves all calls. It enters its parallel region once and stays
-// there, because a region per call ends in a barrier that waits for every thread of the team, also for one that another
-// process keeps off its core: with the second core busy, a call of 0.9 ms took 12 ms (median) that way and 1 ms this
-// way. It also means one set of threads however many threads call, and a clean start in a forked child. What OpenMP's
-// users set (omp_set_num_threads, threadpoolctl) and do (call from their own regions) is heeded at every call.
+// One OpenMP team of helpers for the whole process serves all calls.
+//
+// It enters its parallel region once and stays there. A region for each call would end in a barrier
+// that waits for every thread of the team, also for one that another process keeps off its core
+// (measured in docs/internals.md, "One team of helpers"). It also means one set of threads however
+// many threads call, and a clean start in a forked child. What OpenMP's users set
+// (omp_set_num_threads, threadpoolctl) and do (call from regions of their own) counts at every
+// call.
 #include "engine/threads.h"
 
 #include <omp.h>
@@ -34,16 +37,15 @@ using std::chrono::microseconds;
 
 // A helper looks for new work this long before it sleeps; callers in a loop find it awake.
 constexpr microseconds kHelperSpin{50};
-// A caller looks this long whether its last helper has finished before it sleeps. Sleeping frees the core for a helper
-// that was pushed off its own.
+// A caller looks this long whether its last helper has finished before it sleeps. Sleeping frees
+// the core for a helper that was pushed off its own.
 constexpr microseconds kCallerSpin{20};
-// Helpers are woken only from here on: the system call costs the caller some 3 us, and they arrive 5 to 50 us later.
-// When calls follow each other so closely that a helper would find the next before it sleeps again, any of them may.
+// Shorter calls wake no helper: the system call costs the caller some 3 us, and helpers arrive 5 to
+// 50 us later. Calls that follow each other within kHelperSpin may all the same.
 constexpr double kWakeNanoseconds = 30000;
-// When other processes keep the cores busy, a woken helper may be given its caller's core. Nothing is gained then, and
-// as long as it looked for more work there, the caller would wait. So such a helper sleeps at once, and for a while
-// only long calls wake any (second core busy, 200 x 16-32-8: every tenth call took 68 us or more, now 13, as with one
-// thread).
+// When other processes keep the cores busy, a woken helper may be given its caller's core, where it
+// only keeps the caller waiting. Such a helper sleeps at once, and for this long only long calls
+// wake any (measured in docs/internals.md, "Crowded cores").
 constexpr microseconds kCrowded{2000};
 constexpr double kLongNanoseconds = 1e6;
 // Helpers that the system refused are asked for again so much later, and then at twice the interval up to the longest.
@@ -68,24 +70,24 @@ bool spin_until(microseconds limit, Done done) {
   return done();
 }
 
-// One call's work, on its caller's stack. Fields that are not atomic belong to the pool's mutex.
+// One call's work, on its caller's stack. The pool's mutex guards fields that are not atomic.
 //
-// Each thread has a range of its own, which it takes chunk by chunk, and then helps with the others'. Calls that follow
-// each other thereby find the same models in the same core's cache, and no thread waits for a counter that another core
-// has just changed.
+// Each thread takes chunk by chunk of a range of its own and then helps with the others'. So calls
+// that follow each other find the same models in the same core's cache, and no thread waits for a
+// counter that another core has just changed.
 class Job {
  public:
   Job(const ChunkedWork& work, ChunkBody body, void* context, int threads)
       : is_long(work.nanoseconds >= kLongNanoseconds),
-        places(threads - 1),
+        openings(threads - 1),
         chunk_(work.chunk),
         body_(body),
         context_(context),
         ranges_(std::min(threads, kMaxRanges)) {
-    const int64_t chunks = (work.items + chunk_ - 1) / chunk_;
+    const int64_t chunks = (work.tasks + chunk_ - 1) / chunk_;
     for (int i = 0; i < ranges_; ++i) {
       range_[i].next = chunks * i / ranges_ * chunk_;
-      range_[i].end = std::min(chunks * (i + 1) / ranges_ * chunk_, work.items);
+      range_[i].end = std::min(chunks * (i + 1) / ranges_ * chunk_, work.tasks);
     }
   }
 
@@ -93,7 +95,8 @@ class Job {
     const DefaultFloatMode mode;
     for (int i = 0; i < ranges_; ++i) {
       Range& range = range_[(thread + i) % ranges_];
-      for (int64_t begin; (begin = range.next.fetch_add(chunk_, std::memory_order_relaxed)) < range.end;) {
+      for (int64_t begin;
+           (begin = range.next.fetch_add(chunk_, std::memory_order_relaxed)) < range.end;) {
         body_(context_, begin, std::min(begin + chunk_, range.end));
       }
     }
@@ -101,7 +104,7 @@ class Job {
 
   const bool is_long;
   const int caller_cpu = sched_getcpu();
-  int places;  // helpers that may still join
+  int openings;  // helpers that may still join
   int joined = 0;
   std::atomic<int> helpers{0};
   Job* next_job = nullptr;
@@ -120,14 +123,16 @@ class Job {
   Range range_[kMaxRanges];
 };
 
-// Blocks, for its lifetime and for the threads that are started meanwhile, the signals that a process is sent: they
-// belong to the program's own threads, which may wait for them. Those that a fault raises stay.
+// Blocks the signals that a process is sent, for its lifetime and for the threads started
+// meanwhile: they belong to the program's own threads, which may wait for them. Signals of faults
+// stay.
 class BlockedSignals {
  public:
   BlockedSignals() {
     sigset_t signals;
     sigfillset(&signals);
-    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&signals, fault);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS})
+      sigdelset(&signals, fault);
     pthread_sigmask(SIG_BLOCK, &signals, &saved_);
   }
   ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &saved_, nullptr); }
@@ -138,8 +143,8 @@ class BlockedSignals {
   sigset_t saved_;
 };
 
-// How many of `wanted` threads the system grants at once (RLIMIT_NPROC, a cgroup's limit of pids, memory). libgomp ends
-// the process when it is refused one, so they are tried first.
+// How many of `wanted` threads the system grants at once (RLIMIT_NPROC, a cgroup's limit of pids,
+// memory). libgomp ends the process when it is refused one, so they are tried first.
 int creatable_threads(int wanted) noexcept {
   std::vector<std::thread> tried;
   std::mutex all_started;
@@ -157,15 +162,17 @@ int creatable_threads(int wanted) noexcept {
 
 class Pool {
  public:
-  // Starts so many helpers more, or as many as the system lets us have, and returns how many. Throws std::bad_alloc
-  // before it has started any.
+  // Starts so many helpers more, or as many as the system grants, and returns how many. Throws
+  // std::bad_alloc before it has started any.
   int start(int helpers) {
     if (helpers == 0) return 0;
     std::promise<int> granted;
     std::future<int> number = granted.get_future();
     try {
       const BlockedSignals blocked;
-      std::thread([this, helpers, promise = std::move(granted)]() mutable { lead(helpers, promise); }).detach();
+      std::thread([this, helpers, promise = std::move(granted)]() mutable {
+        lead(helpers, promise);
+      }).detach();
     } catch (const std::system_error&) {
       return 0;
     }
@@ -179,7 +186,8 @@ class Pool {
     const int64_t now = Clock::now().time_since_epoch().count();
     if (now < crowded_until_.load(std::memory_order_relaxed)) return false;
     return nanoseconds >= kWakeNanoseconds ||
-           Clock::duration(now - last_small_.exchange(now, std::memory_order_relaxed)) < kHelperSpin;
+           Clock::duration(now - last_small_.exchange(now, std::memory_order_relaxed)) <
+               kHelperSpin;
   }
 
   bool any_awake() const { return awake_.load(std::memory_order_relaxed) > 0; }
@@ -190,7 +198,7 @@ class Pool {
       const std::lock_guard lock(mutex_);
       job.next_job = first_;
       first_ = &job;
-      open_places_ += job.places;
+      openings_ += job.openings;
       notify = wake && asleep_ > 0;
     }
     if (notify) work_.notify_all();
@@ -200,7 +208,7 @@ class Pool {
       Job** link = &first_;
       while (*link != &job) link = &(*link)->next_job;
       *link = job.next_job;
-      open_places_ -= job.places;
+      openings_ -= job.openings;
     }
     // Now no helper can join; those inside finish their last chunk.
     const auto finished = [&] { return job.helpers.load(std::memory_order_acquire) == 0; };
@@ -212,17 +220,17 @@ class Pool {
   }
 
  private:
-  // The first helper, which brings the others.
+  // Runs on the first helper and starts the rest.
   void lead(int helpers, std::promise<int>& granted) {
     const int others = creatable_threads(helpers - 1);
     granted.set_value(1 + others);
-    // A thread counts a little longer than join() waits for it, which matters next to the limit.
+    // A thread still counts for a moment after join(), which matters next to the limit.
     if (others > 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
 #if defined(__SANITIZE_THREAD__)  // ThreadSanitizer sees plain threads only
     for (int i = 0; i < others; ++i) std::thread([this] { serve(); }).detach();
     serve();
 #else
-#pragma omp parallel num_threads(1 + others)
+#  pragma omp parallel num_threads(1 + others)
     serve();
 #endif
   }
@@ -240,23 +248,24 @@ class Pool {
     }
   }
 
-  // Waits for a job with a free place and takes it. The caller is its thread 0, whoever joins is the next one.
+  // Waits for a job with an opening and joins it. Returns the job and the thread's number in it; the
+  // caller is number 0.
   std::pair<Job*, int> join(bool crowded) {
     if (crowded) {
       crowded_until_ = (Clock::now() + kCrowded).time_since_epoch().count();
     } else {
       ++awake_;
-      spin_until(kHelperSpin, [&] { return open_places_.load(std::memory_order_relaxed) > 0; });
+      spin_until(kHelperSpin, [&] { return openings_.load(std::memory_order_relaxed) > 0; });
       --awake_;
     }
     std::unique_lock lock(mutex_);
     ++asleep_;
-    work_.wait(lock, [&] { return open_places_ > 0; });
+    work_.wait(lock, [&] { return openings_ > 0; });
     --asleep_;
     Job* job = first_;
-    while (job->places == 0) job = job->next_job;
-    --open_places_;
-    --job->places;
+    while (job->openings == 0) job = job->next_job;
+    --openings_;
+    --job->openings;
     job->helpers.fetch_add(1, std::memory_order_relaxed);
     return {job, ++job->joined};
   }
@@ -264,10 +273,10 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable work_, done_;
   Job* first_ = nullptr;
-  std::atomic<int> open_places_{0};
-  std::atomic<int> awake_{0};  // helpers that look for work without sleeping
-  std::atomic<int64_t> last_small_{0};  // when a call last found none of them
-  std::atomic<int64_t> crowded_until_{0};  // until when a helper would get its caller's core
+  std::atomic<int> openings_{0};       // helpers that may still join, of all jobs
+  std::atomic<int> awake_{0};           // helpers that look for work without sleeping
+  std::atomic<int64_t> last_small_{0};  // when a call last found none awake
+  std::atomic<int64_t> crowded_until_{0};
   int asleep_ = 0;
   int waiting_callers_ = 0;
 };
@@ -280,8 +289,8 @@ Clock::time_point ask_again;
 Clock::duration ask_again_after;
 std::atomic<int> threads_at_work{0};
 
-// The parent's helpers do not exist in a child, and its locks may be held by nobody: forget them. The child may have
-// other CPUs, too.
+// Forgets the parent's helpers, which do not exist in a child, and its mutex, whose holder may not
+// exist. The budget is read anew: the child may have other CPUs.
 void after_fork_in_child() {
   new (&pool_mutex) std::mutex;
   pool = nullptr;
@@ -316,14 +325,16 @@ Pool& the_pool() {
   return *pool;
 }
 
-// The threads one call may use: what the calls already at work leave of the budget, but always the caller's own.
+// The threads that one call may use: what calls already at work leave of the budget, at least the
+// caller's own.
 class Share {
  public:
   explicit Share(int wanted) {
     int busy = threads_at_work.load(std::memory_order_relaxed);
     do {
       threads_ = std::max(1, std::min(wanted, budget - busy));
-    } while (!threads_at_work.compare_exchange_weak(busy, busy + threads_, std::memory_order_relaxed));
+    } while (
+        !threads_at_work.compare_exchange_weak(busy, busy + threads_, std::memory_order_relaxed));
   }
   ~Share() { threads_at_work.fetch_sub(threads_, std::memory_order_relaxed); }
   Share(const Share&) = delete;
@@ -337,12 +348,12 @@ class Share {
 }  // namespace
 
 void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* context) {
-  if (work.items <= 0) return;
-  const int64_t chunks = (work.items + work.chunk - 1) / work.chunk;
+  if (work.tasks <= 0) return;
+  const int64_t chunks = (work.tasks + work.chunk - 1) / work.chunk;
   threads = static_cast<int>(std::min<int64_t>({threads, chunks, omp_get_max_threads()}));
   const auto alone = [&] {
     const DefaultFloatMode mode;
-    body(context, 0, work.items);
+    body(context, 0, work.tasks);
   };
   if (threads <= 1 || work.nanoseconds < kShareNanoseconds || omp_in_parallel()) return alone();
   Pool& helpers = the_pool();

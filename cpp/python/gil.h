@@ -1,8 +1,9 @@
 // Giving up the GIL and taking it back, also while the interpreter ends.
 //
-// Until Python 3.14 a daemon thread that wants the GIL when the interpreter ends is unwound by pthread_exit: C++
-// destructors up the stack would run without the GIL, and one that must not throw ends the process. Such a thread stops
-// here for ever instead; the process ends without it.
+// Until Python 3.14, a daemon thread that wants the GIL when the interpreter ends is unwound by
+// pthread_exit. C++ destructors up the stack would run without the GIL, and one that must not throw
+// would end the process. Here such a thread stops for ever instead, and the process ends without
+// it.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -18,8 +19,8 @@ namespace mlpbank {
   while (true) std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
-// Runs `take`, which takes the GIL. What comes out of it as an exception is the unwinding of the thread: it is caught
-// by the only handler that catches that, and never leaves it.
+// Runs `take`, which takes the GIL. Its only exception is the unwinding of the thread, which only
+// this handler catches and which never leaves it.
 template <class Take>
 void take_gil(Take take) noexcept {
   try {
@@ -43,11 +44,11 @@ class ReleasedGil {
   PyThreadState* state_;
 };
 
-// Keeps Python objects for the core, which drops them on any thread, with the GIL or without.
+// Keeps Python objects for the core, which drops them on any thread, with or without the GIL.
 template <class Object>
 std::shared_ptr<const void> keep(Object object) {
   return std::shared_ptr<Object>(new Object(std::move(object)), [](Object* held) {
-    if (Py_IsInitialized() == 0) return;  // its interpreter is gone, and so is the object
+    if (Py_IsInitialized() == 0) return;  // the object is gone with its interpreter
     if (PyGILState_Check() != 0) return delete held;
     PyGILState_STATE state;
     take_gil([&] { state = PyGILState_Ensure(); });

@@ -1,3 +1,4 @@
+// Architecture: validation, with overflow-checked sizes.
 #include "weights/architecture.h"
 
 #include <algorithm>
@@ -28,19 +29,22 @@ const std::string& activation_name(Activation activation) {
 
 int64_t checked_mul(int64_t a, int64_t b, const char* what) {
   int64_t result;
-  if (__builtin_mul_overflow(a, b, &result)) throw std::overflow_error(std::string(what) + ": too large");
+  if (__builtin_mul_overflow(a, b, &result))
+    throw std::overflow_error(std::string(what) + ": too large");
   return result;
 }
 
 int64_t checked_add(int64_t a, int64_t b, const char* what) {
   int64_t result;
-  if (__builtin_add_overflow(a, b, &result)) throw std::overflow_error(std::string(what) + ": too large");
+  if (__builtin_add_overflow(a, b, &result))
+    throw std::overflow_error(std::string(what) + ": too large");
   return result;
 }
 
 Architecture::Architecture(std::vector<LayerSpec> layers) : layers_(std::move(layers)) {
   validate();
-  for (const LayerSpec& layer : layers_) num_parameters_ += (layer.input_size + 1) * layer.output_size;
+  for (const LayerSpec& layer : layers_)
+    num_parameters_ += (layer.input_size + 1) * layer.output_size;
 }
 
 void Architecture::validate() const {
@@ -51,18 +55,22 @@ void Architecture::validate() const {
     const LayerSpec& layer = layers_[i];
     const std::string where = "layer " + std::to_string(i) + ": ";
     if (layer.input_size <= 0) {
-      throw std::invalid_argument(where + "expected a positive input_size, got " + std::to_string(layer.input_size));
+      throw std::invalid_argument(where + "expected a positive input_size, got " +
+                                  std::to_string(layer.input_size));
     }
     if (layer.output_size <= 0) {
-      throw std::invalid_argument(where + "expected a positive output_size, got " + std::to_string(layer.output_size));
+      throw std::invalid_argument(where + "expected a positive output_size, got " +
+                                  std::to_string(layer.output_size));
     }
     if (i > 0 && layer.input_size != layers_[i - 1].output_size) {
-      throw std::invalid_argument(where + "expected input_size " + std::to_string(layers_[i - 1].output_size) +
+      throw std::invalid_argument(where + "expected input_size " +
+                                  std::to_string(layers_[i - 1].output_size) +
                                   ", the output_size of layer " + std::to_string(i - 1) + ", got " +
                                   std::to_string(layer.input_size));
     }
     if (layer.activation == Activation::softmax && i + 1 < layers_.size()) {
-      throw std::invalid_argument(where + "expected softmax on the last layer only, which is layer " +
+      throw std::invalid_argument(where +
+                                  "expected softmax on the last layer only, which is layer " +
                                   std::to_string(layers_.size() - 1));
     }
     const int64_t with_bias = checked_add(layer.input_size, 1, kWhat);

@@ -1,4 +1,4 @@
-// Layer sizes and activations of the one network that all models of a bank share. Immutable.
+// Architecture: layer sizes and activations of the network that all models share. Immutable.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@ struct LayerSpec {
   Activation activation;
 
   bool operator==(const LayerSpec& other) const {
-    return input_size == other.input_size && output_size == other.output_size && activation == other.activation;
+    return input_size == other.input_size && output_size == other.output_size &&
+           activation == other.activation;
   }
 };
 
@@ -28,8 +29,8 @@ class Architecture {
   // Throws std::invalid_argument or std::overflow_error, see validate().
   explicit Architecture(std::vector<LayerSpec> layers);
 
-  // At least one layer, positive sizes, each input size equal to the previous output size, and a number of parameters
-  // whose bytes fit 63 bits. Holds for every Architecture that exists.
+  // Checks what holds for every Architecture: at least one layer, positive sizes, each input size
+  // equal to the previous output size, and a number of parameters whose bytes fit 63 bits.
   void validate() const;
 
   const std::vector<LayerSpec>& layers() const { return layers_; }
@@ -44,7 +45,7 @@ class Architecture {
   int64_t num_parameters_ = 0;
 };
 
-// a * b and a + b, or std::overflow_error saying which `what` is too large.
+// a * b and a + b. Throw std::overflow_error that says what is too large.
 int64_t checked_mul(int64_t a, int64_t b, const char* what);
 int64_t checked_add(int64_t a, int64_t b, const char* what);
 

@@ -1,3 +1,4 @@
+// Layout: sizes and offsets, packing, unpacking, and the choice of a kind.
 #include "weights/layout.h"
 
 #include <algorithm>
@@ -17,17 +18,9 @@ namespace {
 
 using portable::transpose;
 
-// Up to this many parameters a model goes into the lane layout. Speed of lane over panel, AVX-512, one thread:
-//
-//                  58 parameters  212..241    484   676..808   1268..1864  6337      (4-8-2, 8-16-4, ..., 32-64-64-1)
-//   1 row, in L2       4.9         3.5..4.4   2.7   1.9..2.2   1.6..1.8    1.4
-//   1 row, in memory   1.4..2.6    2.0        1.7   1.2..1.5   1.4         0.9..1.1
-//   7 rows             3.0         1.7..3.5   1.3   0.8..1.0   0.7..0.8    0.6
-//   16 rows            1.4         1.0..1.2   1.0   0.7..0.8   0.7         0.6
-//   32 rows            1.0         0.9        0.9   0.5..0.7   0.6         0.6
-//
-// A call for a few of the models, though, reads and computes whole tiles there, up to 16 times as much. So models of
-// more than 256 parameters, for which lane gains less than twice in memory, go into the panel layout.
+// Up to this many parameters a model goes into the lane layout. Beyond it, lane gains less than
+// twice in memory, and a call for a few of the models reads and computes whole tiles. The
+// measurements are in docs/internals.md, "Panel or lane layout".
 constexpr int64_t kLaneMaxParameters = 256;
 
 int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
@@ -37,6 +30,18 @@ int64_t element_bytes(Dtype dtype) {
   constexpr int64_t kBytes[] = {MLPBANK_DTYPES(MLPBANK_SIZE)};
 #undef MLPBANK_SIZE
   return kBytes[static_cast<std::size_t>(dtype)];
+}
+
+// Calls `visit` with a value of the C++ type that weights are stored in.
+template <class Visit>
+void with_weight_type(Dtype dtype, Visit visit) {
+  switch (dtype) {
+#define MLPBANK_CASE(name, type) \
+  case Dtype::name:              \
+    return visit(type());
+    MLPBANK_DTYPES(MLPBANK_CASE)
+#undef MLPBANK_CASE
+  }
 }
 
 // float32 rows in front of a panel's weights: biases and, for int8, scales.
@@ -60,62 +65,89 @@ Dtype dtype_from_name(const std::string& name) {
   return static_cast<Dtype>(found - names.begin());
 }
 
+const char* layout_name(LayoutKind kind) {
+  switch (kind) {
+#define MLPBANK_CASE(name) \
+  case LayoutKind::name:   \
+    return #name;
+    MLPBANK_LAYOUTS(MLPBANK_CASE)
+#undef MLPBANK_CASE
+  }
+  return "";
+}
+
+LayoutKind layout_from_name(const std::string& name, const Architecture& architecture) {
+  if (name == "auto") return Layout::plan_kind(architecture);
+  std::string known = "'auto'";
+#define MLPBANK_COMPARE(kind)                 \
+  if (name == #kind) return LayoutKind::kind; \
+  known += ", '" #kind "'";
+  MLPBANK_LAYOUTS(MLPBANK_COMPARE)
+#undef MLPBANK_COMPARE
+  throw std::invalid_argument("layout: expected one of " + known + ", got '" + name + "'");
+}
+
 LayoutKind Layout::plan_kind(const Architecture& architecture) {
   return architecture.num_parameters() <= kLaneMaxParameters ? LayoutKind::lane : LayoutKind::panel;
 }
 
-Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype) : kind_(kind), dtype_(dtype) {
+Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype)
+    : kind_(kind), dtype_(dtype) {
   int64_t offset = 0, widest = architecture.input_size();
   for (const LayerSpec& layer : architecture.layers()) {
-    layers_.push_back({layer.input_size, layer.output_size, offset, model_floats_, layer.activation});
-    offset = round_up(offset + layer_bytes(layer), kUnitAlignment);
+    layers_.push_back(
+        {layer.input_size, layer.output_size, offset, model_floats_, layer.activation});
+    offset = round_up(offset + layer_bytes(layer), kBlockAlignment);
     model_floats_ += (layer.input_size + header_rows(dtype)) * layer.output_size;
     widest = std::max(widest, layer.output_size);
     widest_pair_ = std::max(widest_pair_, layer.input_size + layer.output_size);
     num_panels_ += (layer.output_size + panel_width() - 1) / panel_width();
   }
   if (kind == LayoutKind::panel) {
-    // Room for whole-vector reads, see kernel.h: of biases, of scales, of a panel's last weights.
-    // A layer's last panel, or the whole one before it, is read furthest. (No loop over all panels: the architecture
-    // may come from a file and be as large as it likes.)
+    // Leaves room for reads of whole vectors, see kernel.h: of biases, of scales, of the last
+    // weights of a panel. A layer's last panel, or the one before it, is read furthest. A loop over
+    // all panels would take too long: a file can state any architecture.
     int64_t end = 0;
     for (const LayerPlan& layer : layers_) {
       const int64_t last = (layer.out - 1) / kPanelWidth * kPanelWidth;
       for (int64_t o = std::max<int64_t>(0, last - kPanelWidth); o <= last; o += kPanelWidth) {
         const int64_t width = std::min(kPanelWidth, layer.out - o);
-        const int64_t start = layer.offset + (layer.in * element_bytes(dtype) + 4 * header_rows(dtype)) * o;
+        const int64_t start =
+            layer.offset + (layer.in * element_bytes(dtype) + 4 * header_rows(dtype)) * o;
         const int64_t header = 4 * header_rows(dtype) * width;
         const int64_t last_row = header + (layer.in - 1) * width * element_bytes(dtype);
         const int64_t header_end = 4 * ((header_rows(dtype) - 1) * width + kPanelWidth);
-        end = std::max(end, start + std::max(header_end, last_row + kPanelWidth * element_bytes(dtype)));
+        end = std::max(end,
+                       start + std::max(header_end, last_row + kPanelWidth * element_bytes(dtype)));
       }
     }
-    offset = round_up(end, kUnitAlignment);
+    offset = round_up(end, kBlockAlignment);
   } else {
-    offset += kUnitAlignment;  // a tile ends with the marks of the models that are there
+    offset += kBlockAlignment;  // a tile ends with its present mask
   }
-  unit_bytes_ = offset;
-  model_floats_ = round_up(model_floats_, kUnitAlignment / 4);
-  buffer_width_ = round_up(widest, kUnitAlignment / 4);
+  block_bytes_ = offset;
+  model_floats_ = round_up(model_floats_, kBlockAlignment / 4);
+  buffer_width_ = round_up(widest, kBlockAlignment / 4);
 }
 
 int64_t Layout::layer_bytes(const LayerSpec& layer) const {
-  return (layer.input_size * element_bytes(dtype_) + 4 * header_rows(dtype_)) * layer.output_size * unit_models();
+  return (layer.input_size * element_bytes(dtype_) + 4 * header_rows(dtype_)) * layer.output_size *
+         block_models();
 }
 
 Plan Layout::plan() const {
   const auto num_layers = static_cast<int64_t>(layers_.size());
-  return {layers_.data(), num_layers,    unit_bytes_,   unit_models(), panel_width(),
+  return {layers_.data(), num_layers,    block_bytes_,  block_models(), panel_width(),
           num_panels_,    model_floats_, buffer_width_, widest_pair_};
 }
 
-// In the order of memory.
+// Visits the panels in the order of memory.
 template <class Visit>
 void Layout::for_each_panel(Visit visit) const {
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const LayerPlan& layer = layers_[l];
     const int64_t column_bytes = layer.in * element_bytes(dtype_) + 4 * header_rows(dtype_);
-    const int64_t output_bytes = column_bytes * unit_models();
+    const int64_t output_bytes = column_bytes * block_models();
     portable::for_each_panel(layer.offset, layer.out, panel_width(), output_bytes, [&](auto panel) {
       visit(Panel{l, panel.first, panel.outputs, panel.address});
     });
@@ -124,8 +156,9 @@ void Layout::for_each_panel(Visit visit) const {
 
 namespace {
 
-// `rows` rows of `width` values, each `from_stride` behind the one before, for each of `models` models that lie
-// `model_stride` apart, become rows of width * step elements: element j of model i goes to j * step + i.
+// Copies `rows` rows of `width` values of each of `models` models. Rows lie `from_stride` apart,
+// models `model_stride`. A row of all models becomes width * step elements: element j of model i
+// goes to j * step + i.
 template <class To>
 void copy_rows(const float* from, int64_t from_stride, int64_t rows, int64_t width, int64_t models,
                int64_t model_stride, To* to, int64_t step) {
@@ -133,7 +166,7 @@ void copy_rows(const float* from, int64_t from_stride, int64_t rows, int64_t wid
     if constexpr (std::is_same_v<To, float>) {
       if (step > 1) {
         transpose(from, model_stride, models, width, to, step);
-      } else if (width == kPanelWidth) {  // a size the compiler knows becomes four moves
+      } else if (width == kPanelWidth) {  // a known size compiles to four moves
         std::memcpy(to, from, sizeof(float) * kPanelWidth);
       } else {
         std::memcpy(to, from, sizeof(float) * static_cast<std::size_t>(width));
@@ -153,33 +186,37 @@ void copy_rows(const float* from, int64_t from_stride, int64_t rows, int64_t wid
 }  // namespace
 
 template <class Weight>
-void Layout::pack_panel(const Panel& panel, const LayerView& view, int64_t source, int64_t models, Bytes* unit,
-                        int64_t lane) const {
+void Layout::pack_panel(const Panel& panel, const LayerView& view, int64_t source, int64_t models,
+                        Bytes* block, int64_t lane) const {
   const LayerPlan& layer = layers_[panel.layer];
-  const int64_t in = layer.in, out = layer.out, width = panel.width, step = unit_models();
-  auto* header = reinterpret_cast<float*>(unit + panel.offset) + lane;
+  const int64_t in = layer.in, out = layer.out, width = panel.width, step = block_models();
+  auto* header = reinterpret_cast<float*>(block + panel.offset) + lane;
   if (view.bias != nullptr) {
-    copy_rows(view.bias + source * out + panel.first_output, out, 1, width, models, out, header, step);
+    copy_rows(view.bias + source * out + panel.first_output, out, 1, width, models, out, header,
+              step);
   } else {
     for (int64_t j = 0; j < width; ++j) std::fill_n(header + j * step, models, 0.0f);
   }
   const float* from = view.weight + source * in * out + panel.first_output;
-  auto* to = reinterpret_cast<Weight*>(unit + panel.offset + 4 * header_rows(dtype_) * width * step) + lane;
+  auto* to =
+      reinterpret_cast<Weight*>(block + panel.offset + 4 * header_rows(dtype_) * width * step) +
+      lane;
   if constexpr (!std::is_same_v<Weight, int8_t>) {
     copy_rows(from, out, in, width, models, in * out, to, step);
   } else {
-    // Symmetric, one scale for each output of each model: the largest weight becomes 127.
+    // Symmetric, with one scale for each output of each model: the largest weight becomes 127.
     float* scales = header + width * step;
     for (int64_t i = 0; i < models; ++i) {
       const float* const matrix = from + i * in * out;
       float largest[kPanelWidth] = {}, divisor[kPanelWidth];
       for (int64_t k = 0; k < in; ++k) {
-        for (int64_t j = 0; j < width; ++j) largest[j] = std::max(largest[j], std::abs(matrix[k * out + j]));
+        for (int64_t j = 0; j < width; ++j)
+          largest[j] = std::max(largest[j], std::abs(matrix[k * out + j]));
       }
       for (int64_t j = 0; j < width; ++j) {
         const float scale = largest[j] / 127.0f;
         scales[j * step + i] = scale;
-        divisor[j] = scale > 0.0f ? scale : 1.0f;  // 0: all weights are, or so small that the scale underflowed
+        divisor[j] = scale > 0.0f ? scale : 1.0f;  // 0 or so small that it underflowed
       }
       for (int64_t k = 0; k < in; ++k) {
         for (int64_t j = 0; j < width; ++j) {
@@ -193,11 +230,12 @@ void Layout::pack_panel(const Panel& panel, const LayerView& view, int64_t sourc
 }
 
 template <class Weight>
-void Layout::unpack_panel(const Panel& panel, const Bytes* unit, int64_t lane, float* weight, float* bias) const {
+void Layout::unpack_panel(const Panel& panel, const Bytes* block, int64_t lane, float* weight,
+                          float* bias) const {
   const LayerPlan& layer = layers_[panel.layer];
-  const int64_t width = panel.width, step = unit_models();
-  const auto* header = reinterpret_cast<const float*>(unit + panel.offset) + lane;
-  const Bytes* weights = unit + panel.offset + 4 * header_rows(dtype_) * width * step;
+  const int64_t width = panel.width, step = block_models();
+  const auto* header = reinterpret_cast<const float*>(block + panel.offset) + lane;
+  const Bytes* weights = block + panel.offset + 4 * header_rows(dtype_) * width * step;
   const auto* from = reinterpret_cast<const Weight*>(weights) + lane;
   for (int64_t j = 0; j < width; ++j) {
     bias[panel.first_output + j] = header[j * step];
@@ -205,50 +243,44 @@ void Layout::unpack_panel(const Panel& panel, const Bytes* unit, int64_t lane, f
     if (dtype_ == Dtype::int8) scale = header[(width + j) * step];
     for (int64_t k = 0; k < layer.in; ++k) {
       const float value = decode(from[(k * width + j) * step]);
-      weight[k * layer.out + panel.first_output + j] = dtype_ == Dtype::int8 ? value * scale : value;
+      weight[k * layer.out + panel.first_output + j] =
+          dtype_ == Dtype::int8 ? value * scale : value;
     }
   }
 }
 
-void Layout::pack(const std::vector<LayerView>& views, int64_t source, int64_t models, Bytes* unit,
+void Layout::pack(const std::vector<LayerView>& views, int64_t source, int64_t models, Bytes* block,
                   int64_t lane) const {
   for_each_panel([&](const Panel& panel) {
     const LayerView& view = views[panel.layer];
-    switch (dtype_) {
-#define MLPBANK_CASE(name, type) \
-  case Dtype::name:              \
-    return pack_panel<type>(panel, view, source, models, unit, lane);
-      MLPBANK_DTYPES(MLPBANK_CASE)
-#undef MLPBANK_CASE
-    }
+    with_weight_type(dtype_, [&](auto zero) {
+      pack_panel<decltype(zero)>(panel, view, source, models, block, lane);
+    });
   });
-  if (kind_ == LayoutKind::lane) set_lanes(unit, lanes(unit) | ((1u << models) - 1) << lane);
+  if (kind_ == LayoutKind::lane)
+    set_present_mask(block, present_mask(block) | ((1u << models) - 1) << lane);
 }
 
-void Layout::unpack(const Bytes* unit, int64_t lane, const std::vector<float*>& weight,
+void Layout::unpack(const Bytes* block, int64_t lane, const std::vector<float*>& weight,
                     const std::vector<float*>& bias) const {
   for_each_panel([&](const Panel& panel) {
     float* w = weight[panel.layer];
     float* b = bias[panel.layer];
-    switch (dtype_) {
-#define MLPBANK_CASE(name, type) \
-  case Dtype::name:              \
-    return unpack_panel<type>(panel, unit, lane, w, b);
-      MLPBANK_DTYPES(MLPBANK_CASE)
-#undef MLPBANK_CASE
-    }
+    with_weight_type(dtype_,
+                     [&](auto zero) { unpack_panel<decltype(zero)>(panel, block, lane, w, b); });
   });
 }
 
-// Where the elements of lane 0 of a tile lie: visit(offset, bytes of an element). Those of lane i lie i elements
-// further.
+// Calls visit(offset, bytes of an element) for each element of lane 0 of a tile. The element of
+// lane i lies i elements further.
 template <class Visit>
 void Layout::for_each_element(Visit visit) const {
   const auto run = [&](int64_t offset, int64_t elements, auto bytes) {
     for (int64_t i = 0; i < elements; ++i, offset += bytes * kTileModels) visit(offset, bytes);
   };
   for_each_panel([&](const Panel& panel) {
-    const int64_t headers = header_rows(dtype_) * panel.width, weights = layers_[panel.layer].in * panel.width;
+    const int64_t headers = header_rows(dtype_) * panel.width,
+                  weights = layers_[panel.layer].in * panel.width;
     const int64_t offset = panel.offset + 4 * headers * kTileModels;
     run(panel.offset, headers, std::integral_constant<int64_t, 4>());
     switch (element_bytes(dtype_)) {
@@ -264,18 +296,19 @@ void Layout::for_each_element(Visit visit) const {
 
 void Layout::copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t to_lane) const {
   if (kind_ == LayoutKind::panel) {
-    std::memcpy(to, from, static_cast<std::size_t>(unit_bytes_));
+    std::memcpy(to, from, static_cast<std::size_t>(block_bytes_));
     return;
   }
   for_each_element([&](int64_t offset, auto bytes) {
     std::memcpy(to + offset + bytes * to_lane, from + offset + bytes * from_lane, bytes);
   });
-  set_lanes(to, lanes(to) | 1u << to_lane);
+  set_present_mask(to, present_mask(to) | 1u << to_lane);
 }
 
-void Layout::remove(Bytes* unit, int64_t lane) const {
-  for_each_element([&](int64_t offset, auto bytes) { std::memset(unit + offset + bytes * lane, 0, bytes); });
-  set_lanes(unit, lanes(unit) & ~(1u << lane));
+void Layout::remove(Bytes* block, int64_t lane) const {
+  for_each_element(
+      [&](int64_t offset, auto bytes) { std::memset(block + offset + bytes * lane, 0, bytes); });
+  set_present_mask(block, present_mask(block) & ~(1u << lane));
 }
 
 }  // namespace mlpbank

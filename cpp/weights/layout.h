@@ -1,4 +1,7 @@
-// Where each weight of each model lies in the buffer; packing and unpacking. Pictures in kernel.h.
+// Layout: where each weight of a model lies in its block, and how models are packed and unpacked.
+//
+// A block is what one kernel call reads: a model in the panel layout, a tile of 16 models in the
+// lane layout. Pictures are in kernels/kernel.h. The last 64 bytes of a tile hold its present mask.
 #pragma once
 
 #include <cstdint>
@@ -11,15 +14,27 @@
 
 namespace mlpbank {
 
-enum class LayoutKind { panel, lane };
+// Every kind of layout. The enum, the names and the look-up of a name are made from this list;
+// files hold names, so its order is free.
+#define MLPBANK_LAYOUTS(X) X(panel) X(lane)
 
-constexpr int64_t kUnitAlignment = 64;  // bytes; the last so many of a tile hold the bits of the models it has
+#define MLPBANK_MEMBER(name) name,
+enum class LayoutKind { MLPBANK_LAYOUTS(MLPBANK_MEMBER) };
+#undef MLPBANK_MEMBER
+
+// "panel" or "lane".
+const char* layout_name(LayoutKind kind);
+// "auto" picks the faster kind for this architecture. Throws std::invalid_argument.
+LayoutKind layout_from_name(const std::string& name, const Architecture& architecture);
+
+constexpr int64_t kBlockAlignment = 64;  // bytes
 
 // Names as users write them ("float16"), in the order of the enum.
 const std::vector<std::string>& dtype_names();
 Dtype dtype_from_name(const std::string& name);
 
-// One layer of one model as users hold it: weight (input_size, output_size) row-major; a null bias means zeros.
+// One layer of one model as users hold it: weight (input_size, output_size) row-major. A null bias
+// means zeros.
 struct LayerView {
   const float* weight;
   const float* bias;
@@ -34,34 +49,39 @@ class Layout {
 
   LayoutKind kind() const { return kind_; }
   Dtype dtype() const { return dtype_; }
-  // A unit is what one kernel call reads: a model in the panel layout, a tile of 16 models in the lane layout.
-  int64_t unit_models() const { return kind_ == LayoutKind::lane ? kTileModels : 1; }
-  int64_t unit_bytes() const { return unit_bytes_; }
+  int64_t block_models() const { return kind_ == LayoutKind::lane ? kTileModels : 1; }
+  int64_t block_bytes() const { return block_bytes_; }
+  // Blocks that hold so many models.
+  int64_t num_blocks(int64_t models) const {
+    return models / block_models() + (models % block_models() != 0);
+  }
   int64_t panel_width() const { return kind_ == LayoutKind::lane ? kLanePanelWidth : kPanelWidth; }
   Plan plan() const;
 
-  // Copies `models` models to lanes lane, lane + 1, ... of the unit (a panel unit has lane 0 only) and marks them as
-  // there. The first is number `source` of the views: views[l] is layer l of model 0, and each next model's weight
-  // (bias) follows directly behind it.
-  void pack(const std::vector<LayerView>& views, int64_t source, int64_t models, Bytes* unit, int64_t lane) const;
+  // Copies `models` models into lanes lane, lane + 1, ... of the block and marks them as present.
+  // views[l] is layer l of model 0; the weights (biases) of the next model follow directly behind.
+  // The first model that is copied is number `source` of the views. A panel block has lane 0 only.
+  void pack(const std::vector<LayerView>& views, int64_t source, int64_t models, Bytes* block,
+            int64_t lane) const;
   // The inverse for one model: weight[l] and bias[l] receive layer l.
-  void unpack(const Bytes* unit, int64_t lane, const std::vector<float*>& weight,
+  void unpack(const Bytes* block, int64_t lane, const std::vector<float*>& weight,
               const std::vector<float*>& bias) const;
 
-  // Copies one model as it is stored, from a lane of one unit to a lane of another, and marks it as there.
+  // Copies one model as it is stored, from lane to lane, and marks it as present.
   void copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t to_lane) const;
+  // Clears a model of a tile: nothing of its weights is left.
+  void remove(Bytes* block, int64_t lane) const;
 
-  // Which models of a unit are there: always the one of the panel layout, and the marked ones of a tile.
-  bool has_model(const Bytes* unit, int64_t lane) const { return (lanes(unit) >> lane & 1) != 0; }
-  int64_t models_in(const Bytes* unit) const { return __builtin_popcount(lanes(unit)); }
-  // Forgets a model of a tile: nothing of its weights is left.
-  void remove(Bytes* unit, int64_t lane) const;
-  // As bits, lane 0 first.
-  uint32_t lanes(const Bytes* unit) const {
-    uint32_t lanes = 1;
-    if (kind_ == LayoutKind::lane) std::memcpy(&lanes, unit + unit_bytes_ - kUnitAlignment, sizeof lanes);
-    return lanes;
+  // Bit i says whether the model in lane i is present. The one of a panel block always is.
+  uint32_t present_mask(const Bytes* block) const {
+    uint32_t mask = 1;
+    if (kind_ == LayoutKind::lane) std::memcpy(&mask, mask_address(block), sizeof mask);
+    return mask;
   }
+  bool has_model(const Bytes* block, int64_t lane) const {
+    return (present_mask(block) >> lane & 1) != 0;
+  }
+  int64_t models_in(const Bytes* block) const { return __builtin_popcount(present_mask(block)); }
 
  private:
   struct Panel {
@@ -74,19 +94,24 @@ class Layout {
   template <class Visit>
   void for_each_element(Visit visit) const;
   template <class Weight>
-  void pack_panel(const Panel& panel, const LayerView& view, int64_t source, int64_t models, Bytes* unit,
-                  int64_t lane) const;
+  void pack_panel(const Panel& panel, const LayerView& view, int64_t source, int64_t models,
+                  Bytes* block, int64_t lane) const;
   template <class Weight>
-  void unpack_panel(const Panel& panel, const Bytes* unit, int64_t lane, float* weight, float* bias) const;
-  void set_lanes(Bytes* unit, uint32_t lanes) const {
-    std::memcpy(unit + unit_bytes_ - kUnitAlignment, &lanes, sizeof lanes);
+  void unpack_panel(const Panel& panel, const Bytes* block, int64_t lane, float* weight,
+                    float* bias) const;
+  template <class Byte>
+  Byte* mask_address(Byte* block) const {
+    return block + block_bytes_ - kBlockAlignment;
+  }
+  void set_present_mask(Bytes* block, uint32_t mask) const {
+    std::memcpy(mask_address(block), &mask, sizeof mask);
   }
   int64_t layer_bytes(const LayerSpec& layer) const;
 
   LayoutKind kind_;
   Dtype dtype_;
   std::vector<LayerPlan> layers_;
-  int64_t unit_bytes_ = 0;
+  int64_t block_bytes_ = 0;
   int64_t num_panels_ = 0;
   int64_t model_floats_ = 0;
   int64_t buffer_width_ = 0;

@@ -1,3 +1,4 @@
+// BatchedWeights: loading, unloading, growing and reading models.
 #include "weights/weights.h"
 
 #include <algorithm>
@@ -7,324 +8,347 @@
 #include <string>
 #include <utility>
 
-#include "errors.h"
 #include "engine/float_mode.h"
 #include "engine/threads.h"
+#include "errors.h"
 
 namespace mlpbank {
 namespace {
 
-// Chunks of about this many bytes when several models are packed in parallel.
+// A thread that packs several models takes about this many bytes at a time.
 constexpr int64_t kPackChunkBytes = 256 << 10;
 constexpr double kPackBytesPerNanosecond = 5;  // one thread, for an estimate
-// Spare places are added this many at a time.
-constexpr int64_t kSpareChunkBytes = 64 << 10;
+// Extra addresses are added so many bytes at a time.
+constexpr int64_t kExtraBytes = 64 << 10;
 constexpr const char* kWhat = "num_models x parameters";
 
-// Room for `more` elements, so that adding them cannot fail. Grows in proportion, as push_back does.
+// Makes room for `more` elements, so that adding them cannot fail. Grows in proportion, as
+// push_back does.
 template <class Vector>
 void make_room(Vector& vector, std::size_t more) {
   const std::size_t needed = vector.size() + more;
   if (needed > vector.capacity()) vector.reserve(std::max(needed, 2 * vector.capacity()));
 }
 
-void forget_readers(void* epochs) { static_cast<Epochs*>(epochs)->forget_readers(); }
-
 }  // namespace
 
-BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype)
-    : architecture_(std::move(architecture)), layout_(architecture_, kind, dtype),
+BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind,
+                               Dtype dtype)
+    : architecture_(std::move(architecture)),
+      layout_(architecture_, kind, dtype),
       lock_(ForkLock::weights, forget_readers, &epochs_) {
   if (num_models <= 0) {
-    throw std::invalid_argument("num_models: expected a positive integer, got " + std::to_string(num_models));
+    throw std::invalid_argument("num_models: expected a positive integer, got " +
+                                std::to_string(num_models));
   }
   grow(num_models);
 }
 
-BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype,
-                               ReadOnly base)
-    : architecture_(std::move(architecture)), layout_(architecture_, kind, dtype), base_(std::move(base)),
+BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind,
+                               Dtype dtype, ReadOnly base)
+    : architecture_(std::move(architecture)),
+      layout_(architecture_, kind, dtype),
+      base_(std::move(base)),
       lock_(ForkLock::weights, forget_readers, &epochs_) {
-  const int64_t units = units_for(std::max<int64_t>(num_models, 0));
-  const int64_t bytes = checked_mul(units, layout_.unit_bytes(), kWhat);
-  if (num_models < 0 || base_.nbytes != bytes || reinterpret_cast<uintptr_t>(base_.data) % 64 != 0) {
-    throw std::invalid_argument("base: expected " + std::to_string(bytes) + " bytes, 64-byte aligned, got " +
-                                std::to_string(base_.nbytes));
+  const int64_t blocks = layout_.num_blocks(std::max<int64_t>(num_models, 0));
+  const int64_t bytes = checked_mul(blocks, layout_.block_bytes(), kWhat);
+  if (num_models < 0 || base_.nbytes != bytes ||
+      reinterpret_cast<uintptr_t>(base_.data) % kBlockAlignment != 0) {
+    throw std::invalid_argument("base: expected " + std::to_string(bytes) +
+                                " bytes, 64-byte aligned, got " + std::to_string(base_.nbytes));
   }
-  append(num_models, base_.data);
+  // Never written to: an address in the base is never free.
+  append(num_models, const_cast<Bytes*>(base_.data));
   num_loaded_ = num_models;
 }
 
-void BatchedWeights::check_model(int64_t model) const {
-  if (model < 0 || model >= num_models()) {
-    throw std::out_of_range("model_idx: expected 0 to " + std::to_string(num_models() - 1) + ", got " +
-                            std::to_string(model));
+void BatchedWeights::check_slot(int64_t slot) const {
+  if (slot < 0 || slot >= num_models()) {
+    throw std::out_of_range("model_idx: expected 0 to " + std::to_string(num_models() - 1) +
+                            ", got " + std::to_string(slot));
   }
 }
 
-int64_t BatchedWeights::units_for(int64_t models) const {
-  return models / layout_.unit_models() + (models % layout_.unit_models() != 0);
-}
-
 int64_t BatchedWeights::nbytes() const {
-  const std::lock_guard lock(lock_);
+  const LockHeld lock(lock_);
   int64_t bytes = base_.nbytes;
-  for (const AlignedBuffer& chunk : chunks_) bytes += chunk.nbytes();
+  for (const AlignedBuffer& buffer : buffers_) bytes += buffer.nbytes();
   return bytes;
 }
 
 void BatchedWeights::grow(int64_t count) {
-  if (count <= 0) throw std::invalid_argument("count: expected a positive integer, got " + std::to_string(count));
+  if (count <= 0) {
+    throw std::invalid_argument("count: expected a positive integer, got " + std::to_string(count));
+  }
   append(count, nullptr);
 }
 
-// Adds `count` models: unloaded ones with homes of their own, or those whose units are given.
-void BatchedWeights::append(int64_t count, const Bytes* given) {
-  const std::lock_guard lock(lock_);
+// Adds `count` slots: those of the models in `base`, or empty ones where that is null.
+void BatchedWeights::append(int64_t count, Bytes* base) {
+  const LockHeld lock(lock_);
   const int64_t models = checked_add(num_models_, count, "num_models");
-  const int64_t old_units = units_for(num_models_), units = units_for(models), added = units - old_units;
+  const int64_t old_blocks = layout_.num_blocks(num_models_), blocks = layout_.num_blocks(models);
+  const int64_t added = blocks - old_blocks;
+  const int64_t bytes = checked_mul(added, layout_.block_bytes(), kWhat);
+  revisions_.reserve(static_cast<std::size_t>(models));
   if (added > 0) {
-    const int64_t bytes = checked_mul(added, layout_.unit_bytes(), kWhat);
-    Units table(new std::atomic<Bytes*>[static_cast<std::size_t>(units)]);
-    for (int64_t u = 0; u < units; ++u) {
-      // Never written to: a read-only home is never free.
-      const int64_t offset = (u - old_units) * layout_.unit_bytes();
-      Bytes* added_unit = given == nullptr ? nullptr : const_cast<Bytes*>(given) + offset;
-      table[u].store(u < old_units ? table_[u].load() : added_unit, std::memory_order_relaxed);
-    }
+    Table table(new std::atomic<Bytes*>[static_cast<std::size_t>(blocks)]);
     make_room(retired_tables_, 1);
-    homes_.reserve(static_cast<std::size_t>(units));
-    home_free_.reserve(static_cast<std::size_t>(units));
-    if (given == nullptr) {
-      make_room(chunks_, 1);
-      chunks_.push_back(AlignedBuffer::of_bytes(bytes));
+    initial_addresses_.reserve(static_cast<std::size_t>(blocks));
+    initial_is_free_.reserve(static_cast<std::size_t>(blocks));
+    if (base == nullptr) {
+      make_room(buffers_, 1);
+      buffers_.push_back(AlignedBuffer::of_bytes(bytes));
     }
-    Bytes* const homes = given == nullptr ? chunks_.back().bytes() : const_cast<Bytes*>(given);
-    for (int64_t u = 0; u < added; ++u) homes_.push_back(homes + u * layout_.unit_bytes());
-    home_free_.resize(static_cast<std::size_t>(units), given == nullptr);
-    units_.store(table.get());
+    // Nothing fails from here on.
+    Bytes* const first = base == nullptr ? buffers_.back().bytes() : base;
+    for (int64_t b = 0; b < old_blocks; ++b) {
+      table[b].store(table_[b].load(), std::memory_order_relaxed);
+    }
+    for (int64_t b = old_blocks; b < blocks; ++b) {
+      Bytes* const address = first + (b - old_blocks) * layout_.block_bytes();
+      initial_addresses_.push_back(address);
+      initial_is_free_.push_back(base == nullptr);
+      table[b].store(base == nullptr ? nullptr : address, std::memory_order_relaxed);
+    }
+    published_table_.store(table.get());
     retired_tables_.emplace_back(epochs_.stamp(), std::move(table_));
     table_ = std::move(table);
   }
-  generations_.resize(static_cast<std::size_t>(models), given == nullptr ? 0 : 1);
+  revisions_.resize(static_cast<std::size_t>(models), base == nullptr ? 0 : 1);
   num_models_.store(models);
-  reclaim();
+  reclaim(lock);
 }
 
-BatchedWeights::Places::Places(BatchedWeights& weights, int64_t first, int64_t count)
-    : weights_(weights), first_(first), retiring_(std::max<int64_t>(count, 1)) {
-  const std::lock_guard lock(weights_.lock_);
-  weights_.reclaim();
-  weights_.make_room_to_retire(retiring_);
-  weights_.take_places(first, count, places_);
-  weights_.retiring_ += retiring_;
+BatchedWeights::Reservation::Reservation(BatchedWeights& weights, int64_t first, int64_t count)
+    : weights_(weights), first_(first), num_retirable_(std::max<int64_t>(count, 1)) {
+  const LockHeld lock(weights_.lock_);
+  weights_.reclaim(lock);
+  make_room(weights_.retired_, static_cast<std::size_t>(weights_.num_retirable_ + num_retirable_));
+  weights_.take_addresses(lock, first, count, addresses_);
+  weights_.num_retirable_ += num_retirable_;
 }
 
-BatchedWeights::Places::~Places() {
-  const std::lock_guard lock(weights_.lock_);
-  weights_.retiring_ -= retiring_;
-  for (std::size_t i = 0; i < places_.size(); ++i) {
-    if (places_[i] != nullptr) weights_.give_back(first_ + static_cast<int64_t>(i), places_[i]);
+BatchedWeights::Reservation::~Reservation() {
+  const LockHeld lock(weights_.lock_);
+  weights_.num_retirable_ -= num_retirable_;
+  for (std::size_t i = 0; i < addresses_.size(); ++i) {
+    if (addresses_[i] == nullptr) continue;
+    weights_.free_address(lock, first_ + static_cast<int64_t>(i), addresses_[i]);
   }
 }
 
-void BatchedWeights::Places::publish(int64_t unit) {
-  weights_.publish(unit, of(unit));
-  places_[static_cast<std::size_t>(unit - first_)] = nullptr;
+void BatchedWeights::Reservation::publish(const LockHeld& lock, int64_t block) {
+  weights_.publish(lock, block, address(block));
+  addresses_[static_cast<std::size_t>(block - first_)] = nullptr;
 }
 
-void BatchedWeights::make_room_to_retire(int64_t count) {
-  make_room(retired_, static_cast<std::size_t>(retiring_ + count));
-}
-
-// Free places for units [first, first + count): their homes, or spare ones.
-void BatchedWeights::take_places(int64_t first, int64_t count, std::vector<Bytes*>& places) {
-  places.reserve(static_cast<std::size_t>(count));
-  const auto homes = home_free_.begin() + first;
-  const int64_t missing = std::count(homes, homes + count, false) - static_cast<int64_t>(spares_.size());
+// Takes free addresses for blocks [first, first + count): initial ones, or from the free list.
+void BatchedWeights::take_addresses(const LockHeld& lock, int64_t first, int64_t count,
+                                    std::vector<Bytes*>& addresses) {
+  addresses.reserve(static_cast<std::size_t>(count));
+  const auto initial = initial_is_free_.begin() + first;
+  const int64_t missing =
+      std::count(initial, initial + count, false) - static_cast<int64_t>(free_list_.size());
   if (missing > 0) {
-    add_spares(std::max(missing, kSpareChunkBytes / layout_.unit_bytes()));
+    extend_free_list(lock, std::max(missing, kExtraBytes / layout_.block_bytes()));
   }
-  if (count > 1) std::sort(spares_.begin(), spares_.end(), std::greater<>());  // neighbours in order: one stream
-  for (int64_t u = first; u < first + count; ++u) {
-    const auto i = static_cast<std::size_t>(u);
-    if (home_free_[i]) {
-      places.push_back(homes_[i]);
-      home_free_[i] = false;
+  // Neighbours in order of their addresses, so that they are read as one stream.
+  if (count > 1) std::sort(free_list_.begin(), free_list_.end(), std::greater<>());
+  for (int64_t b = first; b < first + count; ++b) {
+    const auto i = static_cast<std::size_t>(b);
+    if (initial_is_free_[i]) {
+      addresses.push_back(initial_addresses_[i]);
+      initial_is_free_[i] = false;
     } else {
-      places.push_back(spares_.back());
-      spares_.pop_back();
+      addresses.push_back(free_list_.back());
+      free_list_.pop_back();
     }
   }
 }
 
-// With room in spares_ for all there are, giving one back never needs memory.
-void BatchedWeights::add_spares(int64_t count) {
-  make_room(spares_, static_cast<std::size_t>(num_spares_ + count) - spares_.size());
-  make_room(chunks_, 1);
-  chunks_.push_back(AlignedBuffer::of_bytes(count * layout_.unit_bytes()));
-  for (int64_t i = count; i-- > 0;) spares_.push_back(chunks_.back().bytes() + i * layout_.unit_bytes());
-  num_spares_ += count;
+// Makes room on the free list for all extra addresses, so that freeing one never needs memory.
+void BatchedWeights::extend_free_list(const LockHeld&, int64_t count) {
+  make_room(free_list_, static_cast<std::size_t>(num_extra_addresses_ + count) - free_list_.size());
+  make_room(buffers_, 1);
+  buffers_.push_back(AlignedBuffer::of_bytes(count * layout_.block_bytes()));
+  for (int64_t i = count; i-- > 0;) {
+    free_list_.push_back(buffers_.back().bytes() + i * layout_.block_bytes());
+  }
+  num_extra_addresses_ += count;
 }
 
-// Takes back a place that nobody can see. Never fails.
-void BatchedWeights::give_back(int64_t unit, Bytes* place) {
-  if (is_read_only(place)) return;
-  if (place == homes_[static_cast<std::size_t>(unit)]) {
-    home_free_[static_cast<std::size_t>(unit)] = true;
+// Takes back an address that no reader can see. Never fails.
+void BatchedWeights::free_address(const LockHeld&, int64_t block, Bytes* address) {
+  if (is_read_only(address)) return;
+  if (address == initial_addresses_[static_cast<std::size_t>(block)]) {
+    initial_is_free_[static_cast<std::size_t>(block)] = true;
   } else {
-    spares_.push_back(place);
+    free_list_.push_back(address);
   }
 }
 
 // Frees what no reader can see any more. Never fails.
-void BatchedWeights::reclaim() {
-  std::size_t done = 0;
-  while (done < retired_.size() && epochs_.passed(retired_[done].stamp)) {
-    give_back(retired_[done].unit, retired_[done].place);
-    ++done;
+void BatchedWeights::reclaim(const LockHeld& lock) {
+  auto retired = retired_.begin();
+  for (; retired != retired_.end() && epochs_.passed(retired->stamp); ++retired) {
+    free_address(lock, retired->block, retired->address);
   }
-  retired_.erase(retired_.begin(), retired_.begin() + static_cast<std::ptrdiff_t>(done));
+  retired_.erase(retired_.begin(), retired);
   while (!retired_tables_.empty() && epochs_.passed(retired_tables_.front().first)) {
     retired_tables_.erase(retired_tables_.begin());
   }
 }
 
-// Needs room to retire. Readers that start after this see the new place.
-void BatchedWeights::publish(int64_t unit, Bytes* place) {
-  const auto loaded = [&](const Bytes* p) { return p == nullptr ? 0 : layout_.models_in(p); };
-  Bytes* old = table_[static_cast<std::size_t>(unit)].exchange(place);
-  num_loaded_ += loaded(place) - loaded(old);
-  if (old != nullptr) retired_.push_back({epochs_.stamp(), unit, old});
+// Needs room to retire one block. Readers that start after this see the new address.
+void BatchedWeights::publish(const LockHeld&, int64_t block, Bytes* address) {
+  const auto loaded = [&](const Bytes* at) { return at == nullptr ? 0 : layout_.models_in(at); };
+  Bytes* old = table_[static_cast<std::size_t>(block)].exchange(address);
+  num_loaded_ += loaded(address) - loaded(old);
+  if (old != nullptr) retired_.push_back({epochs_.stamp(), block, old});
 }
 
-void BatchedWeights::load(int64_t first, int64_t count, const std::vector<LayerView>& views, int num_threads) {
-  check_model(first);
-  if (count > 1) check_model(first + count - 1);
-  // Whole units are packed beside each other outside the lock; in the lane layout a tile that holds other models too is
-  // copied and changed under it.
-  const int64_t width = layout_.unit_models(), last = first + count;
+void BatchedWeights::load(int64_t first, int64_t count, const std::vector<LayerView>& views,
+                          int num_threads) {
+  check_slot(first);
+  if (count > 1) check_slot(first + count - 1);
+  // Blocks that get models for all their lanes, [begin, end) in slots, are packed without the lock.
+  // A tile that keeps models of other slots is copied and changed with the lock held.
+  const int64_t width = layout_.block_models(), last = first + count;
   const int64_t begin = std::min(last, (first + width - 1) / width * width);
   const int64_t end = std::max(begin, last / width * width);
-  const int64_t first_unit = first / width, end_unit = (last + width - 1) / width, whole = (end - begin) / width;
-  Places places(*this, first_unit, end_unit - first_unit);
+  const int64_t first_block = first / width, end_block = (last + width - 1) / width;
+  const int64_t whole = (end - begin) / width;
+  Reservation reservation(*this, first_block, end_block - first_block);
 
-  const auto bytes = static_cast<double>(layout_.unit_bytes()) * static_cast<double>(whole);
-  const int64_t chunk = std::max<int64_t>(1, kPackChunkBytes / layout_.unit_bytes());
-  parallel_for(num_threads, {whole, chunk, bytes / kPackBytesPerNanosecond}, [&](int64_t from, int64_t to) {
-    for (int64_t u = begin / width + from; u < begin / width + to; ++u) {
-      layout_.pack(views, u * width - first, width, places.of(u), 0);
+  const double bytes = static_cast<double>(layout_.block_bytes()) * static_cast<double>(whole);
+  const int64_t chunk = std::max<int64_t>(1, kPackChunkBytes / layout_.block_bytes());
+  const ChunkedWork work = {whole, chunk, bytes / kPackBytesPerNanosecond};
+  parallel_for(num_threads, work, [&](int64_t from, int64_t to) {
+    for (int64_t b = begin / width + from; b < begin / width + to; ++b) {
+      layout_.pack(views, b * width - first, width, reservation.address(b), 0);
     }
   });
 
   const DefaultFloatMode mode;
-  const std::lock_guard lock(lock_);  // from here on nothing fails
-  if (first < begin) change_lanes(first, begin, views, 0, places.of(first_unit));
-  if (end < last) change_lanes(end, last, views, end - first, places.of(end / width));
-  for (int64_t u = first_unit; u < end_unit; ++u) places.publish(u);
-  for (int64_t m = first; m < last; ++m) ++generations_[static_cast<std::size_t>(m)];
-}
-
-// Writes to `place` what the tile of models [begin, end) is to be: those from the views, the others as they are. Call
-// with the lock held.
-void BatchedWeights::change_lanes(int64_t begin, int64_t end, const std::vector<LayerView>& views, int64_t source,
-                                  Bytes* place) {
-  const int64_t width = layout_.unit_models();
-  const auto bytes = static_cast<std::size_t>(layout_.unit_bytes());
-  if (const Bytes* old = table_[static_cast<std::size_t>(begin / width)].load()) {
-    std::memcpy(place, old, bytes);
-  } else {
-    std::memset(place, 0, bytes);
+  const LockHeld lock(lock_);
+  // Nothing fails from here on.
+  if (first < begin) {
+    rewrite_tile(lock, first, begin, views, 0, reservation.address(first_block));
   }
-  if (!views.empty()) layout_.pack(views, source, end - begin, place, begin % width);
+  if (end < last) {
+    rewrite_tile(lock, end, last, views, end - first, reservation.address(end / width));
+  }
+  for (int64_t b = first_block; b < end_block; ++b) reservation.publish(lock, b);
+  for (int64_t slot = first; slot < last; ++slot) ++revisions_[static_cast<std::size_t>(slot)];
 }
 
-// Call with the lock held.
-void BatchedWeights::remove(int64_t model, Places& places) {
-  const int64_t width = layout_.unit_models(), unit = model / width;
-  const Bytes* old = table_[static_cast<std::size_t>(unit)].load();
-  if (old == nullptr || !layout_.has_model(old, model % width)) return;
-  if (width == 1) return publish(unit, nullptr);
-  change_lanes(model, model + 1, {}, 0, places.of(unit));
-  layout_.remove(places.of(unit), model % width);
-  places.publish(unit);
+// Writes the tile of slots [begin, end) to `to`: these slots from the views, if there are any, and
+// the others as they are.
+void BatchedWeights::rewrite_tile(const LockHeld&, int64_t begin, int64_t end,
+                                  const std::vector<LayerView>& views, int64_t source, Bytes* to) {
+  const int64_t width = layout_.block_models();
+  const auto bytes = static_cast<std::size_t>(layout_.block_bytes());
+  if (const Bytes* old = table_[static_cast<std::size_t>(begin / width)].load()) {
+    std::memcpy(to, old, bytes);
+  } else {
+    std::memset(to, 0, bytes);
+  }
+  if (!views.empty()) layout_.pack(views, source, end - begin, to, begin % width);
 }
 
-int64_t BatchedWeights::generation(int64_t model) const {
-  check_model(model);
-  const std::lock_guard lock(lock_);
-  return generations_[static_cast<std::size_t>(model)];
+void BatchedWeights::remove(const LockHeld& lock, int64_t slot, Reservation& reservation) {
+  const int64_t width = layout_.block_models(), block = slot / width;
+  const Bytes* old = table_[static_cast<std::size_t>(block)].load();
+  if (old == nullptr || !layout_.has_model(old, slot % width)) return;
+  if (width == 1) return publish(lock, block, nullptr);
+  rewrite_tile(lock, slot, slot + 1, {}, 0, reservation.address(block));
+  layout_.remove(reservation.address(block), slot % width);
+  reservation.publish(lock, block);
 }
 
-void BatchedWeights::get(int64_t model, const std::vector<float*>& weight, const std::vector<float*>& bias) const {
-  check_model(model);
+int64_t BatchedWeights::revision(int64_t slot) const {
+  check_slot(slot);
+  const LockHeld lock(lock_);
+  return revisions_[static_cast<std::size_t>(slot)];
+}
+
+void BatchedWeights::get(int64_t slot, const std::vector<float*>& weight,
+                         const std::vector<float*>& bias) const {
+  check_slot(slot);
   const DefaultFloatMode mode;
-  const Reader reader(*this);
-  const Bytes* unit = reader.unit(model / layout_.unit_models());
-  if (unit == nullptr || !layout_.has_model(unit, model % layout_.unit_models())) throw_not_loaded(model);
-  layout_.unpack(unit, model % layout_.unit_models(), weight, bias);
+  const ReadGuard guard(*this);
+  const int64_t lane = slot % layout_.block_models();
+  const Bytes* block = guard.block(slot / layout_.block_models());
+  if (block == nullptr || !layout_.has_model(block, lane)) throw_not_loaded(slot);
+  layout_.unpack(block, lane, weight, bias);
 }
 
 std::vector<bool> BatchedWeights::loaded_flags() const {
   std::vector<bool> flags(static_cast<std::size_t>(num_models()));
-  const Reader reader(*this);
-  for (std::size_t m = 0; m < flags.size(); ++m) {
-    const auto width = static_cast<std::size_t>(layout_.unit_models());
-    const Bytes* unit = reader.unit(static_cast<int64_t>(m / width));
-    flags[m] = unit != nullptr && layout_.has_model(unit, static_cast<int64_t>(m % width));
+  const ReadGuard guard(*this);
+  for (std::size_t i = 0; i < flags.size(); ++i) {
+    const auto slot = static_cast<int64_t>(i), width = layout_.block_models();
+    const Bytes* block = guard.block(slot / width);
+    flags[i] = block != nullptr && layout_.has_model(block, slot % width);
   }
   return flags;
 }
 
 BatchedWeights::Snapshot::Snapshot(std::shared_ptr<const BatchedWeights> weights)
-    : weights_(std::move(weights)), reader_(*weights_) {
-  const int64_t count = weights_->units_for(weights_->num_models());
-  units_.reserve(static_cast<std::size_t>(count));
-  // Without the mutex two models could be of two moments, and the table shorter than the number of models.
-  const std::lock_guard lock(weights_->lock_);
-  for (int64_t u = 0; u < count; ++u) units_.push_back(weights_->table_[static_cast<std::size_t>(u)].load());
+    : weights_(std::move(weights)), guard_(*weights_) {
+  const int64_t count = weights_->layout_.num_blocks(weights_->num_models());
+  blocks_.reserve(static_cast<std::size_t>(count));
+  // Without the lock, two models could be of two moments, and the guard's table shorter than the
+  // number of models.
+  const LockHeld lock(weights_->lock_);
+  for (int64_t b = 0; b < count; ++b) {
+    blocks_.push_back(weights_->table_[static_cast<std::size_t>(b)].load());
+  }
 }
 
-void BatchedWeights::Snapshot::copy(const int64_t* models, int64_t count, Bytes* out) const {
-  if (!reader_.is_known()) throw InvalidState("snapshot: made before a fork, by the parent process");
+void BatchedWeights::Snapshot::copy(const int64_t* slots, int64_t count, Bytes* out) const {
+  if (!guard_.is_known()) {
+    throw InvalidState("snapshot: made before a fork, by the parent process");
+  }
   const Layout& layout = weights_->layout_;
-  const int64_t width = layout.unit_models();
+  const int64_t width = layout.block_models();
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t model = models[i];
-    if (model < 0 || model / width >= static_cast<int64_t>(units_.size())) throw_not_loaded(model);
-    const Bytes* unit = units_[static_cast<std::size_t>(model / width)];
-    if (unit == nullptr || !layout.has_model(unit, model % width)) throw_not_loaded(model);
-    layout.copy_model(unit, model % width, out + i / width * layout.unit_bytes(), i % width);
+    const int64_t slot = slots[i];
+    if (slot < 0 || slot / width >= static_cast<int64_t>(blocks_.size())) throw_not_loaded(slot);
+    const Bytes* block = blocks_[static_cast<std::size_t>(slot / width)];
+    if (block == nullptr || !layout.has_model(block, slot % width)) throw_not_loaded(slot);
+    layout.copy_model(block, slot % width, out + i / width * layout.block_bytes(), i % width);
   }
 }
 
-std::vector<bool> BatchedWeights::copy_units(int64_t models, Bytes* out) const {
-  const Reader reader(*this);
-  std::vector<bool> there(static_cast<std::size_t>(units_for(models)));
-  for (std::size_t u = 0; u < there.size(); ++u, out += layout_.unit_bytes()) {
-    const Bytes* unit = reader.unit(static_cast<int64_t>(u));
-    there[u] = unit != nullptr;
-    if (there[u]) std::memcpy(out, unit, static_cast<std::size_t>(layout_.unit_bytes()));
+std::vector<bool> BatchedWeights::copy_blocks(int64_t models, Bytes* out) const {
+  const ReadGuard guard(*this);
+  std::vector<bool> present(static_cast<std::size_t>(layout_.num_blocks(models)));
+  for (std::size_t b = 0; b < present.size(); ++b, out += layout_.block_bytes()) {
+    const Bytes* block = guard.block(static_cast<int64_t>(b));
+    present[b] = block != nullptr;
+    if (present[b]) std::memcpy(out, block, static_cast<std::size_t>(layout_.block_bytes()));
   }
-  return there;
+  return present;
 }
 
-void BatchedWeights::restore_units(const Bytes* units, const std::vector<bool>& there) {
-  const auto count = static_cast<int64_t>(there.size()), width = layout_.unit_models();
-  Places places(*this, 0, count);
-  const std::lock_guard lock(lock_);
-  for (int64_t u = 0; u < count; ++u, units += layout_.unit_bytes()) {
-    if (!there[static_cast<std::size_t>(u)]) continue;
-    std::memcpy(places.of(u), units, static_cast<std::size_t>(layout_.unit_bytes()));
-    for (int64_t model = u * width; model < std::min((u + 1) * width, num_models()); ++model) {
-      if (layout_.has_model(units, model % width)) generations_[static_cast<std::size_t>(model)] = 1;
+void BatchedWeights::restore_blocks(const Bytes* blocks, const std::vector<bool>& present) {
+  const auto count = static_cast<int64_t>(present.size()), width = layout_.block_models();
+  Reservation reservation(*this, 0, count);
+  const LockHeld lock(lock_);
+  for (int64_t b = 0; b < count; ++b, blocks += layout_.block_bytes()) {
+    if (!present[static_cast<std::size_t>(b)]) continue;
+    std::memcpy(reservation.address(b), blocks, static_cast<std::size_t>(layout_.block_bytes()));
+    for (int64_t slot = b * width; slot < std::min((b + 1) * width, num_models()); ++slot) {
+      if (layout_.has_model(blocks, slot % width)) revisions_[static_cast<std::size_t>(slot)] = 1;
     }
-    places.publish(u);
+    reservation.publish(lock, b);
   }
 }
 
-void BatchedWeights::throw_not_loaded(int64_t model) {
-  throw ModelNotLoaded("model " + std::to_string(model) + ": no weights were loaded");
+void BatchedWeights::throw_not_loaded(int64_t slot) {
+  throw ModelNotLoaded("model " + std::to_string(slot) + ": no weights were loaded");
 }
 
 }  // namespace mlpbank

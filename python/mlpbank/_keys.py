@@ -35,8 +35,8 @@ def make_table(keys: Any) -> Table:
     seed = secrets.token_bytes(_SEED_BYTES)
     if kind is int:
         keys = keys.copy()  # the caller may change the array that was given
-        slots, duplicate = _core.int_slots(keys, seed)
-        table: Table = _core.IntTable(keys, slots, seed)
+        buckets, duplicate = _core.int_buckets(keys, seed)
+        table: Table = _core.IntTable(keys, buckets, seed)
     else:
         for i, key in enumerate(keys):
             if not isinstance(key, str):
@@ -45,8 +45,8 @@ def make_table(keys: Any) -> Table:
         offsets = np.zeros(len(keys) + 1, np.uint64)
         np.cumsum([len(e) for e in encoded], out=offsets[1:])
         data = np.frombuffer(b"".join(encoded), np.uint8)
-        slots, duplicate = _core.string_slots(offsets, data, seed)
-        table = _core.StringTable(offsets, data, slots, seed)
+        buckets, duplicate = _core.string_buckets(offsets, data, seed)
+        table = _core.StringTable(offsets, data, buckets, seed)
     if duplicate >= 0:
         key = keys[duplicate] if kind is str else int(keys[duplicate])
         raise InvalidValueError(f"keys: expected different ones, got {key!r} again at position {duplicate}")

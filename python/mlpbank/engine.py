@@ -57,14 +57,14 @@ def cpu_budget() -> CpuBudget:
 
 def _read(root: str) -> CpuBudget:
     """Return the budget as the files below `root` tell it: "" for this machine's own, else a test's."""
-    threads, reason, own, openmp, affinity, cgroup = _core.cpu_budget(root)
+    budget = _core.cpu_budget(root)
     limits: dict[str, int | float | None] = {
-        "MLPBANK_NUM_THREADS": own or None,
-        "OMP_NUM_THREADS": openmp or None,
-        "affinity": affinity,
-        "cgroup": cgroup or None,
+        "MLPBANK_NUM_THREADS": budget.own_variable or None,
+        "OMP_NUM_THREADS": budget.openmp_variable or None,
+        "affinity": budget.affinity,
+        "cgroup": budget.cgroup or None,
     }
-    return CpuBudget(threads, limits, reason)
+    return CpuBudget(budget.threads, limits, budget.reason)
 
 
 def available_isas() -> list[str]:

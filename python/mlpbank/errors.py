@@ -96,5 +96,5 @@ for _name in __all__:
     globals()[_name].__module__ = "mlpbank"  # from where users import them
 
 
-class KeyKindError(InvalidTypeError):
+class KeyTypeError(InvalidTypeError):
     """A key is text where the bank's other keys are numbers, or the other way round; `Bank` says it in its words."""

@@ -65,7 +65,7 @@ class BatchedWeights:
         self._core = _core.BatchedWeights(models, architecture._core, layout, _dtype_name(dtype))
 
     @classmethod
-    def _over(cls, core: _core.BatchedWeights, architecture: Architecture) -> BatchedWeights:
+    def _from_core(cls, core: _core.BatchedWeights, architecture: Architecture) -> BatchedWeights:
         """Return the weights that a core has already."""
         self = cls.__new__(cls)
         self._architecture = architecture
@@ -156,7 +156,7 @@ class BatchedWeights:
         TypeError, IndexError
             `model_idx` is not an integer, or out of range.
         """
-        return self._core.generation(self._index(model_idx))
+        return self._core.revision(self._index(model_idx))
 
     def _index(self, model_idx: int) -> int:
         try:
@@ -242,8 +242,8 @@ class BatchedWeights:
         return matrices, biases
 
     def __reduce__(self) -> tuple[Any, ...]:
-        models, units, there = self._core.copy_units()
-        return _restored, (models, self._architecture, self.layout, self.dtype, units, there)
+        copy = self._core.copy_blocks()
+        return _restored, (copy.num_models, self._architecture, self.layout, self.dtype, copy.blocks, copy.present)
 
     def __repr__(self) -> str:
         return f"BatchedWeights({self.num_models}, {self._architecture!r}, layout={self.layout!r})"
@@ -254,12 +254,12 @@ def _restored(
     architecture: Architecture,
     layout: Layout,
     dtype: Dtype,
-    units: npt.NDArray[np.uint8],
-    there: list[bool],
+    blocks: npt.NDArray[np.uint8],
+    present: list[bool],
 ) -> BatchedWeights:
     """Return what `BatchedWeights.__reduce__` took apart."""
     weights = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
-    weights._core.restore_units(units, there)
+    weights._core.restore_blocks(blocks, present)
     return weights
 
 

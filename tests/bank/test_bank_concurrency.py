@@ -108,7 +108,7 @@ def test_numbers_that_never_were_ids() -> None:
     del bank["a"]
     for ids in ([-1], [1, -(2**63)], [1, 1, 1000]):
         last = len(ids) - 1
-        with raises(IndexError, f"ids[{last}]: expected an id of Bank.index, got {ids[last]}"):
+        with raises(IndexError, f"handles[{last}]: expected one of Bank.handles, got {ids[last]}"):
             bank.predict_handles(ids, np.ones((len(ids), 2)))
     with pytest.raises(UnknownModelError, match=r"^no such model: 0 \(1 of 2 handles\)$"):
         bank.predict_handles([1, 0], np.ones((2, 2)))

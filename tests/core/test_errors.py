@@ -99,10 +99,10 @@ def test_errors_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
         inference.forward(np.ones((2, 2)))
     bank = Bank(architecture)
     bank["a"] = {"layer_0": np.ones((2, 3))}
-    with pytest.raises(mlpbank.OutOfRangeError, match=r"^ids\[0\]: expected an id of Bank.index, got 5$"):
+    with pytest.raises(mlpbank.OutOfRangeError, match=r"^handles\[0\]: expected one of Bank.handles, got 5$"):
         bank.predict_handles([5], np.ones((1, 2)))
-    with pytest.raises(errors.KeyKindError):
-        bank._slot_map.core.set_kind(False)
+    with pytest.raises(errors.KeyTypeError):
+        bank._slot_map.core.set_key_type(int)
     monkeypatch.setenv("MLPBANK_NUM_THREADS", "many")
     with pytest.raises(mlpbank.InvalidValueError, match=r"^MLPBANK_NUM_THREADS: "):
         mlpbank.cpu_budget()
@@ -117,11 +117,11 @@ def test_a_snapshot_of_before_a_fork(run_python: RunPython) -> None:
         bank = Bank(Architecture.mlp(2, 3))
         bank["a"] = {"layer_0": np.ones((2, 3))}
         snapshot = bank._slot_map.core.freeze(True).weights
-        unit = _core.unit_of(bank.architecture._core, bank.layout, bank.dtype)[1]
+        size = _core.block_of(bank.architecture._core, bank.layout, bank.dtype).bytes
         child = os.fork()
         if child == 0:
             try:
-                snapshot.copy(np.zeros(1, np.int64), np.zeros(unit, np.uint8))
+                snapshot.copy(np.zeros(1, np.int64), np.zeros(size, np.uint8))
             except InvalidStateError as error:
                 os._exit(3 if str(error).startswith("snapshot: made before a fork") else 4)
             os._exit(0)

@@ -1,5 +1,5 @@
-// Every change with its n-th allocation refused, for n = 0, 1, 2, ... until none is: each is done, or nothing has changed
-// and the same change then succeeds. Exits with 1 at the first check that fails.
+// Every change with its n-th allocation refused, for n = 0, 1, 2, ... until none is: each is done,
+// or nothing has changed and the same change then succeeds.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -10,9 +10,10 @@
 #include <vector>
 
 #include "bank/bank.h"
+#include "check.h"
+#include "engine/threads.h"
 #include "four_cpus.h"
 #include "network.h"
-#include "engine/threads.h"
 
 namespace {
 
@@ -82,7 +83,8 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
   return true;
 }
 
-// Runs `make` for something to change, `change` for the change and `state` for what one can see of it.
+// Runs `make` for something to change, `change` for the change and `state` for what one can see of
+// it.
 template <class Make, class Change, class State>
 void check_all_or_nothing(const char* what, Make make, Change change, State state) {
   auto reference = make();
@@ -100,15 +102,17 @@ void check_all_or_nothing(const char* what, Make make, Change change, State stat
       failed = true;
     }
     until_refused = -1;
-    const auto seen = state(subject);
-    if (!(failed ? seen == before : seen == after)) {
-      std::printf("%s: neither done nor undone after allocation %d was refused\n", what, static_cast<int>(n));
+    const auto now = state(subject);
+    if (!(failed ? now == before : now == after)) {
+      std::printf("%s: neither done nor undone after allocation %d was refused\n", what,
+                  static_cast<int>(n));
       std::exit(1);
     }
     if (failed) {
       change(subject);
       if (!(state(subject) == after)) {
-        std::printf("%s: not done after allocation %d had been refused before\n", what, static_cast<int>(n));
+        std::printf("%s: not done after allocation %d had been refused before\n", what,
+                    static_cast<int>(n));
         std::exit(1);
       }
     }
@@ -118,43 +122,31 @@ void check_all_or_nothing(const char* what, Make make, Change change, State stat
 }
 
 // Comparable with NaN.
-struct Seen {
+struct Observed {
   std::vector<float> values;
   std::vector<int64_t> numbers;
-  bool operator==(const Seen& other) const { return same(values, other.values) && numbers == other.numbers; }
+  bool operator==(const Observed& other) const {
+    return same(values, other.values) && numbers == other.numbers;
+  }
 };
 
 std::shared_ptr<BatchedWeights> loaded(LayoutKind kind, int64_t models) {
-  auto weights = std::make_shared<BatchedWeights>(models, Architecture({{1, 1, Activation::none}}), kind);
+  auto weights =
+      std::make_shared<BatchedWeights>(models, Architecture({{1, 1, Activation::none}}), kind);
   weights->load(0, models, Values(models, 1).views(), 1);
   return weights;
 }
 
-Seen state_of(const std::shared_ptr<BatchedWeights>& weights) {
-  Seen seen{answers(weights), {weights->num_models()}};
-  for (int64_t m = 0; m < weights->num_models(); ++m) seen.numbers.push_back(weights->generation(m));
-  return seen;
+Observed state_of(const std::shared_ptr<BatchedWeights>& weights) {
+  Observed observed{answers(weights), {weights->num_models()}};
+  for (int64_t m = 0; m < weights->num_models(); ++m)
+    observed.numbers.push_back(weights->revision(m));
+  return observed;
 }
 
-void test_weights() {
-  for (const LayoutKind kind : kLayouts) {
-    const auto make = [&] { return loaded(kind, 37); };
-    const Values values(100, 1000);
-    using Weights = std::shared_ptr<BatchedWeights>;
-    const auto load = [&](int64_t first, int64_t count, int threads) {
-      return [&values, first, count, threads](const Weights& w) { w->load(first, count, values.views(), threads); };
-    };
-    check_all_or_nothing("load of one", make, load(5, 1, 1), state_of);
-    check_all_or_nothing("load of all", make, load(0, 37, 1), state_of);
-    check_all_or_nothing("load within and beyond tiles", make, load(3, 31, 1), state_of);
-    check_all_or_nothing("unload", make, [](const Weights& w) { w->unload(20); }, state_of);
-    check_all_or_nothing("grow", make, [](const Weights& w) { w->grow(30); }, state_of);
-  }
-}
-
-// The first sharing of work starts the helpers. Here that fails at each of its allocations in turn, on the calling
-// thread or on the first helper; afterwards work is shared all the same.
-void test_helpers_start_after_a_failure() {
+// The first sharing of work starts the helpers. Here that fails at each of its allocations in turn,
+// on the calling thread or on the first helper. Afterwards work is shared all the same.
+TEST(helpers_start_after_a_failure) {
   auto weights = std::make_shared<BatchedWeights>(4000, mlp({32, 32}), LayoutKind::panel);
   const std::vector<float> values(4000 * 32 * 32, 1.0f);
   const std::vector<LayerView> views = {{values.data(), nullptr}};
@@ -181,21 +173,42 @@ void test_helpers_start_after_a_failure() {
   CHECK(threads >= 2);
 }
 
-// Memory for what is retired grows in proportion: one allocation for each would copy them all each time.
-void test_allocations_of_many_unloads() {
+TEST(weights_change_or_stay) {
+  for (const LayoutKind kind : kLayouts) {
+    const auto make = [&] { return loaded(kind, 37); };
+    const Values values(100, 1000);
+    using Weights = std::shared_ptr<BatchedWeights>;
+    const auto load = [&](int64_t first, int64_t count, int threads) {
+      return [&values, first, count, threads](const Weights& w) {
+        w->load(first, count, values.views(), threads);
+      };
+    };
+    check_all_or_nothing("load of one", make, load(5, 1, 1), state_of);
+    check_all_or_nothing("load of all", make, load(0, 37, 1), state_of);
+    check_all_or_nothing("load within and beyond tiles", make, load(3, 31, 1), state_of);
+    check_all_or_nothing("unload", make, [](const Weights& w) { w->unload(20); }, state_of);
+    check_all_or_nothing("grow", make, [](const Weights& w) { w->grow(30); }, state_of);
+  }
+}
+
+// Memory for what is retired grows in proportion; one allocation for each would copy all of it each
+// time.
+TEST(allocations_of_many_unloads) {
   for (const LayoutKind kind : kLayouts) {
     const auto weights = loaded(kind, 20000);
-    const BatchedWeights::Reader reader(*weights);  // so that nothing is used again
+    const BatchedWeights::ReadGuard guard(*weights);  // so that nothing is reclaimed
     const int64_t before = allocations;
     for (int64_t m = 0; m < 20000; ++m) weights->unload(m);
-    const int64_t of_each = kind == LayoutKind::lane ? 20000 : 0;  // the place of the new tile is on a list
+    // Each unload of the lane layout lists the address of a new tile.
+    const int64_t of_each = kind == LayoutKind::lane ? 20000 : 0;
     CHECK(allocations - before - of_each < 2000);
   }
 }
 
 std::shared_ptr<Bank> bank_of(LayoutKind kind) {
-  auto bank = std::make_shared<Bank>(std::make_shared<BatchedWeights>(1, Architecture({{1, 1, Activation::none}}), kind), nullptr, RecordColumns(),
-                                     1u << 31);
+  const Architecture architecture({{1, 1, Activation::none}});
+  auto weights = std::make_shared<BatchedWeights>(1, architecture, kind);
+  auto bank = std::make_shared<Bank>(weights, nullptr, ModelColumns(), 1u << 31);
   for (int64_t key = 0; key < 20; ++key) {
     bank->add(KeyView::of(key), "v", 1, Values(1, static_cast<float>(key)).views());
   }
@@ -203,31 +216,33 @@ std::shared_ptr<Bank> bank_of(LayoutKind kind) {
   return bank;
 }
 
-Seen state_of_bank(const std::shared_ptr<Bank>& bank) {
-  Seen seen;
+Observed state_of_bank(const std::shared_ptr<Bank>& bank) {
+  Observed observed;
   const std::vector<float> values = answers(bank->weights());
-  seen.numbers.push_back(bank->keys().size());
+  observed.numbers.push_back(bank->keys().size());
   for (int64_t key = -1; key < 40; ++key) {
-    const Bank::Reader reader(bank);
+    const Bank::Guard guard(bank);
     const int64_t slot = bank->find(KeyView::of(key));
     ModelRecord record;
-    seen.numbers.push_back(bank->info(KeyView::of(key), record) ? record.generation : -1);
-    seen.numbers.push_back(static_cast<int64_t>(record.version.size()));
-    seen.values.push_back(slot == kNoSlot ? -1.0f : values[static_cast<std::size_t>(slot)]);
+    observed.numbers.push_back(bank->info(KeyView::of(key), record) ? record.revision : -1);
+    observed.numbers.push_back(static_cast<int64_t>(record.version.size()));
+    observed.values.push_back(slot == kNoSlot ? -1.0f : values[static_cast<std::size_t>(slot)]);
   }
   const Bank::Frozen frozen = bank->freeze(true);
-  for (const Bank::Frozen::Key& key : frozen.added) seen.numbers.push_back(key.number);
-  seen.numbers.push_back(static_cast<int64_t>(frozen.records.size()));  // of models that are there
-  return seen;
+  for (const Bank::Frozen::Key& key : frozen.added) observed.numbers.push_back(key.number);
+  observed.numbers.push_back(static_cast<int64_t>(frozen.records.size()));  // of present models
+  return observed;
 }
 
-void test_bank() {
+TEST(bank_changes_or_stays) {
   for (const LayoutKind kind : kLayouts) {
     const auto make = [&] { return bank_of(kind); };
     const std::string version = "a version that is too long to lie in the string itself";
     using Banks = std::shared_ptr<Bank>;
     const auto add = [&](int64_t key) {
-      return [&version, key](const Banks& b) { b->add(KeyView::of(key), version, 2, Values(1, 500).views()); };
+      return [&version, key](const Banks& b) {
+        b->add(KeyView::of(key), version, 2, Values(1, 500).views());
+      };
     };
     check_all_or_nothing("replace", make, add(3), state_of_bank);
     check_all_or_nothing("add to a slot that was freed", make, add(30), state_of_bank);
@@ -242,17 +257,12 @@ void test_bank() {
           until_refused = n;
         },
         state_of_bank);
-    check_all_or_nothing("remove", make, [](const Banks& b) { CHECK(b->remove(KeyView::of(int64_t{11}))); },
-                         state_of_bank);
+    check_all_or_nothing(
+        "remove", make, [](const Banks& b) { CHECK(b->remove(KeyView::of(int64_t{11}))); },
+        state_of_bank);
   }
 }
 
 }  // namespace
 
-int main() {
-  test_helpers_start_after_a_failure();
-  test_weights();
-  test_allocations_of_many_unloads();
-  test_bank();
-  std::printf("all checks passed\n");
-}
+int main(int argc, char** argv) { return run_tests(argc, argv); }

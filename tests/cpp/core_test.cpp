@@ -320,13 +320,13 @@ void test_grouping() {
   // Numbers are sorted 11 bits at a time.
   for (const int64_t num_models : {1, 2, 255, 256, 257, 2047, 2048, 2049, 70000, 1 << 22, (1 << 22) + 1}) {
     for (const int64_t entries : {0, 1, 5, 300, 2000}) {
-      for (const int64_t unit_models : {1, 16}) {
+      for (const int64_t block_models : {1, 16}) {
         std::vector<int64_t> models(static_cast<std::size_t>(entries));
         for (int64_t& model : models) model = random_below(num_models);
         for (int64_t i = 0; i < entries; i += 7) models[static_cast<std::size_t>(i)] = i % 2 ? 0 : num_models - 1;
         const int64_t max_entries = 1 + random_below(40);
         Grouping grouping;
-        grouping.group(models.data(), entries, num_models, unit_models, max_entries);
+        grouping.group(models.data(), entries, num_models, block_models, max_entries);
         // A stable sort: by model, and by position among the entries of one model.
         std::vector<int64_t> expected(models.size());
         for (std::size_t i = 0; i < expected.size(); ++i) expected[i] = static_cast<int64_t>(i);
@@ -335,14 +335,15 @@ void test_grouping() {
                          [&](int64_t a, int64_t b) { return model_of(a) < model_of(b); });
         for (int64_t i = 0; i < entries; ++i) {
           CHECK(grouping.entry(i) == expected[static_cast<std::size_t>(i)]);
-          CHECK(grouping.model(i) == model_of(grouping.entry(i)));
+          CHECK(grouping.slot(i) == model_of(grouping.entry(i)));
         }
-        // Pieces cover everything, each within one unit and no longer than allowed.
+        // Groups cover everything, each within one block and no longer than allowed.
         int64_t position = 0;
-        for (const Piece& piece : grouping.pieces()) {
-          CHECK(piece.begin == position && piece.end > piece.begin && piece.end - piece.begin <= max_entries);
-          for (; position < piece.end; ++position) {
-            CHECK(model_of(expected[static_cast<std::size_t>(position)]) / unit_models == piece.unit);
+        for (const Group& group : grouping.groups()) {
+          CHECK(group.begin == position && group.end > group.begin);
+          CHECK(group.end - group.begin <= max_entries);
+          for (; position < group.end; ++position) {
+            CHECK(model_of(expected[static_cast<std::size_t>(position)]) / block_models == group.block);
           }
         }
         CHECK(position == entries);

@@ -1,181 +1,245 @@
-// A Bank whose keys are looked up and predicted with while others are added, replaced and removed; also under
-// ThreadSanitizer. Exits with 1 at the first answer that is of another key.
-#include <atomic>
-#include <chrono>
+// What bank files rest on: key tables, weights over read-only memory, snapshots.
+#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <map>
 #include <memory>
+#include <numeric>
 #include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
-#include "bank/bank.h"
 #include "errors.h"
+#include "bank/keys.h"
 #include "network.h"
-
-using namespace mlpbank;
 
 namespace {
 
-constexpr int64_t kKeys = 200;  // of a model the answer is key + 1000 * n for some n, and n never falls
+using namespace mlpbank;
 
-KeyView key_of(int64_t i, const std::vector<std::string>& texts) {
-  return texts.empty() ? KeyView::of(i) : KeyView::of(texts[static_cast<std::size_t>(i)]);
+KeyTable table_of(const StringKeys& keys, const std::vector<uint32_t>& buckets,
+                  const KeyHash& hash) {
+  return {keys, {buckets.data(), buckets.size()}, hash, nullptr};
 }
 
-// Each key once, each with a slot of its own and a record that is its own: versions are as long as the key's number.
-bool is_whole(const Bank::Frozen& frozen) {
-  std::map<int64_t, std::size_t> lengths;
-  for (const auto& [slot, record] : frozen.records) lengths[slot] = record.version.size();
-  if (lengths.size() != frozen.added.size()) return false;
-  for (const Bank::Frozen::Key& key : frozen.added) {
-    const auto number = key.text.empty() ? key.number : std::atoll(key.text.c_str() + 4);
-    const auto found = lengths.find(key.slot);
-    if (found == lengths.end() || found->second != static_cast<std::size_t>(number)) return false;
-    Bytes tile[4096] = {};
-    if (frozen.weights->copied_bytes(1) > static_cast<int64_t>(sizeof tile)) return false;
-    frozen.weights->copy(&key.slot, 1, tile);  // throws if the model is not there
-    lengths.erase(found);
-  }
-  return true;
+KeyTable table_of(const IntKeys& keys, const std::vector<uint32_t>& buckets, const KeyHash& hash) {
+  return {keys, {buckets.data(), buckets.size()}, hash, nullptr};
 }
 
-void run(LayoutKind kind, bool text) {
-  std::vector<std::string> texts;
-  for (int64_t i = 0; text && i < kKeys; ++i) texts.push_back("key " + std::to_string(i));
-  const auto weights = std::make_shared<BatchedWeights>(1, Architecture({{1, 1, Activation::none}}), kind);
-  const auto bank = std::make_shared<Bank>(weights, nullptr, RecordColumns(), 1u << 31);
-  std::atomic<bool> stop{false};
-  std::atomic<int> answers{0}, wrong{0}, unknown{0};
+int64_t find(const KeyTable& table, std::string_view key) { return table.find(KeyView::of(key)); }
+int64_t find(const KeyTable& table, int64_t key) { return table.find(KeyView::of(key)); }
 
-  const auto reader = [&](unsigned seed) {
-    const BatchedInference inference(weights, Engine(1, ""));
-    std::mt19937 random(seed);
-    std::vector<float> last(kKeys, -1.0f);
-    while (!stop) {
-      const auto key = static_cast<int64_t>(random() % kKeys);
-      if (random() % 64 == 0) {  // what else looks at all of it, each at one moment
-        ModelRecord record;
-        if (bank->info(key_of(key, texts), record) && record.version.size() != static_cast<std::size_t>(key)) ++wrong;
-        if (!is_whole(bank->freeze(true))) ++wrong;
-      }
-      const Bank::Reader inside(bank);
-      int64_t found[64];
-      bank->at_one_moment([&] {
-        for (int64_t& one : found) one = bank->find(key_of(key, texts));
-      });
-      for (const int64_t one : found) wrong += one != found[0];  // one call, one answer for a key
-      const int64_t id = bank->find_id(key_of(key, texts));
-      bool stale = false;
-      if (id != kNoSlot && bank->slot_of(id, stale) != (id & 0xffffffff) && !stale) ++wrong;
-      const int64_t slot = bank->find(key_of(key, texts));
-      if (slot == kNoSlot) {
-        ++unknown;
-        continue;
-      }
-      const float x = 1.0f;
-      float y;
-      try {
-        inference.forward_models(&slot, 1, &x, 1, &y, {});
-      } catch (const ModelNotLoaded&) {
-        ++unknown;  // removed in this moment
-        continue;
-      }
-      float& before = last[static_cast<std::size_t>(key)];
-      if (static_cast<int64_t>(y) % 1000 != key || y < before) ++wrong;
-      before = y;
-      ++answers;
+// The test vectors of SipHash-1-3 for the key 00 01 ... 0f: of no bytes, of 00, of 00 01 ... 07.
+TEST(hashes_match_their_test_vectors) {
+  const KeyHash hash = {true, 0x0706050403020100u, 0x0f0e0d0c0b0a0908u};
+  CHECK(hash(std::string_view()) == 0xabac0158050fc4dcu);
+  CHECK(hash(std::string_view("\0", 1)) == 0xc9f49bf37d57ca93u);
+  CHECK(hash(std::string_view("\0\1\2\3\4\5\6\7", 8)) == hash(int64_t{0x0706050403020100}));
+  const KeyHash other = KeyHash::random();
+  CHECK(other.seeded && other("a") != hash("a") && other("a") != KeyHash::random()("a"));
+  const KeyHash version_1;
+  CHECK(version_1("a") == 0xaf63dc4c296230c0u && version_1(int64_t{0}) == 0xe220a8397b1dcdafu);
+}
+
+void check_string_keys(const KeyHash& hash) {
+  for (const int64_t count : {0, 1, 2, 3, 100, 5000}) {
+    std::vector<uint64_t> offsets = {0};
+    std::string bytes;
+    for (int64_t i = 0; i < count; ++i) {
+      bytes += i == 0 ? std::string() : "key-" + std::to_string(i * i);
+      offsets.push_back(bytes.size());
     }
-  };
-  std::vector<std::thread> threads;
-  for (unsigned i = 0; i < 3; ++i) threads.emplace_back(reader, i);
-
-  std::mt19937 random(7);
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  for (int64_t n = 0; (n < 4000 || answers < 2000 || unknown < 100) && std::chrono::steady_clock::now() < end; ++n) {
-    const auto key = static_cast<int64_t>(random() % kKeys);
-    if (random() % 3 == 0) {
-      bank->remove(key_of(key, texts));
-    } else {
-      const float weight = static_cast<float>(key + 1000 * n);
-      bank->add(key_of(key, texts), std::string(static_cast<std::size_t>(key), 'v'), 0, {{&weight, nullptr}});
+    const StringKeys keys = {count, offsets.data(), bytes.data(), bytes.size()};
+    std::vector<uint32_t> buckets(static_cast<std::size_t>(num_buckets(count)));
+    CHECK(fill_buckets(keys, hash, buckets.data()) == -1);
+    const KeyTable table = table_of(keys, buckets, hash);
+    for (int64_t i = 0; i < count; ++i) {
+      std::string_view key;
+      CHECK(keys.get(static_cast<uint64_t>(i), key) && find(table, key) == i);
     }
-    if (n % 500 == 0) CHECK(static_cast<int64_t>(bank->freeze(true).added.size()) == bank->keys().size());
-    if (n > 4000) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // the readers are late
-    CHECK(n < 16000);                                                           // float32 holds the answers
+    CHECK(find(table, "key-") == -1 && find(table, std::string(1000, 'x')) == -1);
+    CHECK((find(table, "") == 0) == (count > 0));
+    CHECK(!table.is_rebuilt());
   }
-  stop = true;
-  for (std::thread& thread : threads) thread.join();
-  CHECK(wrong == 0);
-  CHECK(answers > 0 && unknown > 0);
-  CHECK(weights->num_models() <= 2 * kKeys + 4096);  // slots are used again
+  const std::vector<uint64_t> offsets = {0, 1, 2, 3};
+  std::vector<uint32_t> buckets(8);
+  CHECK(fill_buckets(StringKeys{3, offsets.data(), "aba", 3}, hash, buckets.data()) == 2);
 }
 
-// Look-ups that a change came in between are made again, and after some tries with changes kept out.
-void test_one_moment() {
-  const auto bank = std::make_shared<Bank>(
-      std::make_shared<BatchedWeights>(1, Architecture({{1, 1, Activation::none}}), LayoutKind::panel), nullptr,
-      RecordColumns(), 1u << 31);
-  const float weight = 1.0f;
-  const KeyView key = KeyView::of(int64_t{7});
-  for (const int changes : {0, 1, 3, 4}) {
-    if (bank->find(key) == kNoSlot) bank->add(key, "", 0, {{&weight, nullptr}});
-    int runs = 0;
-    int64_t first = 0, second = 0;
-    bank->at_one_moment([&] {
-      first = bank->find(key);
-      if (runs++ < changes) {
-        if (first == kNoSlot) {
-          bank->add(key, "", 0, {{&weight, nullptr}});
-        } else {
-          bank->remove(key);
-        }
+void check_int_keys(const KeyHash& hash) {
+  std::vector<int64_t> values = {0, -1, INT64_MAX, INT64_MIN, 7};
+  for (int64_t i = 100; i < 4000; ++i) values.push_back(i * 1024);
+  const IntKeys keys = {static_cast<int64_t>(values.size()), values.data()};
+  std::vector<uint32_t> buckets(static_cast<std::size_t>(num_buckets(keys.count)));
+  CHECK(fill_buckets(keys, hash, buckets.data()) == -1);
+  const KeyTable table = table_of(keys, buckets, hash);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    CHECK(find(table, values[i]) == static_cast<int64_t>(i));
+  CHECK(find(table, int64_t{8}) == -1);
+}
+
+TEST(every_key_is_found) {
+  for (const KeyHash& hash : {KeyHash(), KeyHash::random()}) {
+    check_string_keys(hash);
+    check_int_keys(hash);
+  }
+}
+
+// A table whose keys all fall into one bucket, as strangers can choose them for a hash without a
+// seed. After the first long search it is rebuilt, and every key is found.
+TEST(slow_tables_are_rebuilt) {
+  const KeyHash hash;
+  std::vector<int64_t> values;
+  for (int64_t i = 0; values.size() < 2000; ++i) {
+    if ((hash(i) & 4095) < 8) values.push_back(i);
+  }
+  const IntKeys keys = {static_cast<int64_t>(values.size()), values.data()};
+  std::vector<uint32_t> buckets(static_cast<std::size_t>(num_buckets(keys.count)));
+  CHECK(buckets.size() == 4096 && fill_buckets(keys, hash, buckets.data()) == -1);
+  const KeyTable table = table_of(keys, buckets, hash);
+  CHECK(find(table, values[0]) == 0 && !table.is_rebuilt());
+  for (std::size_t i = 0; i < values.size(); ++i)
+    CHECK(find(table, values[i]) == static_cast<int64_t>(i));
+  CHECK(table.is_rebuilt() && find(table, int64_t{-1}) == -1);
+
+  // All keys fall into one bucket, so key i is found after i + 1 steps.
+  values.clear();
+  for (int64_t i = 0; values.size() <= kMaxSteps; ++i) {
+    if ((hash(i) & 2047) == 0) values.push_back(i);
+  }
+  const IntKeys chain = {static_cast<int64_t>(values.size()), values.data()};
+  buckets.assign(static_cast<std::size_t>(num_buckets(chain.count)), 0);
+  CHECK(buckets.size() == 2048 && fill_buckets(chain, hash, buckets.data()) == -1);
+  const KeyTable edge = table_of(chain, buckets, hash);
+  CHECK(find(edge, values[kMaxSteps - 1]) == kMaxSteps - 1 && !edge.is_rebuilt());
+  CHECK(find(edge, values[kMaxSteps]) == kMaxSteps && edge.is_rebuilt());
+}
+
+// Memory of exactly so many bytes, so that a sanitizer sees reads past its end.
+std::shared_ptr<Bytes> exactly(int64_t bytes) {
+  const auto size = static_cast<std::size_t>(bytes);
+  std::shared_ptr<Bytes> memory(static_cast<Bytes*>(std::aligned_alloc(64, size)), std::free);
+  std::fill_n(memory.get(), size, Bytes{0});
+  return memory;
+}
+
+// Tables of a damaged file: a search stays inside and ends.
+TEST(damaged_tables) {
+  const std::string bytes = "abc";
+  for (int round = 0; round < 20000; ++round) {
+    std::vector<uint64_t> offsets(4);
+    for (uint64_t& offset : offsets) {
+      offset = random_below(3) ? static_cast<uint64_t>(random_below(5)) : generator()();
+    }
+    std::vector<uint32_t> buckets(8);  // often without an empty one
+    for (uint32_t& bucket : buckets) {
+      bucket = random_below(4) ? static_cast<uint32_t>(random_below(6)) : generator()();
+    }
+    const StringKeys strings = {3, offsets.data(), bytes.data(), bytes.size()};
+    const int64_t found = find(table_of(strings, buckets, KeyHash()), "b");
+    CHECK(found >= -1 && found < 3);
+    const std::vector<int64_t> values = {1, 2, 3};
+    const int64_t position =
+        find(table_of(IntKeys{3, values.data()}, buckets, KeyHash()), int64_t{2});
+    CHECK(position == -1 || position == 1);
+  }
+  // Keys that end at the last byte, and one behind it.
+  for (const uint64_t end : {3, 4}) {
+    const std::vector<char> three(bytes.begin(), bytes.end());  // of exactly 3 bytes
+    const std::vector<uint64_t> ends = {0, 1, 2, end};
+    const StringKeys strings = {3, ends.data(), three.data(), 3};
+    std::string_view key;
+    CHECK(strings.get(1, key) && key == "b");
+    CHECK(strings.get(2, key) == (end == 3));
+  }
+  // A table without an empty bucket, of many keys that are never found: all offsets reach outside.
+  const std::vector<uint64_t> offsets(4097, uint64_t{1} << 40);
+  const std::vector<uint32_t> buckets(8192, 1);
+  const KeyTable table =
+      table_of(StringKeys{4096, offsets.data(), bytes.data(), bytes.size()}, buckets, KeyHash());
+  CHECK(find(table, "b") == -1 && table.is_rebuilt() && find(table, "b") == -1);
+}
+
+Floats unpacked(const BatchedWeights& weights, int64_t model) {
+  std::vector<Floats> parts;
+  std::vector<float*> weight, bias;
+  for (const LayerSpec& layer : weights.architecture().layers()) {
+    parts.emplace_back(layer.input_size * layer.output_size);
+    parts.emplace_back(layer.output_size);
+  }
+  for (std::size_t i = 0; i < parts.size(); i += 2) {
+    weight.push_back(parts[i].data());
+    bias.push_back(parts[i + 1].data());
+  }
+  weights.get(model, weight, bias);
+  Floats all;
+  for (const Floats& part : parts) all.insert(all.end(), part.begin(), part.end());
+  return all;
+}
+
+TEST(snapshot_and_read_only_base) {
+  for (const LayoutKind kind : kLayouts) {
+    for (const Dtype dtype : {Dtype::float32, Dtype::float16, Dtype::bfloat16, Dtype::int8}) {
+      for (const int64_t models : {1, 5, 16, 35}) {
+        const Network net({3, 17, 1}, models);
+        const auto weights =
+            std::make_shared<BatchedWeights>(models, net.architecture, kind, dtype);
+        weights->load(0, models, net.parameters.views(), 1);
+        std::vector<Floats> before;
+        for (int64_t m = 0; m < models; ++m) before.push_back(unpacked(*weights, m));
+
+        // Half of the models, from the last on, as they were when the snapshot was taken.
+        std::vector<int64_t> chosen;
+        for (int64_t m = models - 1; m >= 0; m -= 2) chosen.push_back(m);
+        const auto count = static_cast<int64_t>(chosen.size());
+        const BatchedWeights::Snapshot snapshot(weights);
+        weights->load(0, models, net.parameters.negated().views(), 1);
+        weights->unload(0);
+        const std::shared_ptr<Bytes> memory = exactly(snapshot.copied_bytes(count));
+        snapshot.copy(chosen.data(), count, memory.get());
+
+        const ReadOnly base = {memory.get(), snapshot.copied_bytes(count), memory};
+        const auto opened =
+            std::make_shared<BatchedWeights>(count, net.architecture, kind, dtype, base);
+        CHECK(opened->num_models() == count && opened->data() == memory.get());
+        for (int64_t i = 0; i < count; ++i)
+          CHECK(unpacked(*opened, i) == before[static_cast<std::size_t>(chosen[i])]);
+        const Floats x = net.inputs(count, 20);
+        const Floats y = forward(BatchedInference(opened, Engine(1, "")), x, 20);
+
+        // What replaces a model lies elsewhere. The base is never written to.
+        const Floats kept(reinterpret_cast<float*>(memory.get()),
+                          reinterpret_cast<float*>(memory.get()) + base.nbytes / 4);
+        opened->grow(20);
+        opened->load(0, 1, net.parameters.negated().views(), 1);
+        opened->load(count, 20 < models ? 20 : models, net.parameters.views(), 1);
+        for (int round = 0; round < 50; ++round)
+          opened->load(0, 1, net.parameters.negated().views(), 1);
+        opened->unload(0);
+        CHECK_THROWS(ModelNotLoaded, "model 0: no weights were loaded", (unpacked(*opened, 0), 0));
+        for (int64_t i = 1; i < count; ++i)
+          CHECK(unpacked(*opened, i) == before[static_cast<std::size_t>(chosen[i])]);
+        CHECK(std::memcmp(kept.data(), memory.get(), static_cast<std::size_t>(base.nbytes)) == 0);
       }
-      second = bank->find(key);
-    });
-    CHECK(first == second && runs == changes + 1);
-  }
-}
-
-// Each slot has a count of its own, also where one chunk of them ends and the next begins.
-void test_reuse_counts() {
-  ReuseCounts counts;
-  std::map<int64_t, uint32_t> expected;
-  for (const int64_t end : {1024, 3072, 7168}) {
-    for (int64_t slot = end + 1; slot >= end - 2; --slot) {
-      CHECK(counts.of(slot) == 0);
-      counts.reserve(slot);
-      for (int64_t i = 0; i <= slot % 5; ++i) CHECK(counts.increment(slot) == ++expected[slot]);
     }
   }
-  for (const auto& [slot, count] : expected) CHECK(counts.of(slot) == count);
-  CHECK(counts.of(0) == 0 && counts.of(int64_t{1} << 31) == 0);
+  CHECK_THROWS(std::invalid_argument, "base: expected 256 bytes, 64-byte aligned, got 64",
+               BatchedWeights(2, mlp({1, 1}), LayoutKind::panel, Dtype::float32,
+                              ReadOnly{nullptr, 64, nullptr}));
 }
 
-// Versions of a damaged file: one that reaches outside the bytes, or ends before it begins, is none.
-void test_damaged_versions() {
-  const std::string bytes = "abc!";  // three of them are the file's
-  const int64_t generations[] = {1, 2, 3};
-  const double loaded_at[] = {4, 5, 6};
-  const auto version_of = [&](int64_t slot, const std::vector<uint64_t>& offsets) {
-    const RecordColumns columns = {3, generations, loaded_at, offsets.data(), bytes.data(), 3, nullptr};
-    return columns.get(slot).version;
-  };
-  CHECK(version_of(0, {0, 1, 1, 3}) == "a" && version_of(1, {0, 1, 1, 3}).empty());
-  CHECK(version_of(2, {0, 1, 1, 3}) == "bc" && version_of(3, {0, 1, 1, 3}).empty());
-  CHECK(version_of(2, {0, 1, 1, 4}).empty() && version_of(1, {0, 4, 4, 4}).empty());
-  CHECK(version_of(1, {0, 3, 2, 3}).empty() && version_of(1, {0, 1, ~uint64_t{0}, 3}).empty());
+TEST(a_missing_model_cannot_be_copied) {
+  const Network net({2, 3}, 4);
+  for (const LayoutKind kind : kLayouts) {
+    const auto weights = net.weights(kind);
+    weights->unload(2);
+    const BatchedWeights::Snapshot snapshot(weights);
+    const std::shared_ptr<Bytes> memory = exactly(snapshot.copied_bytes(1));
+    for (const int64_t model : {int64_t{2}, int64_t{100}, int64_t{-1}}) {
+      CHECK_THROWS(ModelNotLoaded, "model " + std::to_string(model) + ": no weights were loaded",
+                   (snapshot.copy(&model, 1, memory.get()), 0));
+    }
+  }
 }
 
 }  // namespace
 
-int main() {
-  test_one_moment();
-  test_reuse_counts();
-  test_damaged_versions();
-  for (const LayoutKind kind : kLayouts) {
-    for (const bool text : {false, true}) run(kind, text);
-  }
-  std::printf("all checks passed\n");
-}
+int main(int argc, char** argv) { return run_tests(argc, argv); }

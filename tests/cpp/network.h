@@ -1,43 +1,19 @@
-// What the checks of core_test.cpp share: CHECK, random networks, and their forward in double arithmetic.
+// Random networks, and their forward in double arithmetic.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "weights/architecture.h"
+#include "check.h"
 #include "engine/inference.h"
+#include "weights/architecture.h"
 #include "weights/layout.h"
 #include "weights/weights.h"
-
-#define CHECK(condition)                                                   \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                        \
-    }                                                                      \
-  } while (false)
-
-// Checks the error's message; an error of another type ends the program.
-#define CHECK_THROWS(type, message, expression)                                                \
-  do {                                                                                         \
-    std::string got = "nothing was thrown";                                                    \
-    try {                                                                                      \
-      (void)(expression);                                                                      \
-    } catch (const type& error) {                                                              \
-      got = error.what();                                                                      \
-    }                                                                                          \
-    if (got != (message)) {                                                                    \
-      std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #expression, got.c_str());   \
-      std::exit(1);                                                                            \
-    }                                                                                          \
-  } while (false)
 
 namespace mlpbank {
 
@@ -51,12 +27,16 @@ inline std::mt19937& generator() {
   return twister;
 }
 
-inline int64_t random_below(int64_t n) { return std::uniform_int_distribution<int64_t>(0, n - 1)(generator()); }
+inline int64_t random_below(int64_t n) {
+  return std::uniform_int_distribution<int64_t>(0, n - 1)(generator());
+}
 
 inline Floats random_floats(int64_t n, float scale = 1.0f) {
-  // Uniform, as far from 0 as `scale` says on average: cheap also where a sanitizer checks every step.
+  // Uniform, as far from 0 as `scale` says on average: cheap also where a sanitizer checks every
+  // step.
   Floats values(static_cast<std::size_t>(n));
-  for (float& value : values) value = (static_cast<float>(generator()()) * 0x1p-32f - 0.5f) * 3.5f * scale;
+  for (float& value : values)
+    value = (static_cast<float>(generator()()) * 0x1p-32f - 0.5f) * 3.5f * scale;
   return values;
 }
 
@@ -86,7 +66,8 @@ struct Parameters {
 
   std::vector<LayerView> views() const {
     std::vector<LayerView> result;
-    for (std::size_t l = 0; l < weight.size(); ++l) result.push_back({weight[l].data(), bias[l].data()});
+    for (std::size_t l = 0; l < weight.size(); ++l)
+      result.push_back({weight[l].data(), bias[l].data()});
     return result;
   }
 
@@ -121,9 +102,11 @@ struct Network {
   }
 };
 
-inline Floats forward(const BatchedInference& inference, const Floats& x, int64_t rows, int threads = 1) {
+inline Floats forward(const BatchedInference& inference, const Floats& x, int64_t rows,
+                      int threads = 1) {
   const BatchedWeights& weights = inference.weights();
-  Floats y(static_cast<std::size_t>(weights.num_models() * rows * weights.architecture().output_size()));
+  Floats y(
+      static_cast<std::size_t>(weights.num_models() * rows * weights.architecture().output_size()));
   inference.forward(x.data(), rows, y.data(), {threads, Missing::error});
   return y;
 }

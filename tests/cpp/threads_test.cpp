@@ -1,4 +1,5 @@
-// Sharing work out, many callers at once, and loading beside predicting; also under ThreadSanitizer.
+// Sharing work out, many callers at once, and loading beside predicting. Also runs under
+// ThreadSanitizer.
 #include <dlfcn.h>
 #include <omp.h>
 #include <pthread.h>
@@ -17,11 +18,12 @@
 #include <utility>
 #include <vector>
 
+#include "check.h"
 #include "engine/engine.h"
-#include "weights/epochs.h"
+#include "engine/threads.h"
 #include "four_cpus.h"
 #include "network.h"
-#include "engine/threads.h"
+#include "weights/epochs.h"
 
 using namespace mlpbank;
 
@@ -33,9 +35,12 @@ std::atomic<int> first_refused{0}, last_refused{0};  // of these, counted from 1
 }  // namespace
 
 // The definition in the program goes before libc's.
-extern "C" [[gnu::visibility("default")]] int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*run)(void*),
-                              void* argument) noexcept {
-  static const auto original = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+extern "C" [[gnu::visibility("default")]] int pthread_create(pthread_t* thread,
+                                                             const pthread_attr_t* attributes,
+                                                             void* (*run)(void*),
+                                                             void* argument) noexcept {
+  static const auto original =
+      reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
   const int number = ++created;
   if (number >= first_refused && number <= last_refused) return EAGAIN;
   return original(thread, attributes, run, argument);
@@ -45,7 +50,7 @@ namespace {
 
 constexpr double kLong = 1e9;  // nanoseconds: enough to be shared out and to wake threads for
 
-void test_parallel_for_runs_every_item_once() {
+TEST(parallel_for_runs_every_item_once) {
   for (int threads = 1; threads <= 4; ++threads) {
     for (const int64_t items : {0, 1, 2, 3, 7, 64, 1000}) {
       for (const int64_t chunk : {1, 3, 64, 5000}) {
@@ -61,8 +66,9 @@ void test_parallel_for_runs_every_item_once() {
   }
 }
 
-// Each item waits until as many threads as were asked for are at work; were there fewer, the wait would run out.
-void test_parallel_for_uses_the_threads_it_may() {
+// Each item waits until as many threads as were asked for are at work; with fewer, the wait runs
+// out.
+void check_uses_the_threads_it_may() {
   for (int threads = 1; threads <= 4; ++threads) {
     const int expected = std::min(threads, cpu_budget().threads);
     std::atomic<int> arrived{0}, inside{0};
@@ -71,7 +77,8 @@ void test_parallel_for_uses_the_threads_it_may() {
     parallel_for(threads, {expected, 1, kLong}, [&](int64_t begin, int64_t end) {
       if (++inside > expected) too_many = true;
       arrived += static_cast<int>(end - begin);
-      while (arrived < expected && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+      while (arrived < expected && std::chrono::steady_clock::now() < deadline)
+        std::this_thread::yield();
       --inside;
     });
     CHECK(std::chrono::steady_clock::now() < deadline);
@@ -79,8 +86,10 @@ void test_parallel_for_uses_the_threads_it_may() {
   }
 }
 
+TEST(parallel_for_uses_the_threads_it_may) { check_uses_the_threads_it_may(); }
+
 // The threads of all calls together stay within the budget, beside one for each caller.
-void test_calls_share_the_budget() {
+TEST(calls_share_the_budget) {
   constexpr int kCallers = 3;
   std::atomic<int> inside{0}, most{0};
   const auto call = [&] {
@@ -100,8 +109,11 @@ void test_calls_share_the_budget() {
   CHECK(inside == 0 && most <= cpu_budget().threads - 1 + kCallers);
 }
 
-// A child has none of its parent's helpers. It starts its own, also when it was forked amid the work of others.
-void test_forked_child_shares_out_its_work() {
+// ThreadSanitizer sees through neither forks of processes with threads nor OpenMP.
+#ifndef __SANITIZE_THREAD__
+
+// A child has none of its parent's helpers. It starts its own, also when it was forked amid work.
+TEST(forked_child_shares_out_its_work) {
   std::atomic<bool> stop{false};
   std::thread busy([&] {
     while (!stop) parallel_for(4, {100, 1, kLong}, [](int64_t, int64_t) {});
@@ -111,7 +123,7 @@ void test_forked_child_shares_out_its_work() {
     CHECK(child >= 0);
     if (child == 0) {
       alarm(60);  // ends a child that hangs
-      test_parallel_for_uses_the_threads_it_may();
+      check_uses_the_threads_it_may();
       _exit(0);
     }
     int status = 0;
@@ -126,16 +138,17 @@ int most_at_work() {
   std::atomic<int> inside{0}, most{0};
   parallel_for(4, {40, 1, kLong}, [&](int64_t, int64_t) {
     const int now = ++inside;
-    for (int seen = most; seen < now && !most.compare_exchange_weak(seen, now);) continue;
+    for (int before = most; before < now && !most.compare_exchange_weak(before, now);) continue;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
     --inside;
   });
   return most;
 }
 
-// Where the system refuses threads for a while, calls do with what there is, and later ones have all helpers. `first` to
-// `last` of the threads that are created are refused; the first is the helper that brings the others, which are tried.
-void test_refused_helpers_are_asked_for_again(int first, int last, int granted) {
+// Where the system refuses threads for a while, calls do with what there is, and later ones have all
+// helpers. `first` to `last` of the threads that are created are refused; the first one starts the
+// others.
+void check_refused_helpers_are_asked_for_again(int first, int last, int granted) {
   const int expected = std::min(4, cpu_budget().threads);
   if (expected < 4) return;  // a cgroup's quota
   const pid_t child = fork();
@@ -149,11 +162,12 @@ void test_refused_helpers_are_asked_for_again(int first, int last, int granted) 
     const int tries = created;
     CHECK(tries >= first);
     for (int i = 0; i < 5; ++i) most_at_work();
-    const bool at_once = std::chrono::steady_clock::now() - began < std::chrono::milliseconds(900);
+    const bool at_once =
+        std::chrono::steady_clock::now() - began < std::chrono::milliseconds(900);
     CHECK(!at_once || created == tries);  // not asked at every call
     first_refused = last_refused = 0;
     while (most < expected) most = std::max(most, most_at_work());  // until alarm() ends it
-    test_parallel_for_uses_the_threads_it_may();
+    check_uses_the_threads_it_may();
     const int all = created;
     for (int i = 0; i < 50; ++i) most_at_work();
     CHECK(created == all);  // nothing is missing any more
@@ -163,19 +177,29 @@ void test_refused_helpers_are_asked_for_again(int first, int last, int granted) 
   CHECK(waitpid(child, &status, 0) == child && status == 0);
 }
 
-void test_parallel_for_is_serial_inside_a_parallel_region() {
+TEST(refused_helpers_are_asked_for_again) {
+  check_refused_helpers_are_asked_for_again(1, 1000, 0);
+  check_refused_helpers_are_asked_for_again(2, 2, 1);
+  check_refused_helpers_are_asked_for_again(3, 3, 2);
+}
+
+TEST(parallel_for_is_serial_inside_a_parallel_region) {
   std::atomic<int> wrong{0};
-#pragma omp parallel num_threads(2)
+#  pragma omp parallel num_threads(2)
   {
     const std::thread::id self = std::this_thread::get_id();
-    parallel_for(4, {100, 1, kLong}, [&](int64_t, int64_t) { wrong += std::this_thread::get_id() != self; });
+    parallel_for(4, {100, 1, kLong},
+                 [&](int64_t, int64_t) { wrong += std::this_thread::get_id() != self; });
   }
   CHECK(wrong == 0);
 }
 
-// Threads that predict without a pause, beside one that loads: each result is of one generation, a forward that starts
-// after a load has returned sees it, and a load waits for the forwards that run but not for all that are still to come.
-void test_loading_while_others_predict() {
+#endif
+
+// Threads predict without a pause beside one that loads. Each result is of one revision. A forward
+// that starts after a load has returned sees it. A load does not wait for forwards that are still
+// to come.
+TEST(loading_while_others_predict) {
   const Network net({33, 40, 17}, 60);
   const Parameters other = net.parameters.negated();
   const Floats x = net.inputs(60, 4);
@@ -186,7 +210,7 @@ void test_loading_while_others_predict() {
     Floats results[2] = {forward(inference, x, 4), {}};
     weights->load(0, 60, other.views(), 1);
     results[1] = forward(inference, x, 4);
-    // So many take seconds: the system has let the loading thread run long before.
+    // So many take seconds; the loading thread runs long before.
     constexpr int kReaders = 4, kForwardsPerLoad = 1000000;
     std::atomic<bool> stop{false}, starved{false};
     std::atomic<int> mixed{0}, forwards_since_load{0};
@@ -194,7 +218,9 @@ void test_loading_while_others_predict() {
       while (!stop && !starved) {
         const Floats y = forward(inference, x, 4, threads);
         for (std::size_t m = 0; m < 60; ++m) {
-          const auto is = [&](const Floats& r) { return std::memcmp(&y[m * block], &r[m * block], 4 * block) == 0; };
+          const auto is = [&](const Floats& r) {
+            return std::memcmp(&y[m * block], &r[m * block], 4 * block) == 0;
+          };
           if (!is(results[0]) && !is(results[1])) ++mixed;
         }
         if (++forwards_since_load > kForwardsPerLoad) starved = true;
@@ -215,12 +241,12 @@ void test_loading_while_others_predict() {
   }
 }
 
-// Many pieces of one model are of one generation: it is looked up once in a call, however many entries there are.
-// Model 1 stays unloaded, so that in a tile each entry is looked at.
-void test_entries_of_one_model_are_of_one_generation() {
+// A model is looked up once in a call, however many groups of entries it has. Model 1 stays
+// unloaded, so that in a tile each entry is looked at.
+TEST(entries_of_one_model_are_of_one_revision) {
   const Architecture architecture({{1, 1, Activation::none}});
   constexpr int64_t kEntries = 20000, kRows = 20;
-  const std::vector<int64_t> ids(kEntries, 0);
+  const std::vector<int64_t> slots(kEntries, 0);
   const Floats x(kEntries * kRows, 0.0f);
   for (const LayoutKind kind : kLayouts) {
     const auto weights = std::make_shared<BatchedWeights>(2, architecture, kind);
@@ -238,9 +264,9 @@ void test_entries_of_one_model_are_of_one_generation() {
     const BatchedInference inference(weights, Engine(1, ""));
     Floats y(x.size());
     int mixed = 0;
-    for (int64_t calls = 0, before = 0; calls < 20; calls += loads > before) {
+    for (int64_t calls = 0, before = 0; calls<20; calls += loads> before) {
       before = loads;
-      inference.forward_models(ids.data(), kEntries, x.data(), kRows, y.data(), {});
+      inference.forward_models(slots.data(), kEntries, x.data(), kRows, y.data(), {});
       mixed += std::any_of(y.begin(), y.end(), [&](float value) { return value != y[0]; });
     }
     stop = true;
@@ -249,15 +275,15 @@ void test_entries_of_one_model_are_of_one_generation() {
   }
 }
 
-// A reader that stands still: what it has seen stays as it is, however often it is replaced, and is used again when it
-// has left, whichever reader came between.
-void test_memory_under_a_paused_reader() {
+// A reader that stands still: what it has seen stays as it is, however often it is replaced, and is
+// reclaimed when the reader has left.
+TEST(memory_under_a_paused_reader) {
   const Network net({3, 5, 2}, 40);
   const Parameters other = net.parameters.negated();
-  using Reader = BatchedWeights::Reader;
+  using Guard = BatchedWeights::ReadGuard;
   for (const LayoutKind kind : kLayouts) {
     const auto weights = net.weights(kind);
-    const auto bytes = static_cast<std::size_t>(weights->layout().unit_bytes());
+    const auto bytes = static_cast<std::size_t>(weights->layout().block_bytes());
     const auto replace = [&](int times) {
       for (int i = 0; i < times; ++i) {
         const Parameters& now = i % 2 ? net.parameters : other;
@@ -266,26 +292,29 @@ void test_memory_under_a_paused_reader() {
         weights->unload((i + 7) % 40);
       }
     };
-    // Each pair enters with a few changes between, so that some are of one epoch and some of the next.
+    // Each pair enters with a few changes between, so that some are of one epoch and some of the
+    // next.
     for (int between = 0; between < 4; ++between) {
-      std::vector<std::unique_ptr<Reader>> readers;
+      std::vector<std::unique_ptr<Guard>> guards;
       std::vector<std::pair<const Bytes*, std::vector<Bytes>>> seen;
       for (int i = 0; i < 4; ++i) {
-        readers.push_back(std::make_unique<Reader>(*weights));
-        for (int64_t u = 0; u < weights->units_for(40); ++u) {
-          const Bytes* unit = readers.back()->unit(u);
-          if (unit != nullptr) seen.emplace_back(unit, std::vector<Bytes>(unit, unit + bytes));
+        guards.push_back(std::make_unique<Guard>(*weights));
+        for (int64_t b = 0; b < weights->layout().num_blocks(40); ++b) {
+          const Bytes* block = guards.back()->block(b);
+          if (block != nullptr) seen.emplace_back(block, std::vector<Bytes>(block, block + bytes));
         }
         replace(between);
       }
       CHECK(!seen.empty());
-      while (!readers.empty()) {
+      while (!guards.empty()) {
         replace(20);
-        for (const auto& [unit, contents] : seen) CHECK(std::memcmp(unit, contents.data(), bytes) == 0);
+        for (const auto& [block, contents] : seen) {
+          CHECK(std::memcmp(block, contents.data(), bytes) == 0);
+        }
         // The last goes first, so that the oldest alone keeps what it may see.
-        if (readers.size() == 1) break;
-        readers.pop_back();
-        seen.resize(seen.size() * readers.size() / (readers.size() + 1));
+        if (guards.size() == 1) break;
+        guards.pop_back();
+        seen.resize(seen.size() * guards.size() / (guards.size() + 1));
       }
     }
     replace(20);
@@ -295,15 +324,15 @@ void test_memory_under_a_paused_reader() {
   }
 }
 
-// What was retired in an epoch can be used again when all have left that entered up to then, and not before.
-void test_epochs() {
+// What was retired in an epoch is reclaimed when all readers that entered up to then have left.
+TEST(epochs) {
   Epochs epochs;
   CHECK(epochs.passed(epochs.stamp()));
   for (int round = 0; round < 6; ++round) {
     const Epochs::Token first = epochs.enter();
     const uint64_t retired = epochs.stamp();
     CHECK(!epochs.passed(retired) && !epochs.passed(retired));
-    const Epochs::Token second = epochs.enter();  // of this epoch or of the next: it may see what is retired now
+    const Epochs::Token second = epochs.enter();  // of this epoch or the next
     const uint64_t later = epochs.stamp();
     CHECK(!epochs.passed(retired) && !epochs.passed(later));
     epochs.leave(first);
@@ -311,38 +340,25 @@ void test_epochs() {
     CHECK(!epochs.passed(epochs.stamp()));
     epochs.leave(second);
     CHECK(epochs.passed(retired) && epochs.passed(later));
-    for (int i = 0; i < round % 2; ++i) CHECK(epochs.passed(epochs.stamp()));  // so that both counters come first
+    // So that both counters come first.
+    for (int i = 0; i < round % 2; ++i) CHECK(epochs.passed(epochs.stamp()));
   }
   const Epochs::Token gone = epochs.enter();
   const uint64_t retired = epochs.stamp();
   CHECK(!epochs.passed(retired) && epochs.is_known(gone));
   epochs.forget_readers();
   CHECK(epochs.passed(retired) && !epochs.is_known(gone));
-  const Epochs::Token here = epochs.enter();
-  epochs.leave(gone);  // one of the parent's must not count as one that is here
+  const Epochs::Token own = epochs.enter();
+  epochs.leave(gone);  // a reader of the parent must not count in the child
   CHECK(!epochs.passed(epochs.stamp()));
-  epochs.leave(here);
+  epochs.leave(own);
   CHECK(epochs.passed(epochs.stamp()));
 }
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   unsetenv("MLPBANK_ISA"), unsetenv("MLPBANK_NUM_THREADS"), unsetenv("OMP_NUM_THREADS");
   omp_set_num_threads(4);  // OpenMP has counted the CPUs by itself
-  test_parallel_for_runs_every_item_once();
-  test_parallel_for_uses_the_threads_it_may();
-  test_calls_share_the_budget();
-#ifndef __SANITIZE_THREAD__  // which sees through neither forks of processes with threads nor OpenMP
-  test_forked_child_shares_out_its_work();
-  test_refused_helpers_are_asked_for_again(1, 1000, 0);
-  test_refused_helpers_are_asked_for_again(2, 2, 1);
-  test_refused_helpers_are_asked_for_again(3, 3, 2);
-  test_parallel_for_is_serial_inside_a_parallel_region();
-#endif
-  test_loading_while_others_predict();
-  test_entries_of_one_model_are_of_one_generation();
-  test_memory_under_a_paused_reader();
-  test_epochs();
-  std::printf("all checks passed, up to %d threads\n", std::min(4, cpu_budget().threads));
+  return run_tests(argc, argv);
 }

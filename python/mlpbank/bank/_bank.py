@@ -20,7 +20,7 @@ from mlpbank.architecture import Architecture
 from mlpbank.bank._reads import BankReads
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
-from mlpbank.errors import BankFileError, InvalidValueError, KeyKindError, ModelNotLoadedError, UnknownModelError
+from mlpbank.errors import BankFileError, InvalidValueError, KeyTypeError, ModelNotLoadedError, UnknownModelError
 from mlpbank.files import _mapped
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import BatchedInference
@@ -110,8 +110,8 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         self.fallback = fallback
         self._metadata: dict[str, Any] = {}
         # What a kernel reads at once: so many models, in so many bytes.
-        core = weights.architecture._core
-        self._block_models, self._block_bytes, _ = _core.unit_of(core, weights.layout, weights.dtype)
+        block = _core.block_of(weights.architecture._core, weights.layout, weights.dtype)
+        self._block_models, self._block_bytes = block.models, block.bytes
 
     @classmethod
     def from_stacked(
@@ -225,8 +225,8 @@ class Bank(BankReads, MutableMapping[Key, Any]):
             self._slot_map.check(key)
             key = to_builtin(key)
             try:
-                self._slot_map.core.set_kind(isinstance(key, str))
-            except KeyKindError:  # another thread has just added the first one
+                self._slot_map.core.set_key_type(type(key))
+            except KeyTypeError:  # another thread has just added the first one
                 self._slot_map.check(key)
         self._fallback = key
 
@@ -319,7 +319,7 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         try:
             # One step: the caller's code has run, and no exception can come in between.
             self._slot_map.core.add(to_builtin(key), version or "", time.time(), *arrays)
-        except KeyKindError:  # another thread has just added the first key
+        except KeyTypeError:  # another thread has just added the first key
             self._slot_map.check(key)
             raise
 
@@ -366,8 +366,8 @@ class Bank(BankReads, MutableMapping[Key, Any]):
             some = slots[first : first + _CHUNK_MODELS]
             copied = _mapped.aligned_zeros(self._num_blocks(len(some)) * self._block_bytes)
             snapshot.copy(some, copied)
-            core = _core.BatchedWeights.over(len(some), self.architecture._core, self.layout, self.dtype, copied)
-            part = BatchedWeights._over(core, self.architecture)
+            core = _core.BatchedWeights.from_buffer(len(some), self.architecture._core, self.layout, self.dtype, copied)
+            part = BatchedWeights._from_core(core, self.architecture)
             for model in range(len(some)):
                 for name, array in part.get(model).items():
                     weights[name][first + model] = array
@@ -527,7 +527,7 @@ class Bank(BankReads, MutableMapping[Key, Any]):
 
     @classmethod
     def _from_contents(cls, contents: _mapped.Contents, engine: Engine | None) -> Bank:
-        weights = BatchedWeights._over(_mapped.over(contents), contents.architecture)
+        weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
         self = cls.__new__(cls)
         self._bind(weights, contents.columns, engine, contents.fallback)
         self._metadata = contents.metadata

@@ -45,7 +45,7 @@ class SlotMap:
     @property
     def kind(self) -> type | None:
         """``str`` or ``int``, of which all keys are; None as long as there never was one."""
-        return self.core.kind
+        return self.core.key_type
 
     def check(self, key: Any) -> None:
         """Raise TypeError or ValueError if a key could not be one of these."""
@@ -57,10 +57,10 @@ class SlotMap:
 
     def find_handles(self, keys: Any, kind: type) -> tuple[Ids, int]:
         """Return the handles of keys like `find`."""
-        return self._find(self.core.find_ids, keys, kind)
+        return self._find(self.core.find_handles, keys, kind)
 
     def _find(self, find: Callable[[Any], tuple[Ids, int]], keys: Any, given: type) -> tuple[Ids, int]:
-        kind = self.core.kind
+        kind = self.core.key_type
         if kind is given:
             found, unknown = find(keys)
             if unknown >= 0:
@@ -103,12 +103,11 @@ class SlotMap:
             found = self.core.info(to_builtin(key)) if could_be(key, self.kind) else None
         if found is None:
             raise UnknownModelError([key], 1)
-        version, revision, loaded_at = found
         try:
-            when = datetime.fromtimestamp(loaded_at, timezone.utc)
+            when = datetime.fromtimestamp(found.loaded_at, timezone.utc)
         except (ValueError, OverflowError, OSError):
-            raise BankFileError(f"loaded_at: expected seconds since 1970, got {loaded_at} for {key!r}") from None
-        return ModelInfo(key, version or None, revision, when)
+            raise BankFileError(f"loaded_at: expected seconds since 1970, got {found.loaded_at} for {key!r}") from None
+        return ModelInfo(key, found.version or None, found.revision, when)
 
     def keys(self) -> list[Key]:
         """Return all keys, in the order of the table and then of addition."""
@@ -119,9 +118,9 @@ class SlotMap:
         frozen = self.core.freeze(True)
         old = self._columns
         table = old.table
-        if frozen.kind is not None and table is None:
-            table = empty_table(frozen.kind)
-        if not frozen.records and not len(frozen.added[1]) and not len(frozen.moved[1]):
+        if frozen.key_type is not None and table is None:
+            table = empty_table(frozen.key_type)
+        if not frozen.records and not len(frozen.added.slots) and not len(frozen.moved.slots):
             columns = ModelColumns(table, old.revisions, old.loaded_at, old.version_offsets, old.version_bytes)
             return frozen.weights, np.arange(len(old.revisions)), columns
         keys, slots = self._keys_and_slots(frozen)
@@ -136,9 +135,9 @@ class SlotMap:
                 versions[i] = (old.version(int(slots[i])) or "").encode()
         position = np.full(max(slots.tolist(), default=0) + 1, -1)
         position[slots] = np.arange(n)
-        for slot, version, revision, loaded in frozen.records:
+        for slot, record in frozen.records:
             i = int(position[slot])
-            revisions[i], loaded_at[i], versions[i] = revision, loaded, version.encode()
+            revisions[i], loaded_at[i], versions[i] = record.revision, record.loaded_at, record.version.encode()
         offsets = np.zeros(n + 1, np.uint64)
         np.cumsum([len(version) for version in versions], out=offsets[1:])
         if n > 0:
@@ -146,8 +145,8 @@ class SlotMap:
                 table = make_table(keys)
             except ValueError as error:  # two are equal
                 raise BankFileError(f"the file this bank came from is damaged: {error}") from error
-        elif frozen.kind is not None:
-            table = empty_table(frozen.kind)
+        elif frozen.key_type is not None:
+            table = empty_table(frozen.key_type)
         data = np.frombuffer(b"".join(versions), np.uint8)
         return frozen.weights, slots, ModelColumns(table, revisions, loaded_at, offsets, data)
 
@@ -155,14 +154,14 @@ class SlotMap:
         table = self._columns.table
         keys: list[Key] = [] if table is None else list(table_keys(table))
         slots = np.arange(len(keys))
-        moved, moved_slots = frozen.moved
-        if len(moved):
+        moved = frozen.moved
+        if len(moved.slots):
             assert table is not None
-            slots[table.find(moved)[0]] = moved_slots
+            slots[table.find(moved.keys)[0]] = moved.slots
             kept = slots >= 0
             keys, slots = list(itertools.compress(keys, kept.tolist())), slots[kept]
-        added, added_slots = frozen.added
-        if len(added):
-            keys += added if isinstance(added, list) else added.tolist()
-            slots = np.concatenate((slots, added_slots))
+        added = frozen.added
+        if len(added.slots):
+            keys += added.keys if isinstance(added.keys, list) else added.keys.tolist()
+            slots = np.concatenate((slots, added.slots))
         return keys, slots

@@ -86,9 +86,9 @@ def tensors_of(contents: Contents) -> dict[str, Array]:
     }
     table = columns.table
     if isinstance(table, _core.IntTable):
-        tensors |= {"keys": table.values, "keys.slots": table.slots}
+        tensors |= {"keys": table.values, "keys.slots": table.buckets}
     elif table is not None:
-        tensors |= {"keys.offsets": table.offsets, "keys.slots": table.slots, "keys.bytes": table.bytes}
+        tensors |= {"keys.offsets": table.offsets, "keys.slots": table.buckets, "keys.bytes": table.bytes}
     return tensors | {"version.bytes": columns.version_bytes}
 
 
@@ -112,18 +112,18 @@ def write(
     progress : bool
         Show a bar.
     """
-    block_models, block_bytes, _ = _core.unit_of(contents.architecture._core, contents.layout, contents.dtype)
-    blocks = -(-contents.models // block_models)
+    block = _core.block_of(contents.architecture._core, contents.layout, contents.dtype)
+    blocks = -(-contents.models // block.models)
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors_of(contents).items()}
     checksums = dict.fromkeys(("weights", *tensors), 0)
-    shapes = {"weights": ("U8", [blocks, block_bytes])} | {
+    shapes = {"weights": ("U8", [blocks, block.bytes])} | {
         name: (next(key for key, dtype in _DTYPES.items() if dtype == array.dtype), list(array.shape))
         for name, array in tensors.items()
     }
     # Checksums have a fixed width, so the header can be written before they are known and again afterwards.
     file.write(_header(contents, shapes, checksums))
-    step = max(1, _WRITE_BYTES // block_bytes)
-    with_bar = progress_bar(range(0, blocks, step), "saving", progress, unit_scale=step * block_bytes, unit="B")
+    step = max(1, _WRITE_BYTES // block.bytes)
+    with_bar = progress_bar(range(0, blocks, step), "saving", progress, unit_scale=step * block.bytes, unit="B")
     for first in with_bar:
         data = copy_blocks(first, min(step, blocks - first)).data
         checksums["weights"] = zlib.crc32(data, checksums["weights"])
@@ -274,7 +274,7 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
     dtype, layout = _expect_in(about, "dtype", str), _expect_in(about, "layout", str)
     if layout not in ("panel", "lane"):
         raise InvalidValueError(f"layout: expected 'panel' or 'lane', got {layout!r}")
-    block_models, block_bytes, _ = _core.unit_of(architecture._core, layout, dtype)
+    block = _core.block_of(architecture._core, layout, dtype)
     models = _expect_in(about, "models", int)
     if not 0 <= models <= _MAX_MODELS:
         raise InvalidValueError(f"models: expected 0 to {_MAX_MODELS}, got {models}")
@@ -285,7 +285,7 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
 
     # Numbers of bytes of text are known from the file alone.
     expected: dict[str, tuple[str, list[int] | None]] = {
-        "weights": ("U8", [-(-models // block_models), block_bytes]),
+        "weights": ("U8", [-(-models // block.models), block.bytes]),
         "generation": ("I64", [models]),
         "loaded_at": ("F64", [models]),
         "version.offsets": ("U64", [models + 1]),
@@ -442,7 +442,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
         raise BankFileError(f"generation: expected positive ones, got {min(columns.revisions.tolist())}")
     if not ((columns.loaded_at >= 0) & (columns.loaded_at < _YEAR_9999)).all():
         raise BankFileError("loaded_at: expected seconds since 1970, got others")
-    weights = over(contents)
+    weights = as_weights(contents)
     for i in progress_bar(range(contents.models), "verifying", progress):
         try:
             arrays = [array for part in weights.get(i) for array in part]
@@ -452,8 +452,8 @@ def verify(contents: Contents, progress: bool = False) -> None:
             raise BankFileError(f"weights: expected finite ones, got others in model {keys[i]!r}")
 
 
-def over(contents: Contents) -> _core.BatchedWeights:
+def as_weights(contents: Contents) -> _core.BatchedWeights:
     """Return the weights, which stay where they are."""
-    return _core.BatchedWeights.over(
+    return _core.BatchedWeights.from_buffer(
         contents.models, contents.architecture._core, contents.layout, contents.dtype, contents.blocks
     )

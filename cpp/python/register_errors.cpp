@@ -1,16 +1,20 @@
-// Errors of the core as the Python package's classes, mlpbank/errors.py.
-#include "python/bindings.h"
+// Errors of the core become the classes of mlpbank/errors.py.
+#include <pybind11/pybind11.h>
 
 #include <exception>
 #include <stdexcept>
 
 #include "errors.h"
+#include "python/register.h"
 
+namespace py = pybind11;
+
+namespace mlpbank {
 namespace {
 
 // Never released: a thread may still raise one while the interpreter ends.
 struct Classes {
-  PyObject *model_not_loaded, *key_kind, *state, *value, *range, *large;
+  PyObject *model_not_loaded, *key_type, *state, *value, *range, *large;
 };
 Classes classes;
 
@@ -19,8 +23,8 @@ void raise_in_python(std::exception_ptr error) {
     if (error) std::rethrow_exception(error);
   } catch (const ModelNotLoaded& e) {
     PyErr_SetString(classes.model_not_loaded, e.what());
-  } catch (const KeyKindError& e) {
-    PyErr_SetString(classes.key_kind, e.what());
+  } catch (const KeyTypeError& e) {
+    PyErr_SetString(classes.key_type, e.what());
   } catch (const InvalidState& e) {
     PyErr_SetString(classes.state, e.what());
   } catch (const std::invalid_argument& e) {
@@ -36,8 +40,13 @@ void raise_in_python(std::exception_ptr error) {
 
 void register_errors() {
   const py::module_ errors = py::module_::import("mlpbank.errors");
-  const auto get = [&](const char* name) { return errors.attr(name).cast<py::object>().release().ptr(); };
-  classes = {get("ModelNotLoadedError"), get("KeyKindError"),    get("InvalidStateError"),
+  const auto get = [&](const char* name) {
+    return errors.attr(name).cast<py::object>().release().ptr();
+  };
+  classes = {get("ModelNotLoadedError"), get("KeyTypeError"),    get("InvalidStateError"),
              get("InvalidValueError"),   get("OutOfRangeError"), get("TooLargeError")};
-  py::register_local_exception_translator(&raise_in_python);  // of this module only: others have errors of their own
+  // Local to this module: other modules of the process keep their own errors.
+  py::register_local_exception_translator(&raise_in_python);
 }
+
+}  // namespace mlpbank

@@ -1,0 +1,57 @@
+// ReuseCounts: how many models each slot has lost. A handle carries the count of its slot, so that
+// handles of removed models are told apart from those of the models that follow.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace mlpbank {
+
+// Counts lie in segments that never move, each twice as large as the one before. Reading is
+// lock-free; one thread modifies at a time.
+class ReuseCounts {
+ public:
+  ReuseCounts() = default;
+  ~ReuseCounts() {
+    for (auto& segment : segments_) delete[] segment.load();
+  }
+  ReuseCounts(const ReuseCounts&) = delete;
+  ReuseCounts& operator=(const ReuseCounts&) = delete;
+
+  uint32_t of(int64_t slot) const {
+    const Position at = position_of(slot);
+    const auto* segment = segments_[at.segment].load(std::memory_order_acquire);
+    return segment == nullptr ? 0 : segment[at.offset].load();
+  }
+  // Makes room for a slot. Throws std::bad_alloc.
+  void reserve(int64_t slot) {
+    const int i = position_of(slot).segment;
+    if (segments_[i].load() != nullptr) return;
+    segments_[i].store(new Count[static_cast<std::size_t>(kFirstSize << i)](),
+                       std::memory_order_release);
+  }
+  // Never fails where room was made.
+  uint32_t increment(int64_t slot) {
+    const Position at = position_of(slot);
+    return ++segments_[at.segment].load()[at.offset];
+  }
+
+ private:
+  using Count = std::atomic<uint32_t>;
+  struct Position {
+    int segment;
+    int64_t offset;
+  };
+  static constexpr int kSegments = 40;
+  static constexpr int64_t kFirstSize = 1024;
+
+  static Position position_of(int64_t slot) {
+    Position at = {0, slot};
+    for (int64_t size = kFirstSize; at.offset >= size; size *= 2, ++at.segment) at.offset -= size;
+    return at;
+  }
+
+  std::atomic<Count*> segments_[kSegments] = {};
+};
+
+}  // namespace mlpbank

@@ -1,0 +1,205 @@
+// Bank, its guard, and what it tells of its models.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bank/bank.h"
+#include "python/arrays.h"
+#include "python/gil.h"
+#include "python/key_arguments.h"
+#include "python/register.h"
+
+namespace mlpbank {
+namespace {
+
+std::shared_ptr<Bank> make_bank(std::shared_ptr<BatchedWeights> weights, const py::object& table,
+                                const Integers& revisions, const Doubles& loaded_at,
+                                const Offsets& version_offsets, const ByteArray& version_bytes,
+                                uint32_t most_reuses) {
+  std::shared_ptr<const KeyTable> keys;
+  if (!table.is_none()) keys = table.cast<const Table&>().table;
+  const int64_t count = keys == nullptr ? 0 : keys->count();
+  expect(revisions.size() == count && loaded_at.size() == count &&
+             version_offsets.size() == count + 1 && weights->num_models() >= count,
+         "records of wrong size");
+  ModelColumns columns = {
+      count,
+      revisions.data(),
+      loaded_at.data(),
+      version_offsets.data(),
+      reinterpret_cast<const char*>(version_bytes.data()),
+      static_cast<uint64_t>(version_bytes.size()),
+      keep(std::array<py::object, 4>{revisions, loaded_at, version_offsets, version_bytes})};
+  return std::make_shared<Bank>(std::move(weights), std::move(keys), std::move(columns),
+                                most_reuses);
+}
+
+// str, int, or None as long as there never was a key.
+py::object python_type(KeyType type) {
+  if (type == KeyType::none) return py::none();
+  PyTypeObject* const object = type == KeyType::text ? &PyUnicode_Type : &PyLong_Type;
+  return py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(object));
+}
+
+// Look-ups are lock-free and run with the GIL.
+
+// Looks up keys at one moment.
+template <class Find>
+std::pair<Integers, int64_t> find_in_bank(const std::shared_ptr<Bank>& bank, const py::object& keys,
+                                          Find find) {
+  const Bank::Guard guard(bank);
+  return find_all(keys, [&](auto look_up) { bank->at_one_moment(look_up); }, find);
+}
+
+std::pair<Integers, int64_t> find(const std::shared_ptr<Bank>& self, const py::object& keys) {
+  return find_in_bank(self, keys, [&](const KeyView& key) { return self->find(key); });
+}
+
+std::pair<Integers, int64_t> find_handles(const std::shared_ptr<Bank>& self,
+                                          const py::object& keys) {
+  return find_in_bank(self, keys, [&](const KeyView& key) { return self->find_handle(key); });
+}
+
+// The slots of handles, and a mask of the handles whose model was removed, None if there are none.
+std::pair<Integers, py::object> slots_of(const Bank& self, const Integers& handles) {
+  Integers slots(handles.size());
+  const int64_t* from = handles.data();
+  int64_t* to = slots.mutable_data();
+  const int64_t num_slots = self.weights()->num_models();
+  std::vector<bool> stale;
+  for (py::ssize_t i = 0; i < handles.size(); ++i) {
+    bool is_stale = false;
+    to[i] = self.slot_of(from[i], is_stale);
+    if (is_stale) {
+      stale.resize(static_cast<std::size_t>(handles.size()));
+      stale[static_cast<std::size_t>(i)] = true;
+    } else if (to[i] < 0 || to[i] >= num_slots) {
+      throw std::out_of_range("handles[" + std::to_string(i) + "]: expected one of Bank.handles, got " +
+                            std::to_string(from[i]));
+    }
+  }
+  if (stale.empty()) return {slots, py::none()};
+  return {slots, bool_array(stale)};
+}
+
+// Changes and what takes the bank's lock give up the GIL.
+
+void add(Bank& self, const py::object& key, const std::string& version, double loaded_at,
+         const std::vector<Floats>& weights, const std::vector<std::optional<Floats>>& biases) {
+  const auto views = layer_views(self.weights()->architecture(), 1, weights, biases);
+  const KeyView view = read_key(key);
+  const ReleasedGil released;
+  self.add(view, version, loaded_at, views);
+}
+
+bool remove(Bank& self, const py::object& key) {
+  const KeyView view = read_key(key);
+  const ReleasedGil released;
+  return self.remove(view);
+}
+
+void set_key_type(Bank& self, const py::type& type) {
+  const bool is_text = type.ptr() == reinterpret_cast<PyObject*>(&PyUnicode_Type);
+  const ReleasedGil released;
+  self.set_key_type(is_text ? KeyType::text : KeyType::number);
+}
+
+std::optional<ModelRecord> info(const Bank& self, const py::object& key) {
+  const KeyView view = read_key(key);
+  ModelRecord record;
+  const ReleasedGil released;
+  if (!self.info(view, record)) return std::nullopt;
+  return record;
+}
+
+Bank::Frozen freeze(const Bank& self, bool with_weights) {
+  const ReleasedGil released;
+  return self.freeze(with_weights);
+}
+
+// Keys as a list of str or an int64 array, and their slots.
+struct KeySlots {
+  py::object keys;
+  Integers slots;
+};
+
+KeySlots key_slots(const std::vector<Bank::Frozen::Key>& keys, KeyType type) {
+  const auto count = static_cast<py::ssize_t>(keys.size());
+  const bool is_text = type == KeyType::text;
+  Integers slots(count), numbers(is_text ? 0 : count);
+  py::list texts(is_text ? count : 0);
+  for (py::ssize_t i = 0; i < count; ++i) {
+    const Bank::Frozen::Key& key = keys[static_cast<std::size_t>(i)];
+    slots.mutable_data()[i] = key.slot;
+    if (is_text) {
+      texts[static_cast<std::size_t>(i)] = py::str(key.text);
+    } else {
+      numbers.mutable_data()[i] = key.number;
+    }
+  }
+  return {is_text ? py::object(texts) : py::object(numbers), slots};
+}
+
+// A version from a damaged file may not be UTF-8.
+py::str decoded(const std::string& version) {
+  PyObject* const text =
+      PyUnicode_DecodeUTF8(version.data(), static_cast<py::ssize_t>(version.size()), "replace");
+  if (text == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(text);
+}
+
+}  // namespace
+
+void register_bank(py::module_& m) {
+  py::class_<ModelRecord>(m, "ModelRecord")
+      .def_property_readonly("version",
+                             [](const ModelRecord& self) { return decoded(self.version); })
+      .def_readonly("revision", &ModelRecord::revision)
+      .def_readonly("loaded_at", &ModelRecord::loaded_at);
+
+  py::class_<KeySlots>(m, "KeySlots")
+      .def_readonly("keys", &KeySlots::keys)
+      .def_readonly("slots", &KeySlots::slots);
+
+  py::class_<Bank::Guard>(m, "EpochGuard").def("leave", &Bank::Guard::leave);
+
+  py::class_<Bank::Frozen>(m, "FrozenBank")
+      .def_property_readonly("key_type",
+                             [](const Bank::Frozen& self) { return python_type(self.key_type); })
+      .def_property_readonly(
+          "added", [](const Bank::Frozen& self) { return key_slots(self.added, self.key_type); })
+      .def_property_readonly(
+          "moved", [](const Bank::Frozen& self) { return key_slots(self.moved, self.key_type); })
+      .def_readonly("records", &Bank::Frozen::records)
+      .def_readonly("weights", &Bank::Frozen::weights);
+
+  py::class_<Bank, std::shared_ptr<Bank>>(m, "Bank")
+      .def(py::init(&make_bank), py::arg("weights"), py::arg("table"),
+           py::arg("revisions").noconvert(), py::arg("loaded_at").noconvert(),
+           py::arg("version_offsets").noconvert(), py::arg("version_bytes").noconvert(),
+           py::arg("most_reuses"))
+      .def_property_readonly("key_type",
+                             [](const Bank& self) { return python_type(self.keys().key_type()); })
+      .def("__len__", [](const Bank& self) { return self.keys().size(); })
+      .def(
+          "enter",
+          [](std::shared_ptr<Bank> self) { return std::make_unique<Bank::Guard>(std::move(self)); })
+      .def("find", &find, py::arg("keys"))
+      .def("find_handles", &find_handles, py::arg("keys"))
+      .def("slots_of", &slots_of, py::arg("handles").noconvert())
+      .def("add", &add, py::arg("key"), py::arg("version"), py::arg("loaded_at"),
+           py::arg("weights").noconvert(), py::arg("biases").noconvert())
+      .def("remove", &remove, py::arg("key"))
+      .def("set_key_type", &set_key_type, py::arg("type"))
+      .def("info", &info, py::arg("key"))
+      .def("freeze", &freeze, py::arg("with_weights"));
+}
+
+}  // namespace mlpbank

@@ -1,0 +1,138 @@
+// BatchedWeights and their snapshots.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/threads.h"
+#include "python/arrays.h"
+#include "python/gil.h"
+#include "python/register.h"
+#include "weights/weights.h"
+
+namespace mlpbank {
+namespace {
+
+using Weights = BatchedWeights;
+
+std::shared_ptr<Weights> make_weights(int64_t num_models, const Architecture& architecture,
+                                      const std::string& layout, const std::string& dtype) {
+  return std::make_shared<Weights>(num_models, architecture, layout_from_name(layout, architecture),
+                                   dtype_from_name(dtype));
+}
+
+// Weights that stay in the memory of an array.
+std::shared_ptr<Weights> from_buffer(int64_t num_models, const Architecture& architecture,
+                                     const std::string& layout, const std::string& dtype,
+                                     const ByteArray& blocks) {
+  return std::make_shared<Weights>(num_models, architecture, layout_from_name(layout, architecture),
+                                   dtype_from_name(dtype),
+                                   ReadOnly{blocks.data(), blocks.nbytes(), keep(blocks)});
+}
+
+void load(Weights& self, int64_t first, int64_t count, const std::vector<Floats>& weights,
+          const std::vector<std::optional<Floats>>& biases) {
+  const auto views = layer_views(self.architecture(), count, weights, biases);
+  const ReleasedGil released;
+  self.load(first, count, views, count == 1 ? 1 : cpu_budget().threads);
+}
+
+std::pair<std::vector<Floats>, std::vector<Floats>> get(const Weights& self, int64_t slot) {
+  std::vector<Floats> weights, biases;
+  std::vector<float*> weight_data, bias_data;
+  for (const LayerSpec& layer : self.architecture().layers()) {
+    weights.push_back(Floats({layer.input_size, layer.output_size}));
+    biases.push_back(Floats(layer.output_size));
+    weight_data.push_back(weights.back().mutable_data());
+    bias_data.push_back(biases.back().mutable_data());
+  }
+  const ReleasedGil released;
+  self.get(slot, weight_data, bias_data);
+  return {std::move(weights), std::move(biases)};
+}
+
+// All blocks as they lie in memory, for pickles.
+struct BlocksCopy {
+  int64_t num_models;
+  ByteArray blocks;
+  std::vector<bool> present;  // by block; the bytes of others are zero
+};
+
+BlocksCopy copy_blocks(const Weights& self) {
+  const int64_t models = self.num_models();
+  BlocksCopy copy = {
+      models, ByteArray(self.layout().num_blocks(models) * self.layout().block_bytes()), {}};
+  uint8_t* to = copy.blocks.mutable_data();
+  const py::ssize_t bytes = copy.blocks.size();
+  const ReleasedGil released;
+  std::fill_n(to, bytes, uint8_t{0});
+  copy.present = self.copy_blocks(models, to);
+  return copy;
+}
+
+void restore_blocks(Weights& self, const ByteArray& blocks, const std::vector<bool>& present) {
+  const int64_t expected = self.layout().num_blocks(self.num_models());
+  expect(static_cast<int64_t>(present.size()) == expected &&
+             blocks.size() == expected * self.layout().block_bytes(),
+         "units: not of this version of mlpbank");
+  const uint8_t* from = blocks.data();
+  const ReleasedGil released;
+  self.restore_blocks(from, present);
+}
+
+void copy_snapshot(const Weights::Snapshot& self, const Integers& slots, ByteArray& out) {
+  expect(out.nbytes() == self.copied_bytes(slots.size()), "out of wrong size");
+  const int64_t* from = slots.data();
+  const py::ssize_t count = slots.size();
+  uint8_t* to = out.mutable_data();
+  const ReleasedGil released;
+  self.copy(from, count, to);
+}
+
+}  // namespace
+
+void register_weights(py::module_& m) {
+  py::class_<BlocksCopy>(m, "BlocksCopy")
+      .def_readonly("num_models", &BlocksCopy::num_models)
+      .def_readonly("blocks", &BlocksCopy::blocks)
+      .def_readonly("present", &BlocksCopy::present);
+
+  py::class_<Weights, std::shared_ptr<Weights>>(m, "BatchedWeights")
+      .def(py::init(&make_weights), py::arg("num_models"), py::arg("architecture"),
+           py::arg("layout"), py::arg("dtype"))
+      .def_static("from_buffer", &from_buffer, py::arg("num_models"), py::arg("architecture"),
+                  py::arg("layout"), py::arg("dtype"), py::arg("blocks").noconvert())
+      .def_property_readonly("num_models", &Weights::num_models)
+      .def_property_readonly("nbytes", &Weights::nbytes)
+      .def_property_readonly(
+          "dtype",
+          [](const Weights& self) {
+            return dtype_names()[static_cast<std::size_t>(self.layout().dtype())];
+          })
+      .def_property_readonly("layout",
+                             [](const Weights& self) { return layout_name(self.layout().kind()); })
+      .def_property_readonly(
+          "address", [](const Weights& self) { return reinterpret_cast<uintptr_t>(self.data()); })
+      .def("loaded_flags", [](const Weights& self) { return bool_array(self.loaded_flags()); })
+      .def("revision", &Weights::revision, py::arg("slot"))
+      .def(
+          "unload", [](Weights& self, int64_t slot) { self.unload(slot); }, py::arg("slot"),
+          py::call_guard<ReleasedGil>())
+      .def("grow", &Weights::grow, py::arg("count"), py::call_guard<ReleasedGil>())
+      .def("load", &load, py::arg("first"), py::arg("count"), py::arg("weights").noconvert(),
+           py::arg("biases").noconvert())
+      .def("get", &get, py::arg("slot"))
+      .def("copy_blocks", &copy_blocks)
+      .def("restore_blocks", &restore_blocks, py::arg("blocks").noconvert(), py::arg("present"));
+
+  py::class_<Weights::Snapshot, std::shared_ptr<Weights::Snapshot>>(m, "Snapshot")
+      .def(py::init<std::shared_ptr<const Weights>>(), py::arg("weights"))
+      .def("copy", &copy_snapshot, py::arg("slots").noconvert(), py::arg("out").noconvert());
+}
+
+}  // namespace mlpbank
