@@ -48,6 +48,7 @@ class BatchedInference:
     Examples
     --------
     >>> import numpy as np
+    >>> from mlpbank import Architecture, BatchedInference, LayerSpec
     >>> bi = BatchedInference(2, Architecture([LayerSpec(3, 1)]))
     >>> bi.load_weights(0, {"layer_0": [1, 2, 3]})
     >>> bi.load_weights(1, {"layer_0": [1, 1, 1], "layer_0.bias": [10]})

@@ -438,7 +438,7 @@ def test_other_python_threads_run_during_short_calls_of_mapped_banks(layout: str
     assert others_run_during(calls[by])
 
 
-@pytest.mark.parametrize("name", ["add", "remove", "info", "freeze", "set kind", "unload"])
+@pytest.mark.parametrize("name", ["add", "remove", "info", "freeze", "set key type", "unload"])
 def test_other_python_threads_run_while_a_bank_may_wait_for_its_lock(name: str) -> None:
     """Whoever holds the lock may take long, so that no such call is short for certain."""
     bank = Bank(Architecture.mlp(4, 2))
@@ -450,7 +450,7 @@ def test_other_python_threads_run_while_a_bank_may_wait_for_its_lock(name: str) 
         "remove": lambda: core.remove("none"),
         "info": lambda: core.info("a"),
         "freeze": lambda: core.freeze(True),
-        "set kind": lambda: core.set_kind(True),
+        "set key type": lambda: core.set_key_type(str),
         "unload": lambda: bank._weights.unload(0),
     }
     assert others_run_during(calls[name])

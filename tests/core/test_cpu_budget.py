@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cases import RunPython, raises
-from mlpbank import CpuBudget, Engine, _core, budget, cpu_budget
+from mlpbank import CpuBudget, Engine, _core, cpu_budget, engine
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_budget_says_its_limits_and_which_is_the_least(available: int, monkeypat
 
 def test_budget_of_a_quota_is_rounded_up(tmp_path: Path, available: int) -> None:
     assert cgroup(tmp_path, "0::/app\n", **{"app/cpu.max": "50000 100000"}) == 0.5
-    found = budget._read(str(tmp_path))
+    found = engine._read(str(tmp_path))
     assert found.threads == 1
     assert found.limits["cgroup"] == 0.5
     if len(os.sched_getaffinity(0)) > 1:
@@ -95,27 +95,27 @@ def test_reason_is_a_limit_that_lowers(available: int, tmp_path: Path, monkeypat
     for name in ("MLPBANK_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, str(cpus))
     for root in (tmp_path, tmp_path / "none"):
-        found = budget._read(str(root))
+        found = engine._read(str(root))
         assert (found.threads, found.reason) == (cpus, "affinity")
     if cpus == 1:
         return
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MLPBANK_NUM_THREADS", "1")
-    assert budget._read(str(tmp_path)).reason == "OMP_NUM_THREADS"
+    assert engine._read(str(tmp_path)).reason == "OMP_NUM_THREADS"
     cgroup(tmp_path / "one", "0::/app\n", **{"app/cpu.max": "100000 100000"})
-    assert budget._read(str(tmp_path / "one")).reason == "cgroup"
+    assert engine._read(str(tmp_path / "one")).reason == "cgroup"
 
 
 def test_no_quota_is_none(available: int, tmp_path: Path) -> None:
-    assert budget._read(str(tmp_path)).limits["cgroup"] is None
+    assert engine._read(str(tmp_path)).limits["cgroup"] is None
     cgroup(tmp_path, "0::/app\n", **{"app/cpu.max": "max 100000"})
-    assert budget._read(str(tmp_path)).limits["cgroup"] is None
+    assert engine._read(str(tmp_path)).limits["cgroup"] is None
 
 
 @pytest.mark.parametrize(("quota", "threads"), [(100000, 1), (100001, 2), (110000, 2), (149999, 2), (199999, 2)])
 def test_any_part_of_a_cpu_counts_as_one(tmp_path: Path, available: int, quota: int, threads: int) -> None:
     cgroup(tmp_path, "0::/app\n", **{"app/cpu.max": f"{quota} 100000"})
-    assert budget._read(str(tmp_path)).threads == min(threads, len(os.sched_getaffinity(0)))
+    assert engine._read(str(tmp_path)).threads == min(threads, len(os.sched_getaffinity(0)))
 
 
 @pytest.mark.parametrize("value", WRONG)

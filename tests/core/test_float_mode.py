@@ -57,7 +57,7 @@ for layout in ("panel", "lane"):
         "dense": lambda: bi.forward(x),
         "one thread": lambda: bi.forward(x, num_threads=1),
         "one row": lambda: bi.forward(x[:1], models=[3]),
-        "by ids": lambda: bi.forward(x, models=ids),
+        "by handles": lambda: bi.forward(x, models=ids),
         "shared": lambda: bi.forward_shared(x[0]),
         "bank": lambda: bank.predict(ids, x),
     }
@@ -136,7 +136,7 @@ calls = {
     "stacked": lambda: of(Bank.from_stacked(["a"], arch, {n: a[None] for n, a in w.items()}, **scalers)["a"]),
     "rows": lambda: bank.predict("a", x).tobytes(),
     "rows as lists": lambda: bank.predict("a", x.tolist()).tobytes(),
-    "by ids": lambda: bank.predict_ids(bank.index(["a", "a"]), x).tobytes(),
+    "by handles": lambda: bank.predict_handles(bank.handles(["a", "a"]), x).tobytes(),
     "convert": lambda: of(convert.convert(w, arch).weights),
     "from_params": lambda: of(convert.from_params(params, arch, weight_layout="in_out").weights),
     "from_flat": lambda: of(convert.from_flat(flat, arch, order="weight,bias", weight_layout="in_out")),

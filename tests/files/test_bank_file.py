@@ -135,7 +135,7 @@ def test_a_bank_whose_models_were_all_deleted(tmp_path: Path) -> None:
         bank.save(path)
         verify(path)
         opened = Bank.open(path)
-        assert (opened.keys(), opened.key_type) == ([], str)
+        assert (list(opened), opened.key_type) == ([], str)
         make_bank().save(path)
 
 

@@ -25,13 +25,9 @@ LAYERS = (
 )
 
 # Arrows up that are still there, importer -> imported. This list may only become shorter.
-KNOWN_UPWARD = {
-    ("_keys", "files._atomic"),
-}
+KNOWN_UPWARD: set[tuple[str, str]] = set()
 # Circles that are still there, each by its modules. This list may only become shorter.
-KNOWN_CIRCLES = {
-    ("convert._torch_fx", "convert.torch"),
-}
+KNOWN_CIRCLES: set[tuple[str, ...]] = set()
 
 
 @dataclass(frozen=True)

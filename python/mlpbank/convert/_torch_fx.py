@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import types
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
+from mlpbank.convert._torch_parts import OPTIONS, SQUEEZED, Plans, activation, dense, require_flat, to_numpy
 from mlpbank.convert._torch_trace import called_as_usual, check, evaluate, trace, writes
-from mlpbank.convert.torch import OPTIONS, SQUEEZED, Plans, activation, dense, require_flat, to_numpy
-from mlpbank.convert.torch import collect as collect_module
 from mlpbank.errors import MlpbankError
+
+CollectLayer = Callable[[Any, str, list[Step], Plans], None]
 
 _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), "relu"),
@@ -48,8 +50,8 @@ _ACTIVATIONS = {"relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", 
 _ARITHMETIC = {"add", "sub", "mul", "div"}
 
 
-def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
-    """Append the steps of a module's forward to a chain.
+def collect(module: Any, where: str, chain: list[Step], plans: Plans, collect_layer: CollectLayer) -> None:
+    """Append the steps of a module's forward to a chain; `collect_layer` does so for the modules it calls.
 
     Raises
     ------
@@ -71,7 +73,7 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
         if node.op == "call_module":
             if len(node.args) + len(node.kwargs) != 1:
                 raise unsupported(join(where, node.target), "is called with more than its input")
-            collect_module(module.get_submodule(node.target), join(where, node.target), chain, plans)
+            collect_layer(module.get_submodule(node.target), join(where, node.target), chain, plans)
         else:
             width = next((step.weight.shape[1] for step in reversed(chain) if isinstance(step, Dense)), None)
             owner = _Owner(module, constants, join(where, node.name))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import numpy.typing as npt
-import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from mlpbank.architecture import Activation
-from mlpbank.convert._chain import Activate, Dense, Step, batch_norm, join, require, unsupported
+from mlpbank.convert import _torch_fx
+from mlpbank.convert._chain import Activate, Step, batch_norm, join, unsupported
+from mlpbank.convert._torch_parts import OPTIONS, SQUEEZED, Plans, activation, dense, require_flat, to_numpy
 
-# Traced forwards, by what they depend on, so that thousands of modules of one class are traced once.
-Plans = dict[Any, Any]
 _Reader = Callable[[Any, str, list[Step], Plans], None]
 
 
@@ -51,8 +49,6 @@ def steps(module: Any, where: str = "", plans: Plans | None = None) -> list[Step
     return chain
 
 
-# Stands for a squeeze, which no layer has to do, but which not everything may follow.
-SQUEEZED = Activate(Activation.NONE, "")
 _GLOBAL_HOOKS = (
     "_global_forward_hooks",
     "_global_forward_pre_hooks",
@@ -86,76 +82,7 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
     elif kind.__module__.startswith("torch.") and not isinstance(module, fx.GraphModule):
         raise unsupported(where, f"{kind.__name__} is not supported")
     else:
-        from mlpbank.convert import _torch_fx
-
-        _torch_fx.collect(module, where, chain, plans)
-
-
-def _is_usual(kind: Any) -> bool:
-    """Return whether operations on tensors of a class are those of PyTorch."""
-    if kind is torch.Tensor or kind is nn.Parameter:
-        return True
-    usual = torch.Tensor.__torch_function__.__func__, nn.Parameter.__torch_function__
-    function = getattr(kind, "__torch_function__", usual[0])
-    dispatch = getattr(kind, "__torch_dispatch__", torch.Tensor.__torch_dispatch__)
-    return getattr(function, "__func__", function) in usual and dispatch == torch.Tensor.__torch_dispatch__
-
-
-def to_numpy(tensor: Any, where: str) -> npt.NDArray[Any]:
-    """Return a tensor's values, without a copy where NumPy can look at them."""
-    if not _is_usual(type(tensor)):
-        raise unsupported(where, f"{type(tensor).__name__} has a __torch_function__ of its own, which may do anything")
-    try:
-        if tensor.dtype is not torch.float32 and tensor.dtype is not torch.float64:
-            if not tensor.is_floating_point():
-                raise unsupported(where, f"expected floating-point parameters, got {tensor.dtype}")
-            tensor = tensor.to(torch.float32)  # NumPy has no bfloat16
-        array: npt.NDArray[Any] = tensor.detach().cpu().numpy()
-    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, on the meta device
-        raise unsupported(where, f"its parameters cannot be read: {error}") from error
-    return array
-
-
-def dense(weight: Any, bias: Any, where: str) -> Dense:
-    """Return the step of ``torch.nn.functional.linear``, whose weight is (out, in)."""
-    matrix = to_numpy(weight, where).T
-    if matrix.ndim != 2:
-        raise unsupported(where, f"expected a matrix of weights, got shape {matrix.shape}")
-    return Dense(matrix, None if bias is None else to_numpy(bias, where), where)
-
-
-# The options of each activation, in the order of the function's arguments, with their defaults there.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "leaky_relu": {"negative_slope": 0.01},
-    "elu": {"alpha": 1.0},
-    "gelu": {"approximate": "none"},
-    "softplus": {"beta": 1, "threshold": 20},
-    "softmax": {"dim": None},
-}
-# What mlpbank has of them. A row has its features in dimension 1, the last; None means that for rows.
-_ALLOWED: dict[str, dict[str, tuple[Any, ...]]] = {
-    "leaky_relu": {"negative_slope": (0.01,)},
-    "elu": {"alpha": (1.0,)},
-    "softplus": {"beta": (1.0,), "threshold": (20.0,)},
-    "softmax": {"dim": (-1, 1, None)},
-}
-
-
-def activation(name: str, options: Mapping[str, Any], where: str) -> Activate:
-    """Return the step of an activation with these options."""
-    for option, allowed in _ALLOWED.get(name, {}).items():
-        require(where, name, option, options[option], allowed)
-    if name == "gelu":
-        require(where, name, "approximate", options["approximate"], ("none", "tanh"))
-        if options["approximate"] == "tanh":
-            name = "gelu_tanh"
-    return Activate(Activation(name), where)
-
-
-def require_flat(start: int, end: int, where: str) -> None:
-    """Raise if a flatten is none that leaves rows as they are."""
-    if start != 1 or end not in (-1, 1):
-        raise unsupported(where, f"expected Flatten from dimension 1 to the last, got {start} to {end}")
+        _torch_fx.collect(module, where, chain, plans, collect)
 
 
 def _sequential(module: Any, where: str, chain: list[Step], plans: Plans) -> None:

@@ -1,0 +1,86 @@
+"""What reading a PyTorch layer and reading a traced forward have in common: tensors, activations, options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from mlpbank.architecture import Activation
+from mlpbank.convert._chain import Activate, Dense, require, unsupported
+
+# Traced forwards, by what they depend on, so that thousands of modules of one class are traced once.
+Plans = dict[Any, Any]
+
+# Stands for a squeeze, which no layer has to do, but which not everything may follow.
+SQUEEZED = Activate(Activation.NONE, "")
+
+
+def _is_usual(kind: Any) -> bool:
+    """Return whether operations on tensors of a class are those of PyTorch."""
+    if kind is torch.Tensor or kind is nn.Parameter:
+        return True
+    usual = torch.Tensor.__torch_function__.__func__, nn.Parameter.__torch_function__
+    function = getattr(kind, "__torch_function__", usual[0])
+    dispatch = getattr(kind, "__torch_dispatch__", torch.Tensor.__torch_dispatch__)
+    return getattr(function, "__func__", function) in usual and dispatch == torch.Tensor.__torch_dispatch__
+
+
+def to_numpy(tensor: Any, where: str) -> npt.NDArray[Any]:
+    """Return a tensor's values, without a copy where NumPy can look at them."""
+    if not _is_usual(type(tensor)):
+        raise unsupported(where, f"{type(tensor).__name__} has a __torch_function__ of its own, which may do anything")
+    try:
+        if tensor.dtype is not torch.float32 and tensor.dtype is not torch.float64:
+            if not tensor.is_floating_point():
+                raise unsupported(where, f"expected floating-point parameters, got {tensor.dtype}")
+            tensor = tensor.to(torch.float32)  # NumPy has no bfloat16
+        array: npt.NDArray[Any] = tensor.detach().cpu().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, on the meta device
+        raise unsupported(where, f"its parameters cannot be read: {error}") from error
+    return array
+
+
+def dense(weight: Any, bias: Any, where: str) -> Dense:
+    """Return the step of ``torch.nn.functional.linear``, whose weight is (out, in)."""
+    matrix = to_numpy(weight, where).T
+    if matrix.ndim != 2:
+        raise unsupported(where, f"expected a matrix of weights, got shape {matrix.shape}")
+    return Dense(matrix, None if bias is None else to_numpy(bias, where), where)
+
+
+# The options of each activation, in the order of the function's arguments, with their defaults there.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "leaky_relu": {"negative_slope": 0.01},
+    "elu": {"alpha": 1.0},
+    "gelu": {"approximate": "none"},
+    "softplus": {"beta": 1, "threshold": 20},
+    "softmax": {"dim": None},
+}
+# What mlpbank has of them. A row has its features in dimension 1, the last; None means that for rows.
+_ALLOWED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "leaky_relu": {"negative_slope": (0.01,)},
+    "elu": {"alpha": (1.0,)},
+    "softplus": {"beta": (1.0,), "threshold": (20.0,)},
+    "softmax": {"dim": (-1, 1, None)},
+}
+
+
+def activation(name: str, options: Mapping[str, Any], where: str) -> Activate:
+    """Return the step of an activation with these options."""
+    for option, allowed in _ALLOWED.get(name, {}).items():
+        require(where, name, option, options[option], allowed)
+    if name == "gelu":
+        require(where, name, "approximate", options["approximate"], ("none", "tanh"))
+        if options["approximate"] == "tanh":
+            name = "gelu_tanh"
+    return Activate(Activation(name), where)
+
+
+def require_flat(start: int, end: int, where: str) -> None:
+    """Raise if a flatten is none that leaves rows as they are."""
+    if start != 1 or end not in (-1, 1):
+        raise unsupported(where, f"expected Flatten from dimension 1 to the last, got {start} to {end}")
