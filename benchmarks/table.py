@@ -108,11 +108,16 @@ class Table:
         lines = [columns, *([str(row.get(column, "")) for column in columns] for row in self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
         # Text stands to the left of its column, numbers to the right of theirs.
-        is_text = [all(isinstance(row.get(column, ""), str) for row in self.rows) for column in columns]
+        is_text = [
+            all(isinstance(row.get(column, ""), str) for row in self.rows) for column in columns
+        ]
 
         def aligned(line: list[str]) -> str:
             cells = zip(line, widths, is_text, strict=True)
-            return "  " + "  ".join(c.ljust(w) if text else c.rjust(w) for c, w, text in cells).rstrip()
+            return (
+                "  "
+                + "  ".join(c.ljust(w) if text else c.rjust(w) for c, w, text in cells).rstrip()
+            )
 
         text = [self.title, *map(aligned, lines if self.rows else [])]
         text += [f"  {name}: WRONG, not timed: {why}" for name, why in self.wrong.items()]

@@ -20,7 +20,9 @@ class TorchBank(Bank):
         """Send every row through the module of its key."""
         with torch.inference_mode():
             rows = torch.from_numpy(x)
-            return np.stack([self.module(key)(row).numpy() for key, row in zip(keys, rows, strict=True)])
+            return np.stack(
+                [self.module(key)(row).numpy() for key, row in zip(keys, rows, strict=True)]
+            )
 
     def module(self, key: str) -> torch.nn.Module:
         """Return the module of a key, made when it is first asked for."""

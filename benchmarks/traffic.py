@@ -84,7 +84,9 @@ def huge_group(problem: Problem, entries: int, seed: int = 1) -> Traffic:
     """Return a request of `entries` rows for one model and one for each of the others, mixed."""
     rng = np.random.default_rng(seed)
     models = problem.case.num_models
-    slots = np.concatenate([np.full(entries, models // 2), np.delete(np.arange(models), models // 2)])
+    slots = np.concatenate(
+        [np.full(entries, models // 2), np.delete(np.arange(models), models // 2)]
+    )
     return Traffic(problem, [_request(rng, problem, rng.permutation(slots))])
 
 
@@ -98,7 +100,9 @@ def _request(rng: np.random.Generator, problem: Problem, slots: Slots) -> Reques
     return Request(np.ascontiguousarray(slots, np.int64), x)
 
 
-def rotating(name: str, answer: Callable[[int], Any], count: int, detail: str = "", *, ours: bool = False) -> Contender:
+def rotating(
+    name: str, answer: Callable[[int], Any], count: int, detail: str = "", *, ours: bool = False
+) -> Contender:
     """Return a contender whose calls answer one of `count` requests after the other.
 
     ``answer(i)`` returns the outputs of request i, which are good until the next call.

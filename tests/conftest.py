@@ -19,18 +19,22 @@ pytest.register_assert_rewrite("cases", "tolerance")  # before they are imported
 from cases import ISAS, LAYOUTS, BuildCore, RunPython, program  # noqa: E402
 
 # No deadline: the machines that run this are shared, and a slow moment is no failure.
-settings.register_profile("mlpbank", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "mlpbank", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("mlpbank")
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# An editable install was compiled anew by the import above; processes that tests start need not look again.
+# An editable install was compiled anew by the import above; processes that tests start need not
+# look again.
 for finder in sys.meta_path:
     if type(finder).__name__ == "ScikitBuildRedirectingFinder":
         os.environ["SKBUILD_EDITABLE_SKIP"] = str(finder.path)  # type: ignore[attr-defined]
 
-# Why a test may be skipped under --strict-skips. A library that is not installed is on this list only where the extra
-# `test` leaves it out; `test-all` has it, and there --only-slow takes it off the list.
+# Why a test may be skipped under --strict-skips. A library that is not installed is on this list
+# only where the extra `test` leaves it out; `test-all` has it, and there --only-slow takes it off
+# the list.
 ALLOWED_SKIPS = (
     r"NumPy \S+ itself cannot be imported on a \w+",
     r"qemu-x86_64 emulates AVX2 from version 7\.2 on",
@@ -47,14 +51,24 @@ ALLOWED_SKIPS = (
 )
 ONLY_IN_TEST_ALL = (r"could not (import|find) '?(jax|flax|equinox)\b",)
 # The extra `test-threads` has none of these.
-ONLY_IN_TEST = (r"could not (import|find) '?(torch|sklearn|onnx|onnxruntime|tqdm|httpx|fastapi|keras|matplotlib)\b",)
+ONLY_IN_TEST = (
+    r"could not (import|find) '?(torch|sklearn|onnx|onnxruntime|tqdm|httpx|fastapi|keras|matplotlib)\b",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mlpbank")
-    group.addoption("--slow", action="store_true", help="run every test, those marked slow included")
-    group.addoption("--only-slow", action="store_true", help="run the tests marked slow and no others")
-    group.addoption("--strict-skips", action="store_true", help="fail tests that are skipped for an unlisted reason")
+    group.addoption(
+        "--slow", action="store_true", help="run every test, those marked slow included"
+    )
+    group.addoption(
+        "--only-slow", action="store_true", help="run the tests marked slow and no others"
+    )
+    group.addoption(
+        "--strict-skips",
+        action="store_true",
+        help="fail tests that are skipped for an unlisted reason",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -70,10 +84,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
-# --- Two processes or more, where pytest-xdist is installed. `-n 0` has one; pytest's own options come first.
+# --- Two processes or more, where pytest-xdist is installed. `-n 0` has one; pytest's own options
+# come first.
 
-# Files whose tests are independent of each other and long. The tests of any other file stay together, since they share
-# what is expensive: a build, a service, references of the same networks.
+# Files whose tests are independent of each other and long. The tests of any other file stay
+# together, since they share what is expensive: a build, a service, references of the same networks.
 DEALT_SINGLY = (
     "test_fork.py",
     "test_interpreter_end.py",
@@ -91,7 +106,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         return
     if config.option.numprocesses is not None:
         return
-    one = config.option.usepdb or config.option.collectonly or any("::" in argument for argument in config.args)
+    one = (
+        config.option.usepdb
+        or config.option.collectonly
+        or any("::" in argument for argument in config.args)
+    )
     cpus = len(os.sched_getaffinity(0))
     config.option.numprocesses = 0 if one or cpus == 1 else min(cpus, MOST_WORKERS)
 
@@ -111,9 +130,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 # --- Skips that are allowed.
 
 
-def refuse_unlisted_skip(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
+def refuse_unlisted_skip(
+    config: pytest.Config, report: pytest.TestReport | pytest.CollectReport
+) -> None:
     """Turn a report of a skip into one of a failure, unless its reason is listed."""
-    if not config.getoption("--strict-skips") or report.outcome != "skipped" or hasattr(report, "wasxfail"):
+    if (
+        not config.getoption("--strict-skips")
+        or report.outcome != "skipped"
+        or hasattr(report, "wasxfail")
+    ):
         return
     allowed = ALLOWED_SKIPS
     if not config.getoption("--only-slow"):
@@ -162,11 +187,16 @@ def root() -> Path:
 def run_python(tmp_path: Path) -> RunPython:
     """Run a script in a fresh interpreter, away from the source tree, and return what it printed.
 
-    Keyword arguments are environment variables, None removes one. A script that fails or hangs fails the test.
+    Keyword arguments are environment variables, None removes one. A script that fails or hangs
+    fails the test.
     """
 
     def run(script: str, *, timeout: float = 120, **variables: str | None) -> str:
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("MLPBANK_", "OMP_"))}
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MLPBANK_", "OMP_"))
+        }
         for name, value in variables.items():
             if value is None:
                 env.pop(name, None)

@@ -2,13 +2,15 @@
 
     python tools/fit_piecewise.py > cpp/kernels/piecewise_tables.h
 
-The largest error of each table goes to stderr. Functions and segments here are those of cpp/kernels/piecewise.h.
+The largest error of each table goes to stderr. Functions and segments here are those of
+cpp/kernels/piecewise.h.
 
-A quartic is c0 + a (c1 + v (c2 + v (c3 + v c4))), a = |x| and v = a - shift.
-Each segment's coefficients are fitted by linear programming (the largest weighted error is the objective), then rounded
-one after the other, highest degree first, and the rest fitted again. c3 and c4 share a word: c4 is the whole word read
-as a float32, c3 its lower half read as the upper half of one (8 bits of precision). Among some hundred neighbours
-of the exact pair, whose errors largely cancel, the best is taken.
+A quartic is c0 + a (c1 + v (c2 + v (c3 + v c4))), a = |x| and v = a - shift. Each segment's
+coefficients are fitted by linear programming (the largest weighted error is the objective), then
+rounded one after the other, highest degree first, and the rest fitted again. c3 and c4 share a
+word: c4 is the whole word read as a float32, c3 its lower half read as the upper half of one (8
+bits of precision). Among some hundred neighbours of the exact pair, whose errors largely cancel,
+the best is taken.
 """
 
 import math
@@ -31,7 +33,9 @@ def log_segments(offset: float, limit: float) -> list[tuple[int, float, float]]:
     segments, word = [], to_bits(offset)
     while word <= to_bits(limit + offset):
         end = ((word >> 20) + 1) << 20
-        segments.append(((word >> 20) & 31, from_bits(word) - offset, min(from_bits(end) - offset, limit)))
+        segments.append(
+            ((word >> 20) & 31, from_bits(word) - offset, min(from_bits(end) - offset, limit))
+        )
         word = end
     return [(row, 0.0 if i == 0 else low, high) for i, (row, low, high) in enumerate(segments)]
 
@@ -63,7 +67,12 @@ def evaluate(words: list[int], x: np.ndarray, shift: float) -> np.ndarray:
     c0, c1, c2, c4 = map(from_bits, words)
     shifted = x - np.float32(shift)
     p = np.full_like(x, c4)
-    for factor, c in ((shifted, from_bits(words[3] << 16 & 0xFFFFFFFF)), (shifted, c2), (shifted, c1), (x, c0)):
+    for factor, c in (
+        (shifted, from_bits(words[3] << 16 & 0xFFFFFFFF)),
+        (shifted, c2),
+        (shifted, c1),
+        (x, c0),
+    ):
         p = (p.astype(np.float64) * factor + c).astype(np.float32)
     return p
 
@@ -83,7 +92,9 @@ def fit_row(f, relative: bool, shift: float, low: float, high: float) -> tuple[l
     candidates = []
     for top in range((to_bits(exact[-1]) >> 16) - 60, (to_bits(exact[-1]) >> 16) + 61):
         c4 = from_bits((top << 16 | 0x3E00) & 0xFFFFFFFF)
-        fitted = np.linalg.lstsq(powers[:, degrees[:-1]] / unit[:, None], (y - c4 * powers[:, 4]) / unit, rcond=None)[0]
+        fitted = np.linalg.lstsq(
+            powers[:, degrees[:-1]] / unit[:, None], (y - c4 * powers[:, 4]) / unit, rcond=None
+        )[0]
         nearest = (to_bits(fitted[-1]) + 0x8000) >> 16
         for half in range(nearest - 1, nearest + 2):
             word = top << 16 | half
@@ -104,7 +115,9 @@ def fit_row(f, relative: bool, shift: float, low: float, high: float) -> tuple[l
         samples = np.random.default_rng(0).uniform(low, high, count).astype(np.float32)
         truth = f(samples.astype(np.float64))
         sample_unit = np.ldexp(1.0, np.frexp(truth)[1] - 24) if relative else 2.0**-23
-        errors = [np.abs((evaluate(words, samples, shift) - truth) / sample_unit).max() for words in rows]
+        errors = [
+            np.abs((evaluate(words, samples, shift) - truth) / sample_unit).max() for words in rows
+        ]
         best = np.argsort(errors)[:keep]
         rows = [rows[i] for i in best]
     return rows[0], float(errors[best[0]])
@@ -121,14 +134,24 @@ def logistic(s: float) -> float:
 
 TABLES = {
     "kTanhRows": (np.tanh, True, 1.5, log_segments(0.7, 9.02)),
-    "kGeluRows": (minus_x_times(lambda x: math.erfc(x / math.sqrt(2)) / 2), False, 0.0, linear_segments(5.25)),
+    "kGeluRows": (
+        minus_x_times(lambda x: math.erfc(x / math.sqrt(2)) / 2),
+        False,
+        0.0,
+        linear_segments(5.25),
+    ),
     "kGeluTanhRows": (
         minus_x_times(lambda x: logistic(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
         False,
         0.0,
         linear_segments(5.25),
     ),
-    "kSiluRows": (minus_x_times(logistic), False, 0.0, [s for s in log_segments(1.5, 20.5) if s[1] < 20.5]),
+    "kSiluRows": (
+        minus_x_times(logistic),
+        False,
+        0.0,
+        [s for s in log_segments(1.5, 20.5) if s[1] < 20.5],
+    ),
 }
 
 

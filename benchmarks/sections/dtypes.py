@@ -22,7 +22,10 @@ CASES = (
 
 def steps(args: argparse.Namespace) -> list[Step]:
     """Return a step for each case."""
-    return [Step(f"dtypes, {case}", partial(_dtypes, case, args.settings, args.seconds)) for case in CASES]
+    return [
+        Step(f"dtypes, {case}", partial(_dtypes, case, args.settings, args.seconds))
+        for case in CASES
+    ]
 
 
 def _dtypes(case: Case, settings: Settings, seconds: float, progress: Progress) -> Table:

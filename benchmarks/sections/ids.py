@@ -74,7 +74,9 @@ def _dense(inference: BatchedInference, problem: Problem) -> Contender:
     return Contender("dense", run, lambda: y, "all models, no slots", ours=True)
 
 
-def _subset(settings: Settings, seconds: float, torch: bool, scale: Scale, progress: Progress) -> Table:
+def _subset(
+    settings: Settings, seconds: float, torch: bool, scale: Scale, progress: Progress
+) -> Table:
     problem = _problem(scale(MANY))
     requests = traffic.uniform(problem, scale(SUBSET), SUBSETS)
     inference = make_inference(problem, settings)
@@ -110,7 +112,9 @@ def _subset(settings: Settings, seconds: float, torch: bool, scale: Scale, progr
     return table_of(title, rows, found)
 
 
-def _zipf(settings: Settings, seconds: float, torch: bool, scale: Scale, progress: Progress) -> Table:
+def _zipf(
+    settings: Settings, seconds: float, torch: bool, scale: Scale, progress: Progress
+) -> Table:
     problem = _problem(scale(MANY))
     request = traffic.zipf(problem, scale(ZIPF_ROWS))
     how = f"{settings.dtype}, by slots"
@@ -206,7 +210,10 @@ def _huge_group(settings: Settings, seconds: float, scale: Scale, progress: Prog
     inference = make_inference(problem, settings)
     names = {_threads(n): n for n in range(settings.threads, 0, -1) if n in (1, settings.threads)}
     found = compare(
-        {name: partial(traffic.answering, name, inference, request, num_threads=n) for name, n in names.items()},
+        {
+            name: partial(traffic.answering, name, inference, request, num_threads=n)
+            for name, n in names.items()
+        },
         request.verifier(settings.dtype),
         seconds=seconds,
         progress=progress,
@@ -220,7 +227,9 @@ def _huge_group(settings: Settings, seconds: float, scale: Scale, progress: Prog
         }
         for timing in found.timings
     ]
-    title = f"{scale(HUGE_GROUP)} rows for one of {problem.case.network}, and one for each other, mixed"
+    title = (
+        f"{scale(HUGE_GROUP)} rows for one of {problem.case.network}, and one for each other, mixed"
+    )
     return table_of(title, rows, found)
 
 

@@ -85,7 +85,9 @@ async def wrong_answers(bank: Bank, keys: list[str], x: Array) -> dict[str, str]
     return {} if same else {"MicroBatcher": "answers otherwise than Bank.predict"}
 
 
-async def measure(bank: Bank, keys: list[str], x: Array, tasks: int, seconds: float) -> dict[str, Result]:
+async def measure(
+    bank: Bank, keys: list[str], x: Array, tasks: int, seconds: float
+) -> dict[str, Result]:
     """Return one result for each way of asking."""
 
     async def blocking(key: str, row: Array) -> Array:
@@ -109,7 +111,8 @@ def make_bank(sizes: tuple[int, ...], models: int) -> Bank:
     architecture = Architecture.mlp(*sizes, activation="relu")
     rng = np.random.default_rng(0)
     weights = {
-        f"layer_{i}": rng.standard_normal((models, s.input_size, s.output_size), np.float32) / s.input_size**0.5
+        f"layer_{i}": rng.standard_normal((models, s.input_size, s.output_size), np.float32)
+        / s.input_size**0.5
         for i, s in enumerate(architecture.layers)
     }
     return Bank.from_stacked([str(i) for i in range(models)], architecture, weights)
@@ -138,7 +141,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def steps(args: argparse.Namespace) -> list[Step]:
     """Return a step for each network, and one for blocking calls."""
     return [
-        *(Step(name_of(sizes), partial(_network, sizes, args.seconds, args.repeats)) for sizes in NETWORKS),
+        *(
+            Step(name_of(sizes), partial(_network, sizes, args.seconds, args.repeats))
+            for sizes in NETWORKS
+        ),
         Step("blocking calls", partial(_blocking, args.repeats)),
     ]
 

@@ -65,7 +65,9 @@ class Ours:
         self._verify = right_for(self._problem, settings.dtype)
         engine = Engine(settings.threads, settings.isa)
         isas = available_isas()
-        self.probes = LimitProbes(case.nbytes_as(settings.dtype), case.flops, engine, isas[isas.index(engine.isa) :])
+        self.probes = LimitProbes(
+            case.nbytes_as(settings.dtype), case.flops, engine, isas[isas.index(engine.isa) :]
+        )
 
     def compare(self, who: dict[str, Settings], seconds: float, progress: Progress) -> Comparison:
         def build(name: str, settings: Settings) -> Contender:
@@ -80,7 +82,9 @@ class Ours:
         )
 
 
-def instruction_sets(cases: Sequence[Case], settings: Settings, seconds: float, progress: Progress) -> Table:
+def instruction_sets(
+    cases: Sequence[Case], settings: Settings, seconds: float, progress: Progress
+) -> Table:
     """Time each case with all threads, with one, and with AVX2 where AVX-512 is in use."""
     isa = Engine(settings.threads, settings.isa).isa
     lesser = available_isas()[available_isas().index(isa) + 1 :]
@@ -124,7 +128,9 @@ def _each(
     return timed, results
 
 
-def other_sizes(cases: Sequence[Case], settings: Settings, seconds: float, progress: Progress) -> Table:
+def other_sizes(
+    cases: Sequence[Case], settings: Settings, seconds: float, progress: Progress
+) -> Table:
     """Return the share of the limit for sizes that fill no vector evenly."""
     timed, results = _each(cases, settings, seconds, progress)
     rows: list[Row] = []
@@ -187,7 +193,9 @@ def activations(case: Case, settings: Settings, seconds: float, progress: Progre
     return table_of(f"Activations, {case}", rows, found)
 
 
-def odd_sizes(sizes: Sequence[int], settings: Settings, seconds: float, progress: Progress) -> Table:
+def odd_sizes(
+    sizes: Sequence[int], settings: Settings, seconds: float, progress: Progress
+) -> Table:
     """Compare networks of odd sizes with the next multiple of 16, by time per useful flop."""
     rows: list[Row] = []
     results = []

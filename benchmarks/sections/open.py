@@ -117,7 +117,12 @@ def resident_bytes(path: Path) -> int:
     page = mmap.PAGESIZE
     flags = np.zeros(-(-size // page), np.uint8)
     start = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
-    if libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(size), flags.ctypes.data_as(ctypes.c_void_p)) != 0:
+    if (
+        libc.mincore(
+            ctypes.c_void_p(start), ctypes.c_size_t(size), flags.ctypes.data_as(ctypes.c_void_p)
+        )
+        != 0
+    ):
         raise OSError(ctypes.get_errno(), "mincore")
     return int((flags & 1).sum()) * page
 
@@ -125,7 +130,9 @@ def resident_bytes(path: Path) -> int:
 def private_bytes() -> int:
     """Return the memory of this process that no other has."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_", "Swap:"))) * 1024
+    return (
+        sum(int(line.split()[1]) for line in lines if line.startswith(("Private_", "Swap:"))) * 1024
+    )
 
 
 def mapping(path: Path) -> dict[str, int]:

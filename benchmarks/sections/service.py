@@ -64,7 +64,9 @@ def questions(bank: Bank, rows: int, count: int = 500) -> list[dict[str, Any]]:
     return [
         {
             "keys": [keys[i] for i in rng.integers(len(keys), size=rows)],
-            "rows": rng.standard_normal((rows, bank.architecture.input_size)).astype(np.float32).tolist(),
+            "rows": rng.standard_normal((rows, bank.architecture.input_size))
+            .astype(np.float32)
+            .tolist(),
         }
         for _ in range(count)
     ]
@@ -92,7 +94,9 @@ async def find_error(server: Service, bank: Bank, asked: list[dict[str, Any]]) -
     return None
 
 
-async def load(server: Service, bodies: list[bytes], connections: int, seconds: float) -> tuple[float, ...]:
+async def load(
+    server: Service, bodies: list[bytes], connections: int, seconds: float
+) -> tuple[float, ...]:
     """Return requests per second, median and 99th percentile of their time, CPU time of each."""
     latencies: list[float] = []
     links = [Connection(server.port) for _ in range(connections)]
@@ -142,7 +146,9 @@ def steps(args: argparse.Namespace) -> list[Step]:
     return [Step(name, partial(_bank, name, args, found)) for name in BANKS]
 
 
-def _bank(name: str, args: argparse.Namespace, found: dict[str, list[Result]], progress: Progress) -> Table:
+def _bank(
+    name: str, args: argparse.Namespace, found: dict[str, list[Result]], progress: Progress
+) -> Table:
     with tempfile.TemporaryDirectory() as folder:
         path = BANKS[name](Path(folder))
         found[name], wrong = measure(path, args.seconds, args.repeats, progress)
@@ -163,7 +169,9 @@ def _bank(name: str, args: argparse.Namespace, found: dict[str, list[Result]], p
     return Table(f"Load on the service, {name}", rows, wrong, failed=failed)
 
 
-def measure(path: Path, seconds: float, repeats: int, progress: Progress) -> tuple[list[Result], dict[str, str]]:
+def measure(
+    path: Path, seconds: float, repeats: int, progress: Progress
+) -> tuple[list[Result], dict[str, str]]:
     """Return the results of all services over one bank file, and what is wrong with others."""
     bank = Bank.open(path)
     results = []
@@ -186,7 +194,9 @@ def measure(path: Path, seconds: float, repeats: int, progress: Progress) -> tup
                     wrong[service] = error
                     continue
                 bodies = [json.dumps(question).encode() for question in asked]
-                repeated = [asyncio.run(load(server, bodies, connections, seconds)) for _ in range(repeats)]
+                repeated = [
+                    asyncio.run(load(server, bodies, connections, seconds)) for _ in range(repeats)
+                ]
                 results.append(Result(rows, connections, service, *max(repeated)))
     return results, wrong
 
@@ -216,7 +226,10 @@ def plot(results: dict[str, list[Result]], path: Path) -> None:
         panels[1].scatter(at, [r.p50 * 1e3 for _, r in found], color="black", s=12, zorder=3)
     for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title)
-        names = [f"{bank}\nrows per request: {rows}\n{connections} connections" for rows, connections, bank in loads]
+        names = [
+            f"{bank}\nrows per request: {rows}\n{connections} connections"
+            for rows, connections, bank in loads
+        ]
         axes.set_xticks(range(len(loads)), names, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False)

@@ -90,7 +90,9 @@ def rate(function: Callable[[], object], callers: int, seconds: float) -> tuple[
     return calls / (time.perf_counter() - begin), (time.process_time() - cpu) / calls * 1e6
 
 
-def callers(cases: tuple[Case, ...], settings: Settings, seconds: float, progress: Progress) -> Table:
+def callers(
+    cases: tuple[Case, ...], settings: Settings, seconds: float, progress: Progress
+) -> Table:
     """Compare many threads that call at once with one, both with all of the CPU budget."""
     rows: list[Row] = []
     wrong: dict[str, str] = {}

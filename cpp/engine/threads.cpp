@@ -273,7 +273,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable work_, done_;
   Job* first_ = nullptr;
-  std::atomic<int> openings_{0};       // helpers that may still join, of all jobs
+  std::atomic<int> openings_{0};        // helpers that may still join, of all jobs
   std::atomic<int> awake_{0};           // helpers that look for work without sleeping
   std::atomic<int64_t> last_small_{0};  // when a call last found none awake
   std::atomic<int64_t> crowded_until_{0};

@@ -36,11 +36,8 @@ namespace mlpbank {
 #define MLPBANK_LANE(name, type) MLPBANK_ISA::lane<type>,
 extern const Kernel MLPBANK_KERNEL(MLPBANK_ISA);
 const Kernel MLPBANK_KERNEL(MLPBANK_ISA) = {
-    MLPBANK_ISA_NAME(MLPBANK_ISA),
-    {MLPBANK_DTYPES(MLPBANK_PANEL)},
-    {MLPBANK_DTYPES(MLPBANK_LANE)},
-    MLPBANK_ISA::probe_read,
-    MLPBANK_ISA::probe_fma,
+    MLPBANK_ISA_NAME(MLPBANK_ISA), {MLPBANK_DTYPES(MLPBANK_PANEL)}, {MLPBANK_DTYPES(MLPBANK_LANE)},
+    MLPBANK_ISA::probe_read,       MLPBANK_ISA::probe_fma,
 };
 
 }  // namespace mlpbank

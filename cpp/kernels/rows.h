@@ -109,12 +109,9 @@ void rows_pass(const Plan& plan, const BlockStream& stream, const float* x, int6
   for (int64_t i = 0; i < plan.num_layers; ++i) {
     inputs += plan.layers[i].in * ((plan.layers[i].out + kOutputs - 1) / kOutputs);
   }
-  PrefetchPlan<Weight> ahead = {nullptr,
-                                x + rows * in,
-                                (kRows * in + inputs - 1) / inputs,
-                                y,
-                                y + rows * out,
-                                (rows * out / 16 + plan.num_panels) / plan.num_panels};
+  PrefetchPlan<Weight> ahead = {
+      nullptr, x + rows * in,  (kRows * in + inputs - 1) / inputs,
+      y,       y + rows * out, (rows * out / 16 + plan.num_panels) / plan.num_panels};
   int turn = 0;
   for (int64_t i = 0; i < plan.num_layers; ++i, turn ^= 1) {
     const LayerPlan& layer = plan.layers[i];

@@ -37,11 +37,11 @@ namespace {
 struct Vec;
 
 // Memory. No address needs an alignment; conversions to float are exact.
-inline Vec load(const float* p);   // kLanes floats
-inline Vec load(const Half* p);    // kLanes float16, subnormals, infinities and NaN included
-inline Vec load(const BFloat* p);  // kLanes bfloat16
-inline Vec load(const int8_t* p);  // kLanes integers
-inline void store(float* p, Vec a);                   // kLanes floats
+inline Vec load(const float* p);     // kLanes floats
+inline Vec load(const Half* p);      // kLanes float16, subnormals, infinities and NaN included
+inline Vec load(const BFloat* p);    // kLanes bfloat16
+inline Vec load(const int8_t* p);    // kLanes integers
+inline void store(float* p, Vec a);  // kLanes floats
 inline void store_first(float* p, Vec a, int64_t n);  // n floats, 0 < n < kLanes; none behind them
 inline Vec broadcast(float s);                        // s in each lane
 
@@ -100,7 +100,9 @@ inline Row lookup(const Table& table, const Index& index);
 
 // kernels/simd_avx2.h if MLPBANK_ISA is avx2.
 #define MLPBANK_QUOTED(text) #text
+// clang-format off
 #define MLPBANK_SIMD_FILE(isa) MLPBANK_QUOTED(kernels/simd_##isa.h)
+// clang-format on
 #define MLPBANK_SIMD_FILE_OF(isa) MLPBANK_SIMD_FILE(isa)
 #include MLPBANK_SIMD_FILE_OF(MLPBANK_ISA)
 

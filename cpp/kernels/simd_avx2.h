@@ -54,9 +54,13 @@ inline Vec copy_sign(Vec magnitude, Vec sign) {
 }
 inline Vec int_add(Vec a, Vec b) { return from_bits(_mm256_add_epi32(bits(a), bits(b))); }
 template <int N>
-inline Vec int_shift_left(Vec a) { return from_bits(_mm256_slli_epi32(bits(a), N)); }
+inline Vec int_shift_left(Vec a) {
+  return from_bits(_mm256_slli_epi32(bits(a), N));
+}
 template <int N>
-inline Vec int_shift_right(Vec a) { return from_bits(_mm256_srli_epi32(bits(a), N)); }
+inline Vec int_shift_right(Vec a) {
+  return from_bits(_mm256_srli_epi32(bits(a), N));
+}
 
 inline Vec zip_low(Vec a, Vec b) { return {_mm256_unpacklo_ps(a.v, b.v)}; }
 inline Vec zip_high(Vec a, Vec b) { return {_mm256_unpackhi_ps(a.v, b.v)}; }

@@ -42,18 +42,20 @@ inline Vec max_keep_nan(Vec limit, Vec a) { return {_mm512_max_ps(limit.v, a.v)}
 inline Vec bit_and(Vec a, Vec b) { return from_bits(_mm512_and_si512(bits(a), bits(b))); }
 // vrangeps does in one operation what else takes two.
 inline Vec min_magnitude(Vec limit, Vec a) { return {_mm512_range_ps(a.v, limit.v, 0b1010)}; }
-inline Vec minus_min_magnitude(Vec limit, Vec a) {
-  return {_mm512_range_ps(a.v, limit.v, 0b1110)};
-}
+inline Vec minus_min_magnitude(Vec limit, Vec a) { return {_mm512_range_ps(a.v, limit.v, 0b1110)}; }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   const __m512i mask = _mm512_set1_epi32(INT32_MIN);
   return from_bits(_mm512_ternarylogic_epi32(bits(magnitude), bits(sign), mask, 0xf8));
 }
 inline Vec int_add(Vec a, Vec b) { return from_bits(_mm512_add_epi32(bits(a), bits(b))); }
 template <int N>
-inline Vec int_shift_left(Vec a) { return from_bits(_mm512_slli_epi32(bits(a), N)); }
+inline Vec int_shift_left(Vec a) {
+  return from_bits(_mm512_slli_epi32(bits(a), N));
+}
 template <int N>
-inline Vec int_shift_right(Vec a) { return from_bits(_mm512_srli_epi32(bits(a), N)); }
+inline Vec int_shift_right(Vec a) {
+  return from_bits(_mm512_srli_epi32(bits(a), N));
+}
 
 inline Vec zip_low(Vec a, Vec b) { return {_mm512_unpacklo_ps(a.v, b.v)}; }
 inline Vec zip_high(Vec a, Vec b) { return {_mm512_unpackhi_ps(a.v, b.v)}; }

@@ -71,9 +71,13 @@ inline Vec copy_sign(Vec magnitude, Vec sign) {
 }
 inline Vec int_add(Vec a, Vec b) { return from_bits(bits(a) + bits(b)); }
 template <int N>
-inline Vec int_shift_left(Vec a) { return from_bits(bits(a) << N); }
+inline Vec int_shift_left(Vec a) {
+  return from_bits(bits(a) << N);
+}
 template <int N>
-inline Vec int_shift_right(Vec a) { return from_bits(bits(a) >> N); }
+inline Vec int_shift_right(Vec a) {
+  return from_bits(bits(a) >> N);
+}
 
 inline Vec zip_low(Vec a, Vec b) { return {__builtin_shufflevector(a.v, b.v, 0, 4, 1, 5)}; }
 inline Vec zip_high(Vec a, Vec b) { return {__builtin_shufflevector(a.v, b.v, 2, 6, 3, 7)}; }
@@ -86,7 +90,9 @@ inline Vec load_quads(const float* p, int64_t) {
   return a;
 }
 template <int N>
-inline void store_quads(float* p, int64_t, Vec a) { memcpy(p, &a, N * sizeof(float)); }
+inline void store_quads(float* p, int64_t, Vec a) {
+  memcpy(p, &a, N * sizeof(float));
+}
 
 inline Vec load(const BFloat* p) {
   return from_bits(Uint4{p[0].bits, p[1].bits, p[2].bits, p[3].bits} << 16);

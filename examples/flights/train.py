@@ -3,9 +3,10 @@
     pip install 'mlpbank[examples]'
     python examples/flights/train.py
 
-Writes what ``python -m mlpbank demo`` reads to python/mlpbank/data: flights.mlpbank, the networks, and
-flights.safetensors, some flights that none was trained on. README.md explains the choices.
-Arrays have a leading dimension N, one network each: all networks of a block are trained by the same matrix products.
+Writes what ``python -m mlpbank demo`` reads to python/mlpbank/data: flights.mlpbank, the networks,
+and flights.safetensors, some flights that none was trained on. README.md explains the choices.
+Arrays have a leading dimension N, one network each: all networks of a block are trained by the same
+matrix products.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ PULLS = (300.0, 1000.0, 3000.0, 10000.0)  # see train_aircraft
 SEED = 2013
 SAMPLE = 2  # held-out flights of each aircraft in the file
 
-# Networks compute in standard units: inputs of mean 0 and deviation 1, outputs in TARGET_SCALE minutes.
+# Networks compute in standard units: inputs of mean 0 and deviation 1, outputs in TARGET_SCALE
+# minutes.
 TARGET_SCALE = 40.0
-# Errors up to HUBER minutes count by their square, larger ones linearly: what we report is the mean ABSOLUTE error, and
-# one afternoon of thunderstorms shall not outweigh a month of ordinary days.
+# Errors up to HUBER minutes count by their square, larger ones linearly: what we report is the mean
+# ABSOLUTE error, and one afternoon of thunderstorms shall not outweigh a month of ordinary days.
 HUBER = 12.0
 
 Array = npt.NDArray[np.float32]
@@ -74,7 +76,9 @@ def gradients(weights: Weights, x: Array, y: Array, mask: Array) -> Weights:
     }
 
 
-def adam(weights: Weights, gradient: Callable[[Weights], Weights], steps: int, rate: float) -> Weights:
+def adam(
+    weights: Weights, gradient: Callable[[Weights], Weights], steps: int, rate: float
+) -> Weights:
     """Return the weights after `steps` of Adam, whose rate falls from `rate` to 0 along a cosine."""
     weights = {key: value.copy() for key, value in weights.items()}
     mean = {key: np.zeros_like(value) for key, value in weights.items()}
@@ -89,7 +93,9 @@ def adam(weights: Weights, gradient: Callable[[Weights], Weights], steps: int, r
     return weights
 
 
-def train_global(x: Array, y: Array, *, steps: int = 3000, batch: int = 2048, rate: float = 0.01) -> Weights:
+def train_global(
+    x: Array, y: Array, *, steps: int = 3000, batch: int = 2048, rate: float = 0.01
+) -> Weights:
     """Train one network, from random weights, on all flights.
 
     Parameters
@@ -108,7 +114,9 @@ def train_global(x: Array, y: Array, *, steps: int = 3000, batch: int = 2048, ra
     start: Weights = {}
     for i, layer in enumerate(ARCHITECTURE.layers):
         deviation = 1 / math.sqrt(layer.input_size)
-        start[f"layer_{i}"] = rng.normal(0, deviation, (1, layer.input_size, layer.output_size)).astype(np.float32)
+        start[f"layer_{i}"] = rng.normal(
+            0, deviation, (1, layer.input_size, layer.output_size)
+        ).astype(np.float32)
         start[f"layer_{i}.bias"] = np.zeros((1, layer.output_size), np.float32)
     mask = np.ones((1, batch), np.float32)
     with tqdm(total=steps, desc="global network", unit="step") as progress:
@@ -116,7 +124,10 @@ def train_global(x: Array, y: Array, *, steps: int = 3000, batch: int = 2048, ra
         def gradient(weights: Weights) -> Weights:
             progress.update()
             rows = rng.integers(len(x), size=batch)
-            return {k: g / batch for k, g in gradients(weights, x[None, rows], y[None, rows], mask).items()}
+            return {
+                k: g / batch
+                for k, g in gradients(weights, x[None, rows], y[None, rows], mask).items()
+            }
 
         return adam(start, gradient, steps, rate)
 
@@ -133,8 +144,8 @@ def train_aircraft(
 ) -> Weights:
     """Train one network for each aircraft, from the global network and pulled toward it.
 
-    Each minimises (sum of its flights' losses) + pull / 2 * |weights - global weights|^2: a network leaves the global
-    one as far as the number of its flights warrants.
+    Each minimises (sum of its flights' losses) + pull / 2 * |weights - global weights|^2: a network
+    leaves the global one as far as the number of its flights warrants.
 
     Parameters
     ----------
@@ -147,7 +158,8 @@ def train_aircraft(
     pull : float
         Strength of that pull; the more flights an aircraft has, the less it counts.
     steps, block : int
-        Steps of Adam; aircraft trained together. Those of a block have about as many flights, so padding is little.
+        Steps of Adam; aircraft trained together. Those of a block have about as many flights, so
+        padding is little.
 
     Returns
     -------
@@ -159,15 +171,22 @@ def train_aircraft(
     first = np.cumsum(counts) - counts
     result = {key: np.repeat(value, len(counts), axis=0) for key, value in start.items()}
     by_count = np.argsort(counts, kind="stable")
-    for low in tqdm(range(0, len(counts), block), desc=f"{len(counts)} aircraft, pull {pull:g}", unit="block"):
+    for low in tqdm(
+        range(0, len(counts), block), desc=f"{len(counts)} aircraft, pull {pull:g}", unit="block"
+    ):
         members = by_count[low : low + block]
         slots = np.arange(counts[members[-1]])
         mask = (slots < counts[members, None]).astype(np.float32)
         rows = by_aircraft[np.where(mask > 0, first[members, None] + slots, 0)]
         x_block, y_block = x[rows], y[rows]
 
-        def gradient(weights: Weights, x: Array = x_block, y: Array = y_block, mask: Array = mask) -> Weights:
-            return {k: g + pull * (weights[k] - start[k]) for k, g in gradients(weights, x, y, mask).items()}
+        def gradient(
+            weights: Weights, x: Array = x_block, y: Array = y_block, mask: Array = mask
+        ) -> Weights:
+            return {
+                k: g + pull * (weights[k] - start[k])
+                for k, g in gradients(weights, x, y, mask).items()
+            }
 
         own = adam({key: value[members] for key, value in result.items()}, gradient, steps, 0.01)
         for key, value in own.items():
@@ -180,18 +199,23 @@ def to_raw_units(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Fold the standardisation into the weights: networks that take raw features and answer minutes.
 
-    ((x - mean) / deviation) @ W + b  is  x @ (W / deviation) + (b - (mean / deviation) @ W), computed in float64.
+    ((x - mean) / deviation) @ W + b  is  x @ (W / deviation) + (b - (mean / deviation) @ W),
+    computed in float64.
     """
     wide = {key: value.astype(np.float64) for key, value in weights.items()}
     return {
         "layer_0": (wide["layer_0"] / deviation[:, None]).astype(np.float32),
-        "layer_0.bias": (wide["layer_0.bias"] - (mean / deviation) @ wide["layer_0"]).astype(np.float32),
+        "layer_0.bias": (wide["layer_0.bias"] - (mean / deviation) @ wide["layer_0"]).astype(
+            np.float32
+        ),
         "layer_1": (wide["layer_1"] * TARGET_SCALE).astype(np.float32),
         "layer_1.bias": (wide["layer_1.bias"] * TARGET_SCALE).astype(np.float32),
     }
 
 
-def predict(weights: Weights, x: npt.NDArray[Any], models: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def predict(
+    weights: Weights, x: npt.NDArray[Any], models: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
     """Return arrival delays in minutes, (flights,): flight i by network ``models[i]``, in float64."""
     first, bias, last, last_bias = (weights[k].astype(np.float64)[models] for k in sorted(weights))
     hidden = np.maximum(np.einsum("ni,nih->nh", x, first) + bias, 0)
@@ -210,7 +234,9 @@ class Result:
     errors: dict[str, float]  # mean absolute error in minutes, by method
 
 
-def fit(flights: pd.DataFrame, split: pd.Timestamp, pulls: tuple[float, ...]) -> dict[float, Result]:
+def fit(
+    flights: pd.DataFrame, split: pd.Timestamp, pulls: tuple[float, ...]
+) -> dict[float, Result]:
     """Train on the flights before `split` and measure on those from then on.
 
     Parameters
@@ -252,10 +278,16 @@ def fit(flights: pd.DataFrame, split: pd.Timestamp, pulls: tuple[float, ...]) ->
         weights = to_raw_units(both, mean, deviation)
         errors = {
             "aircraft": float(np.abs(predict(weights, features, models) - actual).mean()),
-            "global": float(np.abs(predict(weights, features, np.full_like(models, len(tailnums))) - actual).mean()),
+            "global": float(
+                np.abs(
+                    predict(weights, features, np.full_like(models, len(tailnums))) - actual
+                ).mean()
+            ),
             "departure_delay": float(np.abs(later["departure_delay"].to_numpy() - actual).mean()),
         }
-        results[pull] = Result(tailnums, weights, features, actual.astype(np.float32), models, errors)
+        results[pull] = Result(
+            tailnums, weights, features, actual.astype(np.float32), models, errors
+        )
     return results
 
 
@@ -277,14 +309,26 @@ def main() -> None:
     tried = fit(flights[flights["date"] < HELD_OUT_FROM], VALIDATION_FROM, PULLS)
     pull = min(tried, key=lambda p: tried[p].errors["aircraft"])
     for p, result in tried.items():
-        print(f"validation, pull {p:5g}:", ", ".join(f"{k} {v:.3f}" for k, v in result.errors.items()), "minutes")
+        print(
+            f"validation, pull {p:5g}:",
+            ", ".join(f"{k} {v:.3f}" for k, v in result.errors.items()),
+            "minutes",
+        )
 
     result = fit(flights, HELD_OUT_FROM, (pull,))[pull]
-    print(f"held out,   pull {pull:5g}:", ", ".join(f"{k} {v:.3f}" for k, v in result.errors.items()), "minutes")
+    print(
+        f"held out,   pull {pull:5g}:",
+        ", ".join(f"{k} {v:.3f}" for k, v in result.errors.items()),
+        "minutes",
+    )
     rows = sample_rows(result.models)
     output.mkdir(parents=True, exist_ok=True)
     bank = Bank.from_stacked(
-        [*result.tailnums, GLOBAL_KEY], ARCHITECTURE, result.weights, version="2013-11-30", fallback=GLOBAL_KEY
+        [*result.tailnums, GLOBAL_KEY],
+        ARCHITECTURE,
+        result.weights,
+        version="2013-11-30",
+        fallback=GLOBAL_KEY,
     )
     bank.metadata = {
         "title": "Arrival delay of flights from New York City in 2013, one network for each aircraft",
@@ -304,11 +348,15 @@ def main() -> None:
     flights_of = {
         "features": result.features[rows],
         "arrival_delay": result.arrival_delay[rows],
-        "model": result.models[rows].astype(np.int32),  # the position of the aircraft among the bank's keys
+        "model": result.models[rows].astype(
+            np.int32
+        ),  # the position of the aircraft among the bank's keys
     }
     save_file(flights_of, output / "flights.safetensors")
     size = sum(path.stat().st_size for path in output.glob("flights.*")) / 1e6
-    print(f"{len(result.tailnums)} aircraft and {len(rows)} held-out flights in {size:.2f} MB: {output.name}")
+    print(
+        f"{len(result.tailnums)} aircraft and {len(rows)} held-out flights in {size:.2f} MB: {output.name}"
+    )
     print(f"{time.perf_counter() - began:.0f} s")
 
 

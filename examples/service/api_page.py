@@ -16,29 +16,49 @@ STYLE = (
 def api_page(openapi: dict[str, Any]) -> str:
     """Return the page as HTML."""
     schemas = openapi["components"]["schemas"]
-    parts = [f"<h1>{_text(openapi['info']['title'])}</h1><p>{_text(openapi['info'].get('description', ''))}</p>"]
+    parts = [
+        f"<h1>{_text(openapi['info']['title'])}</h1><p>{_text(openapi['info'].get('description', ''))}</p>"
+    ]
     parts.append("<p>The same for programs: <a href='openapi.json'>openapi.json</a>.</p>")
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
             parts += _operation(method.upper(), path, operation, schemas)
     parts.append("<h2>Schemas</h2>")
-    parts += [f"<h3 id='{_text(name)}'>{_text(name)}</h3>{_json(schema)}" for name, schema in schemas.items()]
+    parts += [
+        f"<h3 id='{_text(name)}'>{_text(name)}</h3>{_json(schema)}"
+        for name, schema in schemas.items()
+    ]
     head = f"<meta charset='utf-8'><title>{_text(openapi['info']['title'])}</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>"
 
 
-def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+def _operation(
+    method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]
+) -> list[str]:
     parts = [f"<h2>{method} {_text(path)}</h2><p>{_text(operation.get('description', ''))}</p>"]
     for parameter in operation.get("parameters", []):
-        parts.append(f"<p>{_text(parameter['in'])} <b>{_text(parameter['name'])}</b>: {_kind(parameter['schema'])}</p>")
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+        parts.append(
+            f"<p>{_text(parameter['in'])} <b>{_text(parameter['name'])}</b>: {_kind(parameter['schema'])}</p>"
+        )
+    body = (
+        operation.get("requestBody", {})
+        .get("content", {})
+        .get("application/json", {})
+        .get("schema", {})
+    )
     if body:
         parts.append(f"<p>Body: {_kind(body)}, for example</p>")
-        parts += [_json(example) for example in schemas[body["$ref"].split("/")[-1]].get("examples", [])]
+        parts += [
+            _json(example) for example in schemas[body["$ref"].split("/")[-1]].get("examples", [])
+        ]
     parts.append("<table><tr><th>status</th><th></th><th>answer</th></tr>")
     for status, answer in sorted(operation["responses"].items()):
-        kinds = ", ".join(_kind(content.get("schema", {})) for content in answer.get("content", {}).values())
-        parts.append(f"<tr><td>{_text(status)}</td><td>{_text(answer['description'])}</td><td>{kinds}</td></tr>")
+        kinds = ", ".join(
+            _kind(content.get("schema", {})) for content in answer.get("content", {}).values()
+        )
+        parts.append(
+            f"<tr><td>{_text(status)}</td><td>{_text(answer['description'])}</td><td>{kinds}</td></tr>"
+        )
     return [*parts, "</table>"]
 
 

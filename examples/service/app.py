@@ -28,12 +28,16 @@ MAX_BODY = int(os.environ.get("MAX_BODY", 4 << 20))  # bytes
 WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 1))
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # of /docs: nothing from anywhere
 INLINE_ROWS = 100  # larger requests are worth a thread
-SINGLE_ROWS = os.environ.get("SINGLE_ROWS", "batcher")  # or "blocking": docs/serving.md tells when to use which
+SINGLE_ROWS = os.environ.get(
+    "SINGLE_ROWS", "batcher"
+)  # or "blocking": docs/serving.md tells when to use which
 
 # What float32 can hold: no NaN, no infinity, neither here nor after conversion.
 Number = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]
 IntKey = Annotated[int, Strict(), Field(ge=-(2**63), lt=2**63)]
-ModelKey = Annotated[str, Strict(), Field(min_length=1, max_length=200, examples=["N14228"])] | IntKey
+ModelKey = (
+    Annotated[str, Strict(), Field(min_length=1, max_length=200, examples=["N14228"])] | IntKey
+)
 PathKey = Annotated[str, Path(min_length=1, max_length=200, examples=["N14228"])]
 ROW: list[Any] = [-4.0, 5.7, 1089.0, 190.0, 6.0, 0.0, 1.0, -8.5, -5.25, -20.1]
 
@@ -41,7 +45,9 @@ ROW: list[Any] = [-4.0, 5.7, 1089.0, 190.0, 6.0, 0.0, 1.0, -8.5, -5.25, -20.1]
 class PredictRequest(BaseModel):
     """Rows, and the model that each goes through: any keys in any order."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"keys": ["N14228"], "rows": [ROW]}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"keys": ["N14228"], "rows": [ROW]}]}
+    )
     keys: Annotated[list[ModelKey], Field(min_length=1, max_length=10_000)]
     rows: Annotated[list[list[Number]], Field(min_length=1, max_length=10_000)]
 
@@ -58,11 +64,16 @@ class ModelRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
-            "examples": [{"version": "2", "weights": {"layer_0": [[0.1] * 8] * 10, "layer_1": [[1.0]] * 8}}]
+            "examples": [
+                {"version": "2", "weights": {"layer_0": [[0.1] * 8] * 10, "layer_1": [[1.0]] * 8}}
+            ]
         },
     )
     weights: Annotated[
-        dict[Annotated[str, Field(pattern=r"^layer_\d+(\.bias)?$")], list[list[Number]] | list[Number]],
+        dict[
+            Annotated[str, Field(pattern=r"^layer_\d+(\.bias)?$")],
+            list[list[Number]] | list[Number],
+        ],
         Field(min_length=1),
     ]
     version: Annotated[str, Field(max_length=200)] | None = None
@@ -99,7 +110,8 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem} for status in statuses}
 
 
-# When this module is imported, with gunicorn --preload before the fork: a file that is no bank ends the start at once.
+# When this module is imported, with gunicorn --preload before the fork: a file that is no bank ends
+# the start at once.
 source = BankSource(bank_file())
 
 
@@ -124,7 +136,8 @@ app = FastAPI(
     description="One small network for each aircraft: how late will it arrive?",
     version="1",
     lifespan=lifespan,
-    docs_url=None,  # FastAPI's pages come from another host, and are blank where that cannot be reached
+    # FastAPI's pages come from another host, and are blank where that cannot be reached
+    docs_url=None,
     redoc_url=None,
     responses=problems(400, 413, 422),
 )
@@ -162,7 +175,9 @@ def path_key(bank: Bank, key: str) -> str | int:
     if bank.key_type is not int:
         return key
     if not re.fullmatch("0|-?[1-9][0-9]{0,18}", key) or not -(2**63) <= int(key) < 2**63:
-        raise HTTPException(422, f"key: expected an int of 64 bits like the bank's keys, got {key!r}")
+        raise HTTPException(
+            422, f"key: expected an int of 64 bits like the bank's keys, got {key!r}"
+        )
     return int(key)
 
 
@@ -171,7 +186,9 @@ def body_keys(bank: Bank, keys: list[Any]) -> list[Any]:
     kind = bank.key_type or str
     if set(map(type, keys)) != {kind}:
         i = next(i for i, key in enumerate(keys) if type(key) is not kind)
-        raise HTTPException(422, f"keys[{i}]: expected {kind.__name__} like the bank's keys, got {keys[i]!r}")
+        raise HTTPException(
+            422, f"keys[{i}]: expected {kind.__name__} like the bank's keys, got {keys[i]!r}"
+        )
     return keys
 
 
@@ -180,7 +197,9 @@ async def predict(body: PredictRequest, request: Request) -> PredictResponse:
     """Predict one or many rows, each with the model of its key."""
     size = source.bank.architecture.input_size
     if len(body.keys) != len(body.rows):
-        raise HTTPException(422, f"expected a key for each row, got {len(body.keys)} keys and {len(body.rows)} rows")
+        raise HTTPException(
+            422, f"expected a key for each row, got {len(body.keys)} keys and {len(body.rows)} rows"
+        )
     for i, row in enumerate(body.rows):
         if len(row) != size:
             raise HTTPException(422, f"rows[{i}]: expected {size} numbers, got {len(row)}")
@@ -208,10 +227,14 @@ def put_model(key: PathKey, body: ModelRequest, response: Response) -> ModelResp
         name = path_key(bank, key)
         response.status_code = 200 if name in bank else 201
         try:
-            weights = {layer: np.array(values, np.float32) for layer, values in body.weights.items()}
+            weights = {
+                layer: np.array(values, np.float32) for layer, values in body.weights.items()
+            }
             bank.add(name, weights, version=body.version, check_finite=True)
         except (KeyError, TypeError, ValueError) as error:
-            raise HTTPException(422, str(error.args[0] if isinstance(error, KeyError) else error)) from error
+            raise HTTPException(
+                422, str(error.args[0] if isinstance(error, KeyError) else error)
+            ) from error
         return describe(bank, name)
 
 
@@ -227,7 +250,11 @@ def describe(bank: Bank, key: str | int, weights: bool = False) -> ModelResponse
     info = bank.info(key)
     arrays = {name: array.tolist() for name, array in bank[key].items()} if weights else None
     return ModelResponse(
-        key=key, version=info.version, revision=info.revision, loaded_at=info.loaded_at, weights=arrays
+        key=key,
+        version=info.version,
+        revision=info.revision,
+        loaded_at=info.loaded_at,
+        weights=arrays,
     )
 
 

@@ -48,7 +48,9 @@ class _File:
     """
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # not waiting for who writes to a pipe
+        self.number = os.open(
+            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        )  # not waiting for who writes to a pipe
         weakref.finalize(self, os.close, self.number)
         self.identity = _identity(os.fstat(self.number))
         self.name = f"/proc/self/fd/{self.number}"  # opens this very file again
@@ -61,7 +63,9 @@ class _File:
     def verify(self) -> None:
         """Raise ValueError if the checksums are wrong. In a process of its own, which is what a cut file would kill."""
         command = [sys.executable, "-m", "mlpbank", "verify", self.name]
-        done = subprocess.run(command, pass_fds=[self.number], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, pass_fds=[self.number], capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             reason = done.stderr.strip()[-400:] or "it was cut meanwhile"
             raise ValueError(f"changed in place, and not sound: {reason}")
@@ -78,8 +82,8 @@ class BankSource:
     Attributes
     ----------
     bank : Bank
-        The one opened last. `using` gives it to predict with; whoever began with an older one finishes with it, and it
-        is unmapped when all have.
+        The one opened last. `using` gives it to predict with; whoever began with an older one
+        finishes with it, and it is unmapped when all have.
     reloads : int
         How often this process opened a newer file in place of an older one.
     open_bank : callable
@@ -108,8 +112,8 @@ class BankSource:
     def using(self) -> Iterator[Bank]:
         """Give the bank to a block, and raise BankChangedError before or after it if its file was changed in place.
 
-        Before, because a mapping whose file was cut kills the process that touches it; after, because what was read of
-        a file while somebody wrote to it is worth nothing.
+        Before, because a mapping whose file was cut kills the process that touches it; after,
+        because what was read of a file while somebody wrote to it is worth nothing.
         """
         file, bank = self._file, self.bank
         file.check()
@@ -186,7 +190,8 @@ class BankSource:
             try:
                 if found := await asyncio.to_thread(self.look):
                     self._use(*found)
-                    on_reload()  # in the same step: nobody asks one bank and checks the other's file
+                    # In the same step: nobody asks one bank and checks the other's file
+                    on_reload()
                     self.reloads += 1
                     logger.info("%s: reloaded, %d models", self.path, len(self.bank))
             except Exception:

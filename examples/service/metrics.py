@@ -6,7 +6,14 @@ import os
 import time
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
 
 from mlpbank.serving import MicroBatcher
 
@@ -20,7 +27,11 @@ SECONDS = Histogram(
 ROWS = Counter("predicted_rows", "Rows predicted.")
 BATCHES = Counter("batches", "Calls that the micro-batcher made.")
 MODELS = Gauge("models", "Models in the bank.", multiprocess_mode="max")
-RELOADS = Gauge("bank_reloads", "How often a new bank file took the place of an older one.", multiprocess_mode="max")
+RELOADS = Gauge(
+    "bank_reloads",
+    "How often a new bank file took the place of an older one.",
+    multiprocess_mode="max",
+)
 
 
 class CountBatches:

@@ -52,7 +52,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> str:
-    # The version stands in pyproject.toml alone; reading it costs as much as the rest of the import, so it waits.
+    # The version stands in pyproject.toml alone; reading it costs as much as the rest of the
+    # import, so it waits.
     if name == "__version__":
         from importlib.metadata import version
 

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from numpy.ma import MaskedArray  # now: NumPy imports it when first needed, and a fork in that moment would hang
+from numpy.ma import (
+    MaskedArray,
+)  # now: NumPy imports it when first needed, and a fork in that moment would hang
 
 from mlpbank import _core
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError
@@ -37,7 +39,9 @@ def refuse_masks(values: Any, name: str) -> None:
     NumPy would drop a mask and hand over what lies below.
     """
     if _has_mask(values, _MAX_DEPTH):
-        raise InvalidTypeError(f"{name}: expected an array without mask, got a masked array; fill it first")
+        raise InvalidTypeError(
+            f"{name}: expected an array without mask, got a masked array; fill it first"
+        )
 
 
 def _has_mask(values: Any, depth: int) -> bool:
@@ -67,10 +71,14 @@ def as_float32(values: Any, name: str) -> Float32Array:
     try:
         array = np.asarray(values)
     except ValueError as error:  # a list of vectors of differing lengths
-        raise InvalidValueError(f"{name}: expected numbers that form an array, got {error}") from None
+        raise InvalidValueError(
+            f"{name}: expected numbers that form an array, got {error}"
+        ) from None
     if array.dtype.kind not in "fiub":
         raise InvalidTypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    return _core.in_default_mode(np.require, array, _FLOAT32, ["C_CONTIGUOUS", "ALIGNED"])  # it rounds
+    return _core.in_default_mode(
+        np.require, array, _FLOAT32, ["C_CONTIGUOUS", "ALIGNED"]
+    )  # it rounds
 
 
 def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:
@@ -96,14 +104,18 @@ def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:
         return np.empty(0, _INT64)
     if array.dtype.kind not in "iu":
         bad = next((i for i, v in enumerate(array.tolist()) if type(v) is not int), 0)
-        raise InvalidTypeError(f"{name}: expected integers, got dtype {array.dtype}, {name}[{bad}] = {array[bad]!r}")
+        raise InvalidTypeError(
+            f"{name}: expected integers, got dtype {array.dtype}, {name}[{bad}] = {array[bad]!r}"
+        )
     if array.dtype.kind == "u" and array.dtype.itemsize == 8 and int(array.max()) >= 2**63:
         bad = int(np.argmax(array >= 2**63))
         raise OutOfRangeError(f"{name}[{bad}]: expected a model index, got {array[bad]}")
     return np.require(array, _INT64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
-def check_out(out: Any, shape: tuple[int, ...], inputs: Float32Array, models: Any = None) -> Float32Array:
+def check_out(
+    out: Any, shape: tuple[int, ...], inputs: Float32Array, models: Any = None
+) -> Float32Array:
     """Return `out` if results can be written straight into it; it is never silently replaced by a copy.
 
     Raises
@@ -120,9 +132,15 @@ def check_out(out: Any, shape: tuple[int, ...], inputs: Float32Array, models: An
         raise InvalidValueError(f"out: expected shape {shape}, got {out.shape}")
     flags = out.flags
     if not (flags.c_contiguous and flags.aligned and flags.writeable):
-        raise InvalidValueError("out: expected a C-contiguous, aligned, writeable array, got one that is not")
+        raise InvalidValueError(
+            "out: expected a C-contiguous, aligned, writeable array, got one that is not"
+        )
     if np.may_share_memory(out, inputs):
-        raise InvalidValueError("out: expected memory of its own, got an array that overlaps the inputs")
+        raise InvalidValueError(
+            "out: expected memory of its own, got an array that overlaps the inputs"
+        )
     if isinstance(models, np.ndarray) and np.may_share_memory(out, models):
-        raise InvalidValueError("out: expected memory of its own, got an array that overlaps models")
+        raise InvalidValueError(
+            "out: expected memory of its own, got an array that overlaps models"
+        )
     return out

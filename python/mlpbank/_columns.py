@@ -59,7 +59,9 @@ class ModelColumns:
     version_bytes: npt.NDArray[np.uint8]
 
     @classmethod
-    def new(cls, table: Table | None, version: str | Sequence[str | None] | None = None) -> ModelColumns:
+    def new(
+        cls, table: Table | None, version: str | Sequence[str | None] | None = None
+    ) -> ModelColumns:
         """Return the columns of models that have just been loaded, all of one version or each of its own.
 
         Raises
@@ -73,9 +75,13 @@ class ModelColumns:
             encoded = [(version or "").encode()] * n
         else:
             if not isinstance(version, (list, tuple)):
-                raise InvalidTypeError(f"version: expected a str or a list of one for each model, got {version!r:.80}")
+                raise InvalidTypeError(
+                    f"version: expected a str or a list of one for each model, got {version!r:.80}"
+                )
             if len(version) != n:
-                raise InvalidValueError(f"version: expected one for each of {n} models, got {len(version)}")
+                raise InvalidValueError(
+                    f"version: expected one for each of {n} models, got {len(version)}"
+                )
             for i, one in enumerate(version):
                 check_version(one, f"version[{i}]")
             encoded = [(one or "").encode() for one in version]

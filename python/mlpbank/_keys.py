@@ -49,7 +49,9 @@ def make_table(keys: Any) -> Table:
         table = _core.StringTable(offsets, data, buckets, seed)
     if duplicate >= 0:
         key = keys[duplicate] if kind is str else int(keys[duplicate])
-        raise InvalidValueError(f"keys: expected different ones, got {key!r} again at position {duplicate}")
+        raise InvalidValueError(
+            f"keys: expected different ones, got {key!r} again at position {duplicate}"
+        )
     return table
 
 
@@ -63,7 +65,9 @@ def encode(text: str, name: str = "key") -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidValueError(f"{name}: expected a str that UTF-8 can hold, got {text!r} ({error.reason})") from None
+        raise InvalidValueError(
+            f"{name}: expected a str that UTF-8 can hold, got {text!r} ({error.reason})"
+        ) from None
 
 
 def as_keys(keys: Any) -> tuple[Any, type]:
@@ -82,14 +86,18 @@ def as_keys(keys: Any) -> tuple[Any, type]:
                 return as_ids(keys, "keys"), int
             except IndexError:  # uint64; the list below says it better
                 pass
-        to_list = getattr(keys, "tolist", None) or getattr(keys, "to_list", None)  # NumPy, pandas; polars
+        to_list = getattr(keys, "tolist", None) or getattr(
+            keys, "to_list", None
+        )  # NumPy, pandas; polars
         unordered = isinstance(keys, (str, bytes, set, frozenset))
         if hasattr(keys, "columns"):  # iterating over a data frame gives their names
             raise InvalidTypeError(
                 f"keys: expected a list, tuple, array or column of str or int, got a {type(keys).__name__}"
             )
         if to_list is None and (unordered or not hasattr(keys, "__iter__")):
-            raise InvalidTypeError(f"keys: expected a list, tuple, array or column of str or int, got {keys!r}")
+            raise InvalidTypeError(
+                f"keys: expected a list, tuple, array or column of str or int, got {keys!r}"
+            )
         keys = list(keys) if to_list is None else to_list()
         if not isinstance(keys, list):
             raise InvalidTypeError(f"keys: expected one dimension, got {keys!r}")
@@ -122,7 +130,9 @@ def check_key(key: Any, kind: type | None) -> None:
     if not isinstance(key, (str, int, np.integer)) or isinstance(key, bool):
         raise InvalidTypeError(f"key: expected a str or an int, got {key!r}")
     if kind is not None and isinstance(key, str) != (kind is str):
-        raise InvalidTypeError(f"key: expected {kind.__name__} like the bank's other keys, got {key!r}")
+        raise InvalidTypeError(
+            f"key: expected {kind.__name__} like the bank's other keys, got {key!r}"
+        )
     if isinstance(key, str):
         encode(key)
     elif not _fits(key):
@@ -156,7 +166,9 @@ def table_keys(table: Table) -> Sequence[Key]:
     return decode_strings(table.offsets, table.bytes, "keys")
 
 
-def decode_strings(offsets: npt.NDArray[np.uint64], data: npt.NDArray[np.uint8], name: str) -> list[str]:
+def decode_strings(
+    offsets: npt.NDArray[np.uint64], data: npt.NDArray[np.uint8], name: str
+) -> list[str]:
     """Return strings that lie one behind the other, or raise BankFileError if they do not."""
     ends, text = offsets.tolist(), data.tobytes()
     if any(a > b for a, b in pairwise(ends)) or ends[0] != 0 or ends[-1] != len(text):

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def progress_bar(items: Iterable[T], description: str, enabled: bool, **options: Any) -> Iterable[T]:
+def progress_bar(
+    items: Iterable[T], description: str, enabled: bool, **options: Any
+) -> Iterable[T]:
     """Return `items`, showing a bar on stderr while they are used up if it is enabled and tqdm is there."""
     if not enabled:
         return items

@@ -14,8 +14,9 @@ from mlpbank.errors import InvalidTypeError, InvalidValueError, TooLargeError
 class Activation(str, enum.Enum):
     """What a layer applies to its outputs. The plain string works wherever one is expected: ``"relu"``.
 
-    ``leaky_relu`` has slope 0.01 and ``elu`` alpha 1; ``gelu`` is the exact one (erf), ``gelu_tanh`` its approximation.
-    ``softmax`` runs over all outputs of a row and may stand on the last layer only.
+    ``leaky_relu`` has slope 0.01 and ``elu`` alpha 1; ``gelu`` is the exact one (erf),
+    ``gelu_tanh`` its approximation. ``softmax`` runs over all outputs of a row and may stand on the
+    last layer only.
     """
 
     NONE = "none"
@@ -120,12 +121,18 @@ class Architecture:
             if not isinstance(layer, LayerSpec):
                 raise InvalidTypeError(f"layers[{i}]: expected a LayerSpec, got {layer!r}")
         self._core = _core.Architecture(
-            [(layer.input_size, layer.output_size, layer.activation.value) for layer in self._layers]
+            [
+                (layer.input_size, layer.output_size, layer.activation.value)
+                for layer in self._layers
+            ]
         )
 
     @classmethod
     def mlp(
-        cls, *sizes: int, activation: str | Activation = "relu", output_activation: str | Activation = "none"
+        cls,
+        *sizes: int,
+        activation: str | Activation = "relu",
+        output_activation: str | Activation = "none",
     ) -> Architecture:
         """Return the architecture with these layer sizes, input first.
 
@@ -137,10 +144,14 @@ class Architecture:
             Of all layers but the last, and of the last.
         """
         if len(sizes) < 2:
-            raise InvalidValueError(f"sizes: expected at least two, an input and an output size, got {len(sizes)}")
+            raise InvalidValueError(
+                f"sizes: expected at least two, an input and an output size, got {len(sizes)}"
+            )
         last = len(sizes) - 2
         return cls(
-            LayerSpec(sizes[i], sizes[i + 1], _activation(activation if i < last else output_activation))
+            LayerSpec(
+                sizes[i], sizes[i + 1], _activation(activation if i < last else output_activation)
+            )
             for i in range(last + 1)
         )
 

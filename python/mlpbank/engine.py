@@ -17,11 +17,12 @@ class CpuBudget:
     Attributes
     ----------
     threads : int
-        The most threads that mlpbank uses in one call, and for all calls together beside the threads that call.
+        The most threads that mlpbank uses in one call, and for all calls together beside the
+        threads that call.
     limits : dict of str to int, float or None
-        Every limit that was looked at, None where there is none: ``"MLPBANK_NUM_THREADS"`` and ``"OMP_NUM_THREADS"``,
-        the variables; ``"affinity"``, the CPUs this process may run on; ``"cgroup"``, the least CPU quota of its
-        cgroups, in CPUs, which counts rounded up.
+        Every limit that was looked at, None where there is none: ``"MLPBANK_NUM_THREADS"`` and
+        ``"OMP_NUM_THREADS"``, the variables; ``"affinity"``, the CPUs this process may run on;
+        ``"cgroup"``, the least CPU quota of its cgroups, in CPUs, which counts rounded up.
     reason : str
         The name of the limit that is the least.
     """
@@ -37,9 +38,10 @@ class CpuBudget:
 def cpu_budget() -> CpuBudget:
     """Return how many threads mlpbank may use in this process, as things are now.
 
-    It is the least of four limits: the environment variables MLPBANK_NUM_THREADS and OMP_NUM_THREADS (of a list such as
-    ``"4,2"`` the first number), the CPUs this process may run on, and the CPU quota of its cgroup and of all above it
-    (version 1 and 2). An `Engine` made now gets as many threads, or fewer if it is asked to.
+    It is the least of four limits: the environment variables MLPBANK_NUM_THREADS and
+    OMP_NUM_THREADS (of a list such as ``"4,2"`` the first number), the CPUs this process may run
+    on, and the CPU quota of its cgroup and of all above it (version 1 and 2). An `Engine` made now
+    gets as many threads, or fewer if it is asked to.
 
     Raises
     ------
@@ -49,8 +51,8 @@ def cpu_budget() -> CpuBudget:
     Examples
     --------
     >>> cpu_budget()  # doctest: +SKIP
-    CpuBudget(threads=2, limits={'MLPBANK_NUM_THREADS': None, 'OMP_NUM_THREADS': None, 'affinity': 8, 'cgroup': 1.5},
-    reason='cgroup')
+    CpuBudget(threads=2, limits={'MLPBANK_NUM_THREADS': None, 'OMP_NUM_THREADS': None, 'affinity':
+    8, 'cgroup': 1.5}, reason='cgroup')
     """
     return _read("")
 
@@ -78,23 +80,30 @@ class Engine:
     Parameters
     ----------
     num_threads : int, optional
-        At most this many threads in one call. The default, and the upper bound, is the CPU budget: the least of
-        MLPBANK_NUM_THREADS, OMP_NUM_THREADS, the CPUs this process may run on and its cgroup's quota.
+        At most this many threads in one call. The default, and the upper bound, is the CPU budget:
+        the least of MLPBANK_NUM_THREADS, OMP_NUM_THREADS, the CPUs this process may run on and its
+        cgroup's quota.
     isa : {"avx512", "avx2", "portable"}, optional
-        The default is the fastest that this machine has. The environment variable MLPBANK_ISA lowers it.
+        The default is the fastest that this machine has. The environment variable MLPBANK_ISA
+        lowers it.
 
     Raises
     ------
     TypeError, ValueError
-        `num_threads` is not a positive integer; `isa`, or MLPBANK_ISA, is unknown or not available here.
+        `num_threads` is not a positive integer; `isa`, or MLPBANK_ISA, is unknown or not available
+        here.
     """
 
     def __init__(self, num_threads: int | None = None, isa: Isa | None = None) -> None:
-        threads = 0 if num_threads is None else min(positive_int(num_threads, "num_threads"), 2**31 - 1)
+        threads = (
+            0 if num_threads is None else min(positive_int(num_threads, "num_threads"), 2**31 - 1)
+        )
         if isa is not None and not isinstance(isa, str):
             raise InvalidTypeError(f"isa: expected a string, got {isa!r}")
         if isa is not None and not isa:
-            raise InvalidValueError(f"isa: expected one of {', '.join(map(repr, available_isas()))}, got ''")
+            raise InvalidValueError(
+                f"isa: expected one of {', '.join(map(repr, available_isas()))}, got ''"
+            )
         self._core = _core.Engine(threads, isa or "")
         self._arguments = (num_threads, isa)
 

@@ -8,8 +8,8 @@ from typing import Any
 class MlpbankError(Exception):
     """What mlpbank was given, or was asked to do, does not fit; the message says what was expected and what came.
 
-    The base of all exceptions that mlpbank raises by itself. Each is one of Python's own kinds as well, so
-    ``except ValueError`` catches those that are.
+    The base of all exceptions that mlpbank raises by itself. Each is one of Python's own kinds as
+    well, so ``except ValueError`` catches those that are.
     """
 
 

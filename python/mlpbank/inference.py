@@ -34,16 +34,17 @@ class BatchedInference:
 
     Notes
     -----
-    Every output is the bias plus one fused multiply-add per input in ascending order, in float32. The same row through
-    the same model therefore gives the same bits whatever else is in the call, for any number of threads and rows, and
-    with AVX2 as with AVX-512. (The portable instruction set may differ by rounding.)
+    Every output is the bias plus one fused multiply-add per input in ascending order, in float32.
+    The same row through the same model therefore gives the same bits whatever else is in the call,
+    for any number of threads and rows, and with AVX2 as with AVX-512. (The portable instruction set
+    may differ by rounding.)
 
-    Any number of threads may call `forward` at once, while others load, unload and grow; the GIL is released while it
-    computes. Forwards never wait for loads. Each call sees each model as one load left it, and a call that starts
-    after a load has returned sees what was loaded.
+    Any number of threads may call `forward` at once, while others load, unload and grow; the GIL is
+    released while it computes. Forwards never wait for loads. Each call sees each model as one load
+    left it, and a call that starts after a load has returned sees what was loaded.
 
-    Pickles and deep copies have weights of their own. Their engine is made anew from its arguments, so that another
-    process uses the CPUs that it has.
+    Pickles and deep copies have weights of their own. Their engine is made anew from its arguments,
+    so that another process uses the CPUs that it has.
 
     Examples
     --------
@@ -69,7 +70,9 @@ class BatchedInference:
         self._bind(BatchedWeights(num_models, architecture, layout=layout, dtype=dtype), engine)
 
     @classmethod
-    def from_weights(cls, weights: BatchedWeights, engine: Engine | None = None) -> BatchedInference:
+    def from_weights(
+        cls, weights: BatchedWeights, engine: Engine | None = None
+    ) -> BatchedInference:
         """Return an inference over existing weights, which it shares: what is loaded later is seen.
 
         Parameters
@@ -80,7 +83,9 @@ class BatchedInference:
             ``Engine()`` by default.
         """
         if not isinstance(weights, BatchedWeights):
-            raise InvalidTypeError(f"weights: expected BatchedWeights, got {type(weights).__name__}")
+            raise InvalidTypeError(
+                f"weights: expected BatchedWeights, got {type(weights).__name__}"
+            )
         self = cls.__new__(cls)
         self._bind(weights, engine)
         return self
@@ -118,7 +123,9 @@ class BatchedInference:
         """The engine that forward computes with."""
         return self._engine
 
-    def load_weights(self, model_idx: int, weights: WeightsMapping, *, check_finite: bool = False) -> None:
+    def load_weights(
+        self, model_idx: int, weights: WeightsMapping, *, check_finite: bool = False
+    ) -> None:
         """Load the weights of one model; the same as ``self.weights.load``, see `BatchedWeights.load`."""
         self._weights.load(model_idx, weights, check_finite=check_finite)
 
@@ -148,9 +155,10 @@ class BatchedInference:
         Parameters
         ----------
         x : array_like of real numbers
-            Without `models`: (num_models, input_size), one row for each model; (num_models, rows, input_size); or a
-            list of num_models vectors. With `models`: (n, input_size) or (n, rows, input_size). float32 in C order is
-            used without a copy, anything else is converted.
+            Without `models`: (num_models, input_size), one row for each model; (num_models, rows,
+            input_size); or a list of num_models vectors. With `models`: (n, input_size) or (n,
+            rows, input_size). float32 in C order is used without a copy, anything else is
+            converted.
         models : array_like of int, optional
             Shape (n,). Entry i of x goes through model ``models[i]``; any order, repeats allowed.
         out : float32 array, optional
@@ -163,7 +171,8 @@ class BatchedInference:
         Returns
         -------
         float32 array
-            (num_models or n, output_size), or (num_models or n, rows, output_size); `out` where that was given.
+            (num_models or n, output_size), or (num_models or n, rows, output_size); `out` where
+            that was given.
 
         Raises
         ------
@@ -195,7 +204,9 @@ class BatchedInference:
         ids = None if models is None else as_ids(models, names[1])
         entries = self._weights.num_models if ids is None else ids.shape[0]
         if not 2 <= len(shape) <= 3 or shape[-1] != self._input_size or shape[0] != entries:
-            self._raise_shape(names[0], shape, "num_models" if ids is None else f"len({names[1]})", entries)
+            self._raise_shape(
+                names[0], shape, "num_models" if ids is None else f"len({names[1]})", entries
+            )
         y_shape = (*shape[:-1], self._output_size)
         y = np.empty(y_shape, np.float32) if out is None else check_out(out, y_shape, x, models)
         threads, nan = _options(num_threads, missing)
@@ -244,7 +255,9 @@ class BatchedInference:
         self._core.forward_shared(x, y, models, *_options(num_threads, missing))
         return y
 
-    def _raise_shape(self, name: str, shape: tuple[int, ...], entries_name: str, entries: int) -> None:
+    def _raise_shape(
+        self, name: str, shape: tuple[int, ...], entries_name: str, entries: int
+    ) -> None:
         size = self._input_size
         if not 2 <= len(shape) <= 3:
             raise InvalidValueError(
@@ -252,7 +265,9 @@ class BatchedInference:
             )
         if shape[-1] != size:
             raise InvalidValueError(f"{name}: expected last dimension {size}, got {shape[-1]}")
-        raise InvalidValueError(f"{name}: expected first dimension {entries} ({entries_name}), got {shape[0]}")
+        raise InvalidValueError(
+            f"{name}: expected first dimension {entries} ({entries_name}), got {shape[0]}"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_weights, (self._weights, self._engine)

@@ -29,12 +29,14 @@ class BatchedWeights:
     architecture : Architecture
         Shared by all of them.
     layout : {"auto", "panel", "lane"}
-        How weights lie in memory. ``"auto"`` picks by architecture: lane (16 models side by side) for tiny networks,
-        panel (16 outputs side by side) for the others. Results do not depend on it.
+        How weights lie in memory. ``"auto"`` picks by architecture: lane (16 models side by side)
+        for tiny networks, panel (16 outputs side by side) for the others. Results do not depend on
+        it.
     dtype : {"float32", "float16", "bfloat16", "int8"} or NumPy dtype
-        How weights are stored; inputs, outputs, biases and sums are float32 in any case. float16 and bfloat16 round to
-        nearest even. int8 is symmetric with one float32 scale for each output of each model, the largest weight of that
-        output being 127 scales. Half the bytes are nearly twice the speed with one row per model.
+        How weights are stored; inputs, outputs, biases and sums are float32 in any case. float16
+        and bfloat16 round to nearest even. int8 is symmetric with one float32 scale for each output
+        of each model, the largest weight of that output being 127 scales. Half the bytes are nearly
+        twice the speed with one row per model.
 
     Raises
     ------
@@ -45,16 +47,22 @@ class BatchedWeights:
 
     Notes
     -----
-    Loading, unloading, growing and predicting may happen in different threads at once. A load packs into free memory
-    and then replaces the model in one step; the memory of what it replaced is used again when no running forward can
-    see it.
+    Loading, unloading, growing and predicting may happen in different threads at once. A load packs
+    into free memory and then replaces the model in one step; the memory of what it replaced is used
+    again when no running forward can see it.
 
-    Copies and pickles hold the weights as they are stored and give the same results to the last bit. A pickle is for
-    the version of mlpbank that made it, as processes exchange it; `Bank.save` makes files to keep.
+    Copies and pickles hold the weights as they are stored and give the same results to the last
+    bit. A pickle is for the version of mlpbank that made it, as processes exchange it; `Bank.save`
+    makes files to keep.
     """
 
     def __init__(
-        self, num_models: int, architecture: Architecture, *, layout: Layout = "auto", dtype: Dtype = "float32"
+        self,
+        num_models: int,
+        architecture: Architecture,
+        *,
+        layout: Layout = "auto",
+        dtype: Dtype = "float32",
     ) -> None:
         if not isinstance(architecture, Architecture):
             raise InvalidTypeError(f"architecture: expected an Architecture, got {architecture!r}")
@@ -110,8 +118,9 @@ class BatchedWeights:
         model_idx : int
             0 to num_models - 1.
         weights : mapping of str to array
-            ``"layer_<N>"``: the weight matrix of layer N as (input_size, output_size), or flat in row-major order.
-            ``"layer_<N>.bias"``: (output_size,); optional, zeros where it is missing. Converted to float32.
+            ``"layer_<N>"``: the weight matrix of layer N as (input_size, output_size), or flat in
+            row-major order. ``"layer_<N>.bias"``: (output_size,); optional, zeros where it is
+            missing. Converted to float32.
         check_finite : bool
             Refuse NaN and infinity.
 
@@ -122,7 +131,8 @@ class BatchedWeights:
         KeyError
             A layer is missing, or a key is unknown.
         TypeError, ValueError
-            An array is not of real numbers, of the wrong size, or not finite where that is asked for.
+            An array is not of real numbers, of the wrong size, or not finite where that is asked
+            for.
         """
         self._core.load(self._index(model_idx), 1, *self._collect(weights, (), check_finite))
 
@@ -175,8 +185,9 @@ class BatchedWeights:
         Parameters
         ----------
         weights : mapping of str to array
-            As for `load`, each array with a leading dimension of num_models: (num_models, input_size, output_size) or
-            (num_models, input_size * output_size), biases (num_models, output_size).
+            As for `load`, each array with a leading dimension of num_models: (num_models,
+            input_size, output_size) or (num_models, input_size * output_size), biases (num_models,
+            output_size).
         check_finite : bool
             Refuse NaN and infinity.
 
@@ -191,12 +202,14 @@ class BatchedWeights:
     def get(self, model_idx: int) -> dict[str, Float32Array]:
         """Return the weights of one model as they are stored.
 
-        With dtype float32 they are those that were loaded, bit for bit; else those rounded to the dtype.
+        With dtype float32 they are those that were loaded, bit for bit; else those rounded to the
+        dtype.
 
         Returns
         -------
         dict of str to array
-            ``"layer_<N>"`` (input_size, output_size) and ``"layer_<N>.bias"`` (output_size,) for every layer, float32.
+            ``"layer_<N>"`` (input_size, output_size) and ``"layer_<N>.bias"`` (output_size,) for
+            every layer, float32.
 
         Raises
         ------
@@ -217,12 +230,16 @@ class BatchedWeights:
     ) -> tuple[list[Float32Array], list[Float32Array | None]]:
         """Return the weight and bias array of each layer, all checked, each with leading dimensions `batch`."""
         if not isinstance(weights, Mapping):
-            raise InvalidTypeError(f"weights: expected a mapping of names to arrays, got {type(weights).__name__}")
+            raise InvalidTypeError(
+                f"weights: expected a mapping of names to arrays, got {type(weights).__name__}"
+            )
         layers = self._architecture.layers
         known = {f"layer_{i}{suffix}" for i in range(len(layers)) for suffix in ("", ".bias")}
         for key in weights:
             if key not in known:
-                raise UnknownKeyError(f"weights: unknown key {key!r}, expected {_key_range(len(layers))}")
+                raise UnknownKeyError(
+                    f"weights: unknown key {key!r}, expected {_key_range(len(layers))}"
+                )
         matrices: list[Float32Array] = []
         biases: list[Float32Array | None] = []
         for i, layer in enumerate(layers):
@@ -237,13 +254,22 @@ class BatchedWeights:
             bias = f"{name}.bias"
             given = bias in weights
             biases.append(
-                _checked(weights[bias], bias, ((*batch, layer.output_size),), check_finite) if given else None
+                _checked(weights[bias], bias, ((*batch, layer.output_size),), check_finite)
+                if given
+                else None
             )
         return matrices, biases
 
     def __reduce__(self) -> tuple[Any, ...]:
         copy = self._core.copy_blocks()
-        return _restored, (copy.num_models, self._architecture, self.layout, self.dtype, copy.blocks, copy.present)
+        return _restored, (
+            copy.num_models,
+            self._architecture,
+            self.layout,
+            self.dtype,
+            copy.blocks,
+            copy.present,
+        )
 
     def __repr__(self) -> str:
         return f"BatchedWeights({self.num_models}, {self._architecture!r}, layout={self.layout!r})"
@@ -287,7 +313,9 @@ def _check_range(array: Float32Array, name: str, dtype: str) -> None:
         what = f"magnitudes that {dtype} can hold, below {_OVERFLOW[dtype]:g}"
     if bad.any():
         first = np.unravel_index(int(np.argmax(bad)), array.shape)
-        raise InvalidValueError(f"{name}: expected {what}, got {array[first]} at {tuple(map(int, first))}")
+        raise InvalidValueError(
+            f"{name}: expected {what}, got {array[first]} at {tuple(map(int, first))}"
+        )
 
 
 def _key_range(num_layers: int) -> str:
@@ -295,11 +323,17 @@ def _key_range(num_layers: int) -> str:
     return f"'layer_0'{last}, each also with '.bias'"
 
 
-def _checked(value: Any, name: str, shapes: tuple[tuple[int, ...], ...], check_finite: bool) -> Float32Array:
+def _checked(
+    value: Any, name: str, shapes: tuple[tuple[int, ...], ...], check_finite: bool
+) -> Float32Array:
     array = as_float32(value, name)
     if array.shape not in shapes:
-        raise InvalidValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {array.shape}")
+        raise InvalidValueError(
+            f"{name}: expected shape {' or '.join(map(str, shapes))}, got {array.shape}"
+        )
     if check_finite and not np.isfinite(array).all():
         bad = np.unravel_index(int(np.argmin(np.isfinite(array))), array.shape)
-        raise InvalidValueError(f"{name}: expected finite values, got {array[bad]} at {tuple(map(int, bad))}")
+        raise InvalidValueError(
+            f"{name}: expected finite values, got {array[bad]} at {tuple(map(int, bad))}"
+        )
     return array

@@ -39,7 +39,11 @@ def x(n: int, *rows: int) -> Float32Array:
 @pytest.fixture(params=["str", "int", "stacked str", "stacked int"])
 def keys(request: pytest.FixtureRequest) -> list[Any]:
     """Five keys."""
-    return ["a", "bb", "", "ü" * 40, "e"] if "str" in request.param else [7, -1, 0, 2**63 - 1, -(2**63)]
+    return (
+        ["a", "bb", "", "ü" * 40, "e"]
+        if "str" in request.param
+        else [7, -1, 0, 2**63 - 1, -(2**63)]
+    )
 
 
 @pytest.fixture
@@ -47,7 +51,9 @@ def bank(keys: list[Any], request: pytest.FixtureRequest) -> Bank:
     """A bank whose model i has the weights of seed i, filled at once or one by one."""
     if "stacked" in request.node.name:
         every = [weights(i) for i in range(len(keys))]
-        return Bank.from_stacked(keys, ARCHITECTURE, {name: np.stack([w[name] for w in every]) for name in every[0]})
+        return Bank.from_stacked(
+            keys, ARCHITECTURE, {name: np.stack([w[name] for w in every]) for name in every[0]}
+        )
     bank = Bank(ARCHITECTURE)
     for i, key in enumerate(keys):
         bank[key] = weights(i)
@@ -126,7 +132,11 @@ def test_replace_and_delete(bank: Bank, keys: list[Any]) -> None:
     assert len(bank) == 4
     assert keys[2] not in bank
     assert list(bank) == [key for key in keys if key != keys[2]]
-    for call in (lambda: bank[keys[2]], lambda: bank.info(keys[2]), lambda: bank.predict([keys[2]], inputs)):
+    for call in (
+        lambda: bank[keys[2]],
+        lambda: bank.info(keys[2]),
+        lambda: bank.predict([keys[2]], inputs),
+    ):
         with pytest.raises(UnknownModelError):
             call()
     with pytest.raises(UnknownModelError):
@@ -150,7 +160,9 @@ def test_places_of_deleted_models_are_used_again(bank: Bank, keys: list[Any]) ->
 def test_ids_are_refused_once_their_model_is_deleted(bank: Bank, keys: list[Any]) -> None:
     inputs = x(2)
     ids = bank.handles([keys[1], keys[3]])
-    np.testing.assert_array_equal(bank.predict_handles(ids, inputs), bank.predict([keys[1], keys[3]], inputs))
+    np.testing.assert_array_equal(
+        bank.predict_handles(ids, inputs), bank.predict([keys[1], keys[3]], inputs)
+    )
     del bank[keys[1]]
     with pytest.raises(UnknownModelError, match=r"1 of 2 handles"):
         bank.predict_handles(ids, inputs)
@@ -173,7 +185,10 @@ def test_unknown_keys(bank: Bank, keys: list[Any]) -> None:
         bank.predict(asked, inputs)
     assert isinstance(caught.value, KeyError)
     assert caught.value.keys == [absent[0], absent[1], absent[0]]
-    assert str(caught.value) == f"no such model: {absent[0]!r}, {absent[1]!r}, {absent[0]!r} (3 of 4 keys)"
+    assert (
+        str(caught.value)
+        == f"no such model: {absent[0]!r}, {absent[1]!r}, {absent[0]!r} (3 of 4 keys)"
+    )
     assert pickle.loads(pickle.dumps(caught.value)).keys == caught.value.keys
     y = bank.predict(asked, inputs, missing="nan")
     assert np.isnan(y[[0, 2, 3]]).all()
@@ -265,13 +280,16 @@ def test_errors_name_the_arguments_of_the_call(bank: Bank, keys: list[Any]) -> N
         name = "keys" if entries is not ids else "handles"
         with pytest.raises(ValueError, match=r"^x: expected last dimension 3, got 2$"):
             predict(entries, np.zeros((2, 2)))
-        with pytest.raises(ValueError, match=rf"^x: expected first dimension 2 \(len\({name}\)\), got 3$"):
+        with pytest.raises(
+            ValueError, match=rf"^x: expected first dimension 2 \(len\({name}\)\), got 3$"
+        ):
             predict(entries, x(3))
         with pytest.raises(TypeError, match=r"^x: expected real numbers"):
             predict(entries, np.zeros((2, 3), complex))
     other = [1, 2] if isinstance(keys[0], str) else ["1", "2"]
     with pytest.raises(
-        TypeError, match=rf"^keys: expected {type(keys[0]).__name__} like the bank's, got {other[0]!r}$"
+        TypeError,
+        match=rf"^keys: expected {type(keys[0]).__name__} like the bank's, got {other[0]!r}$",
     ):
         bank.predict(other, x(2))
 
@@ -284,7 +302,10 @@ def test_stacked_keys_have_to_differ() -> None:
         Bank.from_stacked([-4, -4, 2, 2, -4], ARCHITECTURE, stacked)
     with pytest.raises(ValueError, match="expected shape"):
         Bank.from_stacked(["a", "b"], ARCHITECTURE, stacked)
-    assert Bank.from_stacked(["a", "b", "c"], ARCHITECTURE, stacked, version="v1").info("c").version == "v1"
+    assert (
+        Bank.from_stacked(["a", "b", "c"], ARCHITECTURE, stacked, version="v1").info("c").version
+        == "v1"
+    )
 
 
 def test_pickle_and_copy_give_a_bank_of_its_own(bank: Bank, keys: list[Any]) -> None:
@@ -298,7 +319,11 @@ def test_pickle_and_copy_give_a_bank_of_its_own(bank: Bank, keys: list[Any]) -> 
 
 def test_predict_in_an_event_loop(bank: Bank, keys: list[Any]) -> None:
     async def both() -> list[Float32Array]:
-        return list(await asyncio.gather(bank.apredict(keys, x(5)), bank.apredict(keys[:2], x(2), num_threads=1)))
+        return list(
+            await asyncio.gather(
+                bank.apredict(keys, x(5)), bank.apredict(keys[:2], x(2), num_threads=1)
+            )
+        )
 
     five, two = asyncio.run(both())
     np.testing.assert_array_equal(five, bank.predict(keys, x(5)))
@@ -333,10 +358,14 @@ def test_data_frames(library: str, outputs: int) -> None:
 
 
 def test_dtypes_and_engine() -> None:
-    bank = Bank(ARCHITECTURE, dtype="int8", layout="lane", engine=Engine(num_threads=1, isa="portable"))
+    bank = Bank(
+        ARCHITECTURE, dtype="int8", layout="lane", engine=Engine(num_threads=1, isa="portable")
+    )
     assert (bank.dtype, bank.layout, bank.engine.isa) == ("int8", "lane", "portable")
     bank["a"] = weights(0)
-    inference = BatchedInference(1, ARCHITECTURE, Engine(isa="portable"), dtype="int8", layout="lane")
+    inference = BatchedInference(
+        1, ARCHITECTURE, Engine(isa="portable"), dtype="int8", layout="lane"
+    )
     inference.load_weights(0, weights(0))
     np.testing.assert_array_equal(bank.predict(["a"], x(1)), inference.forward(x(1)))
     assert repr(bank) == f"<Bank of 1: {ARCHITECTURE!r}, dtype='int8', layout='lane'>"
@@ -370,7 +399,9 @@ def test_an_error_leaves_out_as_it_was() -> None:
 def test_frames_of_mixed_and_nullable_columns() -> None:
     bank = Bank(Architecture.mlp(3, 1))
     bank["a"] = {"layer_0": [1, 10, 100]}
-    df = pd.DataFrame({"k": ["a", "a"], "x": [1, 2], "y": [1.5, 2], "z": [True, False], "t": ["1", "2"]})
+    df = pd.DataFrame(
+        {"k": ["a", "a"], "x": [1, 2], "y": [1.5, 2], "z": [True, False], "t": ["1", "2"]}
+    )
     assert bank.predict_frame(df, key="k", features=["x", "y", "z"]).tolist() == [116, 22]
     nullable = df.astype({"x": "Int64", "y": "Float64", "z": "boolean"})
     nullable.loc[1, "x"] = pd.NA
@@ -406,7 +437,9 @@ def test_scalers_of_one_model_and_of_each() -> None:
             expected = alone(i, (inputs - mean) / scale)
             mean, scale = own.get("output_scaler", (0, 1))
             for key in (i, 10 + i):
-                np.testing.assert_allclose(bank.predict(key, inputs), expected * scale + mean, rtol=1e-4, atol=1e-4)
+                np.testing.assert_allclose(
+                    bank.predict(key, inputs), expected * scale + mean, rtol=1e-4, atol=1e-4
+                )
 
 
 def test_int8_with_an_input_scaler_is_warned_of() -> None:

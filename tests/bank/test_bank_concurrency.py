@@ -23,10 +23,14 @@ def answer(code: int) -> float:
 
 
 @pytest.mark.parametrize("opened", [False, True], ids=["made", "opened"])
-def test_no_answer_is_of_another_key_or_of_no_generation(tmp_path: Path, layout: str, opened: bool) -> None:
+def test_no_answer_is_of_another_key_or_of_no_generation(
+    tmp_path: Path, layout: str, opened: bool
+) -> None:
     stress = Stress(layout, tmp_path, opened)
     # Until everything has happened, however busy the machine is.
-    counts = stress.run(enough=lambda c: c["loads"] > 2000 and c["removals"] > 600 and min(c.values()) > 0)
+    counts = stress.run(
+        enough=lambda c: c["loads"] > 2000 and c["removals"] > 600 and min(c.values()) > 0
+    )
     assert min(counts.values()) > 0, counts
 
 
@@ -115,7 +119,9 @@ def test_numbers_that_never_were_ids() -> None:
 
 
 @pytest.mark.parametrize("by", ["keys", "ids"])
-def test_a_model_deleted_between_lookup_and_computing(by: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_deleted_between_lookup_and_computing(
+    by: str, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In that very moment, and its place would fit the next: it is unknown then, or still the old one."""
     bank = Bank(ARCH, layout=layout)
     bank["old"] = weights_of(1)
@@ -160,7 +166,12 @@ def test_the_first_key_of_a_bank_decides_even_if_many_come_first() -> None:
         barrier = threading.Barrier(4)
         refused = []
 
-        def add(key: object, bank: Bank = bank, barrier: threading.Barrier = barrier, refused: list = refused) -> None:
+        def add(
+            key: object,
+            bank: Bank = bank,
+            barrier: threading.Barrier = barrier,
+            refused: list = refused,
+        ) -> None:
             barrier.wait()
             try:
                 bank[key] = weights_of(3)  # type: ignore[index]
@@ -338,7 +349,12 @@ predict()
 """
 
 
-def test_forked_children_have_a_working_bank(tmp_path: Path, layout: str, run_python: RunPython) -> None:
+def test_forked_children_have_a_working_bank(
+    tmp_path: Path, layout: str, run_python: RunPython
+) -> None:
     run_python(
-        FORK.format(tests=str(Path(__file__).parents[1] / "helpers"), folder=str(tmp_path), layout=layout), timeout=600
+        FORK.format(
+            tests=str(Path(__file__).parents[1] / "helpers"), folder=str(tmp_path), layout=layout
+        ),
+        timeout=600,
     )

@@ -32,7 +32,20 @@ def answers(bank: Bank, keys: Any, **options: str) -> list[float]:
 
 
 def test_odd_strings_are_keys_like_any_other() -> None:
-    keys = ["", " ", "\0", "a", "a\0", "a\0b", "A", "é", "e\u0301", "\U0001f6eb", "x" * 5_000_000, "x" * 5_000_001]
+    keys = [
+        "",
+        " ",
+        "\0",
+        "a",
+        "a\0",
+        "a\0b",
+        "A",
+        "é",
+        "e\u0301",
+        "\U0001f6eb",
+        "x" * 5_000_000,
+        "x" * 5_000_001,
+    ]
     bank = make(keys)
     assert answers(bank, keys) == list(range(len(keys)))
     assert list(bank) == keys
@@ -193,20 +206,30 @@ def test_columns(library: str) -> None:
     assert answers(names, frames.Series(["b", "a", "b"])) == [1, 0, 1]
     assert answers(numbers, frames.Series([2, 1, 2])) == [1, 0, 1]
     assert answers(numbers, frames.Series(np.array([2, 1], np.uint8))) == [1, 0]
-    kinds: list[Any] = [frames.Series(["b", "a"], dtype=frames.Categorical)] if library == "polars" else []
+    kinds: list[Any] = (
+        [frames.Series(["b", "a"], dtype=frames.Categorical)] if library == "polars" else []
+    )
     if library == "pandas":
-        kinds = [frames.Series(["b", "a"], dtype=dtype) for dtype in ("object", "string", "category")]
+        kinds = [
+            frames.Series(["b", "a"], dtype=dtype) for dtype in ("object", "string", "category")
+        ]
         kinds += [frames.Index(["b", "a"]), frames.Series(["b", "a"], index=[7, 3])]
         assert answers(numbers, frames.Series([2, 1], dtype="Int64")) == [1, 0]
     for column in kinds:
         assert answers(names, column) == [1, 0]
     missing: list[Any] = [frames.Series(["a", None])]
-    missing += [frames.Series([1, None], dtype="Int64")] if library == "pandas" else [frames.Series([1, None])]
+    missing += (
+        [frames.Series([1, None], dtype="Int64")]
+        if library == "pandas"
+        else [frames.Series([1, None])]
+    )
     for column, bank in zip(missing, (names, numbers), strict=True):
         with pytest.raises(TypeError, match=r"^keys\[1\]: expected an? (str|int), got "):
             bank.predict(column, np.ones((2, 1)))
     with pytest.raises(TypeError, match=r"^keys\[0\]: expected a str or an int, got "):
         numbers.predict(frames.Series([1.0, 2.0]), np.ones((2, 1)))
     frame = frames.DataFrame({"who": ["b", "a"], "x": [1.0, 2.0]})
-    with raises(TypeError, "keys: expected a list, tuple, array or column of str or int, got a DataFrame"):
+    with raises(
+        TypeError, "keys: expected a list, tuple, array or column of str or int, got a DataFrame"
+    ):
         names.predict(frame, np.ones((2, 1)))

@@ -18,7 +18,9 @@ INT_KEYS: list[Any] = [7, -(2**63), 0, 2**63 - 1]
 
 
 def make_bank(keys: list[Any], **options: Any) -> Bank:
-    return Bank.from_stacked(keys, ARCH, random_weights(ARCH, len(keys), np.random.default_rng(0)), **options)
+    return Bank.from_stacked(
+        keys, ARCH, random_weights(ARCH, len(keys), np.random.default_rng(0)), **options
+    )
 
 
 def weights_of(number: float) -> dict[str, Any]:
@@ -72,7 +74,13 @@ def test_contract_of_a_mutable_mapping(keys: list[Any], layout: str) -> None:
 def test_update_stops_at_the_first_model_that_does_not_fit() -> None:
     bank = make_bank(["a"])
     with raises(ValueError, "layer_0: expected shape (3, 5) or (15,), got (2,)"):
-        bank.update({"b": weights_of(1), "c": {"layer_0": [1, 2], "layer_1": np.ones((5, 2))}, "d": weights_of(1)})
+        bank.update(
+            {
+                "b": weights_of(1),
+                "c": {"layer_0": [1, 2], "layer_1": np.ones((5, 2))},
+                "d": weights_of(1),
+            }
+        )
     assert list(bank) == ["a", "b"]
 
 
@@ -85,7 +93,9 @@ def test_a_bank_equals_itself_only() -> None:
 
 @pytest.mark.parametrize("keys", [STR_KEYS, INT_KEYS], ids=["str", "int"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_what_to_stacked_gives_makes_the_bank_again(keys: list[Any], dtype: Any, layout: str) -> None:
+def test_what_to_stacked_gives_makes_the_bank_again(
+    keys: list[Any], dtype: Any, layout: str
+) -> None:
     bank = make_bank(keys, dtype=dtype, layout=layout)
     bank[keys[1]] = weights_of(2)
     del bank[keys[0]]
@@ -101,7 +111,9 @@ def test_what_to_stacked_gives_makes_the_bank_again(keys: list[Any], dtype: Any,
             assert_same_bits(stacked.weights[name][i], array)
 
 
-def test_to_stacked_of_more_models_than_are_unpacked_at_once(monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+def test_to_stacked_of_more_models_than_are_unpacked_at_once(
+    monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
     monkeypatch.setattr("mlpbank.bank._bank._CHUNK_MODELS", 32)
     keys = list(range(1, 71))
     bank = make_bank(keys, layout=layout)
@@ -119,7 +131,9 @@ def test_to_stacked_of_an_empty_bank() -> None:
 
 
 @pytest.mark.parametrize("keys", [STR_KEYS, INT_KEYS], ids=["str", "int"])
-def test_plain_form_keeps_keys_versions_fallback_and_metadata(keys: list[Any], tmp_path: Path) -> None:
+def test_plain_form_keeps_keys_versions_fallback_and_metadata(
+    keys: list[Any], tmp_path: Path
+) -> None:
     bank = make_bank(keys, fallback=keys[3], version=["1", None, "ü", "1"])
     bank.metadata = {"features": ["a", "b", "c"]}
     bank.to_safetensors(tmp_path / "plain")
@@ -160,7 +174,9 @@ def test_missing_means_the_same_for_handles_and_keys(keys: list[Any]) -> None:
     x = np.ones((4, 3), np.float32)
     del bank[keys[1]]
     assert bank.predict_handles(handles[[0, 2]], x[:2]).shape == (2, 2)
-    with pytest.raises(UnknownModelError, match=rf"^no such model: {handles[1]} \(1 of 4 handles\)$"):
+    with pytest.raises(
+        UnknownModelError, match=rf"^no such model: {handles[1]} \(1 of 4 handles\)$"
+    ):
         bank.predict_handles(handles, x)
     for predict, given in ((bank.predict, keys), (bank.predict_handles, handles)):
         y = predict(given, x, missing="nan")
@@ -180,7 +196,11 @@ def test_missing_means_the_same_for_handles_and_keys(keys: list[Any]) -> None:
 
 
 def test_dtypes_of_numpy_are_dtypes() -> None:
-    for dtype, name in ((np.float32, "float32"), (np.dtype("float16"), "float16"), (np.int8, "int8")):
+    for dtype, name in (
+        (np.float32, "float32"),
+        (np.dtype("float16"), "float16"),
+        (np.int8, "int8"),
+    ):
         assert Bank(ARCH, dtype=dtype).dtype == make_bank(["a"], dtype=dtype).dtype == name
     with pytest.warns(UserWarning, match="^int8 weights lose accuracy"):
         make_bank(["a"], dtype=np.int8, input_scaler=(np.zeros(3), np.ones(3)))

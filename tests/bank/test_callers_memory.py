@@ -13,7 +13,10 @@ ARCH = Architecture.mlp(1, 1)
 
 
 def stacked(n: int) -> dict[str, Any]:
-    return {"layer_0": np.arange(n, dtype=np.float32).reshape(n, 1, 1), "layer_0.bias": np.zeros((n, 1), np.float32)}
+    return {
+        "layer_0": np.arange(n, dtype=np.float32).reshape(n, 1, 1),
+        "layer_0.bias": np.zeros((n, 1), np.float32),
+    }
 
 
 def answers(bank: Bank, keys: list[Any]) -> list[float]:
@@ -74,8 +77,12 @@ def test_metadata_is_what_it_was_when_it_was_set() -> None:
     assert bank.metadata["mine"] == 1
 
 
-@pytest.mark.parametrize(("wrong", "error"), [([], TypeError), ({1: object()}, TypeError), ({"x": np.nan}, ValueError)])
-def test_metadata_that_no_file_could_hold_is_refused_when_it_is_set(wrong: Any, error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "error"), [([], TypeError), ({1: object()}, TypeError), ({"x": np.nan}, ValueError)]
+)
+def test_metadata_that_no_file_could_hold_is_refused_when_it_is_set(
+    wrong: Any, error: type[Exception]
+) -> None:
     bank = Bank(ARCH)
     bank.metadata = {"kept": True}
     with pytest.raises(error, match=r"^metadata: expected "):

@@ -24,7 +24,9 @@ def bench(*arguments: str) -> int:
 
 
 class TestCommand:
-    def test_prints_a_table_and_writes_json(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_prints_a_table_and_writes_json(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         file = tmp_path / "bench.json"
         assert (
             bench(
@@ -175,7 +177,9 @@ class TestEstimate:
         assert command.estimate(self.plan(cases=SUITE[:1], seconds=7))[0] == 7
 
     def test_three_rounds_take_their_time_however_short(self) -> None:
-        alone, beside = (command.estimate(self.plan(*n, seconds=0.001))[0] for n in ((), ("numpy",)))
+        alone, beside = (
+            command.estimate(self.plan(*n, seconds=0.001))[0] for n in ((), ("numpy",))
+        )
         assert beside == pytest.approx(2 * alone)
         assert alone > 9 * 0.001
 

@@ -46,7 +46,9 @@ class TestDtypes:
         ]
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_a_case_is_verified_in_its_dtype_and_peers_in_float32(self, dtype: str, layout: str) -> None:
+    def test_a_case_is_verified_in_its_dtype_and_peers_in_float32(
+        self, dtype: str, layout: str
+    ) -> None:
         settings = Settings(1, layout=layout, dtype=dtype)
         builders = {"mlpbank": peers.build_mlpbank, "numpy": peers.build_numpy}
         result = measure.run_case(SMALL, builders, settings, seconds=0.001)

@@ -125,7 +125,9 @@ class TestLimits:
         assert limits.read_us == pytest.approx(TINY.nbytes / limits.read_gb_per_s / 1e3)
         assert limits.fma_us == pytest.approx(TINY.flops / limits.fma_gflop_per_s[result.isa] / 1e3)
         assert limits.binding == ("read" if limits.read_us >= limits.fma_us else "fma")
-        assert limits.share == pytest.approx(max(limits.read_us, limits.fma_us) / result.timings[0].median_us)
+        assert limits.share == pytest.approx(
+            max(limits.read_us, limits.fma_us) / result.timings[0].median_us
+        )
         assert set(limits.fma_gflop_per_s) == {result.isa}
         assert result.best_peer is None
 

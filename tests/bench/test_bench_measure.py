@@ -129,7 +129,9 @@ class TestVerification:
 
 class TestMeasuring:
     def test_ratios_are_of_medians(self) -> None:
-        contenders = [Contender(name, lambda: None, lambda: ()) for name in ("mlpbank", "slow", "fast")]
+        contenders = [
+            Contender(name, lambda: None, lambda: ()) for name in ("mlpbank", "slow", "fast")
+        ]
         samples = [[2e-6, 1e-6, 9e-6], [8e-6, 8e-6, 1e-6], [3e-6, 3e-6, 3e-6]]
         timings = measure.summarise(contenders, samples, [1, 2, 3])
         assert [timing.median_us for timing in timings] == pytest.approx([2, 8, 3])
@@ -137,7 +139,9 @@ class TestMeasuring:
         assert measure.Comparison(timings).best_peer is timings[2]
 
     @pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 3), (1000.0, 301)])
-    def test_rounds_keep_to_the_time(self, seconds: float, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_rounds_keep_to_the_time(
+        self, seconds: float, rounds: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         now = [0.0]  # a clock that only calls move
 
         class Clock:
@@ -163,7 +167,9 @@ class TestMeasuring:
         monkeypatch.setattr(measure, "_ROUNDS", (11, 11))
         monkeypatch.setattr(measure, "ENOUGH_ROUNDS", 11)
         log: list[str] = []
-        contenders = [Contender(name, lambda name=name: log.append(name), lambda: ()) for name in "ab"]
+        contenders = [
+            Contender(name, lambda name=name: log.append(name), lambda: ()) for name in "ab"
+        ]
         samples, calls = measure.take_turns(contenders, seconds=0.01)
         assert min(map(len, samples)) >= 11
         assert min(calls) > 1, "a call of a microsecond is repeated for one sample"

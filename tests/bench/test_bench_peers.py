@@ -26,7 +26,9 @@ MODULES = {
 
 class TestPeers:
     @pytest.mark.parametrize("activation", HIDDEN)
-    def test_numpy_and_mlpbank_agree_with_the_reference(self, activation: Activation, isa: str, layout: str) -> None:
+    def test_numpy_and_mlpbank_agree_with_the_reference(
+        self, activation: Activation, isa: str, layout: str
+    ) -> None:
         problem = make_problem(Case(20, (3, 5, 2), 1, activation.value))
         settings = Settings(1, isa, layout)
         assert measure.find_error(peers.build_mlpbank(problem, settings), problem) is None
@@ -46,7 +48,9 @@ class TestPeers:
         assert measure.find_error(contender, problem) is None
 
     @pytest.mark.filterwarnings("ignore")
-    def test_torch_that_cannot_compile_is_skipped_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_torch_that_cannot_compile_is_skipped_by_name(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         torch = pytest.importorskip("torch")
 
         def refuse(*_: object, **__: object) -> Any:
@@ -58,7 +62,9 @@ class TestPeers:
         monkeypatch.setattr(torch, "compile", refuse)
         builders = {"mlpbank": peers.build_mlpbank, "torch-compile": peers.PEERS["torch-compile"]}
         result = measure.run_case(TINY, builders, SETTINGS, seconds=0.01)
-        assert result.left_out == {"torch-compile": "torch.compile failed: RuntimeError: no C++ compiler"}
+        assert result.left_out == {
+            "torch-compile": "torch.compile failed: RuntimeError: no C++ compiler"
+        }
 
     @pytest.mark.filterwarnings("ignore")
     def test_loop_over_many_models_is_skipped(self) -> None:
@@ -71,6 +77,8 @@ class TestPeers:
         def build_missing(problem: Problem, settings: Settings) -> Contender:
             raise ModuleNotFoundError("No module named 'x'", name="x")
 
-        result = measure.run_case(TINY, {"mlpbank": peers.build_mlpbank, "x": build_missing}, SETTINGS, seconds=0.01)
+        result = measure.run_case(
+            TINY, {"mlpbank": peers.build_mlpbank, "x": build_missing}, SETTINGS, seconds=0.01
+        )
         assert result.left_out == {"x": "not installed (x)"}
         assert "skipped: not installed (x)" in report.case_table(result)

@@ -100,12 +100,18 @@ class TestRunner:
         assert file.exists()
 
     @pytest.mark.parametrize("failed", [False, True])
-    def test_wrong_numbers_of_ours_fail(self, failed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_wrong_numbers_of_ours_fail(
+        self, failed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         self.fake(monkeypatch, Table("", [], wrong={"x": "model 3"}, failed=failed))
         assert runner.main(["dtypes", "--json", str(tmp_path / "a.json")]) == int(failed)
 
-    @pytest.mark.parametrize("arguments", [["--threads", "0"], ["--seconds", "x"], ["--json", "no/such/folder/a.json"]])
-    def test_wrong_arguments(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    @pytest.mark.parametrize(
+        "arguments", [["--threads", "0"], ["--seconds", "x"], ["--json", "no/such/folder/a.json"]]
+    )
+    def test_wrong_arguments(
+        self, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert runner.main(["dtypes", *arguments]) == 2
         assert capsys.readouterr().err.startswith(f"benchmarks: error: {arguments[0]}: ")
 
@@ -149,7 +155,9 @@ class TestCompare:
         assert figures(read(a)) == {("T", "x", "zero"): 0.0}
         assert compare(a, a).splitlines()[-1].split() == ["x,", "zero", "0.00", "0.00"]
 
-    def test_reads_what_the_package_writes(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_reads_what_the_package_writes(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         file = str(tmp_path / "bench.json")
         case = ["--models", "20", "--sizes", "3,5,2", "--seconds", "0.01", "--peers", "numpy"]
         assert cli.main(["bench", *case, "--json", file]) == 0

@@ -117,7 +117,9 @@ class TestSwap:
         assert len(loading.rows) == 4
         assert loading.rows[3]["of the copy's speed"] == 1
 
-    def test_swaps_replace_models_and_answers_stay_right(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_swaps_replace_models_and_answers_stay_right(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         loaded: list[int] = []
         load = BatchedInference.load_weights
 
@@ -189,7 +191,9 @@ class TestThreads:
         assert {"loop lag p50", "loop lag p99", "Python's rate"} <= set(beside.rows[0])
         assert names(idle) == ["idle"]
 
-    def test_imports_are_left_out_where_a_library_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_imports_are_left_out_where_a_library_is_missing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(threads.importlib.util, "find_spec", lambda name: None)
         step = threads.steps(arguments(imports=True))[-1]
         table = step.run(lambda fraction, doing: None)

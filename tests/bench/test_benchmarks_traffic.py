@@ -55,7 +55,9 @@ class TestTraffic:
             np.testing.assert_allclose(answer, whole[request.slots, 0], rtol=1e-12)
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_mlpbank_is_right_and_a_wrong_entry_is_named(self, problem: Problem, dtype: str, layout: str) -> None:
+    def test_mlpbank_is_right_and_a_wrong_entry_is_named(
+        self, problem: Problem, dtype: str, layout: str
+    ) -> None:
         requests = traffic.uniform(problem, 7, 3)
         inference = peers.make_inference(problem, Settings(1, layout=layout, dtype=dtype))
         verify = requests.verifier(dtype)
@@ -98,4 +100,6 @@ class TestTraffic:
         chunks = peers_traffic._chunks(counts, 3)
         assert [begin for begin, _ in chunks] == [0, *(end for _, end in chunks[:-1])]
         assert chunks[-1][1] == len(counts)
-        assert all(0 < end - begin <= 3 and counts[end - 1] >= counts[begin] // 2 for begin, end in chunks)
+        assert all(
+            0 < end - begin <= 3 and counts[end - 1] >= counts[begin] // 2 for begin, end in chunks
+        )

@@ -27,14 +27,27 @@ def path(tmp_path: Path) -> Path:
     """A bank in which key k answers k times x + y, by int keys 1 to 3; beside it one with str keys."""
     weights = {"layer_0": np.array([[[k], [1.0]] for k in (1, 2, 3)])}
     Bank.from_stacked([1, 2, 3], Architecture.mlp(2, 1), weights).save(tmp_path / "ints.mlpbank")
-    Bank.from_stacked(["1", "007", "7"], Architecture.mlp(2, 1), weights).save(tmp_path / "texts.mlpbank")
+    Bank.from_stacked(["1", "007", "7"], Architecture.mlp(2, 1), weights).save(
+        tmp_path / "texts.mlpbank"
+    )
     return tmp_path / "ints.mlpbank"
 
 
 def predict(
     bank: Path, source: str | Path, *args: str, stdin: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "mlpbank", "predict", str(bank), "--input", str(source), "--key", "key", *args]
+    command = [
+        sys.executable,
+        "-m",
+        "mlpbank",
+        "predict",
+        str(bank),
+        "--input",
+        str(source),
+        "--key",
+        "key",
+        *args,
+    ]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
 
 
@@ -70,7 +83,9 @@ def test_rows_that_do_not_fit_are_named(
     assert err.count("\n") == 1
 
 
-def test_numbers_beyond_float32_are_named(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_beyond_float32_are_named(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "rows.csv").write_text(HEADER + "1,2,3\n3,1,-1e39\n")
     assert main(["predict", str(path), "--input", str(tmp_path / "rows.csv"), "--key", "key"]) == 2
     expected = "expected numbers that float32 can hold, got -1e+39 in row 2 of column 'y'\n"
@@ -84,8 +99,12 @@ def test_numbers_of_npy_beyond_float32_are_named(
     named = np.rec.fromarrays([[1, 3], *plain.T[1:]], names=["key", "x", "y"])
     for table, key, column in ((plain, "0", "2"), (np.asarray(named), "key", "y")):
         np.save(tmp_path / "rows.npy", table)
-        assert main(["predict", str(path), "--input", str(tmp_path / "rows.npy"), "--key", key]) == 2
-        expected = f"expected numbers that float32 can hold, got -1e+39 in row 2 of column {column!r}\n"
+        assert (
+            main(["predict", str(path), "--input", str(tmp_path / "rows.npy"), "--key", key]) == 2
+        )
+        expected = (
+            f"expected numbers that float32 can hold, got -1e+39 in row 2 of column {column!r}\n"
+        )
         assert capsys.readouterr().err.endswith(expected)
 
 
@@ -102,12 +121,26 @@ def test_keys_that_csv_has_to_quote(tmp_path: Path, key: str) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows([["key", "x", "y"], [key, 1, 2]])
     done = predict(tmp_path / "odd.mlpbank", "-", stdin=text.getvalue().encode())
-    assert list(csv.reader(io.StringIO(done.stdout.decode(), newline=""))) == [["key", "prediction"], [key, "3.0"]]
+    assert list(csv.reader(io.StringIO(done.stdout.decode(), newline=""))) == [
+        ["key", "prediction"],
+        [key, "3.0"],
+    ]
 
 
-def test_column_names_that_come_twice(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_column_names_that_come_twice(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "rows.csv").write_text("key,x,y,x\n1,2,3,4\n")
-    args = ["predict", str(path), "--input", str(tmp_path / "rows.csv"), "--key", "key", "--features", "x,y"]
+    args = [
+        "predict",
+        str(path),
+        "--input",
+        str(tmp_path / "rows.csv"),
+        "--key",
+        "key",
+        "--features",
+        "x,y",
+    ]
     assert main(args) == 2
     assert "expected one column 'x', got 2" in capsys.readouterr().err
 
@@ -162,7 +195,9 @@ def test_a_header_that_begins_like_another_format(path: Path, first: str) -> Non
         assert (done.stderr, done.stdout) == (b"", b"key,prediction\n3,8.0\n")
 
 
-@pytest.mark.parametrize("data", [b"\x1f\x8b", b"\x93NUMPY", b"\x93NUMPY\x01\x00\x76\x00{'a", b"PK\x03\x04z"])
+@pytest.mark.parametrize(
+    "data", [b"\x1f\x8b", b"\x93NUMPY", b"\x93NUMPY\x01\x00\x76\x00{'a", b"PK\x03\x04z"]
+)
 def test_standard_input_that_is_broken(path: Path, data: bytes) -> None:
     done = predict(path, "-", stdin=data)
     assert (done.returncode, done.stdout) == (2, b"")
@@ -175,14 +210,23 @@ def test_standard_input_that_is_broken(path: Path, data: bytes) -> None:
     [
         (".csv.gz", HEADER.encode(), "expected a gzip file, got Not a gzipped file"),
         (".csv.gz", gzip.compress(HEADER.encode(), mtime=0)[:-9], "expected a complete gzip file"),
-        (".csv.gz", gzip.compress(HEADER.encode(), mtime=0)[:10] + b"\xff" * 9, "expected a complete gzip file"),
+        (
+            ".csv.gz",
+            gzip.compress(HEADER.encode(), mtime=0)[:10] + b"\xff" * 9,
+            "expected a complete gzip file",
+        ),
         (".npz", b"PK\x03\x04", "expected an .npz file"),
         (".npz", b"", "expected an .npz file"),
         (".npy", b"\x93NUMPY\x01\x00\x76\x00{", "expected an .npy file"),
     ],
 )
 def test_broken_files_are_named(
-    path: Path, tmp_path: Path, suffix: str, data: bytes, expected: str, capsys: pytest.CaptureFixture[str]
+    path: Path,
+    tmp_path: Path,
+    suffix: str,
+    data: bytes,
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = tmp_path / f"rows{suffix}"
     source.write_bytes(data)
@@ -190,7 +234,9 @@ def test_broken_files_are_named(
     assert capsys.readouterr().err.startswith(f"mlpbank: error: {source}: {expected}")
 
 
-def test_arrays_of_npz_that_do_not_fit(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arrays_of_npz_that_do_not_fit(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = tmp_path / "rows.npz"
     args = ["predict", str(path), "--input", str(source), "--key", "key"]
     np.savez(source, key=[1, 2], x=[1.0, 2.0], y=[1.0])
@@ -226,11 +272,15 @@ def test_ints_up_to_their_limits_are_keys(tmp_path: Path) -> None:
     rows = "".join(f"{key},1,0\n" for key in (*keys[:2], "+" + "0" * 50 + "5"))
     done = predict(tmp_path / "limits.mlpbank", "-", stdin=(HEADER + rows).encode())
     assert done.stderr == b""
-    assert done.stdout.decode().splitlines()[1:] == [f"{key},{i}.0" for i, key in enumerate(keys, 1)]
+    assert done.stdout.decode().splitlines()[1:] == [
+        f"{key},{i}.0" for i, key in enumerate(keys, 1)
+    ]
 
 
 @pytest.mark.parametrize("number", [1.5, 2.0**63, np.nan])
-def test_keys_of_npy_are_not_cut(path: Path, tmp_path: Path, number: float, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_of_npy_are_not_cut(
+    path: Path, tmp_path: Path, number: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.save(tmp_path / "rows.npy", np.array([[1.0, 2, 3], [number, 2, 3]]))
     assert main(["predict", str(path), "--input", str(tmp_path / "rows.npy"), "--key", "0"]) == 2
     out, err = capsys.readouterr()
@@ -240,10 +290,23 @@ def test_keys_of_npy_are_not_cut(path: Path, tmp_path: Path, number: float, caps
 
 @pytest.mark.parametrize(("dtype", "bits"), [(np.float16, 11), (np.float32, 24), (np.float64, 53)])
 def test_floats_that_may_be_another_key_rounded_are_no_keys(
-    path: Path, tmp_path: Path, dtype: type[np.floating[Any]], bits: int, capsys: pytest.CaptureFixture[str]
+    path: Path,
+    tmp_path: Path,
+    dtype: type[np.floating[Any]],
+    bits: int,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """From 2**bits on every other integer is missing: the next one would be this one too."""
-    args = ["predict", str(path), "--input", str(tmp_path / "rows.npy"), "--key", "0", "--missing", "nan"]
+    args = [
+        "predict",
+        str(path),
+        "--input",
+        str(tmp_path / "rows.npy"),
+        "--key",
+        "0",
+        "--missing",
+        "nan",
+    ]
     for key, found in ((2**bits - 1, 0), (1 - 2**bits, 0), (2**bits + 1, 2), (-(2**bits) - 1, 2)):
         np.save(tmp_path / "rows.npy", np.array([[key, 2, 3]], dtype))
         assert main(args) == found
@@ -254,7 +317,9 @@ def test_floats_that_may_be_another_key_rounded_are_no_keys(
 def test_a_reader_that_has_seen_enough_is_no_error(path: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(HEADER + "3,1,5\n" * 200_000)
     command = f"{sys.executable} -m mlpbank predict {path} --input {tmp_path}/rows.csv --key key | head -n 2"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.stderr == ""
     assert done.stdout == "key,prediction\n3,8.0\n"
 
@@ -265,7 +330,9 @@ def test_a_reader_that_has_gone_before_anything_came_is_no_error(path: Path) -> 
     os.close(end)
     command = [sys.executable, "-m", "mlpbank", "inspect", str(path)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(command, env=env, stdout=start, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=env, stdout=start, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
     os.close(start)
     assert (done.returncode, done.stderr) == (141, "")
 
@@ -277,7 +344,16 @@ def test_an_answer_that_cannot_be_written_leaves_the_old_file(
     (tmp_path / "rows.csv").write_text(HEADER + "3,1,5\n")
     target = tmp_path / f"y{suffix}"
     target.write_text("old")
-    args = ["predict", str(path), "--input", str(tmp_path / "rows.csv"), "--key", "key", "--output", str(target)]
+    args = [
+        "predict",
+        str(path),
+        "--input",
+        str(tmp_path / "rows.csv"),
+        "--key",
+        "key",
+        "--output",
+        str(target),
+    ]
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -30,7 +30,10 @@ def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
 def make_bank(keys: list[Any]) -> Bank:
     rng = np.random.default_rng(1)
     shapes = {"layer_0": (3, 4), "layer_0.bias": (4,), "layer_1": (4, 2), "layer_1.bias": (2,)}
-    weights = {name: rng.normal(size=(len(keys), *shape)).astype(np.float32) for name, shape in shapes.items()}
+    weights = {
+        name: rng.normal(size=(len(keys), *shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
     bank = Bank.from_stacked(keys, ARCHITECTURE, weights, version="v7", fallback=keys[0])
     bank.metadata = {"features": ["b", "a", "c"], "unit": "°C"}
     return bank
@@ -81,7 +84,9 @@ def test_verify(path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_verify_finds_weights_that_are_not_finite(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_finds_weights_that_are_not_finite(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bank = Bank.open(path)
     bank["x"] = bank["x"] | {"layer_1.bias": [np.inf, 0]}
     bank.save(path)
@@ -107,7 +112,9 @@ def test_convert_between_dtypes(path: Path, tmp_path: Path, dtype: str) -> None:
 
 def test_convert_to_plain_safetensors_and_back(path: Path, tmp_path: Path) -> None:
     assert main(["convert", str(path), "--to", "safetensors"]) == 0
-    assert main(["convert", str(tmp_path / "fleet.safetensors"), str(tmp_path / "back.mlpbank")]) == 0
+    assert (
+        main(["convert", str(tmp_path / "fleet.safetensors"), str(tmp_path / "back.mlpbank")]) == 0
+    )
     before, after = Bank.open(path), Bank.open(tmp_path / "back.mlpbank")
     assert list(after) == list(before)
     for key in before:
@@ -157,7 +164,9 @@ def test_metadata_to_onnx(path: Path, source: str) -> None:
 
 def save_plain(path: Path, **extra: Any) -> None:
     keys, _, weights = make_bank(["x", "y"]).to_stacked()
-    _plain.save_plain(path, [str(key) for key in keys], ARCHITECTURE, weights, extra=extra, metadata=METADATA)
+    _plain.save_plain(
+        path, [str(key) for key in keys], ARCHITECTURE, weights, extra=extra, metadata=METADATA
+    )
 
 
 @pytest.mark.parametrize("suffix", [".mlpbank", ".onnx", ".safetensors"])
@@ -201,10 +210,14 @@ def test_convert_to_onnx(path: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     assert main(["convert", str(path), "--to", "onnx"]) == 0
-    session = onnxruntime.InferenceSession(tmp_path / "fleet.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        tmp_path / "fleet.onnx", providers=["CPUExecutionProvider"]
+    )
     x = rows(3)[:, None]
     (y,) = session.run(None, {session.get_inputs()[0].name: x})
-    np.testing.assert_allclose(y, Bank.open(path).predict(["x", "007", "nan"], x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        y, Bank.open(path).predict(["x", "007", "nan"], x), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_convert_a_folder_of_state_dicts(tmp_path: Path) -> None:
@@ -214,9 +227,13 @@ def test_convert_a_folder_of_state_dicts(tmp_path: Path) -> None:
     folder.mkdir()
     modules = {}
     for i, key in enumerate(("a", "b.1", "c")):
-        modules[key] = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+        modules[key] = torch.nn.Sequential(
+            torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)
+        )
         state = modules[key].state_dict()
-        save_file(state, folder / f"{key}.safetensors") if i == 2 else torch.save(state, folder / f"{key}.pt")
+        save_file(state, folder / f"{key}.safetensors") if i == 2 else torch.save(
+            state, folder / f"{key}.pt"
+        )
     target = tmp_path / "bank.mlpbank"
     done = run("convert", folder, target, "--sizes", "3,3,2", "--activation", "tanh")
     assert done.returncode == 0, done.stderr
@@ -225,7 +242,9 @@ def test_convert_a_folder_of_state_dicts(tmp_path: Path) -> None:
     x = rows(3)
     for i, key in enumerate(bank):
         expected = modules[str(key)](torch.from_numpy(x[i : i + 1])).detach().numpy()
-        np.testing.assert_allclose(bank.predict([key], x[i : i + 1]), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            bank.predict([key], x[i : i + 1]), expected, rtol=1e-5, atol=1e-6
+        )
     done = run("convert", folder, target)
     assert done.returncode == 2
     assert "--sizes" in done.stderr
@@ -246,21 +265,28 @@ def test_convert_a_folder_of_onnx_files(tmp_path: Path) -> None:
             helper.make_node("Tanh", ["h"], ["a"]),
             helper.make_node("Gemm", ["a", "layer_1", "layer_1.bias"], ["y"]),
         ]
-        ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [None, s]) for n, s in (("x", 3), ("y", 2))]
+        ends = [
+            helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [None, s])
+            for n, s in (("x", 3), ("y", 2))
+        ]
         arrays = [from_array(array, name) for name, array in bank[key].items()]
         model = helper.make_model(helper.make_graph(nodes, "mlp", ends[:1], ends[1:], arrays))
         (folder / f"{key}.onnx").write_bytes(model.SerializeToString())
     done = run("convert", folder, tmp_path / "bank.mlpbank")
     assert done.returncode == 0, done.stderr
     converted = Bank.open(tmp_path / "bank.mlpbank")
-    np.testing.assert_array_equal(converted.predict(["b", "a"], rows(2)), bank.predict(["b", "a"], rows(2)))
+    np.testing.assert_array_equal(
+        converted.predict(["b", "a"], rows(2)), bank.predict(["b", "a"], rows(2))
+    )
 
 
 def test_a_state_dict_that_holds_code_is_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     folder = tmp_path / "models"
     folder.mkdir()
-    torch.save(torch.nn.Linear(3, 2), folder / "a.pt")  # a whole module: unpickling it would run code
+    torch.save(
+        torch.nn.Linear(3, 2), folder / "a.pt"
+    )  # a whole module: unpickling it would run code
     done = run("convert", folder, tmp_path / "bank.mlpbank", "--sizes", "3,2")
     assert done.returncode == 2
     assert "would run code" in done.stderr
@@ -276,22 +302,31 @@ def test_predict(tmp_path: Path, kind: str, suffix: str) -> None:
     keys, x = [list(bank)[i] for i in (1, 1, 2, 0)], rows(4)
     source, target = tmp_path / f"rows{suffix}", tmp_path / "y.npy"
     if suffix == ".csv":
-        pd.DataFrame({"a": x[:, 1], "b": x[:, 0], "key": keys, "c": x[:, 2], "note": "n"}).to_csv(source, index=False)
+        pd.DataFrame({"a": x[:, 1], "b": x[:, 0], "key": keys, "c": x[:, 2], "note": "n"}).to_csv(
+            source, index=False
+        )
     else:
         key_type = "U3" if kind == "str" else "i8"
         table = np.zeros(4, [("a", "f4"), ("b", "f4"), ("key", key_type), ("c", "f4")])
         table["a"], table["b"], table["c"], table["key"] = x[:, 1], x[:, 0], x[:, 2], keys
         np.save(source, table)
     file = str(tmp_path / "bank.mlpbank")
-    assert main(["predict", file, "--input", str(source), "--key", "key", "--output", str(target)]) == 0
+    assert (
+        main(["predict", file, "--input", str(source), "--key", "key", "--output", str(target)])
+        == 0
+    )
     expected = bank.predict(keys, x)
-    np.testing.assert_allclose(np.load(target), expected, rtol=1e-5, atol=1e-6)  # CSV has decimal digits
+    np.testing.assert_allclose(
+        np.load(target), expected, rtol=1e-5, atol=1e-6
+    )  # CSV has decimal digits
     done = run("predict", file, "--input", source, "--key", "key", "--features", "b,a,c")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "key,prediction_0,prediction_1"
     assert [line.split(",")[0] for line in lines[1:]] == [str(key) for key in keys]
-    np.testing.assert_allclose([[float(v) for v in line.split(",")[1:]] for line in lines[1:]], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        [[float(v) for v in line.split(",")[1:]] for line in lines[1:]], expected, rtol=1e-5
+    )
 
 
 def test_predict_columns_by_number(tmp_path: Path) -> None:
@@ -299,12 +334,21 @@ def test_predict_columns_by_number(tmp_path: Path) -> None:
     bank.save(tmp_path / "bank.mlpbank")
     x = rows(3)
     np.save(tmp_path / "rows.npy", np.column_stack([x[:, 0], [70, 5, 5], x[:, 1:]]))
-    args = ["predict", str(tmp_path / "bank.mlpbank"), "--input", str(tmp_path / "rows.npy"), "--key", "1"]
+    args = [
+        "predict",
+        str(tmp_path / "bank.mlpbank"),
+        "--input",
+        str(tmp_path / "rows.npy"),
+        "--key",
+        "1",
+    ]
     assert main([*args, "--output", str(tmp_path / "y.npy")]) == 0
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), bank.predict([70, 5, 5], x))
 
 
-def test_predict_unknown_keys(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_unknown_keys(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = tmp_path / "rows.csv"
     source.write_text("key,a,b,c\nx,1,2,3\nno,1,2,3\n")
     args = ["predict", str(path), "--input", str(source), "--key", "key"]
@@ -327,18 +371,60 @@ def test_predict_unknown_keys(path: Path, tmp_path: Path, capsys: pytest.Capture
         (["convert", "fleet.mlpbank", "x.safetensors", "--dtype", "int8"], "--dtype"),
         (["convert", "empty", "x.mlpbank"], "got none"),
         (["predict", "fleet.mlpbank", "--input", "rows.csv", "--key", "nokey"], "--key"),
-        (["predict", "fleet.mlpbank", "--input", "rows.csv", "--key", "key", "--features", "a,q,c"], "'q'"),
-        (["predict", "fleet.mlpbank", "--input", "rows.csv", "--key", "key", "--features", "a"], "3 columns"),
-        (["predict", "fleet.mlpbank", "--input", "rows.csv", "--key", "key", "--output", "y.xls"], "--output"),
+        (
+            [
+                "predict",
+                "fleet.mlpbank",
+                "--input",
+                "rows.csv",
+                "--key",
+                "key",
+                "--features",
+                "a,q,c",
+            ],
+            "'q'",
+        ),
+        (
+            ["predict", "fleet.mlpbank", "--input", "rows.csv", "--key", "key", "--features", "a"],
+            "3 columns",
+        ),
+        (
+            [
+                "predict",
+                "fleet.mlpbank",
+                "--input",
+                "rows.csv",
+                "--key",
+                "key",
+                "--output",
+                "y.xls",
+            ],
+            "--output",
+        ),
         (["predict", "fleet.mlpbank", "--input", "rows.txt", "--key", "key"], "--input"),
         (["predict", "fleet.mlpbank", "--input", "text.csv", "--key", "key"], "line 2, column 'b'"),
         (["convert", "fleet.mlpbank", "y.mlpbank", "--to", "onnx"], "y.mlpbank"),
         (["convert", "fleet.mlpbank", "y.onnx", "--to", "mlpbank"], "y.onnx"),
-        (["convert", "fleet.mlpbank", "y.pt", "--to", "safetensors"], "ends in .safetensors, as --to has it, got y.pt"),
-        (["convert", "fleet.mlpbank", "y.mlpbank", "--sizes", "3,4,2"], "--sizes: expected a folder"),
-        (["convert", "fleet.mlpbank", "y.mlpbank", "--activation", "tanh"], "--activation: expected a folder"),
-        (["convert", "fleet.mlpbank", "y.mlpbank", "--weight-layout", "in_out"], "--weight-layout: expected a folder"),
-        (["convert", "models", "y.mlpbank", "--output-activation", "tanh"], "--output-activation: expected --sizes"),
+        (
+            ["convert", "fleet.mlpbank", "y.pt", "--to", "safetensors"],
+            "ends in .safetensors, as --to has it, got y.pt",
+        ),
+        (
+            ["convert", "fleet.mlpbank", "y.mlpbank", "--sizes", "3,4,2"],
+            "--sizes: expected a folder",
+        ),
+        (
+            ["convert", "fleet.mlpbank", "y.mlpbank", "--activation", "tanh"],
+            "--activation: expected a folder",
+        ),
+        (
+            ["convert", "fleet.mlpbank", "y.mlpbank", "--weight-layout", "in_out"],
+            "--weight-layout: expected a folder",
+        ),
+        (
+            ["convert", "models", "y.mlpbank", "--output-activation", "tanh"],
+            "--output-activation: expected --sizes",
+        ),
         (["convert", "models", "y.mlpbank", "--sizes", "3,0"], "positive"),
         (["convert", "models", "y.mlpbank", "--sizes", f"3,{2**70}"], "too large"),
         (["convert", "models", "y.mlpbank", "--sizes", "3,2"], "a.pt: expected a state dict"),
@@ -346,7 +432,11 @@ def test_predict_unknown_keys(path: Path, tmp_path: Path, capsys: pytest.Capture
     ],
 )
 def test_errors_are_one_line(
-    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
+    path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(path.parent)
     if "models" in args:
@@ -364,9 +454,14 @@ def test_errors_are_one_line(
     assert message in captured.err
 
 
-@pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, IndexError, ImportError, EOFError])
+@pytest.mark.parametrize(
+    "error", [ValueError, TypeError, KeyError, IndexError, ImportError, EOFError]
+)
 def test_a_bug_is_no_error_of_the_user(
-    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
 ) -> None:
     def break_down(*_: object) -> None:
         raise error("of the code")
@@ -410,21 +505,42 @@ def test_output_that_cannot_say_a_key(tmp_path: Path, monkeypatch: pytest.Monkey
     for command in (args, ["inspect", tmp_path / "fleet.mlpbank"]):
         done = run(*command)
         assert done.returncode == 2
-        assert done.stderr == "mlpbank: error: standard output: expected text that ascii can hold, got '\\xe9'\n"
+        assert (
+            done.stderr
+            == "mlpbank: error: standard output: expected text that ascii can hold, got '\\xe9'\n"
+        )
     done = run(*args, "--output", tmp_path / "y.csv")
     assert done.returncode == 0, done.stderr
 
 
-def test_a_state_dict_without_torch(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_dict_without_torch(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/a.pt").touch()
     with pytest.raises(mlpbank.MlpbankError, match="needs torch"):
-        _debug(["convert", str(tmp_path / "models"), str(tmp_path / "y.mlpbank"), "--sizes", "3,2"], monkeypatch)
+        _debug(
+            ["convert", str(tmp_path / "models"), str(tmp_path / "y.mlpbank"), "--sizes", "3,2"],
+            monkeypatch,
+        )
 
 
 def test_a_suffix_that_no_format_has_goes_with_any(path: Path, tmp_path: Path) -> None:
-    assert main(["convert", str(path), str(tmp_path / "fleet.bin"), "--to", "mlpbank", "--dtype", "int8"]) == 0
+    assert (
+        main(
+            [
+                "convert",
+                str(path),
+                str(tmp_path / "fleet.bin"),
+                "--to",
+                "mlpbank",
+                "--dtype",
+                "int8",
+            ]
+        )
+        == 0
+    )
     assert Bank.open(tmp_path / "fleet.bin").dtype == "int8"
 
 

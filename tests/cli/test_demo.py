@@ -25,7 +25,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What ``python -m mlpbank demo`` prints, run as a user does, away from the source tree."""
     command = [sys.executable, "-m", "mlpbank", "demo"]
     folder = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
@@ -34,7 +36,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
 def numbers(report: str, label: str) -> list[float]:
     """Return the numbers of the line that starts with this label."""
     (line,) = [line for line in report.splitlines() if line.strip().startswith(label)]
-    return [float(word) for word in re.findall(r"-?\d+\.?\d*(?:e[-+]\d+)?", line.replace(label, ""))]
+    return [
+        float(word) for word in re.findall(r"-?\d+\.?\d*(?:e[-+]\d+)?", line.replace(label, ""))
+    ]
 
 
 def test_report_is_short_and_complete(report: str, bank: Bank) -> None:
@@ -47,7 +51,10 @@ def test_report_is_short_and_complete(report: str, bank: Bank) -> None:
         len(demo.load_flights()["model"]),
         len(np.unique(demo.load_flights()["model"])),
     ]
-    call, loop = numbers(report, "one call for all flights")[0], numbers(report, "loop, one NumPy forward each")
+    call, loop = (
+        numbers(report, "one call for all flights")[0],
+        numbers(report, "loop, one NumPy forward each"),
+    )
     assert call > 0
     assert loop[1] == pytest.approx(loop[0] / call, rel=0.05, abs=1)
     assert loop[1] > 1, "one call is slower than a loop over NumPy"
@@ -56,7 +63,9 @@ def test_report_is_short_and_complete(report: str, bank: Bank) -> None:
 def test_difference_from_float64_is_within_what_float32_may_do(report: str, bank: Bank) -> None:
     models = demo.load_flights()["model"]
     weights = {name: array[models] for name, array in bank.to_stacked().weights.items()}
-    bound = error_bound(bank.architecture, weights, demo.load_flights()["features"][:, None], fused=False)
+    bound = error_bound(
+        bank.architecture, weights, demo.load_flights()["features"][:, None], fused=False
+    )
     (printed,) = numbers(report, "largest difference from float64")
     assert 0 < printed <= bound.max() * 1.05  # printed with two digits
     assert bound.max() < 0.01, "minutes; a larger bound would prove nothing"
@@ -85,7 +94,9 @@ def test_printed_errors_are_those_of_the_bank(report: str, bank: Bank) -> None:
 
 def test_bank_is_sound(bank: Bank) -> None:
     aircraft = len(bank) - 1
-    x, actual, models = (demo.load_flights()[name] for name in ("features", "arrival_delay", "model"))
+    x, actual, models = (
+        demo.load_flights()[name] for name in ("features", "arrival_delay", "model")
+    )
     assert aircraft >= 2000
     assert list(bank)[-1] == bank.fallback == "*"
     assert bank.architecture == Architecture.mlp(len(bank.metadata["features"]), 8, 1)
@@ -99,7 +110,9 @@ def test_bank_is_sound(bank: Bank) -> None:
     weights = bank.to_stacked().weights
     for array in (x, actual, *weights.values()):
         assert np.isfinite(array).all()
-    assert len(np.unique(weights["layer_0"], axis=0)) == len(bank), "each aircraft has weights of its own"
+    assert len(np.unique(weights["layer_0"], axis=0)) == len(bank), (
+        "each aircraft has weights of its own"
+    )
 
 
 def test_bank_is_small(root: Path) -> None:

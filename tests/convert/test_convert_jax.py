@@ -56,13 +56,18 @@ def test_flax_linen(activation: Activation) -> None:
     weights = convert.from_stacked_params(stacked, arch)
     for i in range(3):
         one = jax.tree.map(lambda array, i=i: array[i], stacked)
-        assert_computes(convert.Converted(arch, one_model(weights, i)), x, Net().apply(one, x), times=4)
+        assert_computes(
+            convert.Converted(arch, one_model(weights, i)), x, Net().apply(one, x), times=4
+        )
 
 
 def test_twelve_linen_layers_are_in_order_though_jax_sorts_names() -> None:
     arch = Architecture.mlp(*[3] * 13)
     weights = one_model(stacked_weights(arch), 0)
-    params = {f"Dense_{i}": {"kernel": weights[f"layer_{i}"], "bias": weights[f"layer_{i}.bias"]} for i in range(12)}
+    params = {
+        f"Dense_{i}": {"kernel": weights[f"layer_{i}"], "bias": weights[f"layer_{i}.bias"]}
+        for i in range(12)
+    }
     sorted_by_jax = jax.tree.map(jnp.asarray, {"params": params})
     assert list(sorted_by_jax["params"])[1:3] == ["Dense_1", "Dense_10"]
     assert_same_models(convert.convert(sorted_by_jax, arch), arch, weights)
@@ -79,7 +84,9 @@ def test_flax_nnx() -> None:
 
     class Net(nnx.Module):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.fc1, self.fc2, self.fc3 = (nnx.Linear(a, b, rngs=rngs) for a, b in ((6, 6), (6, 6), (6, 2)))
+            self.fc1, self.fc2, self.fc3 = (
+                nnx.Linear(a, b, rngs=rngs) for a, b in ((6, 6), (6, 6), (6, 2))
+            )
             self.drop = nnx.Dropout(0.5, rngs=rngs)
 
         def __call__(self, x: Any) -> Any:
@@ -87,14 +94,22 @@ def test_flax_nnx() -> None:
 
     x = rows(arch)
     net = Net()
-    for params in (net, nnx.state(net), nnx.split(net)[1], nnx.to_pure_dict(nnx.state(net, nnx.Param))):
+    for params in (
+        net,
+        nnx.state(net),
+        nnx.split(net)[1],
+        nnx.to_pure_dict(nnx.state(net, nnx.Param)),
+    ):
         assert_computes(convert.convert(params, arch), x, net(x), times=4)
     chain = nnx.Sequential(net.fc1, jax.nn.relu, net.fc2, jnp.tanh, net.fc3)
     assert_computes(convert.convert(chain, arch), x, chain(x), times=4)
     with raises(ValueError, "architecture: needed for weights without activations (Net), got None"):
         convert.convert(net)
     norm = nnx.Sequential(nnx.Linear(6, 6, rngs=rngs), nnx.BatchNorm(6, rngs=rngs))
-    with pytest.raises(convert.UnsupportedLayerError, match=r"^layers\.1\.mean: is no weight or bias of a dense layer"):
+    with pytest.raises(
+        convert.UnsupportedLayerError,
+        match=r"^layers\.1\.mean: is no weight or bias of a dense layer",
+    ):
         convert.convert(norm, Architecture.mlp(6, 6))
 
 
@@ -118,7 +133,9 @@ def test_equinox(activation: Activation) -> None:
     weights = convert.from_stacked_params(ensemble, arch)
     assert convert.stack(dict(enumerate(models)), arch)[0] == [0, 1, 2]
     for i, model in enumerate(models):
-        assert_computes(convert.Converted(arch, one_model(weights, i)), x, whole(jax.vmap(model)(x)), times=4)
+        assert_computes(
+            convert.Converted(arch, one_model(weights, i)), x, whole(jax.vmap(model)(x)), times=4
+        )
 
 
 def test_equinox_modules_with_more_than_layers() -> None:
@@ -134,10 +151,15 @@ def test_equinox_modules_with_more_than_layers() -> None:
     layers = eqx.nn.Linear(4, 2, key=key), eqx.nn.Linear(3, 4, use_bias=False, key=key)
     converted = convert.convert(Net(*layers), arch)  # sizes tell the order
     np.testing.assert_array_equal(converted.weights["layer_0"], np.asarray(layers[1].weight).T)
-    chain = eqx.nn.Sequential([layers[1], eqx.nn.Lambda(jax.nn.relu), eqx.nn.Dropout(0.5), layers[0]])
+    chain = eqx.nn.Sequential(
+        [layers[1], eqx.nn.Lambda(jax.nn.relu), eqx.nn.Dropout(0.5), layers[0]]
+    )
     assert_same_models(convert.convert(chain, arch), arch, converted.weights)
     for module, message in (
-        (eqx.nn.Sequential([layers[1], eqx.nn.LayerNorm(4)]), "layers.1: expected a matrix of floating-point weights"),
+        (
+            eqx.nn.Sequential([layers[1], eqx.nn.LayerNorm(4)]),
+            "layers.1: expected a matrix of floating-point weights",
+        ),
         (eqx.nn.Conv1d(3, 4, 1, key=key), "expected a matrix of floating-point weights"),
     ):
         with pytest.raises(convert.UnsupportedLayerError) as caught:
@@ -147,7 +169,10 @@ def test_equinox_modules_with_more_than_layers() -> None:
 
 def test_bfloat16_and_tuples() -> None:
     weights = one_model(stacked_weights(SQUARE), 0)
-    pairs = [(jnp.asarray(weights[f"layer_{i}"], "bfloat16"), jnp.asarray(weights[f"layer_{i}.bias"])) for i in (0, 1)]
+    pairs = [
+        (jnp.asarray(weights[f"layer_{i}"], "bfloat16"), jnp.asarray(weights[f"layer_{i}.bias"]))
+        for i in (0, 1)
+    ]
     converted = convert.from_params(pairs, SQUARE, weight_layout="in_out")
     np.testing.assert_array_equal(converted.weights["layer_0"], np.asarray(pairs[0][0], np.float32))
 
@@ -173,7 +198,9 @@ def test_modules_that_are_called_as_a_layer_of_equinox() -> None:
 
     key, arch = jax.random.key(0), Architecture.mlp(3, 3)
     same = Same(3, 3, key=key)
-    np.testing.assert_array_equal(convert.convert(same, arch).weights["layer_0"], np.asarray(same.weight).T)
+    np.testing.assert_array_equal(
+        convert.convert(same, arch).weights["layer_0"], np.asarray(same.weight).T
+    )
     ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' if the layer computes x @ w, "
     for layer in (Linear(jnp.ones((3, 3)), jnp.ones(3)), Turned(3, 3, key=key)):
         with raises(ValueError, f": {ask}'out_in' if w @ x"):

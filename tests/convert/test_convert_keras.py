@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from cases import ACTIVATIONS, Weights, one_model, raises, random_architecture, random_weights
-from convert_checks import SQUARE, assert_computes, assert_same_models, elementwise, rows, silently, unsupported
+from convert_checks import (
+    SQUARE,
+    assert_computes,
+    assert_same_models,
+    elementwise,
+    rows,
+    silently,
+    unsupported,
+)
 from mlpbank import Activation, Architecture, LayerSpec, convert
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # read when Keras is imported
@@ -48,7 +56,9 @@ def batch_norm(size: int, rng: np.random.Generator) -> Any:
 
 def expected(model: Any, x: Any) -> Any:
     with silently():  # NumPy has something to say about how Keras converts tensors
-        return keras.ops.convert_to_numpy(model(keras.ops.convert_to_tensor(x, dtype="float64"), training=False))
+        return keras.ops.convert_to_numpy(
+            model(keras.ops.convert_to_tensor(x, dtype="float64"), training=False)
+        )
 
 
 def weights_of(arch: Architecture, seed: int = 0) -> Weights:
@@ -80,7 +90,9 @@ def test_functional_models_with_layers_that_fold_or_do_nothing(seed: int) -> Non
         x = L.Dropout(0.5)(L.Activation(KERAS[spec.activation] or "linear", dtype="float64")(x))
     model = keras.Model(start, x)
     converted = convert.convert(model)
-    assert [spec.activation for spec in converted.architecture.layers] == [spec.activation for spec in arch.layers]
+    assert [spec.activation for spec in converted.architecture.layers] == [
+        spec.activation for spec in arch.layers
+    ]
     assert_computes(converted, rows(arch), expected(model, rows(arch)))
 
 
@@ -96,10 +108,14 @@ LAYERS: dict[Activation, Any] = {
 def test_every_activation_as_a_layer_and_as_an_operation(activation: Activation) -> None:
     arch = elementwise(Architecture.mlp(5, 5, 3), activation)
     weights = weights_of(arch)
-    make = LAYERS.get(activation, lambda: L.Activation(KERAS[activation] or "linear", dtype="float64"))
+    make = LAYERS.get(
+        activation, lambda: L.Activation(KERAS[activation] or "linear", dtype="float64")
+    )
     hidden = make if activation is not Activation.SOFTMAX else LAYERS[Activation.RELU]
     inner = keras.Sequential([dense(weights, 0), hidden()])
-    model = keras.Sequential([L.Input((5,), dtype="float64"), inner, dense(weights, 1, bias=False), make()])
+    model = keras.Sequential(
+        [L.Input((5,), dtype="float64"), inner, dense(weights, 1, bias=False), make()]
+    )
     weights["layer_1.bias"][:] = 0
     assert_same_models(convert.convert(model), arch, weights)
     assert_computes(convert.convert(model), rows(arch), expected(model, rows(arch)))
@@ -126,12 +142,18 @@ def test_square_layers_are_the_right_way_round() -> None:
     assert_computes(converted, rows(SQUARE), expected(model, rows(SQUARE)))
     turned = {name: array.T for name, array in converted.weights.items()}
     with pytest.raises(AssertionError, match="times the bound"):
-        assert_computes(convert.Converted(converted.architecture, turned), rows(SQUARE), expected(model, rows(SQUARE)))
+        assert_computes(
+            convert.Converted(converted.architecture, turned),
+            rows(SQUARE),
+            expected(model, rows(SQUARE)),
+        )
 
 
 def test_images_are_flattened_in_c_order() -> None:
     weights = weights_of(Architecture.mlp(12, 2))
-    model = keras.Sequential([L.Input((2, 3, 2), dtype="float64"), L.Rescaling(0.1), L.Flatten(), dense(weights, 0)])
+    model = keras.Sequential(
+        [L.Input((2, 3, 2), dtype="float64"), L.Rescaling(0.1), L.Flatten(), dense(weights, 0)]
+    )
     x = rows(Architecture.mlp(12, 2))
     assert_computes(convert.convert(model), x, expected(model, x.reshape(-1, 2, 3, 2)))
 
@@ -144,7 +166,11 @@ def test_adapted_normalization_and_its_inverse() -> None:
     before.adapt(data)
     after.adapt(data * 2)
     model = keras.Sequential([L.Input((4,), dtype="float64"), before, dense(weights, 0), after])
-    assert_computes(convert.convert(model), rows(Architecture.mlp(4, 4)), expected(model, rows(Architecture.mlp(4, 4))))
+    assert_computes(
+        convert.convert(model),
+        rows(Architecture.mlp(4, 4)),
+        expected(model, rows(Architecture.mlp(4, 4))),
+    )
 
 
 def sequential(*layers: Any, shape: tuple[int, ...] = (3,)) -> Any:
@@ -190,10 +216,19 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
         lambda: sequential(L.Dense(2, "leaky_relu", name="d")),
         "d: leaky_relu is no activation that mlpbank has, with the same parameters",
     ),
-    "relu6": (lambda: sequential(L.Dense(2), L.ReLU(6, name="r")), "r: ReLU: expected max_value None, got 6"),
-    "alpha": (lambda: sequential(L.Dense(2), L.ELU(2, name="e")), "e: ELU: expected alpha 1.0, got 2"),
+    "relu6": (
+        lambda: sequential(L.Dense(2), L.ReLU(6, name="r")),
+        "r: ReLU: expected max_value None, got 6",
+    ),
+    "alpha": (
+        lambda: sequential(L.Dense(2), L.ELU(2, name="e")),
+        "e: ELU: expected alpha 1.0, got 2",
+    ),
     "subclass": (lambda: sequential(Own(2, name="o")), "o: Own is not supported"),
-    "model": (own_model, "OwnModel has a call of its own; Sequential and functional models are read"),
+    "model": (
+        own_model,
+        "OwnModel has a call of its own; Sequential and functional models are read",
+    ),
     "branches": (branches, "sum: Add joins several results, and only chains are supported"),
     "training": (dropping, "drop: Dropout is called with training=True"),
     "not flat": (
@@ -238,7 +273,10 @@ KNOWN_FUNCTIONS: dict[str, tuple[Any, Activation]] = {
 @pytest.mark.parametrize("name", KNOWN_FUNCTIONS)
 def test_functions_are_known_by_their_operations(name: str) -> None:
     function, activation = KNOWN_FUNCTIONS[name]
-    assert convert.convert(sequential(L.Dense(2, function))).architecture.layers[0].activation is activation
+    assert (
+        convert.convert(sequential(L.Dense(2, function))).architecture.layers[0].activation
+        is activation
+    )
 
 
 UNKNOWN_FUNCTIONS: dict[str, Any] = {
@@ -281,7 +319,9 @@ def test_operations_of_functional_models_are_known_with_their_options() -> None:
         if activation is not None:
             assert convert.convert(model).architecture.layers[0].activation is activation
         else:
-            with pytest.raises(convert.UnsupportedLayerError, match="is no activation that mlpbank has"):
+            with pytest.raises(
+                convert.UnsupportedLayerError, match="is no activation that mlpbank has"
+            ):
                 convert.convert(model)
 
 
@@ -305,7 +345,9 @@ def test_methods_put_in_place_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     model.layers[0].call = lambda x: x
     with unsupported(f"inner: Sequential {message.format('call')}"):
         convert.convert(model)
-    with unsupported("OwnSequential has a call of its own; Sequential and functional models are read"):
+    with unsupported(
+        "OwnSequential has a call of its own; Sequential and functional models are read"
+    ):
         convert.convert(OwnSequential([L.Input((3,)), L.Dense(2)]))
     monkeypatch.setattr(L.Dense, "call", lambda self, x, training=None: x)
     with unsupported(f"d: Dense {message.format('call')}"):
@@ -318,7 +360,12 @@ def test_what_layers_are_called_with() -> None:
     model = keras.Model(start, L.Softmax(name="soft")(x, L.Lambda(lambda y: y > 0)(x)))
     with unsupported("soft: Softmax joins several results, and only chains are supported"):
         convert.convert(model)
-    assert convert.convert(keras.Model(start, L.Dropout(0.5)(x, training=False))).architecture.output_size == 3
+    assert (
+        convert.convert(
+            keras.Model(start, L.Dropout(0.5)(x, training=False))
+        ).architecture.output_size
+        == 3
+    )
 
 
 def test_models_without_weights() -> None:
@@ -331,7 +378,10 @@ def test_models_without_weights() -> None:
 def test_many_models_become_stacked_arrays() -> None:
     arch = Architecture([LayerSpec(3, 4, "gelu"), LayerSpec(4, 2)])
     stacked = random_weights(arch, 3, np.random.default_rng(0))
-    models = {i: sequential(dense(one_model(stacked, i), 0, "gelu"), dense(one_model(stacked, i), 1)) for i in range(3)}
+    models = {
+        i: sequential(dense(one_model(stacked, i), 0, "gelu"), dense(one_model(stacked, i), 1))
+        for i in range(3)
+    }
     keys, found, weights = convert.stack(models)
     assert (keys, found) == ([0, 1, 2], arch)
     for name, array in weights.items():

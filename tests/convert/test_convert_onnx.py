@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from cases import ACTIVATIONS, Weights, one_model, raises, random_architecture, random_weights
-from convert_checks import SQUARE, assert_computes, assert_same_models, elementwise, rows, silently, unsupported
+from convert_checks import (
+    SQUARE,
+    assert_computes,
+    assert_same_models,
+    elementwise,
+    rows,
+    silently,
+    unsupported,
+)
 from mlpbank import Activation, Architecture, BatchedInference, LayerSpec, _activations, convert
 from tolerance import error_bound
 
@@ -50,7 +58,9 @@ class Builder:
         """Append a node that takes the last result and other inputs."""
         y = f"t{len(self.nodes)}"
         inputs = [self.x, *others] if first else [*others, self.x]
-        self.nodes.append(helper.make_node(op, inputs, [y], f"n{len(self.nodes)}_{op}", **attributes))
+        self.nodes.append(
+            helper.make_node(op, inputs, [y], f"n{len(self.nodes)}_{op}", **attributes)
+        )
         self.x = y
         return y
 
@@ -59,13 +69,17 @@ class Builder:
         x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
         y = helper.make_tensor_value_info(self.x, TensorProto.FLOAT, [None, outputs])
         graph = helper.make_graph(self.nodes, "g", [x], [y], self.constants)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8
+        )
 
 
 def run(model: Any, x: Any) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
@@ -80,7 +94,13 @@ def add_layer(builder: Builder, weights: Weights, i: int, rng: np.random.Generat
     if kind == 0:
         builder.add("Gemm", builder.constant(matrix.T), builder.constant(bias), transB=1)
     elif kind == 1:
-        builder.add("Gemm", builder.constant(matrix * 2), builder.constant(bias[None] / 4), alpha=0.5, beta=4.0)
+        builder.add(
+            "Gemm",
+            builder.constant(matrix * 2),
+            builder.constant(bias[None] / 4),
+            alpha=0.5,
+            beta=4.0,
+        )
     elif kind == 2:
         builder.add("MatMul", builder.constant(matrix))
         builder.add("Add", builder.constant(bias), first=bool(rng.integers(2)))
@@ -124,8 +144,12 @@ def test_chains_of_any_architecture(seed: int, tmp_path: Path) -> None:
 
 def add_norms(builder: Builder, truth: Any, rng: np.random.Generator) -> Any:
     """Append a normalisation and some arithmetic, and return what they make of rows in float64."""
-    gamma, beta, mean, variance = rng.uniform(0.3, 2, (4, truth.shape[1])).astype(np.float32).astype(np.float64)
-    builder.add("BatchNormalization", *map(builder.constant, (gamma, beta, mean, variance)), epsilon=0.25)
+    gamma, beta, mean, variance = (
+        rng.uniform(0.3, 2, (4, truth.shape[1])).astype(np.float32).astype(np.float64)
+    )
+    builder.add(
+        "BatchNormalization", *map(builder.constant, (gamma, beta, mean, variance)), epsilon=0.25
+    )
     builder.add("Mul", builder.constant([2.0]))
     builder.add("Div", builder.constant(gamma))
     builder.add("Sub", builder.constant(beta), first=False)
@@ -149,7 +173,9 @@ def test_what_folds(seed: int) -> None:
     model = builder.model(arch.input_size, arch.output_size)
     onnx.checker.check_model(model, full_check=True)
     converted = convert.convert(model)
-    assert [spec.activation for spec in converted.architecture.layers] == [spec.activation for spec in arch.layers]
+    assert [spec.activation for spec in converted.architecture.layers] == [
+        spec.activation for spec in arch.layers
+    ]
     assert_computes(converted, rows(arch), truth)
 
 
@@ -175,11 +201,15 @@ def add_gelu(builder: Builder, form: str) -> None:
         builder.add("Mul", builder.constant(0.5))
 
 
-@pytest.mark.parametrize("form", ["erf", "halved first", "tanh", "softplus", "leaky_relu", "clip", "swish by hand"])
+@pytest.mark.parametrize(
+    "form", ["erf", "halved first", "tanh", "softplus", "leaky_relu", "clip", "swish by hand"]
+)
 def test_activations_made_of_several_nodes(form: str) -> None:
     weights = weights_of(SQUARE)
     builder = Builder(13)
-    builder.add("Gemm", builder.constant(weights["layer_0"]), builder.constant(weights["layer_0.bias"]))
+    builder.add(
+        "Gemm", builder.constant(weights["layer_0"]), builder.constant(weights["layer_0.bias"])
+    )
     x = builder.x
     if form == "softplus":
         builder.add("Exp")
@@ -197,7 +227,9 @@ def test_activations_made_of_several_nodes(form: str) -> None:
         builder.add("Div", x, first=False)
     else:
         add_gelu(builder, form)
-    builder.add("Gemm", builder.constant(weights["layer_1"]), builder.constant(weights["layer_1.bias"]))
+    builder.add(
+        "Gemm", builder.constant(weights["layer_1"]), builder.constant(weights["layer_1.bias"])
+    )
     model = builder.model(6, 6)
     converted = convert.convert(model)
     expected = {
@@ -217,7 +249,15 @@ def test_what_pytorch_exports(opset: int) -> None:
     torch = pytest.importorskip("torch")
     nn = torch.nn
     parts = [nn.BatchNorm1d(3), nn.Linear(3, 5)]
-    for activation in (nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.LeakyReLU(), nn.ELU(), nn.Softplus(), nn.Dropout()):
+    for activation in (
+        nn.GELU(),
+        nn.GELU("tanh"),
+        nn.SiLU(),
+        nn.LeakyReLU(),
+        nn.ELU(),
+        nn.Softplus(),
+        nn.Dropout(),
+    ):
         parts += [activation, nn.Linear(5, 5, bias=opset != 17)]
     module = nn.Sequential(*parts, nn.Softmax(-1)).eval()
     file = io.BytesIO()
@@ -239,21 +279,32 @@ def test_what_skl2onnx_makes_of_scalers() -> None:
     builder.add("Add", builder.constant(weights["layer_0.bias"]))
     builder.add("Reshape", builder.constant([-1, 2], np.int64))
     x = rows(Architecture.mlp(2, 2))
-    truth = (x.astype(np.float64) - [1, -2]) * [0.5, 4] @ weights["layer_0"] + weights["layer_0.bias"]
+    truth = (x.astype(np.float64) - [1, -2]) * [0.5, 4] @ weights["layer_0"] + weights[
+        "layer_0.bias"
+    ]
     assert_computes(convert.convert(builder.model(2, 2)), x, truth)
 
 
 def test_square_layers_are_the_right_way_round() -> None:
     weights = weights_of(SQUARE)
     builder = Builder()
-    builder.add("Gemm", builder.constant(weights["layer_0"].T), builder.constant(weights["layer_0.bias"]), transB=1)
+    builder.add(
+        "Gemm",
+        builder.constant(weights["layer_0"].T),
+        builder.constant(weights["layer_0.bias"]),
+        transB=1,
+    )
     builder.add("Tanh")
-    builder.add("Gemm", builder.constant(weights["layer_1"]), builder.constant(weights["layer_1.bias"]))
+    builder.add(
+        "Gemm", builder.constant(weights["layer_1"]), builder.constant(weights["layer_1.bias"])
+    )
     model = builder.model(6, 6)
     assert_computes(convert.convert(model), rows(SQUARE), run(model, rows(SQUARE)), times=4)
     turned = {name: array.T for name, array in weights.items()}
     with pytest.raises(AssertionError, match="times the bound"):
-        assert_computes(convert.Converted(SQUARE, turned), rows(SQUARE), run(model, rows(SQUARE)), times=4)
+        assert_computes(
+            convert.Converted(SQUARE, turned), rows(SQUARE), run(model, rows(SQUARE)), times=4
+        )
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -269,7 +320,9 @@ def test_banks_as_one_batched_graph(activation: Activation) -> None:
         got = run(model, x)
         assert got.dtype == np.float32
         assert got.shape == (6, count, 3)
-        assert (np.abs(got - bank.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)).all()
+        assert (
+            np.abs(got - bank.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)
+        ).all()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -288,7 +341,9 @@ def test_banks_that_no_onnx_file_can_hold(monkeypatch: pytest.MonkeyPatch) -> No
     from mlpbank.convert import onnx as importer
 
     monkeypatch.setattr(importer, "_LARGEST", 100)
-    with raises(ValueError, "weights: expected at most 2 GiB, as an ONNX file can hold, got 0.0 GiB"):
+    with raises(
+        ValueError, "weights: expected at most 2 GiB, as an ONNX file can hold, got 0.0 GiB"
+    ):
         convert.to_onnx(SQUARE, random_weights(SQUARE, 2, np.random.default_rng(0)))
 
 
@@ -301,10 +356,17 @@ def unary(op: str, opset: int = 20, **attributes: Any) -> Any:
 
 
 def product(
-    shape: Any, weight: Any, op: str = "MatMul", first: bool = True, others: Any = (), **attributes: Any
+    shape: Any,
+    weight: Any,
+    op: str = "MatMul",
+    first: bool = True,
+    others: Any = (),
+    **attributes: Any,
 ) -> Any:
     builder = Builder()
-    builder.add(op, builder.constant(weight), *map(builder.constant, others), first=first, **attributes)
+    builder.add(
+        op, builder.constant(weight), *map(builder.constant, others), first=first, **attributes
+    )
     return builder.model(shape, 3)
 
 
@@ -367,37 +429,80 @@ def reshaped(before: bool, *shape: int, inputs: Any = 6) -> Any:
 
 
 UNSUPPORTED: dict[str, tuple[Any, str]] = {
-    "first reshape": (reshaped(False, -1, 3), "n0_Reshape: Reshape to [-1, 3] does more than flatten rows"),
+    "first reshape": (
+        reshaped(False, -1, 3),
+        "n0_Reshape: Reshape to [-1, 3] does more than flatten rows",
+    ),
     "reshape": (reshaped(True, 0, 3), "n1_Reshape: Reshape to [0, 3] does more than flatten rows"),
-    "reshape to a dimension that is kept": (  # of a size that is not known: rows could become several
+    # Of a size that is not known: rows could become several
+    "reshape to a dimension that is kept": (
         reshaped(False, -1, 0, inputs=[None, None, None]),
         "n0_Reshape: Reshape to [-1, 0] does more than flatten rows",
     ),
-    "reshape columns": (reshaped(True, 6, -1), "n1_Reshape: Reshape to [6, -1] does more than flatten rows"),
-    "squeeze": (unary("Squeeze", 11, axes=[0]), "n1_Squeeze: Squeeze: expected axes [-1] or [1], got [0]"),
+    "reshape columns": (
+        reshaped(True, 6, -1),
+        "n1_Reshape: Reshape to [6, -1] does more than flatten rows",
+    ),
+    "squeeze": (
+        unary("Squeeze", 11, axes=[0]),
+        "n1_Squeeze: Squeeze: expected axes [-1] or [1], got [0]",
+    ),
     "bias": (
         product(3, np.eye(3), "Gemm", others=(np.ones(2),)),
         "n0_Gemm: expected a bias for each of 3 outputs, got 2",
     ),
-    "layer": (unary("LayerNormalization", axis=-1), "n1_LayerNormalization: LayerNormalization is not supported"),
-    "slope": (unary("LeakyRelu", alpha=0.2), "n1_LeakyRelu: LeakyRelu: expected alpha 0.01, got 0.2"),
+    "layer": (
+        unary("LayerNormalization", axis=-1),
+        "n1_LayerNormalization: LayerNormalization is not supported",
+    ),
+    "slope": (
+        unary("LeakyRelu", alpha=0.2),
+        "n1_LeakyRelu: LeakyRelu: expected alpha 0.01, got 0.2",
+    ),
     "alpha": (unary("Elu", alpha=2.0), "n1_Elu: Elu: expected alpha 1.0, got 2.0"),
     "axis": (unary("Softmax", axis=0), "n1_Softmax: Softmax: expected axis -1 or 1, got 0"),
-    "function": (unary("Exp"), "n1_Exp: Exp is not supported, or not part of an activation mlpbank has"),
-    "relu6": (unary("Clip", 7, min=0.0, max=6.0), "n1_Clip: Clip is not supported, or not part of an activation"),
-    "residual": (residual(), "n0_MatMul: MatMul begins what is neither a chain of layers nor an activation"),
-    "computed": (computed_weight(), "n0_MatMul: MatMul begins what is neither a chain of layers nor an activation"),
+    "function": (
+        unary("Exp"),
+        "n1_Exp: Exp is not supported, or not part of an activation mlpbank has",
+    ),
+    "relu6": (
+        unary("Clip", 7, min=0.0, max=6.0),
+        "n1_Clip: Clip is not supported, or not part of an activation",
+    ),
+    "residual": (
+        residual(),
+        "n0_MatMul: MatMul begins what is neither a chain of layers nor an activation",
+    ),
+    "computed": (
+        computed_weight(),
+        "n0_MatMul: MatMul begins what is neither a chain of layers nor an activation",
+    ),
     "outputs": (two_outputs(), "expected one input and one output, got 1 and 2"),
     "circle": (circle(), "x: leads nowhere: "),
     "nowhere": (leading_nowhere(), "t1: leads nowhere: "),
     "training": (training(), "n1_Dropout: Dropout is in training mode"),
     "rows": (constant_rows(), "n1_Add: expected a constant for each feature, got shape (2, 3)"),
     "domain": (own_domain(), "n1_Relu: com.example.Relu is not supported"),
-    "right": (product(3, np.eye(3), first=False), "n0_MatMul: MatMul with the rows on its right is not supported"),
-    "transposed": (product(3, np.eye(3), "Gemm", transA=1), "n0_Gemm: Gemm: expected transA 0, got 1"),
-    "stack": (product(3, np.ones((2, 3, 3))), "n0_MatMul: expected a matrix, got a constant of shape (2, 3, 3)"),
-    "not flat": (product([None, 4, 3], np.eye(3)), "n0_MatMul: MatMul of inputs that are not flat; Flatten has to"),
-    "cast": (unary("Cast", to=TensorProto.INT32), "n1_Cast: Cast to anything but float or double is not supported"),
+    "right": (
+        product(3, np.eye(3), first=False),
+        "n0_MatMul: MatMul with the rows on its right is not supported",
+    ),
+    "transposed": (
+        product(3, np.eye(3), "Gemm", transA=1),
+        "n0_Gemm: Gemm: expected transA 0, got 1",
+    ),
+    "stack": (
+        product(3, np.ones((2, 3, 3))),
+        "n0_MatMul: expected a matrix, got a constant of shape (2, 3, 3)",
+    ),
+    "not flat": (
+        product([None, 4, 3], np.eye(3)),
+        "n0_MatMul: MatMul of inputs that are not flat; Flatten has to",
+    ),
+    "cast": (
+        unary("Cast", to=TensorProto.INT32),
+        "n1_Cast: Cast to anything but float or double is not supported",
+    ),
     "flatten": (unary("Flatten", axis=0), "n1_Flatten: Flatten: expected axis 1, got 0"),
 }
 
@@ -445,7 +550,9 @@ def test_broken_models_are_value_errors() -> None:
 def try_broken_model(rng: np.random.Generator) -> None:
     builder = Builder(13)
     builder.add("BatchNormalization", *(builder.constant(np.ones(6)) for _ in range(4)))
-    builder.add("Gemm", builder.constant(np.eye(6)), builder.constant(np.ones(6)), alpha=0.5, transB=1)
+    builder.add(
+        "Gemm", builder.constant(np.eye(6)), builder.constant(np.ones(6)), alpha=0.5, transB=1
+    )
     add_gelu(builder, "erf")
     builder.add("Cast", to=TensorProto.FLOAT)
     builder.add("MatMul", builder.constant(np.eye(6)))
@@ -461,9 +568,15 @@ def try_broken_model(rng: np.random.Generator) -> None:
         elif kind == 1 and node.input:
             node.input[rng.integers(len(node.input))] = str(rng.choice(names))
         elif kind == 2:
-            node.op_type = str(rng.choice(["Relu", "Gemm", "MatMul", "Constant", "Transpose", "Where", "Squeeze", ""]))
+            node.op_type = str(
+                rng.choice(
+                    ["Relu", "Gemm", "MatMul", "Constant", "Transpose", "Where", "Squeeze", ""]
+                )
+            )
         elif kind == 3:
-            node.attribute.add().name = str(rng.choice(["axis", "alpha", "to", "value", "approximate"]))
+            node.attribute.add().name = str(
+                rng.choice(["axis", "alpha", "to", "value", "approximate"])
+            )
         elif kind == 4:
             model.graph.initializer.pop()
         else:
@@ -483,7 +596,9 @@ def test_weights_in_files_beside_the_model(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
     np.testing.assert_array_equal(convert.convert(path).weights["layer_0"], weights["layer_0"])
-    with raises(ValueError, "c0: expected data inside the model, got a reference to a file; pass the path"):
+    with raises(
+        ValueError, "c0: expected data inside the model, got a reference to a file; pass the path"
+    ):
         convert.convert(path.read_bytes())
 
 

@@ -61,7 +61,10 @@ def test_only_a_clip_below_0_is_a_relu(model: Any, activation: Activation | None
     if activation is not None:
         assert convert.convert(model).architecture.layers[0].activation is activation
         return
-    with raises(UnsupportedLayerError, "n1_Clip: Clip is not supported, or not part of an activation mlpbank has"):
+    with raises(
+        UnsupportedLayerError,
+        "n1_Clip: Clip is not supported, or not part of an activation mlpbank has",
+    ):
         convert.convert(model)
 
 
@@ -144,7 +147,9 @@ def test_activations_made_of_several_nodes_are_known_by_those() -> None:
         lambda b: after(b, "silu", "Max", -0.27),
         lambda b: after(b, "max", "Clip", 0.0, 20000.0),
     ):
-        with pytest.raises(UnsupportedLayerError, match=r"not part of an activation|neither a chain of layers"):
+        with pytest.raises(
+            UnsupportedLayerError, match=r"not part of an activation|neither a chain of layers"
+        ):
             convert.convert(built(add))
 
 
@@ -199,13 +204,19 @@ def with_domain() -> Any:
 
 
 OTHERWISE: dict[str, tuple[Any, str]] = {
-    "old": (model_of("Relu", 6), "opset 6 is not supported; onnx.version_converter makes a later one of it"),
+    "old": (
+        model_of("Relu", 6),
+        "opset 6 is not supported; onnx.version_converter makes a later one of it",
+    ),
     "axis of an addition": (model_of("Add", 7, axis=0), "n1_Add: Add with axis is not supported"),
     "gelu": (
         model_of("Gelu", approximate="quick"),
         "n1_Gelu: Gelu: expected approximate b'none' or b'tanh', got b'quick'",
     ),
-    "allowzero": (model_of("Reshape", allowzero=1), "n1_Reshape: Reshape: expected allowzero 0, got 1"),
+    "allowzero": (
+        model_of("Reshape", allowzero=1),
+        "n1_Reshape: Reshape: expected allowzero 0, got 1",
+    ),
     "attribute": (model_of("Relu", alpha=2.0), "n1_Relu: Relu with alpha is not supported"),
     "training": (
         model_of("BatchNormalization", 9, 5),
@@ -215,7 +226,10 @@ OTHERWISE: dict[str, tuple[Any, str]] = {
         model_of("BatchNormalization", 7, spatial=0),
         "n1_BatchNormalization: BatchNormalization: expected spatial 1, got 0",
     ),
-    "function": (with_function(), "Relu is a function of the model's own, which may compute anything"),
+    "function": (
+        with_function(),
+        "Relu is a function of the model's own, which may compute anything",
+    ),
     "whole numbers": (
         of_whole_numbers(),
         "n0_MatMul: MatMul of whole numbers is not supported; Cast to float has to stand first",

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 import reference
-from cases import ELEMENTWISE, RunPython, Weights, one_model, raises, random_architecture, random_weights
+from cases import (
+    ELEMENTWISE,
+    RunPython,
+    Weights,
+    one_model,
+    raises,
+    random_architecture,
+    random_weights,
+)
 from convert_checks import SQUARE, assert_computes, assert_same_models, rows, unsupported
 from mlpbank import Activation, Architecture, LayerSpec, convert
 from mlpbank.convert import fold_scalers, mean_and_scale
@@ -16,7 +24,9 @@ from mlpbank.convert import fold_scalers, mean_and_scale
 
 def scaler(size: int, rng: np.random.Generator, *batch: int) -> tuple[Any, Any]:
     """Return a mean and a scale of some size, negative ones included."""
-    return 3 * rng.standard_normal((*batch, size)), rng.uniform(0.1, 4, (*batch, size)) * rng.choice([-1, 1], size)
+    return 3 * rng.standard_normal((*batch, size)), rng.uniform(
+        0.1, 4, (*batch, size)
+    ) * rng.choice([-1, 1], size)
 
 
 def scaled(arch: Architecture, weights: Weights, x: Any, before: Any, after: Any) -> Any:
@@ -57,10 +67,14 @@ def test_numbers_scale_every_feature_and_biases_may_be_missing() -> None:
     assert (weights["layer_0"] == np.eye(6)).all()
 
 
-@pytest.mark.parametrize("activation", [a for a in (*ELEMENTWISE, Activation.SOFTMAX) if a is not Activation.NONE])
+@pytest.mark.parametrize(
+    "activation", [a for a in (*ELEMENTWISE, Activation.SOFTMAX) if a is not Activation.NONE]
+)
 def test_output_scalers_need_linear_outputs(activation: Activation) -> None:
     arch = Architecture([LayerSpec(2, 2, activation)])
-    message = f"output_scaler: expected a last layer with activation 'none', got {activation.value!r}"
+    message = (
+        f"output_scaler: expected a last layer with activation 'none', got {activation.value!r}"
+    )
     with raises(ValueError, message):
         fold_scalers(arch, {"layer_0": np.eye(2)}, None, (0, 1))
 
@@ -70,8 +84,14 @@ def test_scalers_that_do_not_fit() -> None:
     for scaler, message in (
         ((np.zeros(3), 1), "input_scaler: expected mean of shape (2,), got (3,)"),
         ((0, np.ones((1, 2))), "input_scaler: expected scale of shape (2,), got (1, 2)"),
-        ((0, 0), "input_scaler: expected finite means and finite scales other than 0, got 0.0 and 0.0"),
-        ((np.nan, 1), "input_scaler: expected finite means and finite scales other than 0, got nan and 1.0"),
+        (
+            (0, 0),
+            "input_scaler: expected finite means and finite scales other than 0, got 0.0 and 0.0",
+        ),
+        (
+            (np.nan, 1),
+            "input_scaler: expected finite means and finite scales other than 0, got nan and 1.0",
+        ),
     ):
         with raises(ValueError, message):
             fold_scalers(arch, weights, scaler)
@@ -98,7 +118,10 @@ class Tripled:
 
 def test_objects_that_may_do_anything_are_no_scalers() -> None:
     fold = "fold_scalers takes what it does as (mean, scale)"
-    with raises(ValueError, f"input_scaler: Tripled is no scaler that is known, it may compute anything; {fold}"):
+    with raises(
+        ValueError,
+        f"input_scaler: Tripled is no scaler that is known, it may compute anything; {fold}",
+    ):
         fold_scalers(Architecture.mlp(3, 2), {"layer_0": np.ones((3, 2))}, Tripled())
 
 
@@ -124,14 +147,23 @@ def test_flat_vectors(order: str, layout: str) -> None:
         stacked = {name: array * (".bias" not in name) for name, array in stacked.items()}
     names = {
         "weight,bias": list(stacked),
-        "bias,weight": ["layer_0.bias", "layer_0", "layer_1.bias", "layer_1", "layer_2.bias", "layer_2"],
+        "bias,weight": [
+            "layer_0.bias",
+            "layer_0",
+            "layer_1.bias",
+            "layer_1",
+            "layer_2.bias",
+            "layer_2",
+        ],
         "weight": ["layer_0", "layer_1", "layer_2"],
         "all weights first": sorted(stacked, key=lambda name: ".bias" in name),
     }[order]
     parts = [stacked[n].swapaxes(1, -1) if layout == "out_in" else stacked[n] for n in names]
     vectors = np.concatenate([part.reshape(3, -1) for part in parts], axis=1)
     given = names if order == "all weights first" else order
-    weights = convert.from_flat(vectors.astype(np.float64), SIDES, order=given, weight_layout=layout)
+    weights = convert.from_flat(
+        vectors.astype(np.float64), SIDES, order=given, weight_layout=layout
+    )
     for name, array in stacked.items():
         np.testing.assert_array_equal(weights[name], array)
     one = convert.from_flat(vectors[1], SIDES, order=given, weight_layout=layout)
@@ -147,16 +179,24 @@ def test_flat_vectors_that_do_not_fit() -> None:
         convert.from_flat(np.zeros((1, 1, 9)), arch, **options)
     with raises(ValueError, "weight_layout: expected 'in_out' or 'out_in', got 'rows'"):
         convert.from_flat(np.zeros(9), arch, order="weight,bias", weight_layout="rows")
-    with raises(ValueError, "order: expected 'weight,bias', 'bias,weight', 'weight' or all names, got 'bias'"):
+    with raises(
+        ValueError,
+        "order: expected 'weight,bias', 'bias,weight', 'weight' or all names, got 'bias'",
+    ):
         convert.from_flat(np.zeros(9), arch, order="bias", weight_layout="in_out")
     names = ["layer_0", "layer_0"]
-    with raises(ValueError, f"order: expected each of layer_0 and of their biases once, got {names}"):
+    with raises(
+        ValueError, f"order: expected each of layer_0 and of their biases once, got {names}"
+    ):
         convert.from_flat(np.zeros(9), arch, order=names, weight_layout="in_out")
 
 
 def test_hand_written_parameters_say_which_way_round_they_are() -> None:
     weights = one_model(random_weights(SQUARE, 1, np.random.default_rng(0)), 0)
-    pairs = [(weights["layer_0"], weights["layer_0.bias"]), (weights["layer_1"], weights["layer_1.bias"])]
+    pairs = [
+        (weights["layer_0"], weights["layer_0.bias"]),
+        (weights["layer_1"], weights["layer_1.bias"]),
+    ]
     turned = [{"W": matrix.T, "b": bias} for matrix, bias in pairs]
     assert_same_models(convert.from_params(pairs, SQUARE, weight_layout="in_out"), SQUARE, weights)
     assert_same_models(convert.from_params(turned, SQUARE, weight_layout="out_in"), SQUARE, weights)
@@ -173,32 +213,49 @@ def test_hand_written_parameters_say_which_way_round_they_are() -> None:
     names = ["mlp.~.linear", "mlp.~.linear_1"]
     converted = convert.from_params(haiku, SQUARE, layers=names, weight_layout="in_out")
     assert_same_models(converted, SQUARE, weights)
-    with raises(ValueError, "params: expected arrays called weight, kernel, w or W, got none in dict"):
+    with raises(
+        ValueError, "params: expected arrays called weight, kernel, w or W, got none in dict"
+    ):
         convert.from_params({}, SQUARE)
-    with unsupported("0.scale: is no weight or bias of a dense layer (to fold normalisation, convert the model)"):
+    with unsupported(
+        "0.scale: is no weight or bias of a dense layer (to fold normalisation, convert the model)"
+    ):
         convert.from_params([{"scale": np.ones(6)}], SQUARE)
     with unsupported("0: has a bias but no weight matrix, so it is no dense layer"):
         convert.from_params([{"bias": np.ones(6)}], SQUARE)
-    for twice in ({"kernel": np.ones((6, 6)), "w": np.ones((6, 6))}, {"w": np.ones((6, 6)), "W": np.ones((6, 6))}):
+    for twice in (
+        {"kernel": np.ones((6, 6)), "w": np.ones((6, 6))},
+        {"w": np.ones((6, 6)), "W": np.ones((6, 6))},
+    ):
         with unsupported("0: has two arrays that could be its weight"):
             convert.from_params([twice], Architecture.mlp(6, 6))
     with unsupported("0: has two arrays that could be its bias"):
-        convert.from_params([{"kernel": np.ones((6, 6)), "b": np.ones(6), "bias": np.ones(6)}], Architecture.mlp(6, 6))
+        convert.from_params(
+            [{"kernel": np.ones((6, 6)), "b": np.ones(6), "bias": np.ones(6)}],
+            Architecture.mlp(6, 6),
+        )
     with unsupported("0.name: expected arrays, got str"):
         convert.from_params([{"name": "dense"}], SQUARE)
 
 
 def test_models_in_mlpbanks_own_form() -> None:
     weights = one_model(random_weights(SQUARE, 1, np.random.default_rng(0)), 0)
-    assert_same_models(convert.convert({n: a.tolist() for n, a in weights.items()}, SQUARE), SQUARE, weights)
+    assert_same_models(
+        convert.convert({n: a.tolist() for n, a in weights.items()}, SQUARE), SQUARE, weights
+    )
     assert_same_models(convert.convert(convert.Converted(SQUARE, weights)), SQUARE, weights)
-    keys, arch, stacked = convert.stack({7: weights, 3: {n: a.ravel() for n, a in weights.items()}}, SQUARE)
+    keys, arch, stacked = convert.stack(
+        {7: weights, 3: {n: a.ravel() for n, a in weights.items()}}, SQUARE
+    )
     assert (keys, arch) == ([7, 3], SQUARE)
     for name, array in stacked.items():
         np.testing.assert_array_equal(array, np.stack([weights[name]] * 2))
     with raises(KeyError, "models[7]: weights: missing key 'layer_1'"):
         convert.stack({7: {"layer_0": weights["layer_0"]}}, SQUARE)
-    with raises(ValueError, "models[7]: architecture: needed for weights without activations (dict), got None"):
+    with raises(
+        ValueError,
+        "models[7]: architecture: needed for weights without activations (dict), got None",
+    ):
         convert.stack({7: weights})
     with raises(ValueError, "layer_0: expected shape (6, 6) or (36,), got (2, 6, 6)"):
         convert.convert({"layer_0": np.ones((2, 6, 6)), "layer_1": np.ones((2, 6, 6))}, SQUARE)

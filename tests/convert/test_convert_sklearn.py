@@ -44,7 +44,10 @@ SCALERS = (
 
 def inputs(features: int, seed: int = 0) -> Float32Array:
     rng = np.random.default_rng(seed)
-    return (rng.standard_normal((60, features)) * rng.uniform(0.1, 9, features) + rng.normal(size=features)).astype("f")
+    return (
+        rng.standard_normal((60, features)) * rng.uniform(0.1, 9, features)
+        + rng.normal(size=features)
+    ).astype("f")
 
 
 def fitted(estimator: Any, x: Any, y: Any) -> Any:
@@ -59,7 +62,9 @@ def test_regressors(seed: int, outputs: int) -> None:
     x = inputs(5, seed)
     y = np.stack([x[:, 0] * x[:, 1], x[:, 2], 7 + x[:, 3]], axis=1)[:, :outputs]
     hidden = tuple(int(size) for size in rng.integers(1, 20, rng.integers(5)))
-    network = MLPRegressor(hidden_layer_sizes=hidden, activation=ACTIVATIONS[seed % 4], max_iter=5, random_state=seed)
+    network = MLPRegressor(
+        hidden_layer_sizes=hidden, activation=ACTIVATIONS[seed % 4], max_iter=5, random_state=seed
+    )
     estimator = fitted(network, x, y if outputs > 1 else y[:, 0])
     converted = convert.convert(estimator)
     assert len(converted.architecture.layers) == len(hidden) + 1
@@ -67,7 +72,9 @@ def test_regressors(seed: int, outputs: int) -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("kind", ["two classes", "strings", "four classes", "multilabel", "one label"])
+@pytest.mark.parametrize(
+    "kind", ["two classes", "strings", "four classes", "multilabel", "one label"]
+)
 def test_classifiers(kind: str, activation: str) -> None:
     x = inputs(4)
     y = {
@@ -77,7 +84,9 @@ def test_classifiers(kind: str, activation: str) -> None:
         "multilabel": (x[:, :3] > 0).astype(int),
         "one label": (x[:, :1] > 0).astype(int),
     }[kind]
-    estimator = fitted(MLPClassifier((7, 7), activation=activation, max_iter=9, random_state=0), x, y)
+    estimator = fitted(
+        MLPClassifier((7, 7), activation=activation, max_iter=9, random_state=0), x, y
+    )
     truth = estimator.predict_proba(x.astype(np.float64))
     assert_computes(convert.convert(estimator), x, truth)
     assert truth.shape[1] == {"four classes": 4, "multilabel": 3}.get(kind, 2)
@@ -87,14 +96,18 @@ def test_classifiers(kind: str, activation: str) -> None:
 def test_pipelines_and_scaled_targets(scaler: Any) -> None:
     x = inputs(4)
     y = x[:, :2] * 40 + 1000
-    regressor = MLPRegressor(hidden_layer_sizes=(6, 6), activation="tanh", max_iter=20, random_state=0)
+    regressor = MLPRegressor(
+        hidden_layer_sizes=(6, 6), activation="tanh", max_iter=20, random_state=0
+    )
     pipeline = Pipeline([("scale", scaler), ("again", MinMaxScaler()), ("network", regressor)])
     target = None if scaler == "passthrough" else scaler
     for labels in (y, y[:, 0]):
         estimator = fitted(TransformedTargetRegressor(pipeline, transformer=target), x, labels)
         truth = estimator.predict(x.astype(np.float64)).reshape(60, -1)
         assert_computes(convert.convert(estimator), x, truth)
-    estimator = fitted(make_pipeline(scaler, MLPClassifier((5,), max_iter=5, random_state=0)), x, y[:, 0] > 1000)
+    estimator = fitted(
+        make_pipeline(scaler, MLPClassifier((5,), max_iter=5, random_state=0)), x, y[:, 0] > 1000
+    )
     assert_computes(convert.convert(estimator), x, estimator.predict_proba(x.astype(np.float64)))
 
 
@@ -102,7 +115,10 @@ def test_the_best_of_a_search() -> None:
     x = inputs(3)
     network = MLPRegressor(hidden_layer_sizes=(4,), max_iter=3, random_state=0)
     choices = {"activation": ["tanh", "relu"]}
-    for search in (GridSearchCV(network, choices, cv=2), RandomizedSearchCV(network, choices, n_iter=2, cv=2)):
+    for search in (
+        GridSearchCV(network, choices, cv=2),
+        RandomizedSearchCV(network, choices, n_iter=2, cv=2),
+    ):
         fitted(search, x, x[:, 0])
         assert_computes(convert.convert(search), x, search.predict(x.astype(np.float64))[:, None])
 
@@ -139,9 +155,18 @@ def test_what_is_not_supported_is_named() -> None:
             LinearRegression(),
             "LinearRegression is not supported; an MLPRegressor, an MLPClassifier or a Pipeline to one",
         ),
-        (make_pipeline(PCA(), network), "pca: PCA: PCA is no scaler that is known, it may compute anything; fold_"),
-        (make_pipeline(StandardScaler(), LinearRegression()), "linearregression: LinearRegression is not supported"),
-        (make_pipeline(MinMaxScaler(clip=True), network), "minmaxscaler: MinMaxScaler: MinMaxScaler with clip=True"),
+        (
+            make_pipeline(PCA(), network),
+            "pca: PCA: PCA is no scaler that is known, it may compute anything; fold_",
+        ),
+        (
+            make_pipeline(StandardScaler(), LinearRegression()),
+            "linearregression: LinearRegression is not supported",
+        ),
+        (
+            make_pipeline(MinMaxScaler(clip=True), network),
+            "minmaxscaler: MinMaxScaler: MinMaxScaler with clip=True",
+        ),
         (
             TransformedTargetRegressor(network, transformer=QuantileTransformer(n_quantiles=9)),
             "transformer: QuantileTransformer: QuantileTransformer is no scaler that is known, it may compute anything",
@@ -215,7 +240,9 @@ OTHERWISE = {
     ),
     "inverse_func of a transformer": (
         TransformedTargetRegressor(
-            NETWORK, transformer=FunctionTransformer(inverse_func=double, check_inverse=False), check_inverse=False
+            NETWORK,
+            transformer=FunctionTransformer(inverse_func=double, check_inverse=False),
+            check_inverse=False,
         ),
         f"{FUNCTION} inverse_func, {ANYTHING}; {FOLD}",
     ),
@@ -232,12 +259,18 @@ OTHERWISE = {
         f"functiontransformer: FunctionTransformer: FunctionTransformer has a func, {ANYTHING}; {FOLD}",
     ),
     "pipeline": (OwnPipeline([("n", NETWORK)]), f"OwnPipeline is a class of its own, {ANYTHING}"),
-    "classifier": (OwnClassifier((4,), max_iter=2), f"OwnClassifier is a class of its own, {ANYTHING}"),
+    "classifier": (
+        OwnClassifier((4,), max_iter=2),
+        f"OwnClassifier is a class of its own, {ANYTHING}",
+    ),
     "nested": (
         make_pipeline(StandardScaler(), OwnPipeline([("n", NETWORK)])),
         f"ownpipeline: OwnPipeline is a class of its own, {ANYTHING}",
     ),
-    "labels": (TransformedTargetRegressor(CLASSIFIER), "regressor: expected a regressor, got a MLPClassifier"),
+    "labels": (
+        TransformedTargetRegressor(CLASSIFIER),
+        "regressor: expected a regressor, got a MLPClassifier",
+    ),
     "labels of a pipeline": (
         TransformedTargetRegressor(make_pipeline(StandardScaler(), CLASSIFIER)),
         "regressor: expected a regressor, got a Pipeline",
@@ -247,7 +280,9 @@ OTHERWISE = {
         "regressor: expected a regressor, got a GridSearchCV",
     ),
     "labels of a random search": (
-        TransformedTargetRegressor(RandomizedSearchCV(CLASSIFIER, {"activation": ["tanh"]}, n_iter=1, cv=2)),
+        TransformedTargetRegressor(
+            RandomizedSearchCV(CLASSIFIER, {"activation": ["tanh"]}, n_iter=1, cv=2)
+        ),
         "regressor: expected a regressor, got a RandomizedSearchCV",
     ),
 }
@@ -268,12 +303,20 @@ def test_networks_whose_parts_do_not_fit_each_other() -> None:
             lambda network: setattr(network, "n_layers_", 2),
             "1 of coefs_ and of intercepts_, got 2 matrices and 2 biases",
         ),
-        (lambda network: network.coefs_.append([[1.0]]), "2 of coefs_ and of intercepts_, got 3 matrices and 2 biases"),
-        (lambda network: network.intercepts_.pop(), "2 of coefs_ and of intercepts_, got 2 matrices and 1 biases"),
+        (
+            lambda network: network.coefs_.append([[1.0]]),
+            "2 of coefs_ and of intercepts_, got 3 matrices and 2 biases",
+        ),
+        (
+            lambda network: network.intercepts_.pop(),
+            "2 of coefs_ and of intercepts_, got 2 matrices and 1 biases",
+        ),
     ]
     for change, message in changes:
         with silently():
-            network = MLPRegressor(hidden_layer_sizes=(4,), max_iter=5, random_state=0).fit(x, x[:, 0])
+            network = MLPRegressor(hidden_layer_sizes=(4,), max_iter=5, random_state=0).fit(
+                x, x[:, 0]
+            )
         change(network)
         with unsupported(f"expected {message}"):
             convert.convert(network)
@@ -286,7 +329,11 @@ def test_methods_put_in_place_of_scikit_learns(monkeypatch: pytest.MonkeyPatch) 
         fitted(MLPClassifier(max_iter=2), x, x[:, 0] > 0),
     )
     scaler = StandardScaler().fit(x)
-    for model, method in ((network, "predict"), (network, "_predict"), (classifier, "predict_proba")):
+    for model, method in (
+        (network, "predict"),
+        (network, "_predict"),
+        (classifier, "predict_proba"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(model, method, otherwise)
             with unsupported(f"{type(model).__name__} has a {method} of its own, {ANYTHING}"):
@@ -295,7 +342,9 @@ def test_methods_put_in_place_of_scikit_learns(monkeypatch: pytest.MonkeyPatch) 
     pipeline = Pipeline([("s", scaler), ("n", network)])
     with monkeypatch.context() as patch:
         patch.setattr(scaler, "transform", otherwise)
-        with unsupported(f"s: StandardScaler: StandardScaler has a transform of its own, {ANYTHING}; {FOLD}"):
+        with unsupported(
+            f"s: StandardScaler: StandardScaler has a transform of its own, {ANYTHING}; {FOLD}"
+        ):
             convert.convert(pipeline)
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "predict", otherwise)
@@ -311,10 +360,14 @@ def test_methods_put_in_place_of_scikit_learns(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("option", ["with_mean", "with_std", "with_centering", "with_scaling"])
 def test_options_that_are_switched_off_after_fitting(option: str) -> None:
     x = inputs(3)
-    scaler = (RobustScaler if option in ("with_centering", "with_scaling") else StandardScaler)().fit(x)
+    scaler = (
+        RobustScaler if option in ("with_centering", "with_scaling") else StandardScaler
+    )().fit(x)
     scaler.set_params(**{option: False})
     mean, scale = mean_and_scale(scaler)
-    np.testing.assert_allclose((x - mean) / scale, scaler.transform(x.astype(np.float64)), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        (x - mean) / scale, scaler.transform(x.astype(np.float64)), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_scalers_are_copied() -> None:
@@ -328,10 +381,14 @@ def test_scalers_are_copied() -> None:
 def test_many_estimators_become_stacked_arrays() -> None:
     x = inputs(3)
     models = {
-        name: fitted(make_pipeline(StandardScaler(), MLPClassifier((4,), max_iter=2)), x[i:], x[i:, 0] > 0)
+        name: fitted(
+            make_pipeline(StandardScaler(), MLPClassifier((4,), max_iter=2)), x[i:], x[i:, 0] > 0
+        )
         for i, name in enumerate("abc")
     }
     keys, arch, weights = convert.stack(models)
     for i, key in enumerate(keys):
         one = {name: array[i] for name, array in weights.items()}
-        assert_computes(convert.Converted(arch, one), x, models[key].predict_proba(x.astype(np.float64)))
+        assert_computes(
+            convert.Converted(arch, one), x, models[key].predict_proba(x.astype(np.float64))
+        )

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from cases import ACTIVATIONS, Weights, one_model, raises, random_architecture, random_weights
-from convert_checks import SQUARE, assert_computes, assert_same_models, elementwise, rows, silently, unsupported
+from convert_checks import (
+    SQUARE,
+    assert_computes,
+    assert_same_models,
+    elementwise,
+    rows,
+    silently,
+    unsupported,
+)
 from mlpbank import Activation, Architecture, BatchedInference, LayerSpec, convert
 
 torch = pytest.importorskip("torch")
@@ -55,7 +63,11 @@ def linear(weights: Weights, i: int) -> Any:
 
 def sequential(arch: Architecture, weights: Weights) -> Any:
     """Return a model as one nn.Sequential."""
-    parts = [part for i, spec in enumerate(arch.layers) for part in (linear(weights, i), MODULES[spec.activation]())]
+    parts = [
+        part
+        for i, spec in enumerate(arch.layers)
+        for part in (linear(weights, i), MODULES[spec.activation]())
+    ]
     return nn.Sequential(*parts)
 
 
@@ -107,10 +119,13 @@ def test_nested_sequentials_with_layers_that_fold_or_do_nothing(seed: int) -> No
         parts += [nn.Sequential(*block), nn.AlphaDropout()] if rng.integers(2) else block
     module = nn.Sequential(*parts).eval()
     converted = convert.convert(module)
-    assert [spec.activation for spec in converted.architecture.layers] == [spec.activation for spec in arch.layers]
+    assert [spec.activation for spec in converted.architecture.layers] == [
+        spec.activation for spec in arch.layers
+    ]
     x = rows(arch)
     assert_computes(convert.convert(module.double()), x, expected(module, x))
-    # Rounding of the float32 parameters to begin with is none: they are the same numbers in float64.
+    # Rounding of the float32 parameters to begin with is none: they are the same numbers in
+    # float64.
     for name, array in convert.convert(module).weights.items():
         np.testing.assert_array_equal(array, converted.weights[name])
 
@@ -123,7 +138,10 @@ def test_forwards_that_call_functions(activation: Activation) -> None:
     class Net(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.rest = linear(weights, 0), nn.ModuleList([linear(weights, 1), linear(weights, 2)])
+            self.first, self.rest = (
+                linear(weights, 0),
+                nn.ModuleList([linear(weights, 1), linear(weights, 2)]),
+            )
 
         def forward(self, x: Any) -> Any:
             hidden = F.relu if activation is Activation.SOFTMAX else function
@@ -155,7 +173,11 @@ class Arithmetic(nn.Module):  # type: ignore[misc]
         x = F.linear(self.net(x).clone(), self.matrix, self.mean).relu_()
         x = torch.flatten(x, 1).reshape(x.shape[0], -1).view(-1, 6)
         x = 3 - x * self.scale
-        return F.linear(-x, self.matrix)[None].squeeze(0) if self.p > 1 else F.linear(-x, self.matrix[:1]).squeeze(-1)
+        return (
+            F.linear(-x, self.matrix)[None].squeeze(0)
+            if self.p > 1
+            else F.linear(-x, self.matrix[:1]).squeeze(-1)
+        )
 
 
 def test_forwards_that_calculate() -> None:
@@ -184,11 +206,15 @@ def test_state_dicts_with_an_architecture() -> None:
     weights = weights_of(arch)
     module = sequential(arch, weights)
     assert_same_models(convert.convert(module.state_dict(), arch), arch, weights)
-    named = {f"_orig_mod.net.{name}": tensor for name, tensor in reversed(module.state_dict().items())}
+    named = {
+        f"_orig_mod.net.{name}": tensor for name, tensor in reversed(module.state_dict().items())
+    }
     assert_same_models(convert.convert(named, arch), arch, weights)
     tensors = {name: torch.tensor(array, requires_grad=True) for name, array in weights.items()}
     assert_same_models(convert.convert(tensors, arch), arch, weights)
-    with raises(ValueError, "architecture: needed for weights without activations (OrderedDict), got None"):
+    with raises(
+        ValueError, "architecture: needed for weights without activations (OrderedDict), got None"
+    ):
         convert.convert(module.state_dict())
     with raises(ValueError, "0: expected an (in, out) matrix (4, 6) for layer 0, got (4, 5)"):
         convert.convert(module.state_dict(), Architecture.mlp(4, 6, 6, 1))
@@ -198,12 +224,19 @@ def test_order_of_layers_is_never_guessed() -> None:
     weights = weights_of(Architecture.mlp(6, 6, 6, 6))
     state = {}
     for i, name in enumerate(("encoder", "middle", "head")):
-        state |= {f"{name}.{key}": tensor for key, tensor in linear(weights, i).state_dict().items()}
+        state |= {
+            f"{name}.{key}": tensor for key, tensor in linear(weights, i).state_dict().items()
+        }
     arch = Architecture.mlp(6, 6, 6, 6)
     names = "['encoder', 'middle', 'head']"
-    with raises(ValueError, f"layers: the names {names} do not tell the order of the layers; pass layers=[...]"):
+    with raises(
+        ValueError,
+        f"layers: the names {names} do not tell the order of the layers; pass layers=[...]",
+    ):
         convert.convert(state, arch)
-    assert_same_models(convert.from_params(state, arch, layers=["encoder", "middle", "head"]), arch, weights)
+    assert_same_models(
+        convert.from_params(state, arch, layers=["encoder", "middle", "head"]), arch, weights
+    )
     with raises(ValueError, f"layers: expected each of {names} once, got ['encoder', 'head']"):
         convert.from_params(state, arch, layers=["encoder", "head"])
     # Sizes tell it where no two layers have the same.
@@ -211,7 +244,9 @@ def test_order_of_layers_is_never_guessed() -> None:
     weights = weights_of(arch)
     state = {}
     for i, name in ((2, "head"), (0, "encoder"), (1, "middle")):
-        state |= {f"{name}.{key}": tensor for key, tensor in linear(weights, i).state_dict().items()}
+        state |= {
+            f"{name}.{key}": tensor for key, tensor in linear(weights, i).state_dict().items()
+        }
     assert_same_models(convert.convert(state, arch), arch, weights)
 
 
@@ -237,7 +272,9 @@ def test_stack_module_state(seed: int) -> None:
 def test_flat_vectors_of_torch() -> None:
     stacked = random_weights(SQUARE, 3, np.random.default_rng(0))
     modules = [sequential(SQUARE, one_model(stacked, i)) for i in range(3)]
-    vectors = torch.stack([nn.utils.parameters_to_vector(module.parameters()) for module in modules])
+    vectors = torch.stack(
+        [nn.utils.parameters_to_vector(module.parameters()) for module in modules]
+    )
     weights = convert.from_flat(vectors, SQUARE, order="weight,bias", weight_layout="out_in")
     for name, array in weights.items():
         np.testing.assert_array_equal(array, stacked[name])
@@ -282,7 +319,9 @@ def test_layers_of_other_dtypes_and_kinds() -> None:
     unbiased = nn.Sequential(nn.Linear(3, 2, bias=False))
     assert not convert.convert(unbiased).weights["layer_0.bias"].any()
     with raises(ValueError, "layer_0: expected values that float32 can hold, got 1e+300"):
-        convert.convert(nn.Linear(1, 1).double().requires_grad_(False).apply(lambda m: m.weight.fill_(1e300)))
+        convert.convert(
+            nn.Linear(1, 1).double().requires_grad_(False).apply(lambda m: m.weight.fill_(1e300))
+        )
 
 
 def test_many_models_become_stacked_arrays() -> None:
@@ -407,7 +446,9 @@ def test_forwards_that_are_traced_once_are_those_of_the_same_kind() -> None:
             assert_computes(own, rows(arch), expected(module, rows(arch)))
     assert not hasattr(groups[0][0], "_tensor_constant0")
     graph = torch.fx.symbolic_trace(groups[3][0])
-    assert_computes(convert.convert(graph), rows(SQUARE)[:, :3], expected(graph, rows(SQUARE)[:, :3]))
+    assert_computes(
+        convert.convert(graph), rows(SQUARE)[:, :3], expected(graph, rows(SQUARE)[:, :3])
+    )
 
 
 class Residual(nn.Module):  # type: ignore[misc]
@@ -444,17 +485,29 @@ def hooked() -> Any:
 
 L = nn.Linear
 UNSUPPORTED: dict[str, tuple[Any, str]] = {
-    "layer": (nn.Sequential(L(2, 2), nn.Sequential(nn.ReLU(), nn.LSTM(2, 2))), "1.1: LSTM is not supported"),
+    "layer": (
+        nn.Sequential(L(2, 2), nn.Sequential(nn.ReLU(), nn.LSTM(2, 2))),
+        "1.1: LSTM is not supported",
+    ),
     "softmax inside": (
         nn.Sequential(L(2, 2), nn.Softmax(-1), L(2, 2)),
         "2: softmax can stand on the last layer only, and this layer follows it",
     ),
     "log softmax": (nn.Sequential(L(2, 2), nn.LogSoftmax(-1)), "1: LogSoftmax is not supported"),
-    "softmax over rows": (nn.Sequential(L(2, 2), nn.Softmax(0)), "1: softmax: expected dim -1 or 1 or None, got 0"),
-    "slope": (nn.Sequential(L(2, 2), nn.LeakyReLU(0.2)), "1: leaky_relu: expected negative_slope 0.01, got 0.2"),
+    "softmax over rows": (
+        nn.Sequential(L(2, 2), nn.Softmax(0)),
+        "1: softmax: expected dim -1 or 1 or None, got 0",
+    ),
+    "slope": (
+        nn.Sequential(L(2, 2), nn.LeakyReLU(0.2)),
+        "1: leaky_relu: expected negative_slope 0.01, got 0.2",
+    ),
     "alpha": (nn.Sequential(L(2, 2), nn.ELU(2.0)), "1: elu: expected alpha 1.0, got 2.0"),
     "beta": (nn.Sequential(L(2, 2), nn.Softplus(2.0)), "1: softplus: expected beta 1.0, got 2.0"),
-    "threshold": (nn.Sequential(L(2, 2), nn.Softplus(1.0, 5)), "1: softplus: expected threshold 20.0, got 5"),
+    "threshold": (
+        nn.Sequential(L(2, 2), nn.Softplus(1.0, 5)),
+        "1: softplus: expected threshold 20.0, got 5",
+    ),
     "training": (
         nn.Sequential(L(2, 2), nn.BatchNorm1d(2)),
         "1: BatchNorm1d is in training mode; call model.eval() first",
@@ -481,11 +534,23 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
     ),
     "sizes": (nn.Sequential(L(2, 3), L(2, 2)), "1: expected 3 inputs, got 2"),
     "no layer": (nn.Sequential(nn.Dropout()), "expected at least one dense layer, got none"),
-    "flatten": (nn.Sequential(nn.Flatten(0), L(2, 2)), "0: expected Flatten from dimension 1 to the last, got 0 to -1"),
+    "flatten": (
+        nn.Sequential(nn.Flatten(0), L(2, 2)),
+        "0: expected Flatten from dimension 1 to the last, got 0 to -1",
+    ),
     "meta": (nn.Sequential(L(2, 2, device="meta")), "0: its parameters cannot be read: "),
-    "hook": (hooked(), "0: Linear has forward hooks, or a forward of its own, that may do anything"),
-    "residual": (nn.Sequential(L(2, 2), Residual()), "1.add: joins several results, and only chains are supported"),
-    "in place": (InPlace(), "relu: stands beside the chain of layers, and only chains are supported"),
+    "hook": (
+        hooked(),
+        "0: Linear has forward hooks, or a forward of its own, that may do anything",
+    ),
+    "residual": (
+        nn.Sequential(L(2, 2), Residual()),
+        "1.add: joins several results, and only chains are supported",
+    ),
+    "in place": (
+        InPlace(),
+        "relu: stands beside the chain of layers, and only chains are supported",
+    ),
     "pair": (Pair(), "expected a forward that returns one tensor computed from its input"),
     "branch": (Branch(), "the forward of Branch cannot be traced: "),
 }
@@ -496,7 +561,9 @@ def test_what_is_not_supported_is_named(name: str) -> None:
     module, message = UNSUPPORTED[name]
     with pytest.raises(convert.UnsupportedLayerError) as caught:
         convert.convert(module)
-    assert str(caught.value) == message or (message.endswith(": ") and str(caught.value).startswith(message))
+    assert str(caught.value) == message or (
+        message.endswith(": ") and str(caught.value).startswith(message)
+    )
 
 
 def test_functions_that_are_not_supported_are_named() -> None:
@@ -510,18 +577,33 @@ def test_functions_that_are_not_supported_are_named() -> None:
 
     for function, message in (
         (F.hardtanh, "hardtanh: hardtanh is not supported"),
-        (lambda x: F.leaky_relu(x, 0.3), "leaky_relu: leaky_relu: expected negative_slope 0.01, got 0.3"),
+        (
+            lambda x: F.leaky_relu(x, 0.3),
+            "leaky_relu: leaky_relu: expected negative_slope 0.01, got 0.3",
+        ),
         (lambda x: F.elu(x, alpha=3.0), "elu: elu: expected alpha 1.0, got 3.0"),
-        (F.dropout, "dropout: dropout is active; call model.eval() first, and pass training=self.training"),
+        (
+            F.dropout,
+            "dropout: dropout is active; call model.eval() first, and pass training=self.training",
+        ),
         (lambda x: x * x, "mul: mul of two values that depend on the input is not supported"),
         (lambda x: x.sum(1), "sum_1: sum is not supported"),
         (lambda x: 1 / x, "truediv: a division by a result, or by 0, is not supported"),
         (lambda x: x / 0, "truediv: a division by a result, or by 0, is not supported"),
         (lambda x: x.T, "getattr_1: getattr is not supported"),
-        (lambda x: x * x.shape[0], "mul: mul of two values that depend on the input is not supported"),
-        (lambda x: F.linear(torch.ones(3, 3), x), "linear: depends on its input in a way that no layer does"),
+        (
+            lambda x: x * x.shape[0],
+            "mul: mul of two values that depend on the input is not supported",
+        ),
+        (
+            lambda x: F.linear(torch.ones(3, 3), x),
+            "linear: depends on its input in a way that no layer does",
+        ),
         (lambda x: torch.ones(3, 3).exp() @ x, "matmul: matmul is not supported"),
-        (lambda x: torch.matmul(input=x, other=torch.ones(3, 3)), "matmul: matmul is not supported"),
+        (
+            lambda x: torch.matmul(input=x, other=torch.ones(3, 3)),
+            "matmul: matmul is not supported",
+        ),
         (lambda x: torch.add(x, 1, alpha=2), "add: add with options is not supported"),
         (lambda x: x.view(-1), "view: view is not supported"),
         (lambda x: x.view(-1, 1), "view: view is not supported"),
@@ -537,8 +619,14 @@ def test_functions_that_are_not_supported_are_named() -> None:
 def test_state_dicts_that_are_no_chain() -> None:
     arch = Architecture.mlp(3, 3, 3)
     for module, message in (
-        (nn.Sequential(L(3, 3), nn.BatchNorm1d(3), L(3, 3)), "1.running_mean: is no weight or bias of a dense layer"),
-        (nn.Sequential(L(3, 3), nn.LayerNorm(3), L(3, 3)), "1: expected a matrix of floating-point weights, got"),
+        (
+            nn.Sequential(L(3, 3), nn.BatchNorm1d(3), L(3, 3)),
+            "1.running_mean: is no weight or bias of a dense layer",
+        ),
+        (
+            nn.Sequential(L(3, 3), nn.LayerNorm(3), L(3, 3)),
+            "1: expected a matrix of floating-point weights, got",
+        ),
         (nn.LSTM(3, 3), "weight_ih_l0: is no weight or bias of a dense layer"),
     ):
         with pytest.raises(convert.UnsupportedLayerError) as caught:
@@ -550,7 +638,10 @@ def test_state_dicts_that_are_no_chain() -> None:
 
 def test_a_given_architecture_is_checked() -> None:
     module = nn.Sequential(L(2, 3), nn.ReLU())
-    assert convert.convert(module, Architecture([LayerSpec(2, 3, "relu")])).architecture.output_size == 3
+    assert (
+        convert.convert(module, Architecture([LayerSpec(2, 3, "relu")])).architecture.output_size
+        == 3
+    )
     expected = "expected 2 -> 3 with activation 'tanh', got 2 -> 3 with activation 'relu'"
     with raises(ValueError, f"architecture: layer 0: {expected}"):
         convert.convert(module, Architecture([LayerSpec(2, 3, "tanh")]))

@@ -84,7 +84,10 @@ def swallowing(net: Any, x: Any) -> Any:
 
 START = time.perf_counter()
 CHANGING: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
-    "randn": (lambda net, x: x + torch.randn(3), f"the forward of Net makes a tensor with aten.randn; {SAME}"),
+    "randn": (
+        lambda net, x: x + torch.randn(3),
+        f"the forward of Net makes a tensor with aten.randn; {SAME}",
+    ),
     "rand_like": (
         lambda net, x: x + torch.rand_like(net.shift),
         f"add: rand_like computes a constant with {{}}; {SAME}",
@@ -101,15 +104,27 @@ CHANGING: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         lambda net, x: x + torch.zeros(3).normal_(),
         f"the forward of Net makes a tensor with aten.normal_; {SAME}",
     ),
-    "empty": (lambda net, x: x + torch.empty(3), f"the forward of Net makes a tensor with aten.empty; {SAME}"),
+    "empty": (
+        lambda net, x: x + torch.empty(3),
+        f"the forward of Net makes a tensor with aten.empty; {SAME}",
+    ),
     "caught": (swallowing, f"the forward of Net makes a tensor with aten.randn; {SAME}"),
-    "python": (lambda net, x: x * random.random(), f"the forward of Net draws random numbers; {SAME}"),
-    "numpy": (lambda net, x: x * np.random.rand(), f"the forward of Net draws random numbers; {SAME}"),  # noqa: NPY002
+    "python": (
+        lambda net, x: x * random.random(),
+        f"the forward of Net draws random numbers; {SAME}",
+    ),
+    "numpy": (
+        lambda net, x: x * np.random.rand(),  # noqa: NPY002
+        f"the forward of Net draws random numbers; {SAME}",
+    ),
     "generator": (
         lambda net, x: x * float(np.random.default_rng().random()),
         f"the forward of Net differs from call to call; {SAME}",
     ),
-    "time": (lambda net, x: x * (time.perf_counter() - START), f"the forward of Net differs from call to call; {SAME}"),
+    "time": (
+        lambda net, x: x * (time.perf_counter() - START),
+        f"the forward of Net differs from call to call; {SAME}",
+    ),
     "tensor of time": (
         lambda net, x: x * torch.tensor(time.perf_counter() - START, dtype=torch.float64),
         f"the forward of Net differs from call to call; {SAME}",
@@ -123,9 +138,18 @@ CHANGING: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "buffer in place": (in_place, "add_: add_ changes a tensor of the module in place"),
     "buffer by operator": (by_operator, "iadd: iadd changes a tensor of the module in place"),
     "buffer by data": (by_data, "the forward of Net cannot be traced: data of a tensor is set"),
-    "buffer in place unseen": (in_place_unseen, f"the forward of Net changes a tensor of the module; {SAME}"),
-    "into a buffer": (lambda net, x: net.shift.mul_(x), "mul_: mul_ changes a tensor of the module in place"),
-    "clamped parameter": (lambda net, x: x * net.scale.clamp_(0, 1), "clamp_: clamp_ changes a tensor of the module"),
+    "buffer in place unseen": (
+        in_place_unseen,
+        f"the forward of Net changes a tensor of the module; {SAME}",
+    ),
+    "into a buffer": (
+        lambda net, x: net.shift.mul_(x),
+        "mul_: mul_ changes a tensor of the module in place",
+    ),
+    "clamped parameter": (
+        lambda net, x: x * net.scale.clamp_(0, 1),
+        "clamp_: clamp_ changes a tensor of the module",
+    ),
 }
 WAYS = iter([0, 1] * 100)
 
@@ -196,7 +220,9 @@ class Tripled(torch.Tensor):  # type: ignore[misc]
     """Of which a layer makes something else."""
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         result = super().__torch_function__(function, types, args, kwargs or {})
         return result * 3 if function is F.linear else result
 
@@ -213,19 +239,27 @@ def of_class(kind: Any) -> Any:
 
 def hooked_parametrization() -> Any:
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
-    layer.parametrizations.weight.register_forward_hook(lambda module, args, output: output * torch.rand(()))
+    layer.parametrizations.weight.register_forward_hook(
+        lambda module, args, output: output * torch.rand(())
+    )
     return layer
 
 
 def test_tensors_of_a_class_of_their_own() -> None:
-    with raises(UnsupportedLayerError, "Tripled has a __torch_function__ of its own, which may do anything"):
+    with raises(
+        UnsupportedLayerError, "Tripled has a __torch_function__ of its own, which may do anything"
+    ):
         convert.convert(of_class(Tripled))
     plain = of_class(Named)
-    assert np.array_equal(convert.convert(plain).weights["layer_0"], plain.weight.detach().numpy().T)
+    assert np.array_equal(
+        convert.convert(plain).weights["layer_0"], plain.weight.detach().numpy().T
+    )
 
 
 class Optional(Net):
-    def forward(self, x: Any, hidden: Any = None, *more: Any, scale: float = 2.0, **options: Any) -> Any:
+    def forward(
+        self, x: Any, hidden: Any = None, *more: Any, scale: float = 2.0, **options: Any
+    ) -> Any:
         x = self.fc(x)
         return torch.relu(x) * scale if hidden is None else torch.tanh(x)
 
@@ -240,14 +274,19 @@ def test_other_parameters_of_a_forward_have_their_defaults() -> None:
     x = rows(Architecture.mlp(3, 3))
     with torch.no_grad():
         assert_computes(convert.convert(net), x, net(torch.tensor(x).double()))
-    with pytest.raises(UnsupportedLayerError, match=r"^the forward of Two cannot be traced: Two\.forward"):
+    with pytest.raises(
+        UnsupportedLayerError, match=r"^the forward of Two cannot be traced: Two\.forward"
+    ):
         convert.convert(Two())
 
 
 SHAPES: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "view of columns": (lambda net, x: x.view(x.size(1), -1), "view: view is not supported"),
     "view of one row": (lambda net, x: x.view(1, -1), "view: view is not supported"),
-    "reshape of columns": (lambda net, x: x.reshape(x.shape[1], -1), "reshape: reshape is not supported"),
+    "reshape of columns": (
+        lambda net, x: x.reshape(x.shape[1], -1),
+        "reshape: reshape is not supported",
+    ),
     "softmax of squeezed rows": (
         lambda net, x: torch.softmax(F.linear(x, net.scale[None]).squeeze(-1), -1),
         "squeeze: squeeze is not supported",
@@ -263,7 +302,10 @@ SHAPES: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         "linear: expected a matrix of weights, got shape (3,)",
     ),
     "complex": (lambda net, x: x * 1j, "mul: mul of a complex number is not supported"),
-    "layer of a constant": (lambda net, x: x * net.fc(net.scale), "mul: depends on its input in a way that no layer"),
+    "layer of a constant": (
+        lambda net, x: x * net.fc(net.scale),
+        "mul: depends on its input in a way that no layer",
+    ),
     "two arguments": (lambda net, x: nn.Identity()(x, x), "the forward of Net cannot be traced: "),
 }
 
@@ -319,7 +361,9 @@ def test_hooks_for_every_module(register: Any, name: str) -> None:
                 f"PyTorch has hooks for every module ({name}), which may do anything; remove them first",
             ):
                 convert.convert(model)
-        with pytest.raises(UnsupportedLayerError, match=r"^models\['a'\]: PyTorch has hooks for every module"):
+        with pytest.raises(
+            UnsupportedLayerError, match=r"^models\['a'\]: PyTorch has hooks for every module"
+        ):
             convert.stack({"a": nn.Linear(3, 3)})
     assert convert.convert(nn.Linear(3, 3)).architecture.output_size == 3
 
@@ -411,32 +455,58 @@ OTHERWISE: dict[str, tuple[Callable[[], Any], str]] = {
     "hook": (lambda: hooked("register_forward_hook"), f"Linear {HOOKED}"),
     "hook of a module": (lambda: hooked("register_forward_hook", Net()), f"Net {HOOKED}"),
     "pre-hook of a module": (lambda: hooked("register_forward_pre_hook", Net()), f"Net {HOOKED}"),
-    "pre-hook inside": (lambda: changed(Net(), fc=hooked("register_forward_pre_hook")), f"fc: Linear {HOOKED}"),
-    "hook of what is compiled": (lambda: hooked("register_forward_hook", compiled()), f"OptimizedModule {HOOKED}"),
-    "forward of what is compiled": (lambda: compiled(forward=torch.relu), f"OptimizedModule {HOOKED}"),
+    "pre-hook inside": (
+        lambda: changed(Net(), fc=hooked("register_forward_pre_hook")),
+        f"fc: Linear {HOOKED}",
+    ),
+    "hook of what is compiled": (
+        lambda: hooked("register_forward_hook", compiled()),
+        f"OptimizedModule {HOOKED}",
+    ),
+    "forward of what is compiled": (
+        lambda: compiled(forward=torch.relu),
+        f"OptimizedModule {HOOKED}",
+    ),
     "forward": (lambda: changed(nn.Linear(3, 3), forward=torch.relu), f"Linear {HOOKED}"),
     "forward of a module": (lambda: changed(Net(), forward=torch.relu), f"Net {HOOKED}"),
     "pruned": (lambda: prune.l1_unstructured(nn.Linear(3, 3), "weight", 2), f"Linear {HOOKED}"),
     "call": (lambda: Called(3, 3), "Called has a __call__ of its own, which may compute anything"),
-    "call inside": (lambda: nn.Sequential(Called(3, 3)), "0: Called has a __call__ of its own, which may compute"),
-    "call of a module": (CalledNet, "CalledNet has a __call__ of its own, which may compute anything"),
+    "call inside": (
+        lambda: nn.Sequential(Called(3, 3)),
+        "0: Called has a __call__ of its own, which may compute",
+    ),
+    "call of a module": (
+        CalledNet,
+        "CalledNet has a __call__ of its own, which may compute anything",
+    ),
     "call replaced": (lambda: changed(Net(), _call_impl=torch.relu), f"Net {HOOKED}"),
-    "layer's call replaced": (lambda: changed(nn.Linear(3, 3), _call_impl=torch.relu), f"Linear {HOOKED}"),
-    "order": (lambda: Backwards(nn.Linear(3, 3), nn.Tanh()), "1: expected a dense layer before the first activation"),
+    "layer's call replaced": (
+        lambda: changed(nn.Linear(3, 3), _call_impl=torch.relu),
+        f"Linear {HOOKED}",
+    ),
+    "order": (
+        lambda: Backwards(nn.Linear(3, 3), nn.Tanh()),
+        "1: expected a dense layer before the first activation",
+    ),
     "weight": (noisy, "the forward of Noisy makes a tensor with aten.randn"),
     "parametrization": (
         lambda: parametrized(Doubling()),
         "the parametrization Doubling of weight may compute anything; "
         "torch.nn.utils.parametrize.remove_parametrizations makes it a parameter",
     ),
-    "random parametrization": (lambda: parametrized(Sampling()), "the parametrization Sampling of weight may compute"),
+    "random parametrization": (
+        lambda: parametrized(Sampling()),
+        "the parametrization Sampling of weight may compute",
+    ),
     "hook of a parametrization": (hooked_parametrization, f"weight: ParametrizationList {HOOKED}"),
     **{
         f"parametrization with {name}": (make, "weight: _WeightNorm " + HOOKED)
         for name, make in {
             "a hook": lambda: normed(lambda norm: hooked("register_forward_hook", norm)),
             "a pre-hook": lambda: normed(lambda norm: hooked("register_forward_pre_hook", norm)),
-            "a forward of its own": lambda: normed(lambda norm: changed(norm, forward=norm.forward)),
+            "a forward of its own": lambda: normed(
+                lambda norm: changed(norm, forward=norm.forward)
+            ),
         }.items()
     },
     "spectral norm in training": (
@@ -456,14 +526,20 @@ def test_modules_that_are_not_called_as_their_class_says(name: str) -> None:
 
 def test_a_call_put_in_place_of_a_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.ReLU, "__call__", lambda self, x: x * 2)
-    with raises(UnsupportedLayerError, "1: the forward of ReLU was replaced by one that may do anything"):
+    with raises(
+        UnsupportedLayerError, "1: the forward of ReLU was replaced by one that may do anything"
+    ):
         convert.convert(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
 
 
 def test_a_forward_put_in_place_of_a_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert convert.convert(nn.Linear(3, 3)).architecture.output_size == 3  # the importer has seen PyTorch's own
+    assert (
+        convert.convert(nn.Linear(3, 3)).architecture.output_size == 3
+    )  # the importer has seen PyTorch's own
     monkeypatch.setattr(nn.Linear, "forward", lambda self, x: torch.relu(x))
-    with raises(UnsupportedLayerError, "0: the forward of Linear was replaced by one that may do anything"):
+    with raises(
+        UnsupportedLayerError, "0: the forward of Linear was replaced by one that may do anything"
+    ):
         convert.convert(nn.Sequential(nn.Linear(3, 3)))
 
 
@@ -510,7 +586,10 @@ def test_tied_tensors_of_any_two_modules() -> None:
     class Tied(nn.Module):  # type: ignore[misc]
         def __init__(self, tied: bool, dtype: Any = torch.float32) -> None:
             super().__init__()
-            self.a, self.b = nn.Linear(3, 3, bias=False, dtype=dtype), nn.Linear(3, 3, bias=False, dtype=dtype)
+            self.a, self.b = (
+                nn.Linear(3, 3, bias=False, dtype=dtype),
+                nn.Linear(3, 3, bias=False, dtype=dtype),
+            )
             if tied:
                 self.b.weight = self.a.weight
 
@@ -521,18 +600,26 @@ def test_tied_tensors_of_any_two_modules() -> None:
     for order in (nets, nets[::-1]):
         weights = convert.stack(dict(enumerate(order)))[2]
         for i, net in enumerate(order):
-            np.testing.assert_array_equal(weights["layer_1"][i], net.b.weight.detach().numpy().T.astype(np.float32))
+            np.testing.assert_array_equal(
+                weights["layer_1"][i], net.b.weight.detach().numpy().T.astype(np.float32)
+            )
 
 
 def test_parameters_written_by_hand_say_which_way_round_they_are() -> None:
     arch = Architecture.mlp(3, 3)
     matrix, bias = torch.rand(3, 3), torch.rand(3)
     ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' if the layer computes x @ w, "
-    for params in ([(matrix, bias)], {"0": {"w": matrix, "b": bias}}, {"0": {"W": matrix, "b": bias}}):
+    for params in (
+        [(matrix, bias)],
+        {"0": {"w": matrix, "b": bias}},
+        {"0": {"W": matrix, "b": bias}},
+    ):
         with raises(ValueError, f"0: {ask}'out_in' if w @ x"):
             convert.convert(params, arch)
         weights = convert.from_params(params, arch, weight_layout="in_out").weights
         np.testing.assert_array_equal(weights["layer_0"], matrix.numpy())
     params = {"0": {"weight": matrix, "bias": bias}, "1": nn.Linear(3, 3)}
-    with raises(UnsupportedLayerError, "1: expected arrays, got a module, Linear; give its state_dict"):
+    with raises(
+        UnsupportedLayerError, "1: expected arrays, got a module, Linear; give its state_dict"
+    ):
         convert.convert(params, arch)

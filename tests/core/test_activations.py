@@ -14,8 +14,41 @@ from tolerance import ABSOLUTE, EPSILON, EXACT, OWN_ULPS, softmax_own_error
 
 EDGES = np.array(
     [
-        *(0.0, 2.0**-149, 2.0**-127, 2.0**-126, 2.0**-64, 2.0**-24, 0.1, 0.5, 1.0, 2.0, 5.0, 9.0, 9.01, 10.0, 16.0),
-        *(17.0, 20.0, 33.0, 80.0, 87.0, 88.0, 88.72, 89.0, 100.0, 104.0, 127.0, 128.0, 1e4, 1e10, 3.4028235e38, np.inf),
+        *(
+            0.0,
+            2.0**-149,
+            2.0**-127,
+            2.0**-126,
+            2.0**-64,
+            2.0**-24,
+            0.1,
+            0.5,
+            1.0,
+            2.0,
+            5.0,
+            9.0,
+            9.01,
+            10.0,
+            16.0,
+        ),
+        *(
+            17.0,
+            20.0,
+            33.0,
+            80.0,
+            87.0,
+            88.0,
+            88.72,
+            89.0,
+            100.0,
+            104.0,
+            127.0,
+            128.0,
+            1e4,
+            1e10,
+            3.4028235e38,
+            np.inf,
+        ),
     ],
     np.float32,
 )
@@ -36,7 +69,9 @@ def points() -> Float32Array:
 
 def apply(activation: Activation, x: Float32Array, isa: str, layout: str = "panel") -> Float32Array:
     """Return the activation of x, through a layer that changes nothing else."""
-    bi = BatchedInference(1, Architecture([LayerSpec(1, 1, activation)]), Engine(isa=isa), layout=layout)
+    bi = BatchedInference(
+        1, Architecture([LayerSpec(1, 1, activation)]), Engine(isa=isa), layout=layout
+    )
     bi.load_weights(0, {"layer_0": [1.0], "layer_0.bias": [-0.0]})
     return bi.forward(x.reshape(1, -1, 1)).reshape(-1)
 
@@ -65,12 +100,18 @@ def test_error_is_within_the_promised_ulps(isa: str, layout: str, activation: Ac
     error = np.abs(y[finite].astype(np.float64) - expected[finite]) / unit
     worst = int(error.argmax())
     limit = 0 if activation.value in EXACT else OWN_ULPS
-    assert error[worst] <= limit, f"{activation}({x[finite][worst]!r}): off by {error[worst]:.2f} ULP"
+    assert error[worst] <= limit, (
+        f"{activation}({x[finite][worst]!r}): off by {error[worst]:.2f} ULP"
+    )
 
 
 @pytest.mark.parametrize("activation", ELEMENTWISE)
-def test_nan_stays_nan_whatever_its_sign_and_payload(isa: str, layout: str, activation: Activation) -> None:
-    nans = np.array([0x7FC00000, 0xFFC00000, 0x7FC12345, 0xFFFFFFFF, 0x7F800001], np.uint32).view(np.float32)
+def test_nan_stays_nan_whatever_its_sign_and_payload(
+    isa: str, layout: str, activation: Activation
+) -> None:
+    nans = np.array([0x7FC00000, 0xFFC00000, 0x7FC12345, 0xFFFFFFFF, 0x7F800001], np.uint32).view(
+        np.float32
+    )
     assert np.isnan(apply(activation, nans, isa, layout)).all()
 
 
@@ -101,10 +142,14 @@ def test_infinity_gives_the_limit(isa: str, layout: str, activation: Activation)
     assert tuple(y) == LIMITS[activation.value]
 
 
-@pytest.mark.parametrize("activation", ["none", "tanh", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize(
+    "activation", ["none", "tanh", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu"]
+)
 def test_minus_zero_keeps_its_sign(isa: str, layout: str, activation: str) -> None:
     zeros = np.array([-0.0, 0.0], np.float32)
-    np.testing.assert_array_equal(bits(apply(Activation(activation), zeros, isa, layout)), bits(zeros))
+    np.testing.assert_array_equal(
+        bits(apply(Activation(activation), zeros, isa, layout)), bits(zeros)
+    )
 
 
 @pytest.mark.parametrize("activation", ELEMENTWISE)
@@ -116,13 +161,18 @@ def test_fused_instruction_sets_give_the_same_bits(activation: Activation) -> No
 
 
 def test_relu_of_minus_zero_is_zero(isa: str, layout: str) -> None:
-    assert apply(Activation.RELU, np.array([-0.0, 0.0], np.float32), isa, layout).tolist() == [0.0, 0.0]
+    assert apply(Activation.RELU, np.array([-0.0, 0.0], np.float32), isa, layout).tolist() == [
+        0.0,
+        0.0,
+    ]
 
 
 def softmax(x: Float32Array, isa: str, layout: str) -> Float32Array:
     """Return the softmax of each row of x (rows, n), through a layer that changes nothing else."""
     n = x.shape[1]
-    bi = BatchedInference(1, Architecture([LayerSpec(n, n, "softmax")]), Engine(isa=isa), layout=layout)
+    bi = BatchedInference(
+        1, Architecture([LayerSpec(n, n, "softmax")]), Engine(isa=isa), layout=layout
+    )
     bi.load_weights(0, {"layer_0": np.eye(n)})
     return bi.forward(x[None])[0]
 
@@ -140,9 +190,13 @@ def test_softmax_is_within_its_bound(isa: str, layout: str, n: int) -> None:
 
 def test_softmax_of_edges(isa: str, layout: str) -> None:
     largest = np.finfo(np.float32).max
-    x = np.array([[largest, largest, -largest], [0, -0.0, 0], [5, -largest, -largest], [1e-45, 0, -1e-45]], np.float32)
+    x = np.array(
+        [[largest, largest, -largest], [0, -0.0, 0], [5, -largest, -largest], [1e-45, 0, -1e-45]],
+        np.float32,
+    )
     np.testing.assert_array_equal(
-        softmax(x, isa, layout), np.array([[0.5, 0.5, 0], [1 / 3] * 3, [1, 0, 0], [1 / 3] * 3], np.float32)
+        softmax(x, isa, layout),
+        np.array([[0.5, 0.5, 0], [1 / 3] * 3, [1, 0, 0], [1 / 3] * 3], np.float32),
     )
     assert softmax(np.array([[-7.0], [1e38]], np.float32), isa, layout).tolist() == [[1], [1]]
 

@@ -58,7 +58,9 @@ def test_numpy_integers_are_sizes(number: Any) -> None:
     assert Architecture.mlp(number, 1) == Architecture.mlp(5, 1)
 
 
-@pytest.mark.parametrize("wrong", [True, False, np.True_, 3.0, np.float32(3), "3", None, [3], 3 + 0j])
+@pytest.mark.parametrize(
+    "wrong", [True, False, np.True_, 3.0, np.float32(3), "3", None, [3], 3 + 0j]
+)
 def test_sizes_that_are_no_integers(wrong: Any) -> None:
     with raises(TypeError, f"input_size: expected a positive integer, got {wrong!r}"):
         LayerSpec(wrong, 4)
@@ -107,7 +109,10 @@ def test_architecture_properties() -> None:
     assert (arch.input_size, arch.output_size) == (32, 1)
     assert arch.num_parameters == 33 * 64 + 65 * 7 + 8
     assert arch.validate() is None  # type: ignore[func-returns-value]
-    assert repr(arch) == "Architecture([LayerSpec(32, 64, 'relu'), LayerSpec(64, 7, 'tanh'), LayerSpec(7, 1, 'none')])"
+    assert (
+        repr(arch)
+        == "Architecture([LayerSpec(32, 64, 'relu'), LayerSpec(64, 7, 'tanh'), LayerSpec(7, 1, 'none')])"
+    )
     for name in ("layers", "input_size", "output_size", "num_parameters"):
         with pytest.raises(AttributeError):
             setattr(arch, name, 1)
@@ -123,15 +128,19 @@ def test_any_iterable_of_layers_is_taken() -> None:
 
 def test_mlp_is_shorthand() -> None:
     assert Architecture.mlp(5, 1) == Architecture([LayerSpec(5, 1)])
-    assert Architecture.mlp(32, 64, 1) == Architecture([LayerSpec(32, 64, "relu"), LayerSpec(64, 1)])
-    assert Architecture.mlp(2, 3, 4, 5, activation="tanh", output_activation="relu") == Architecture(
-        [LayerSpec(2, 3, "tanh"), LayerSpec(3, 4, "tanh"), LayerSpec(4, 5, "relu")]
+    assert Architecture.mlp(32, 64, 1) == Architecture(
+        [LayerSpec(32, 64, "relu"), LayerSpec(64, 1)]
     )
+    assert Architecture.mlp(
+        2, 3, 4, 5, activation="tanh", output_activation="relu"
+    ) == Architecture([LayerSpec(2, 3, "tanh"), LayerSpec(3, 4, "tanh"), LayerSpec(4, 5, "relu")])
 
 
 @pytest.mark.parametrize("sizes", [(), (3,)])
 def test_mlp_needs_two_sizes(sizes: tuple[int, ...]) -> None:
-    with raises(ValueError, f"sizes: expected at least two, an input and an output size, got {len(sizes)}"):
+    with raises(
+        ValueError, f"sizes: expected at least two, an input and an output size, got {len(sizes)}"
+    ):
         Architecture.mlp(*sizes)
 
 
@@ -140,7 +149,11 @@ def test_equality_and_hash() -> None:
     same = Architecture([LayerSpec(3, 4, "relu"), LayerSpec(4, 1)])
     assert arch == same
     assert hash(arch) == hash(same)
-    others = [Architecture.mlp(3, 4), Architecture.mlp(3, 5, 1), Architecture.mlp(3, 4, 1, activation="tanh")]
+    others = [
+        Architecture.mlp(3, 4),
+        Architecture.mlp(3, 5, 1),
+        Architecture.mlp(3, 4, 1, activation="tanh"),
+    ]
     assert all(arch != other for other in others)
     assert len({arch, same, *others}) == 4
     assert arch != "Architecture"
@@ -151,7 +164,10 @@ def test_equality_and_hash() -> None:
 def test_copies() -> None:
     arch = Architecture.mlp(3, 4, 1)
     for clone in (
-        *(pickle.loads(pickle.dumps(arch, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)),
+        *(
+            pickle.loads(pickle.dumps(arch, protocol))
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+        ),
         copy.copy(arch),
         copy.deepcopy(arch),
         eval(repr(arch)),
@@ -179,7 +195,10 @@ def test_neighbours_that_do_not_fit() -> None:
 
 
 def test_softmax_on_a_hidden_layer() -> None:
-    assert Architecture.mlp(3, 4, 5, output_activation="softmax").layers[1].activation is Activation.SOFTMAX
+    assert (
+        Architecture.mlp(3, 4, 5, output_activation="softmax").layers[1].activation
+        is Activation.SOFTMAX
+    )
     with raises(ValueError, "layer 0: expected softmax on the last layer only, which is layer 1"):
         Architecture.mlp(3, 4, 5, activation="softmax")
 

@@ -1,8 +1,8 @@
 """The same row through the same model gives the same bits, whatever else is in the call and whatever computes it.
 
-100 random configurations run by default, 500 with --slow; with MLPBANK_TEST_CONFIGS=10000 pytest --slow
-tests/core/test_bits.py runs more.
-More threads than this machine has CPUs are tested in tests/cpp/core_test.cpp, since Engine keeps to the CPU budget.
+100 random configurations run by default, 500 with --slow; with MLPBANK_TEST_CONFIGS=10000 pytest
+--slow tests/core/test_bits.py runs more. More threads than this machine has CPUs are tested in
+tests/cpp/core_test.cpp, since Engine keeps to the CPU budget.
 """
 
 from __future__ import annotations
@@ -40,26 +40,34 @@ MAX_WORK = 3_000_000
 
 def random_case(rng: np.random.Generator) -> Case:
     arch = random_architecture(rng)
-    num_models = int(rng.choice([1, 2, 15, 16, 17, 33]) if rng.random() < 0.5 else rng.integers(1, 60))
+    num_models = int(
+        rng.choice([1, 2, 15, 16, 17, 33]) if rng.random() < 0.5 else rng.integers(1, 60)
+    )
     most = max(1, min(300, MAX_WORK // (num_models * arch.num_parameters)))
     rows = min(most, int(rng.choice(ROWS)) if rng.random() < 0.5 else int(rng.integers(1, 301)))
     x = rng.standard_normal((num_models, rows, arch.input_size)).astype(np.float32)
     return Case(arch, random_weights(arch, num_models, rng), x)
 
 
-def engines(group: tuple[str, ...], weights: dict[str, BatchedWeights], threads: int) -> Iterator[BatchedInference]:
+def engines(
+    group: tuple[str, ...], weights: dict[str, BatchedWeights], threads: int
+) -> Iterator[BatchedInference]:
     for isa in group:
         for layout in LAYOUTS:
             yield BatchedInference.from_weights(weights[layout], Engine(threads, isa))
 
 
-def check_calls(bi: BatchedInference, x: Float32Array, y: Float32Array, rng: np.random.Generator) -> None:
+def check_calls(
+    bi: BatchedInference, x: Float32Array, y: Float32Array, rng: np.random.Generator
+) -> None:
     """Check that every way to ask for rows of x gives the bits of y."""
     num_models, rows = y.shape[:2]
     threads = int(rng.choice(THREADS))
     assert_same_bits(bi.forward(x, num_threads=threads), y)
 
-    ids = rng.integers(0, num_models, rng.integers(1, 2 * num_models + 1))  # some left out, some repeated, any order
+    ids = rng.integers(
+        0, num_models, rng.integers(1, 2 * num_models + 1)
+    )  # some left out, some repeated, any order
     assert_same_bits(bi.forward(x[ids], models=ids, num_threads=threads), y[ids])
     order = rng.permutation(num_models)
     assert_same_bits(bi.forward(x[order], models=order, num_threads=threads), y[order])
@@ -92,7 +100,9 @@ def check_configuration(seed: int) -> None:
             try:
                 check_calls(bi, c.x, expected, rng)
             except AssertionError as error:
-                raise AssertionError(f"configuration {seed}: {bi!r}, {dtype}, x {c.x.shape}: {error}") from error
+                raise AssertionError(
+                    f"configuration {seed}: {bi!r}, {dtype}, x {c.x.shape}: {error}"
+                ) from error
 
 
 @pytest.mark.parametrize("first", sweep(range(0, CONFIGS, BLOCK), every=5))

@@ -25,7 +25,15 @@ from cases import (
     one_model,
     random_weights,
 )
-from mlpbank import Activation, Architecture, Bank, BatchedInference, BatchedWeights, Engine, ModelNotLoadedError
+from mlpbank import (
+    Activation,
+    Architecture,
+    Bank,
+    BatchedInference,
+    BatchedWeights,
+    Engine,
+    ModelNotLoadedError,
+)
 
 pytestmark = pytest.mark.threads
 
@@ -50,7 +58,10 @@ def in_threads(workers: list[Callable[[], None]]) -> None:
 def test_calls_in_many_threads_do_not_disturb_each_other(layout: str, num_threads: int) -> None:
     """One inference and several of other sizes, above and below the grain of work that is shared out."""
     shapes = [((20, 33, 17), 300, 5), ((3, 5, 2), 20, 1), ((65, 64, 64, 3), 40, 30)]
-    cases = [case(architecture(sizes, Activation.TANH), num_models, rows) for sizes, num_models, rows in shapes]
+    cases = [
+        case(architecture(sizes, Activation.TANH), num_models, rows)
+        for sizes, num_models, rows in shapes
+    ]
     inferences = [c.inference(ISAS[0], layout, num_threads) for c in cases]
     expected = [bi.forward(c.x, num_threads=1) for bi, c in zip(inferences, cases, strict=True)]
 
@@ -66,7 +77,9 @@ def test_calls_in_many_threads_do_not_disturb_each_other(layout: str, num_thread
     in_threads([lambda seed=seed: worker(seed) for seed in range(6)])  # type: ignore[misc]
 
 
-@pytest.mark.skipif(len(FUSED_ISAS) < 2, reason="this CPU has only one instruction set with fused multiply-add")
+@pytest.mark.skipif(
+    len(FUSED_ISAS) < 2, reason="this CPU has only one instruction set with fused multiply-add"
+)
 def test_different_instruction_sets_at_once() -> None:
     c = case(architecture((20, 33, 17), Activation.TANH), 100, 5)
     inferences = [c.inference(isa, layout) for isa in FUSED_ISAS for layout in LAYOUTS]
@@ -114,7 +127,9 @@ class Stop:
     def __init__(self, *functions: Callable[[], object]) -> None:
         self._stop = threading.Event()
         self._errors: list[BaseException] = []
-        self._threads = [threading.Thread(target=self._run, args=(f,), daemon=True) for f in functions]
+        self._threads = [
+            threading.Thread(target=self._run, args=(f,), daemon=True) for f in functions
+        ]
         self._interval = sys.getswitchinterval()
         self.rounds = 0
 
@@ -131,7 +146,8 @@ class Stop:
         return not self._errors
 
     def __enter__(self) -> Stop:
-        # The threads run Python nearly all the time: with the usual 5 ms a turn the others would wait for minutes.
+        # The threads run Python nearly all the time: with the usual 5 ms a turn the others would
+        # wait for minutes.
         sys.setswitchinterval(1e-4)
         for thread in self._threads:
             thread.start()
@@ -231,7 +247,8 @@ def test_a_model_read_back_is_of_one_generation(
 def test_loads_come_through_however_busy_the_readers_are(layout: str) -> None:
     """With eight threads always in forward there is hardly a moment without a reader.
 
-    Counted in forwards and not in seconds: a load waits for those that run, not for those that are still to come.
+    Counted in forwards and not in seconds: a load waits for those that run, not for those that are
+    still to come.
     """
     c = case(architecture((64, 64, 64), Activation.RELU), 200, 10)
     bi = c.inference(ISAS[0], layout, 1)
@@ -259,7 +276,9 @@ def test_loads_come_through_however_busy_the_readers_are(layout: str) -> None:
 # --- Unloading and growing while others predict.
 
 
-def during(call: Callable[[], object], change: Callable[[], object], delay: float) -> BaseException | None:
+def during(
+    call: Callable[[], object], change: Callable[[], object], delay: float
+) -> BaseException | None:
     """Run a call, and a change so many seconds after it began, and return what the call raised."""
     begun = threading.Event()
 
@@ -310,7 +329,9 @@ def test_a_call_by_ids_computes_with_what_it_has_found(layout: str) -> None:
     x, out = c.x[ids], np.empty_like(expected)
     for attempt in range(12):
         out[:] = 9
-        error = during(lambda: bi.forward(x, models=ids, out=out), lambda: bi.unload(0), attempt * 1e-3)
+        error = during(
+            lambda: bi.forward(x, models=ids, out=out), lambda: bi.unload(0), attempt * 1e-3
+        )
         if error is None:
             assert_same_bits(out, expected)
         else:
@@ -321,7 +342,11 @@ def test_a_call_by_ids_computes_with_what_it_has_found(layout: str) -> None:
 def test_calls_beside_growing_are_of_one_number_of_models(layout: str) -> None:
     """Of as many models as there are rows; those that come while the call runs are not looked at."""
     c = case(architecture((3, 5, 2), Activation.NONE), 2000, 1)
-    x, results, one = c.x[:, 0], c.inference(ISAS[0], layout).forward(c.x)[:, 0], one_model(c.weights, 0)
+    x, results, one = (
+        c.x[:, 0],
+        c.inference(ISAS[0], layout).forward(c.x)[:, 0],
+        one_model(c.weights, 0),
+    )
     right = rounds = 0
     deadline = time.monotonic() + TIMEOUT
     while (rounds < 3 or right < 100) and time.monotonic() < deadline:
@@ -343,7 +368,9 @@ def test_calls_beside_growing_are_of_one_number_of_models(layout: str) -> None:
                 right += 1
             except ValueError as error:
                 assert str(error).startswith("x: expected first dimension ")  # noqa: PT017
-            except ModelNotLoadedError as error:  # the last one, which is there but has no weights yet
+            except (
+                ModelNotLoadedError
+            ) as error:  # the last one, which is there but has no weights yet
                 assert str(error) == f"model {len(rows) - 1}: no weights were loaded"  # noqa: PT017
         thread.join(TIMEOUT)
         assert_same_bits(bi.forward(x), results)
@@ -378,7 +405,15 @@ def long_calls(layout: str) -> dict[str, Callable[[], object]]:
 
 
 LONG_CALLS = (
-    *("direct", "num_threads", "ids", "ids in order", "shared", "rows of one small model", "ids of one small model"),
+    *(
+        "direct",
+        "num_threads",
+        "ids",
+        "ids in order",
+        "shared",
+        "rows of one small model",
+        "ids of one small model",
+    ),
     *("load", "load one", "get", "copy"),
 )
 
@@ -386,8 +421,8 @@ LONG_CALLS = (
 def others_run_during(call: Callable[[], object]) -> bool:
     """Return whether another thread runs Python while `call` does, in one of many calls.
 
-    No thread gives the GIL away by itself here, so that it can only be the core's releasing it. Many calls, since the
-    system need not run the other thread at once.
+    No thread gives the GIL away by itself here, so that it can only be the core's releasing it.
+    Many calls, since the system need not run the other thread at once.
     """
     count, stop = 0, threading.Event()
 
@@ -421,7 +456,9 @@ def test_other_python_threads_run_during(layout: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["dense", "num_threads", "shared", "ids", "keys"])
-def test_other_python_threads_run_during_short_calls_of_mapped_banks(layout: str, by: str, tmp_path: Path) -> None:
+def test_other_python_threads_run_during_short_calls_of_mapped_banks(
+    layout: str, by: str, tmp_path: Path
+) -> None:
     """Pages of the file may have to come from disk, so that no call of such a bank is short for certain."""
     arch = Architecture.mlp(4, 8, 2)
     weights = random_weights(arch, 2, np.random.default_rng(0))

@@ -11,14 +11,16 @@ import pytest
 
 from cases import BuildCore, program
 
-# Instrumented, the kernels take minutes to compile at -O3 and seconds at -O0. Warnings are errors in the plain build
-# only: instrumented code sets off false ones.
+# Instrumented, the kernels take minutes to compile at -O3 and seconds at -O0. Warnings are errors
+# in the plain build only: instrumented code sets off false ones.
 QUICK = ("-DMLPBANK_WERROR=OFF", "-DCMAKE_BUILD_TYPE=Debug", "-DMLPBANK_KERNEL_OPTIMIZATION=-O0")
 
 
 def run(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **variables}
-    env.pop("LD_PRELOAD", None)  # the program has its own sanitizers or none, and not those that Python may run under
+    env.pop(
+        "LD_PRELOAD", None
+    )  # the program has its own sanitizers or none, and not those that Python may run under
     return subprocess.run([path], env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
@@ -34,7 +36,15 @@ def check_has(path: Path, *symbols: str) -> None:
         assert symbol in names
 
 
-CHECKS = ("allocation_test", "bank_test", "core_test", "kernel_test", "keys_test", "swap_test", "threads_test")
+CHECKS = (
+    "allocation_test",
+    "bank_test",
+    "core_test",
+    "kernel_test",
+    "keys_test",
+    "swap_test",
+    "threads_test",
+)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -47,7 +57,9 @@ def test_core_under_address_and_undefined_behaviour_sanitizers(build_core: Build
     folder = build_core("-DMLPBANK_SANITIZE=address,undefined", *QUICK)
     for name in CHECKS:
         check_has(folder / name, "__asan_init", "__ubsan_handle")
-        check_passes(folder / name, ASAN_OPTIONS="detect_leaks=1", UBSAN_OPTIONS="print_stacktrace=1")
+        check_passes(
+            folder / name, ASAN_OPTIONS="detect_leaks=1", UBSAN_OPTIONS="print_stacktrace=1"
+        )
 
 
 @pytest.mark.slow
@@ -78,7 +90,9 @@ def test_each_kernel_object_has_one_external_symbol(core_build: Path, isa: str) 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
 def test_no_kernel_object_runs_code_at_import(core_build: Path, isa: str) -> None:
     for path in core_build.glob(f"**/kernel_{isa}.dir/**/*.o"):
-        sections = subprocess.run([program("readelf"), "-SW", path], capture_output=True, text=True, check=True).stdout
+        sections = subprocess.run(
+            [program("readelf"), "-SW", path], capture_output=True, text=True, check=True
+        ).stdout
         assert ".init_array" not in sections
         assert ".text" in sections
 
@@ -94,7 +108,9 @@ def test_kernels_include_no_cpp_header(root: Path) -> None:
     foreign = {
         (name, include)
         for name, include in includes
-        if not re.fullmatch(r'"kernels/\w+\.h"|"types\.h"|<\w+\.h>|MLPBANK_SIMD_FILE_OF\(MLPBANK_ISA\)', include)
+        if not re.fullmatch(
+            r'"kernels/\w+\.h"|"types\.h"|<\w+\.h>|MLPBANK_SIMD_FILE_OF\(MLPBANK_ISA\)', include
+        )
     }
     assert len(includes) > 30
     assert not foreign

@@ -23,8 +23,14 @@ def test_budget_is_at_least_one_and_at_most_the_affinity(available: int) -> None
     assert 1 <= available <= len(os.sched_getaffinity(0))
 
 
-def test_budget_says_its_limits_and_which_is_the_least(available: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {"MLPBANK_NUM_THREADS": None, "OMP_NUM_THREADS": None, "affinity": len(os.sched_getaffinity(0))}
+def test_budget_says_its_limits_and_which_is_the_least(
+    available: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {
+        "MLPBANK_NUM_THREADS": None,
+        "OMP_NUM_THREADS": None,
+        "affinity": len(os.sched_getaffinity(0)),
+    }
     cgroup = cpu_budget().limits["cgroup"]
     assert cpu_budget().limits == {**limits, "cgroup": cgroup}
     for name in ("OMP_NUM_THREADS", "MLPBANK_NUM_THREADS"):
@@ -66,7 +72,9 @@ def test_the_smaller_variable_counts(available: int, monkeypatch: pytest.MonkeyP
         assert cpu_budget().threads == 1
 
 
-def test_outermost_number_of_an_openmp_list_counts(available: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outermost_number_of_an_openmp_list_counts(
+    available: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1,8")
     assert cpu_budget().threads == 1
 
@@ -75,7 +83,9 @@ WRONG = ["0", "-1", "two", "1.5", "2 threads", "99999999999999999999"]
 
 
 @pytest.mark.parametrize("name", ["MLPBANK_NUM_THREADS", "OMP_NUM_THREADS"])
-def test_largest_number_that_counts(available: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_largest_number_that_counts(
+    available: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, str(2**20))
     assert cpu_budget().limits[name] == 2**20
     for more in (2**20 + 1, 2**21, 2**31, 2**32 + 1, 2**63):
@@ -83,11 +93,15 @@ def test_largest_number_that_counts(available: int, name: str, monkeypatch: pyte
         if name == "OMP_NUM_THREADS":
             assert cpu_budget().limits[name] is None
         else:
-            with raises(ValueError, f"MLPBANK_NUM_THREADS: expected a positive integer, got '{more}'"):
+            with raises(
+                ValueError, f"MLPBANK_NUM_THREADS: expected a positive integer, got '{more}'"
+            ):
                 cpu_budget()
 
 
-def test_reason_is_a_limit_that_lowers(available: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reason_is_a_limit_that_lowers(
+    available: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of equal ones the first: affinity, cgroup, OMP_NUM_THREADS, MLPBANK_NUM_THREADS."""
     cpus = len(os.sched_getaffinity(0))
     cgroup(tmp_path, "0::/app\n", **{"app/cpu.max": f"{cpus}00000 100000"})
@@ -112,14 +126,20 @@ def test_no_quota_is_none(available: int, tmp_path: Path) -> None:
     assert engine._read(str(tmp_path)).limits["cgroup"] is None
 
 
-@pytest.mark.parametrize(("quota", "threads"), [(100000, 1), (100001, 2), (110000, 2), (149999, 2), (199999, 2)])
-def test_any_part_of_a_cpu_counts_as_one(tmp_path: Path, available: int, quota: int, threads: int) -> None:
+@pytest.mark.parametrize(
+    ("quota", "threads"), [(100000, 1), (100001, 2), (110000, 2), (149999, 2), (199999, 2)]
+)
+def test_any_part_of_a_cpu_counts_as_one(
+    tmp_path: Path, available: int, quota: int, threads: int
+) -> None:
     cgroup(tmp_path, "0::/app\n", **{"app/cpu.max": f"{quota} 100000"})
     assert engine._read(str(tmp_path)).threads == min(threads, len(os.sched_getaffinity(0)))
 
 
 @pytest.mark.parametrize("value", WRONG)
-def test_own_variable_must_be_a_positive_integer(available: int, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_variable_must_be_a_positive_integer(
+    available: int, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLPBANK_NUM_THREADS", value)
     with raises(ValueError, f"MLPBANK_NUM_THREADS: expected a positive integer, got '{value}'"):
         Engine()
@@ -207,13 +227,21 @@ def test_quota_of_version_2_in_a_container(tmp_path: Path) -> None:
 
 
 def test_smallest_quota_of_all_groups_above_counts(tmp_path: Path) -> None:
-    files = {"a/cpu.max": "400000 100000", "a/b/cpu.max": "200000 100000", "a/b/c/cpu.max": "max 100000"}
+    files = {
+        "a/cpu.max": "400000 100000",
+        "a/b/cpu.max": "200000 100000",
+        "a/b/c/cpu.max": "max 100000",
+    }
     assert cgroup(tmp_path, "0::/a/b/c\n", **files) == 2
 
 
-@pytest.mark.parametrize("quotas", [(2, 4, 3), (4, 2, 3), (4, 3, 2), (2, 3, 0), (0, 2, 3), (3, 0, 2)])
+@pytest.mark.parametrize(
+    "quotas", [(2, 4, 3), (4, 2, 3), (4, 3, 2), (2, 3, 0), (0, 2, 3), (3, 0, 2)]
+)
 @pytest.mark.parametrize("version", [1, 2])
-def test_smallest_quota_counts_at_whichever_level(tmp_path: Path, version: int, quotas: tuple[int, ...]) -> None:
+def test_smallest_quota_counts_at_whichever_level(
+    tmp_path: Path, version: int, quotas: tuple[int, ...]
+) -> None:
     files = {}
     for folder, cpus in zip(("a", "a/b", "a/b/c"), quotas, strict=True):
         if version == 2:
@@ -226,7 +254,11 @@ def test_smallest_quota_counts_at_whichever_level(tmp_path: Path, version: int, 
 
 
 def test_quotas_of_other_groups_do_not_count(tmp_path: Path) -> None:
-    files = {"a/cpu.max": "400000 100000", "b/cpu.max": "100000 100000", "a/below/cpu.max": "100000 100000"}
+    files = {
+        "a/cpu.max": "400000 100000",
+        "b/cpu.max": "100000 100000",
+        "a/below/cpu.max": "100000 100000",
+    }
     assert cgroup(tmp_path, "0::/a\n", **files) == 4
 
 
@@ -251,7 +283,14 @@ def test_nested_quota_of_version_1(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("quota", "period"),
-    [("-1", "100000"), ("0", "100000"), ("", "100000"), ("200000", "0"), ("200000", ""), ("200000", "-1")],
+    [
+        ("-1", "100000"),
+        ("0", "100000"),
+        ("", "100000"),
+        ("200000", "0"),
+        ("200000", ""),
+        ("200000", "-1"),
+    ],
 )
 def test_no_quota_of_version_1(tmp_path: Path, quota: str, period: str) -> None:
     files = {"cpu/app/cpu.cfs_quota_us": quota, "cpu/app/cpu.cfs_period_us": period}
@@ -273,7 +312,13 @@ no mount at all
 def test_hierarchies_are_found_where_they_are_mounted(tmp_path: Path) -> None:
     """Version 2 lies in a folder of its own on machines that have both; version 1 by its controllers' names."""
     for kind, mount, options, groups, files in [
-        ("cgroup2", "unified", "", "0::/a/b\n", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "400000 100000"}),
+        (
+            "cgroup2",
+            "unified",
+            "",
+            "0::/a/b\n",
+            {"a/cpu.max": "300000 100000", "a/b/cpu.max": "400000 100000"},
+        ),
         (
             "cgroup",
             "cpu,cpuacct",
@@ -294,31 +339,53 @@ def test_mounts_of_other_controllers_and_broken_lines_do_not_count(tmp_path: Pat
     """Those of cpuset and cpuacct begin like cpu, and are mounted before and after it."""
     files = {}
     for mount, cpus in [("cpuset", 1), ("cpuacct", 2), ("cpu", 3)]:
-        files |= {f"v1/{mount}/a/cpu.cfs_quota_us": f"{cpus}00000", f"v1/{mount}/a/cpu.cfs_period_us": "100000"}
+        files |= {
+            f"v1/{mount}/a/cpu.cfs_quota_us": f"{cpus}00000",
+            f"v1/{mount}/a/cpu.cfs_period_us": "100000",
+        }
     cgroup(tmp_path, "nonsense\n:\n4:cpuset:/a\n3:cpuacct:/a\n2:cpu:/a\n", **files)
     line = "31 24 0:27 / /sys/fs/cgroup/v1/{0} rw,nosuid shared:9 - cgroup cgroup rw,{0}\n"
-    mounts = ["no mount at all\n", *(line.format(name) for name in ("cpuset", "cpu", "cpuset", "cpuacct"))]
+    mounts = [
+        "no mount at all\n",
+        *(line.format(name) for name in ("cpuset", "cpu", "cpuset", "cpuacct")),
+    ]
     (tmp_path / "proc/self/mountinfo").write_text("".join(mounts))
     assert _core.cgroup_cpus(str(tmp_path)) == 3
 
 
-@pytest.mark.parametrize(("group", "cpus"), [("/docker/id", 3), ("/docker/id/inner", 2), ("/docker/identical", 3)])
+@pytest.mark.parametrize(
+    ("group", "cpus"), [("/docker/id", 3), ("/docker/id/inner", 2), ("/docker/identical", 3)]
+)
 def test_version_1_mounted_below_its_top(tmp_path: Path, group: str, cpus: float) -> None:
     files = {}
     for folder, quota in [("", 3), ("inner/", 2), ("entical/", 1)]:
-        files |= {f"{folder}cpu.cfs_quota_us": f"{quota}00000", f"{folder}cpu.cfs_period_us": "100000"}
-    cgroup(tmp_path, f"4:cpu,cpuacct:{group}\n", **{f"cpu,cpuacct/{path}": text for path, text in files.items()})
-    mounts = MOUNTS.format(top="/docker/id", mount="/sys/fs/cgroup/cpu,cpuacct", kind="cgroup", options=",cpu,cpuacct")
+        files |= {
+            f"{folder}cpu.cfs_quota_us": f"{quota}00000",
+            f"{folder}cpu.cfs_period_us": "100000",
+        }
+    cgroup(
+        tmp_path,
+        f"4:cpu,cpuacct:{group}\n",
+        **{f"cpu,cpuacct/{path}": text for path, text in files.items()},
+    )
+    mounts = MOUNTS.format(
+        top="/docker/id", mount="/sys/fs/cgroup/cpu,cpuacct", kind="cgroup", options=",cpu,cpuacct"
+    )
     (tmp_path / "proc/self/mountinfo").write_text(mounts)
     assert _core.cgroup_cpus(str(tmp_path)) == cpus
 
 
 @pytest.mark.parametrize(
-    ("group", "cpus"), [("/docker/id", 3), ("/docker/id/inner", 2), ("/docker/identical", 3), ("/docker", 3)]
+    ("group", "cpus"),
+    [("/docker/id", 3), ("/docker/id/inner", 2), ("/docker/identical", 3), ("/docker", 3)],
 )
 def test_container_without_a_cgroup_namespace(tmp_path: Path, group: str, cpus: float) -> None:
     """It sees its own group as the root of the mount, but the whole path in /proc/self/cgroup."""
-    files = {"cpu.max": "300000 100000", "inner/cpu.max": "200000 100000", "entical/cpu.max": "100000 100000"}
+    files = {
+        "cpu.max": "300000 100000",
+        "inner/cpu.max": "200000 100000",
+        "entical/cpu.max": "100000 100000",
+    }
     cgroup(tmp_path, f"0::{group}\n", **files)
     mounts = MOUNTS.format(top="/docker/id", mount="/sys/fs/cgroup", kind="cgroup2", options="")
     (tmp_path / "proc/self/mountinfo").write_text(mounts)

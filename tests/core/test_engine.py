@@ -30,7 +30,9 @@ def test_available_isas_are_those_of_the_cpu() -> None:
     with open("/proc/cpuinfo") as file:
         flags = next((line.split(":")[1].split() for line in file if line.startswith("flags")), [])
     assert ("avx2" in ISAS) == {"avx2", "fma"}.issubset(flags)
-    assert ("avx512" in ISAS) == {"avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"}.issubset(flags)
+    assert ("avx512" in ISAS) == {"avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"}.issubset(
+        flags
+    )
 
 
 def test_the_fastest_is_the_default() -> None:
@@ -75,7 +77,9 @@ def test_variable_lowers_the_choice(bound: str, monkeypatch: pytest.MonkeyPatch)
     for isa in ISAS[ISAS.index(bound) :]:
         assert Engine(isa=isa).isa == isa
     for isa in ISAS[: ISAS.index(bound)]:
-        message = f"isa: expected '{bound}' or a lesser one, since MLPBANK_ISA is set to it, got '{isa}'"
+        message = (
+            f"isa: expected '{bound}' or a lesser one, since MLPBANK_ISA is set to it, got '{isa}'"
+        )
         with raises(ValueError, message):
             Engine(isa=isa)
 

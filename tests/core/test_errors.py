@@ -13,7 +13,16 @@ import pytest
 
 import mlpbank
 from cases import OWN_ERRORS, RunPython
-from mlpbank import Architecture, Bank, BatchedInference, Engine, MlpbankError, _core, convert, errors
+from mlpbank import (
+    Architecture,
+    Bank,
+    BatchedInference,
+    Engine,
+    MlpbankError,
+    _core,
+    convert,
+    errors,
+)
 from mlpbank.serving import QueueFullError
 
 BUILT_IN = {
@@ -46,7 +55,11 @@ def test_public_errors(name: str) -> None:
 
 
 def test_that_is_all_of_them() -> None:
-    public = {n for n in mlpbank.__all__ if isinstance(c := getattr(mlpbank, n), type) and issubclass(c, Exception)}
+    public = {
+        n
+        for n in mlpbank.__all__
+        if isinstance(c := getattr(mlpbank, n), type) and issubclass(c, Exception)
+    }
     assert public == {*BUILT_IN, "MlpbankError"}
     assert MlpbankError.__module__ == "mlpbank"
     assert QueueFullError is mlpbank.QueueFullError
@@ -63,11 +76,17 @@ def test_every_exception_of_the_package_has_the_base() -> None:
         except ImportError:  # a framework that is not there
             continue
         kinds = [value for value in vars(module).values() if isinstance(value, type)]
-        seen |= {kind for kind in kinds if issubclass(kind, BaseException) and kind.__module__.startswith("mlpbank")}
+        seen |= {
+            kind
+            for kind in kinds
+            if issubclass(kind, BaseException) and kind.__module__.startswith("mlpbank")
+        }
     assert len(seen) > len(BUILT_IN)
     for kind in seen - {MlpbankError}:
         assert issubclass(kind, MlpbankError), kind
-        assert any(not issubclass(base, MlpbankError) and base is not Exception for base in kind.__bases__) or any(
+        assert any(
+            not issubclass(base, MlpbankError) and base is not Exception for base in kind.__bases__
+        ) or any(
             issubclass(base, MlpbankError) and base is not MlpbankError for base in kind.__bases__
         ), f"{kind}: of no built-in kind"
 
@@ -99,7 +118,9 @@ def test_errors_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
         inference.forward(np.ones((2, 2)))
     bank = Bank(architecture)
     bank["a"] = {"layer_0": np.ones((2, 3))}
-    with pytest.raises(mlpbank.OutOfRangeError, match=r"^handles\[0\]: expected one of Bank.handles, got 5$"):
+    with pytest.raises(
+        mlpbank.OutOfRangeError, match=r"^handles\[0\]: expected one of Bank.handles, got 5$"
+    ):
         bank.predict_handles([5], np.ones((1, 2)))
     with pytest.raises(errors.KeyTypeError):
         bank._slot_map.core.set_key_type(int)

@@ -25,13 +25,17 @@ def test_no_partial_sum_can_be_inexact() -> None:
 def test_every_two_sizes_meet(isa: str, layout: str, activation: Activation, dtype: str) -> None:
     for i, sizes in enumerate(size_triples()):
         c = case(architecture(sizes, activation), 17, ROWS[i % 6], integer_weights)
-        np.testing.assert_array_equal(c.inference(isa, layout, dtype=dtype).forward(c.x), c.reference)
+        np.testing.assert_array_equal(
+            c.inference(isa, layout, dtype=dtype).forward(c.x), c.reference
+        )
 
 
 @pytest.mark.parametrize("dtype", EXACT_DTYPES)
 @pytest.mark.parametrize("activation", EXACT)
 @pytest.mark.parametrize("num_models", MODELS)
-def test_numbers_of_models_and_rows(isa: str, layout: str, activation: Activation, num_models: int, dtype: str) -> None:
+def test_numbers_of_models_and_rows(
+    isa: str, layout: str, activation: Activation, num_models: int, dtype: str
+) -> None:
     for sizes in [(16, 31, 33, 2), (3, 1, 7, 1)]:
         for rows in ROWS:
             c = case(architecture(sizes, activation), num_models, rows, integer_weights)

@@ -10,7 +10,8 @@ from cases import LAYOUTS, RunPython, sweep
 
 pytestmark = pytest.mark.threads
 
-# Python warns since 3.12 that forking a process with threads is dangerous; that it is not here is what is tested.
+# Python warns since 3.12 that forking a process with threads is dangerous; that it is not here is
+# what is tested.
 PRELUDE = """
 import os, signal, sys, threading, warnings
 import numpy as np
@@ -258,9 +259,13 @@ check()
 
 @pytest.mark.parametrize("busy", [0, 1])
 @pytest.mark.parametrize("library", sweep(WARM_UP, 3))
-def test_hundred_forks_beside_other_libraries(run_python: RunPython, library: str, busy: int) -> None:
+def test_hundred_forks_beside_other_libraries(
+    run_python: RunPython, library: str, busy: int
+) -> None:
     pytest.importorskip(library)
-    run_python(PRELUDE.format(layout="auto") + WARM_UP[library] + HUNDRED.format(busy=busy), timeout=600)
+    run_python(
+        PRELUDE.format(layout="auto") + WARM_UP[library] + HUNDRED.format(busy=busy), timeout=600
+    )
 
 
 # spawn imports this module, so what children run must be in one.

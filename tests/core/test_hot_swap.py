@@ -14,7 +14,9 @@ pytestmark = pytest.mark.threads
 @pytest.mark.parametrize("by_ids", [False, True], ids=["dense", "ids"])
 @pytest.mark.parametrize("layout", ["panel", "lane"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_every_output_is_of_one_generation_and_not_an_old_one(layout: str, by_ids: bool, dtype: str) -> None:
+def test_every_output_is_of_one_generation_and_not_an_old_one(
+    layout: str, by_ids: bool, dtype: str
+) -> None:
     stress = Stress(layout, by_ids, num_models=100, dtype=dtype)
     result = stress.run(observations=100_000)
     assert result.swaps > 0
@@ -54,7 +56,9 @@ def test_memory_of_replaced_models_is_used_again(bank: BatchedInference) -> None
     for _ in range(50):
         bank.weights.load_stacked(stacked)
     assert before < 200_000
-    assert bank.weights.nbytes == grown, "the third and later loads of everything need no new memory"
+    assert bank.weights.nbytes == grown, (
+        "the third and later loads of everything need no new memory"
+    )
     assert (outputs(bank) == 9 * 9 + 3).all()
 
 
@@ -146,7 +150,9 @@ class GrowsWhenChecked(np.ndarray):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_growing_while_out_is_checked_keeps_the_number_of_models(bank: BatchedInference, shared: bool) -> None:
+def test_growing_while_out_is_checked_keeps_the_number_of_models(
+    bank: BatchedInference, shared: bool
+) -> None:
     out = np.zeros((20, 2), np.float32).view(GrowsWhenChecked)
     out.bank = bank
     x = np.ones((20, 2), np.float32)

@@ -34,7 +34,10 @@ def test_properties(c: Case) -> None:
     assert bi.architecture is c.architecture
     assert bi.weights is weights
     assert bi.engine is engine
-    assert repr(bi) == f"BatchedInference(5, {c.architecture!r}, Engine(num_threads=1, isa='portable'))"
+    assert (
+        repr(bi)
+        == f"BatchedInference(5, {c.architecture!r}, Engine(num_threads=1, isa='portable'))"
+    )
     for name in ("num_models", "architecture", "weights", "engine"):
         with pytest.raises(AttributeError):
             setattr(bi, name, 1)
@@ -167,7 +170,9 @@ def test_rows_at_any_address(isa: str, layout: str, step: int) -> None:
     assert out.base[0] == out.base[-1] == 0  # nothing beside it was written
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.int8, np.uint8, np.int32, np.int64, np.uint64, bool])
+@pytest.mark.parametrize(
+    "dtype", [np.float16, np.int8, np.uint8, np.int32, np.int64, np.uint64, bool]
+)
 def test_real_dtypes_are_converted(bi: BatchedInference, dtype: Any) -> None:
     x = np.random.default_rng(0).integers(0, 2, (N, ROWS, IN)).astype(dtype)
     assert_same_bits(bi.forward(x), bi.forward(x.astype(np.float32)))
@@ -181,17 +186,33 @@ REFUSED: list[tuple[Callable[[Float32Array], Any], str]] = [
     (lambda a: a.astype("S5"), "expected real numbers, got dtype |S5"),
     (lambda a: a.astype("M8[s]"), "expected real numbers, got dtype datetime64[s]"),
     (lambda a: a.astype("m8[s]"), "expected real numbers, got dtype timedelta64[s]"),
-    (lambda a: np.zeros(a.shape, "f4,f4"), "expected real numbers, got dtype [('f0', '<f4'), ('f1', '<f4')]"),
+    (
+        lambda a: np.zeros(a.shape, "f4,f4"),
+        "expected real numbers, got dtype [('f0', '<f4'), ('f1', '<f4')]",
+    ),
     (np.ma.masked_invalid, "expected an array without mask, got a masked array; fill it first"),
     (lambda a: None, "expected real numbers, got dtype object"),
     (lambda a: datetime.date(2013, 1, 1), "expected real numbers, got dtype object"),
     (lambda a: [[None] * IN] * N, "expected real numbers, got dtype object"),
 ]
-REFUSED_NAMES = ["complex", "object", "str", "bytes", "datetime", "timedelta", "records", "masked", "None", "date"]
+REFUSED_NAMES = [
+    "complex",
+    "object",
+    "str",
+    "bytes",
+    "datetime",
+    "timedelta",
+    "records",
+    "masked",
+    "None",
+    "date",
+]
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED, ids=[*REFUSED_NAMES, "list-of-None"])
-def test_other_dtypes_are_refused(bi: BatchedInference, c: Case, change: Callable[..., Any], message: str) -> None:
+def test_other_dtypes_are_refused(
+    bi: BatchedInference, c: Case, change: Callable[..., Any], message: str
+) -> None:
     x = c.x[:, 0]
     for call in (bi.forward, bi.forward_shared, lambda x: bi.forward(x, models=range(N))):
         with raises(TypeError, f"x: {message}"):
@@ -203,7 +224,9 @@ def test_masked_arrays_in_a_list_are_refused_too(bi: BatchedInference, c: Case) 
     vectors = [np.ma.masked_greater(row, 0) for row in c.x[:, 0]]
     for form in (list, tuple):
         for call in (bi.forward, bi.forward_shared, lambda x: bi.forward(x, models=range(N))):
-            with raises(TypeError, "x: expected an array without mask, got a masked array; fill it first"):
+            with raises(
+                TypeError, "x: expected an array without mask, got a masked array; fill it first"
+            ):
                 call(form(vectors))
 
 
@@ -237,7 +260,9 @@ def test_lists_without_end_are_refused(bi: BatchedInference) -> None:
 
 
 def test_vectors_of_different_lengths(bi: BatchedInference, c: Case) -> None:
-    with pytest.raises(ValueError, match=r"^x: expected numbers that form an array, got .*inhomogeneous"):
+    with pytest.raises(
+        ValueError, match=r"^x: expected numbers that form an array, got .*inhomogeneous"
+    ):
         bi.forward([row[: IN - i] for i, row in enumerate(c.x[:, 0])])
 
 

@@ -69,9 +69,12 @@ def again(function):
 
 
 @pytest.mark.parametrize(
-    "call", sweep(["forward", "by_ids", "predict", "add", "remove", "load", "get", "freeze"], every=4)
+    "call",
+    sweep(["forward", "by_ids", "predict", "add", "remove", "load", "get", "freeze"], every=4),
 )
-def test_the_process_ends_while_daemon_threads_are_in_calls(call: str, run_python: RunPython) -> None:
+def test_the_process_ends_while_daemon_threads_are_in_calls(
+    call: str, run_python: RunPython
+) -> None:
     """Each thread wants the GIL back when the interpreter ends, which unwinds it before Python 3.14."""
     script = f"""
 for _ in range(8):
@@ -178,7 +181,9 @@ assert bank._weights.num_models < 50
     )
 
 
-def test_a_signal_that_the_program_waits_for_is_not_taken_by_a_helper(run_python: RunPython) -> None:
+def test_a_signal_that_the_program_waits_for_is_not_taken_by_a_helper(
+    run_python: RunPython,
+) -> None:
     script = """
 import os, signal
 forward()
@@ -225,7 +230,9 @@ print("end")
 """
     for when in ("alone", "after"):
         command = [sys.executable, "-c", script, when]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert "subinterpreter" in done.stdout or "once per process" in done.stdout
         assert done.stdout.endswith("end\n")

@@ -61,14 +61,18 @@ def test_ids_that_are_nearly_all_models_in_order(layout: str) -> None:
             another[at] = n - 1 - at
             swapped[[at, at - 1]] = swapped[[at - 1, at]]
             for ids in (in_order, another, swapped):
-                np.testing.assert_array_equal(bi.forward(np.zeros((count, 1)), models=ids)[:, 0], ids)
+                np.testing.assert_array_equal(
+                    bi.forward(np.zeros((count, 1)), models=ids)[:, 0], ids
+                )
 
 
 @pytest.mark.parametrize("num_models", [2048, 2049])
 def test_model_numbers_of_one_digit_and_of_one_more(num_models: int) -> None:
     """Sorting by model takes 11 bits at a time: 2047 is the last number of one digit."""
     bi = BatchedInference(num_models, mlpbank.Architecture.mlp(1, 1))
-    bi.weights.load_stacked({"layer_0": np.zeros((num_models, 1)), "layer_0.bias": np.arange(num_models)[:, None]})
+    bi.weights.load_stacked(
+        {"layer_0": np.zeros((num_models, 1)), "layer_0.bias": np.arange(num_models)[:, None]}
+    )
     ids = np.array([num_models - 1, 0, num_models - 1, 1, num_models - 2, 0])
     np.testing.assert_array_equal(bi.forward(np.zeros((6, 1)), models=ids)[:, 0], ids)
 
@@ -82,7 +86,9 @@ def test_many_entries_of_few_and_few_of_many(isa: str, layout: str, num_models: 
     for entries in (1, 2, 17, 400, 3000):
         ids = rng.integers(0, num_models, entries)
         assert_same_bits(bi.forward(c.x[ids], models=ids), expected[ids])
-        skewed = np.where(rng.random(entries) < 0.9, num_models - 1, ids)  # one huge group beside small ones
+        skewed = np.where(
+            rng.random(entries) < 0.9, num_models - 1, ids
+        )  # one huge group beside small ones
         assert_same_bits(bi.forward(c.x[skewed, 2], models=skewed), expected[skewed, 2])
 
 
@@ -124,7 +130,9 @@ def test_ids_beyond_64_bits(bi: BatchedInference, number: int) -> None:
 
 def test_masked_ids_are_refused(bi: BatchedInference) -> None:
     """NumPy would drop the mask and hand over what lies below."""
-    with raises(TypeError, "models: expected an array without mask, got a masked array; fill it first"):
+    with raises(
+        TypeError, "models: expected an array without mask, got a masked array; fill it first"
+    ):
         bi.forward(np.zeros((2, 3)), models=np.ma.masked_equal([0, 1], 1))
 
 
@@ -139,7 +147,11 @@ def test_masked_ids_are_refused(bi: BatchedInference) -> None:
 )
 def test_ids_that_are_no_integers(bi: BatchedInference, ids: Any, message: str) -> None:
     if np.lib.NumpyVersion(np.__version__) < "2.0.0":  # NumPy 1 shows its scalars as Python's
-        message = message.replace("np.float64(0.0)", "0.0").replace("np.str_('0')", "'0'").replace("np.True_", "True")
+        message = (
+            message.replace("np.float64(0.0)", "0.0")
+            .replace("np.str_('0')", "'0'")
+            .replace("np.True_", "True")
+        )
     with raises(TypeError, f"models: expected integers, got {message}"):
         bi.forward(np.zeros((2, 3)), models=ids)
 
@@ -200,11 +212,17 @@ def test_missing_models_among_entries(c: Case, layout: str) -> None:
     y = bi.forward(c.x[ids], models=ids, missing="nan")
     assert_same_bits(y[[1, 3, 5]], full[[3, 3, 5]])
     assert np.isnan(y[[0, 2, 4]]).all()
-    assert_same_bits(bi.forward(c.x[[3, 5]], models=[3, 5]), full[[3, 5]])  # those without weights are not asked for
+    assert_same_bits(
+        bi.forward(c.x[[3, 5]], models=[3, 5]), full[[3, 5]]
+    )  # those without weights are not asked for
 
 
-@pytest.mark.parametrize(("ids", "first"), [([4, 17], 4), ([17, 4], 17), ([3, 17, 4, 4], 17), ([5, 4, 17], 4)])
-def test_the_first_missing_model_of_the_call_is_named(c: Case, layout: str, ids: list[int], first: int) -> None:
+@pytest.mark.parametrize(
+    ("ids", "first"), [([4, 17], 4), ([17, 4], 17), ([3, 17, 4, 4], 17), ([5, 4, 17], 4)]
+)
+def test_the_first_missing_model_of_the_call_is_named(
+    c: Case, layout: str, ids: list[int], first: int
+) -> None:
     """The first as the caller wrote them, in whatever order they are computed; also where there are no rows."""
     bi = partly_loaded(c, layout)
     for rows in (4, 1, 0):
@@ -219,7 +237,10 @@ def test_the_first_missing_model_of_the_call_is_named(c: Case, layout: str, ids:
 def test_each_model_of_a_tile_can_be_the_missing_one(layout: str, num_models: int) -> None:
     c = case(architecture((3, 18, 2), Activation.TANH), num_models, 4)
     weights = c.batched_weights(layout)
-    bi, full = BatchedInference.from_weights(weights), c.inference(Engine().isa, layout).forward(c.x)
+    bi, full = (
+        BatchedInference.from_weights(weights),
+        c.inference(Engine().isa, layout).forward(c.x),
+    )
     for model in range(num_models):
         weights.unload(model)
         others = np.delete(np.arange(num_models), model)
@@ -283,7 +304,9 @@ def test_loading_ends_being_missing(c: Case, layout: str) -> None:
     bi = partly_loaded(c, layout)
     for m in MISSING:
         bi.load_weights(m, one_model(c.weights, m))
-    assert_same_bits(bi.forward(c.x), BatchedInference.from_weights(c.batched_weights(layout)).forward(c.x))
+    assert_same_bits(
+        bi.forward(c.x), BatchedInference.from_weights(c.batched_weights(layout)).forward(c.x)
+    )
 
 
 @pytest.mark.parametrize("value", ["zero", "", "Error", None, True, ["error"], b"nan"])

@@ -37,7 +37,11 @@ def test_every_two_sizes_meet_in_every_dtype(isa: str, layout: str, dtype: str, 
     for i, sizes in enumerate(size_triples()):
         if (i // len(SIZES) + i) % 4 != part:
             continue
-        c = case(architecture(sizes, ELEMENTWISE[i % len(ELEMENTWISE)]), num_models=3, rows=ROWS[i % len(ROWS)])
+        c = case(
+            architecture(sizes, ELEMENTWISE[i % len(ELEMENTWISE)]),
+            num_models=3,
+            rows=ROWS[i % len(ROWS)],
+        )
         kept = c.kept(dtype)
         # int8 is scaled after the sum: one rounding more than the weights that were kept have.
         slack = 4 if dtype == "int8" else 1
@@ -51,7 +55,9 @@ def test_every_two_sizes_meet_in_every_dtype(isa: str, layout: str, dtype: str, 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("num_models", MODELS)
-def test_numbers_of_models_and_rows(isa: str, layout: str, activation: Activation, num_models: int) -> None:
+def test_numbers_of_models_and_rows(
+    isa: str, layout: str, activation: Activation, num_models: int
+) -> None:
     arch = architecture((7, 17, 5), activation)
     for rows in ROWS:
         c = case(arch, num_models, rows)

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 QEMU = shutil.which("qemu-x86_64")
-pytestmark = pytest.mark.skipif(QEMU is None, reason="qemu-x86_64 (package qemu-user) is not installed")
+pytestmark = pytest.mark.skipif(
+    QEMU is None, reason="qemu-x86_64 (package qemu-user) is not installed"
+)
 
 # Small integers: every result is exact, whatever rounds how.
 SCRIPT = """
@@ -50,14 +52,17 @@ except ValueError as error:
     print(error)
 """
 
-# The oldest CPU that NumPy's wheels run on, one with AVX2, and one with AVX but neither AVX2 nor FMA.
+# The oldest CPU that NumPy's wheels run on, one with AVX2, and one with AVX but neither AVX2 nor
+# FMA.
 CPUS = {"Nehalem": "portable", "SandyBridge": "portable", "Haswell": "avx2,portable"}
 
 
 def run(cpu: str, script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     assert QEMU is not None
     command = [QEMU, "-cpu", cpu, sys.executable, "-c", script]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=600, check=False
+    )
 
 
 @pytest.mark.parametrize("cpu", CPUS)
@@ -67,8 +72,13 @@ def test_import_and_forward(cpu: str, tmp_path: Path) -> None:
         # NumPy can be built for newer CPUs, and then nothing that needs it runs there.
         alone = run(cpu, "import numpy", tmp_path)
         if alone.returncode != 0:
-            reason = [*alone.stderr.strip().splitlines(), f"it ended with status {alone.returncode}"]
-            pytest.skip(f"NumPy {np.__version__} itself cannot be imported on a {cpu}: {' '.join(reason[-2:])}")
+            reason = [
+                *alone.stderr.strip().splitlines(),
+                f"it ended with status {alone.returncode}",
+            ]
+            pytest.skip(
+                f"NumPy {np.__version__} itself cannot be imported on a {cpu}: {' '.join(reason[-2:])}"
+            )
     if re.search("TCG doesn't support .*avx2", done.stderr) and CPUS[cpu] != "portable":
         pytest.skip("qemu-x86_64 emulates AVX2 from version 7.2 on")
     assert done.returncode == 0, done.stderr

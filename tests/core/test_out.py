@@ -54,7 +54,9 @@ def test_out_in_two_dimensions(bi: BatchedInference, c: Case) -> None:
     assert_same_bits(out, bi.forward_shared(c.x[0, 0]))
 
 
-def test_a_contiguous_part_of_a_larger_array_is_taken(bi: BatchedInference, c: Case, call: Call) -> None:
+def test_a_contiguous_part_of_a_larger_array_is_taken(
+    bi: BatchedInference, c: Case, call: Call
+) -> None:
     larger = np.full((7, 4, 3), 5, np.float32)
     call(bi, c, larger[1:6])
     assert_same_bits(larger[1:6], call(bi, c, None))
@@ -79,13 +81,17 @@ def test_out_without_rows(bi: BatchedInference) -> None:
     ],
     ids=lambda p: p if isinstance(p, str) else "",
 )
-def test_other_types_are_refused(bi: BatchedInference, c: Case, call: Call, out: Any, got: str) -> None:
+def test_other_types_are_refused(
+    bi: BatchedInference, c: Case, call: Call, out: Any, got: str
+) -> None:
     with raises(TypeError, f"out: expected a float32 NumPy array, got {got}"):
         call(bi, c, out)
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (4, 5, 3), (5, 4, 4), (60,), (5, 4, 3, 1)])
-def test_other_shapes_are_refused(bi: BatchedInference, c: Case, call: Call, shape: tuple[int, ...]) -> None:
+def test_other_shapes_are_refused(
+    bi: BatchedInference, c: Case, call: Call, shape: tuple[int, ...]
+) -> None:
     with raises(ValueError, f"out: expected shape {SHAPE}, got {shape}"):
         call(bi, c, np.empty(shape, np.float32))
 
@@ -110,7 +116,9 @@ def _read_only() -> Float32Array:
 def test_memory_that_cannot_be_written_straight_is_refused(
     bi: BatchedInference, c: Case, call: Call, make: Callable[[], Float32Array]
 ) -> None:
-    with raises(ValueError, "out: expected a C-contiguous, aligned, writeable array, got one that is not"):
+    with raises(
+        ValueError, "out: expected a C-contiguous, aligned, writeable array, got one that is not"
+    ):
         call(bi, c, make())
 
 
@@ -130,12 +138,15 @@ def test_memory_of_the_inputs_is_refused(layout: str) -> None:
         lambda: bi.forward(x, models=range(4), out=x),
         lambda: bi.forward_shared(x[0], out=x),
     ):
-        with raises(ValueError, "out: expected memory of its own, got an array that overlaps the inputs"):
+        with raises(
+            ValueError, "out: expected memory of its own, got an array that overlaps the inputs"
+        ):
             call()
     assert_same_bits(x, c.x)
 
 
-# How far into the inputs `out` begins, where it is of these sizes: by one float, by half, at both ends.
+# How far into the inputs `out` begins, where it is of these sizes: by one float, by half, at both
+# ends.
 OVERLAPS: dict[str, Callable[[int, int], int]] = {
     "over the last float": lambda inputs, out: inputs - 1,
     "over the first float": lambda inputs, out: 1 - out,
@@ -163,8 +174,13 @@ def test_out_that_lies_partly_over_the_inputs_is_refused(layout: str, where: str
         size, out_size = int(np.prod(shape)), int(np.prod(out_shape))
         start = 40 + OVERLAPS[where](size, out_size)
         memory[:] = np.arange(100)
-        inputs, out = memory[40 : 40 + size].reshape(shape), memory[start : start + out_size].reshape(out_shape)
-        with raises(ValueError, "out: expected memory of its own, got an array that overlaps the inputs"):
+        inputs, out = (
+            memory[40 : 40 + size].reshape(shape),
+            memory[start : start + out_size].reshape(out_shape),
+        )
+        with raises(
+            ValueError, "out: expected memory of its own, got an array that overlaps the inputs"
+        ):
             call(inputs, out=out)
         assert (memory == np.arange(100)).all()
 

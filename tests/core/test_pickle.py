@@ -79,7 +79,9 @@ def test_models_that_were_not_loaded_are_not(layout: str) -> None:
 def test_nothing_is_left_of_a_model_that_was_unloaded(layout: str, dtype: str) -> None:
     """Not even where its tile holds others: a pickle is what it would be if the model had never been there."""
     c = case(architecture((9, 33, 17), Activation.TANH), 20, 3)
-    weights, without = (BatchedWeights(20, c.architecture, layout=layout, dtype=dtype) for _ in range(2))
+    weights, without = (
+        BatchedWeights(20, c.architecture, layout=layout, dtype=dtype) for _ in range(2)
+    )
     for model in range(20):
         weights.load(model, one_model(c.weights, model))
         if model not in (3, 18):
@@ -93,14 +95,21 @@ def test_damaged_pickle_is_refused(layout: str) -> None:
     restore, (models, arch, layout, dtype, units, there) = BatchedWeights(
         40, Architecture.mlp(3, 20, 2), layout=layout
     ).__reduce__()
-    for wrong in [(units[:-1], there), (units[:0], there), (units, there[:-1]), (units, [*there, True])]:
+    for wrong in [
+        (units[:-1], there),
+        (units[:0], there),
+        (units, there[:-1]),
+        (units, [*there, True]),
+    ]:
         with pytest.raises(ValueError, match=r"^units: not of this version of mlpbank$"):
             restore(models, arch, layout, dtype, *wrong)
 
 
 def test_engine_is_pickled_by_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLPBANK_NUM_THREADS", "1")
-    everything, many, one = (pickle.dumps(Engine(n, isa)) for n, isa in [(None, None), (1000, None), (1, ISAS[-1])])
+    everything, many, one = (
+        pickle.dumps(Engine(n, isa)) for n, isa in [(None, None), (1000, None), (1, ISAS[-1])]
+    )
     monkeypatch.delenv("MLPBANK_NUM_THREADS")
     for data in (everything, many):
         assert pickle.loads(data).num_threads == cpu_budget().threads

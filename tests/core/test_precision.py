@@ -43,16 +43,22 @@ def test_rounding_is_to_nearest_even(layout: str, dtype: str) -> None:
     patterns = patterns[np.isfinite(patterns) & (np.abs(patterns) < limit)]
     small = (rng.standard_normal(50_000) * 10.0 ** rng.uniform(-9, 4, 50_000)).astype(np.float32)
     halfway = np.arange(1, 2048, dtype=np.float32) / 1024 + np.float32(2.0**-11)  # ties of float16
-    values = np.concatenate([patterns, np.clip(small, -60000, 60000), halfway, [0.0, -0.0]]).astype(np.float32)
+    values = np.concatenate([patterns, np.clip(small, -60000, 60000), halfway, [0.0, -0.0]]).astype(
+        np.float32
+    )
     values = np.resize(values, (len(values) // 16 + 1, 16))
-    assert (stored(dtype, layout, values).view(np.uint32) == ROUND[dtype](values).view(np.uint32)).all()
+    assert (
+        stored(dtype, layout, values).view(np.uint32) == ROUND[dtype](values).view(np.uint32)
+    ).all()
 
 
 @pytest.mark.parametrize("isa", available_isas())
 def test_every_float16_is_computed_with_as_it_is(isa: str) -> None:
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     every = every[np.isfinite(every)].astype(np.float32).reshape(1, -1)
-    inference = BatchedInference(1, Architecture.mlp(*every.shape), Engine(isa=isa), dtype="float16", layout="panel")
+    inference = BatchedInference(
+        1, Architecture.mlp(*every.shape), Engine(isa=isa), dtype="float16", layout="panel"
+    )
     inference.load_weights(0, {"layer_0": every})
     for rows in (1, 40):
         assert (inference.forward(np.ones((1, rows, 1))) == every[0]).all()
@@ -60,7 +66,9 @@ def test_every_float16_is_computed_with_as_it_is(isa: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_sixteen_bits_equal_float32_on_the_rounded_weights(sizes: tuple[int, ...], dtype: str) -> None:
+def test_sixteen_bits_equal_float32_on_the_rounded_weights(
+    sizes: tuple[int, ...], dtype: str
+) -> None:
     for rows in (1, 3, 8, 17, 48):
         c = case(Architecture.mlp(*sizes, activation="tanh"), num_models=19, rows=rows)
         rounded = {k: v if k.endswith("bias") else ROUND[dtype](v) for k, v in c.weights.items()}
@@ -72,13 +80,17 @@ def test_sixteen_bits_equal_float32_on_the_rounded_weights(sizes: tuple[int, ...
             bank = BatchedInference(19, c.architecture, Engine(isa=isa), layout=layout, dtype=dtype)
             bank.weights.load_stacked(c.weights)
             assert (bank.forward(c.x).view(np.uint32) == y.view(np.uint32)).all()
-            assert (bank.forward(c.x[ids], models=ids).view(np.uint32) == y[ids].view(np.uint32)).all()
+            assert (
+                bank.forward(c.x[ids], models=ids).view(np.uint32) == y[ids].view(np.uint32)
+            ).all()
 
 
 @pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("layout", ["panel", "lane"])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_int8_is_symmetric_with_a_scale_for_each_output(sizes: tuple[int, ...], layout: str, isa: str) -> None:
+def test_int8_is_symmetric_with_a_scale_for_each_output(
+    sizes: tuple[int, ...], layout: str, isa: str
+) -> None:
     c = case(Architecture.mlp(*sizes, activation="relu"), num_models=17, rows=9)
     bank = BatchedInference(17, c.architecture, Engine(isa=isa), layout=layout, dtype="int8")
     bank.weights.load_stacked(c.weights)
@@ -90,9 +102,12 @@ def test_int8_is_symmetric_with_a_scale_for_each_output(sizes: tuple[int, ...], 
         steps = kept[m][name] / np.where(scale > 0, scale, 1)
         assert np.abs(steps - np.rint(steps)).max() < 1e-3
         assert (c.weights[name + ".bias"][m] == kept[m][name + ".bias"]).all()
-    # The sum over int8 weights is scaled afterwards: one rounding more than float32 has on the same weights.
+    # The sum over int8 weights is scaled afterwards: one rounding more than float32 has on the same
+    # weights.
     weights = {k: np.stack([w[k] for w in kept]) for k in kept[0]}
-    exact = np.stack([reference.forward(c.architecture, w, x) for w, x in zip(kept, c.x, strict=True)])
+    exact = np.stack(
+        [reference.forward(c.architecture, w, x) for w, x in zip(kept, c.x, strict=True)]
+    )
     bound = error_bound(c.architecture, weights, c.x, fused=False)
     for rows in (1, 9):
         assert (np.abs(bank.forward(c.x[:, :rows]) - exact[:, :rows]) <= 4 * bound[:, :rows]).all()
@@ -101,13 +116,18 @@ def test_int8_is_symmetric_with_a_scale_for_each_output(sizes: tuple[int, ...], 
 @pytest.mark.parametrize("layout", ["panel", "lane"])
 def test_int8_gives_the_same_bits_on_every_path(layout: str) -> None:
     c = case(Architecture.mlp(7, 33, 9, activation="tanh"), num_models=20, rows=40)
-    banks = [BatchedInference(20, c.architecture, Engine(isa=isa), layout=layout, dtype="int8") for isa in FUSED]
+    banks = [
+        BatchedInference(20, c.architecture, Engine(isa=isa), layout=layout, dtype="int8")
+        for isa in FUSED
+    ]
     for bank in banks:
         bank.weights.load_stacked(c.weights)
     y = banks[0].forward(c.x)
     for bank in banks:
         for rows in (1, 2, 8, 9, 16, 17, 40):
-            assert (bank.forward(c.x[:, :rows]).view(np.uint32) == y[:, :rows].view(np.uint32)).all()
+            assert (
+                bank.forward(c.x[:, :rows]).view(np.uint32) == y[:, :rows].view(np.uint32)
+            ).all()
 
 
 def test_edges_of_int8() -> None:
@@ -127,7 +147,11 @@ def test_edges_of_int8() -> None:
             65520.0,
             r"^layer_0: expected magnitudes that float16 can hold, below 65520, got 65520.0 at \(1, 2\)$",
         ),
-        ("bfloat16", 3.4e38, r"^layer_0: expected magnitudes that bfloat16 can hold, .* at \(1, 2\)$"),
+        (
+            "bfloat16",
+            3.4e38,
+            r"^layer_0: expected magnitudes that bfloat16 can hold, .* at \(1, 2\)$",
+        ),
         ("int8", np.inf, r"^layer_0: expected finite values for int8, got inf at \(1, 2\)$"),
         ("int8", np.nan, r"^layer_0: expected finite values for int8, got nan at \(1, 2\)$"),
     ],
@@ -141,7 +165,8 @@ def test_weights_that_do_not_fit_are_refused(dtype: str, value: float, message: 
     assert not weights.loaded.any()
 
 
-# The least magnitude of float32 that rounds to infinity: half a step above the largest number of the dtype.
+# The least magnitude of float32 that rounds to infinity: half a step above the largest number of
+# the dtype.
 TOO_LARGE = {"float16": np.float32(65520), "bfloat16": np.float32(float.fromhex("0x1.ffp127"))}
 LARGEST = {"float16": np.float32(65504), "bfloat16": np.float32(float.fromhex("0x1.fep127"))}
 
@@ -176,9 +201,14 @@ def test_the_exact_edge_of_what_sixteen_bits_hold(layout: str, dtype: str, sign:
 def test_int8_refuses_what_is_not_finite_in_every_layer() -> None:
     weights = BatchedWeights(2, Architecture.mlp(2, 3, 2), dtype="int8")
     for value in (np.inf, -np.inf, np.nan):
-        stacked = {"layer_0": np.ones((2, 2, 3), np.float32), "layer_1": np.ones((2, 3, 2), np.float32)}
+        stacked = {
+            "layer_0": np.ones((2, 2, 3), np.float32),
+            "layer_1": np.ones((2, 3, 2), np.float32),
+        }
         stacked["layer_1"][1, 2, 1] = value
-        with raises(ValueError, f"layer_1: expected finite values for int8, got {value} at (1, 2, 1)"):
+        with raises(
+            ValueError, f"layer_1: expected finite values for int8, got {value} at (1, 2, 1)"
+        ):
             weights.load_stacked(stacked)
         with raises(ValueError, f"layer_1: expected finite values for int8, got {value} at (2, 1)"):
             weights.load(0, {name: array[1] for name, array in stacked.items()})
@@ -189,7 +219,16 @@ def test_int8_refuses_what_is_not_finite_in_every_layer() -> None:
 def test_int8_whose_scale_is_subnormal(layout: str) -> None:
     """The scale is rounded to few bits then, so that quotients leave the range of int8: they stay at its ends."""
     tiny = float(np.finfo(np.float32).smallest_subnormal)
-    for steps in (64, 100, 150, 180, 190, 250, 300, 1000):  # of which 64 to 190 have a scale of one step
+    for steps in (
+        64,
+        100,
+        150,
+        180,
+        190,
+        250,
+        300,
+        1000,
+    ):  # of which 64 to 190 have a scale of one step
         values = np.array([[steps, -steps], [-steps, steps], [1, 0]], np.float64) * tiny
         kept = stored("int8", layout, values.astype(np.float32))
         scale = max(1, round(steps / 127)) * tiny
@@ -202,7 +241,9 @@ def test_int8_whose_scale_is_subnormal(layout: str) -> None:
 @pytest.mark.parametrize(("dtype", "quiet"), [("float16", 0x7FC00000), ("bfloat16", 0x7FC00000)])
 def test_nan_with_any_payload_stays_nan(layout: str, dtype: str, quiet: int) -> None:
     """Payload bits that do not fit are lost; were they all, the number would be infinity."""
-    patterns = np.array([0x7F800001, 0x7F80FFFF, 0x7FFFFFFF, 0x7FC00000, 0x7F810000, 0x7FA00000], np.uint32)
+    patterns = np.array(
+        [0x7F800001, 0x7F80FFFF, 0x7FFFFFFF, 0x7FC00000, 0x7F810000, 0x7FA00000], np.uint32
+    )
     patterns = np.concatenate([patterns, patterns | 0x80000000]).reshape(3, 4)
     kept = stored(dtype, layout, patterns.view(np.float32)).view(np.uint32)
     assert ((kept & quiet) == quiet).all()
@@ -223,20 +264,25 @@ def test_infinity_and_nan_stay_what_they_are(dtype: str) -> None:
 def test_memory_is_hardly_more_than_the_raw_contents(sizes: tuple[int, ...], dtype: str) -> None:
     arch = Architecture.mlp(*sizes)
     element = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[dtype]
-    raw = sum(spec.output_size * (spec.input_size * element + (8 if dtype == "int8" else 4)) for spec in arch.layers)
+    raw = sum(
+        spec.output_size * (spec.input_size * element + (8 if dtype == "int8" else 4))
+        for spec in arch.layers
+    )
     assert BatchedWeights(1000, arch, dtype=dtype).nbytes <= 1.2 * 1000 * raw
 
 
 def test_unknown_dtype() -> None:
     with pytest.raises(
-        ValueError, match=r"^dtype: expected one of 'float32', 'float16', 'bfloat16', 'int8', got 'f4'$"
+        ValueError,
+        match=r"^dtype: expected one of 'float32', 'float16', 'bfloat16', 'int8', got 'f4'$",
     ):
         BatchedWeights(1, Architecture.mlp(1, 1), dtype="f4")
     assert BatchedWeights(1, Architecture.mlp(1, 1), dtype="int8").dtype == "int8"
 
 
 @pytest.mark.parametrize(
-    "dtype", [np.float16, np.dtype("float16"), np.dtype(">f2"), np.int8, np.dtype("int8"), np.float32]
+    "dtype",
+    [np.float16, np.dtype("float16"), np.dtype(">f2"), np.int8, np.dtype("int8"), np.float32],
 )
 def test_numpy_dtypes(dtype: npt.DTypeLike) -> None:
     name = np.dtype(dtype).name

@@ -34,7 +34,9 @@ threads = st.integers(1, 4)
 @st.composite
 def architectures(draw: st.DrawFn, max_layers: int = 5) -> Architecture:
     units = draw(st.lists(sizes, min_size=2, max_size=max_layers + 1))
-    activations = [draw(st.sampled_from(ELEMENTWISE)) for _ in units[2:]] + [draw(st.sampled_from(ACTIVATIONS))]
+    activations = [draw(st.sampled_from(ELEMENTWISE)) for _ in units[2:]] + [
+        draw(st.sampled_from(ACTIVATIONS))
+    ]
     return Architecture(map(LayerSpec, units[:-1], units[1:], activations))
 
 
@@ -48,7 +50,9 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases(), isas, layouts, threads)
-def test_any_network_is_within_its_bound_of_the_reference(c: Case, isa: str, layout: str, num_threads: int) -> None:
+def test_any_network_is_within_its_bound_of_the_reference(
+    c: Case, isa: str, layout: str, num_threads: int
+) -> None:
     assert_within(c.inference(isa, layout, num_threads).forward(c.x), c, isa)
 
 
@@ -64,8 +68,13 @@ def test_a_batch_equals_its_singles(c: Case, isa: str, layout: str, num_threads:
 @given(cases(), isas, layouts, seeds)
 def test_permuting_models_permutes_outputs(c: Case, isa: str, layout: str, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(len(c.x))
-    permuted = Case(c.architecture, {name: array[order] for name, array in c.weights.items()}, c.x[order])
-    assert_same_bits(permuted.inference(isa, layout).forward(permuted.x), c.inference(isa, layout).forward(c.x)[order])
+    permuted = Case(
+        c.architecture, {name: array[order] for name, array in c.weights.items()}, c.x[order]
+    )
+    assert_same_bits(
+        permuted.inference(isa, layout).forward(permuted.x),
+        c.inference(isa, layout).forward(c.x)[order],
+    )
 
 
 @given(cases(), isas, layouts, seeds)
@@ -76,7 +85,9 @@ def test_permuting_rows_permutes_outputs(c: Case, isa: str, layout: str, seed: i
 
 
 @given(cases(), isas, layouts, st.data())
-def test_reloading_one_model_changes_that_model_only(c: Case, isa: str, layout: str, data: st.DataObject) -> None:
+def test_reloading_one_model_changes_that_model_only(
+    c: Case, isa: str, layout: str, data: st.DataObject
+) -> None:
     model = data.draw(st.integers(0, len(c.x) - 1))
     rng = np.random.default_rng(data.draw(seeds))
     bi = c.inference(isa, layout)
@@ -94,10 +105,24 @@ def any_bits(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np
     """Return floats of any bit pattern, every tenth one that arithmetic or a conversion might change."""
     patterns = rng.integers(0, 2**32, shape, dtype=np.uint32)
     special = np.array(
-        [0x80000000, 0x00000001, 0x807FFFFF, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7FC12345, 0xFFC00001, 0x7F800001],
+        [
+            0x80000000,
+            0x00000001,
+            0x807FFFFF,
+            0x7F800000,
+            0xFF800000,
+            0x7FC00000,
+            0x7FC12345,
+            0xFFC00001,
+            0x7F800001,
+        ],
         np.uint32,  # -0, subnormals, infinities, quiet NaNs with payloads, a signalling NaN
     )
-    return np.where(rng.random(shape) < 0.1, rng.choice(special, shape), patterns).astype(np.uint32).view(np.float32)
+    return (
+        np.where(rng.random(shape) < 0.1, rng.choice(special, shape), patterns)
+        .astype(np.uint32)
+        .view(np.float32)
+    )
 
 
 def any_weights(arch: Architecture, batch: tuple[int, ...], rng: np.random.Generator) -> Weights:
@@ -109,7 +134,9 @@ def any_weights(arch: Architecture, batch: tuple[int, ...], rng: np.random.Gener
 
 
 @given(architectures(), st.integers(1, 35), layouts, seeds)
-def test_weights_come_back_bit_for_bit(arch: Architecture, num_models: int, layout: str, seed: int) -> None:
+def test_weights_come_back_bit_for_bit(
+    arch: Architecture, num_models: int, layout: str, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     stacked = any_weights(arch, (num_models,), rng)
     together, one_by_one = (BatchedWeights(num_models, arch, layout=layout) for _ in range(2))

@@ -27,19 +27,28 @@ WITH_NAN = pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"]) 
 
 @WITH_NAN
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 7, 1), (17, 5, 15), (2, 33, 3)])
-def test_a_models_weights_never_touch_another_model(isa: str, layout: str, dtype: str, sizes: tuple[int, ...]) -> None:
+def test_a_models_weights_never_touch_another_model(
+    isa: str, layout: str, dtype: str, sizes: tuple[int, ...]
+) -> None:
     for num_models in ODD:
         c = case(architecture(sizes, Activation.TANH), num_models, 3)
         clean = c.inference(isa, layout, dtype=dtype).forward(c.x)
         for model in range(num_models):
             bi = c.inference(isa, layout, dtype=dtype)
             value = SPECIAL[(num_models + model) % len(SPECIAL)]
-            bi.load_weights(model, {name: np.full_like(array[model], value) for name, array in c.weights.items()})
+            bi.load_weights(
+                model,
+                {name: np.full_like(array[model], value) for name, array in c.weights.items()},
+            )
             others = np.flatnonzero(np.arange(num_models) != model)
             assert_same_bits(bi.forward(c.x)[others], clean[others])
             assert_same_bits(bi.forward(c.x[others], models=others), clean[others])
-            ids = np.repeat(np.arange(num_models), 2)[::-1]  # the poisoned model computed beside the others
-            assert_same_bits(bi.forward(c.x[ids], models=ids)[ids != model], clean[ids[ids != model]])
+            ids = np.repeat(np.arange(num_models), 2)[
+                ::-1
+            ]  # the poisoned model computed beside the others
+            assert_same_bits(
+                bi.forward(c.x[ids], models=ids)[ids != model], clean[ids[ids != model]]
+            )
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 48, 49])
@@ -57,15 +66,22 @@ def test_a_rows_inputs_never_touch_another_row(isa: str, layout: str, rows: int)
             mask[model, row] = False
             assert_same_bits(bi.forward(x)[mask], clean[mask])
             order = np.random.default_rng(row).permutation(num_models)
-            assert_same_bits(bi.forward(x[order], models=order)[mask[order]], clean[order][mask[order]])
+            assert_same_bits(
+                bi.forward(x[order], models=order)[mask[order]], clean[order][mask[order]]
+            )
             others = np.arange(rows) != row
-            assert_same_bits(bi.forward_shared(x[0] if model == 0 else c.x[0])[:, others], shared_clean[:, others])
+            assert_same_bits(
+                bi.forward_shared(x[0] if model == 0 else c.x[0])[:, others],
+                shared_clean[:, others],
+            )
 
 
 @WITH_NAN
 @pytest.mark.parametrize("value", POISON)
 @pytest.mark.parametrize("out", sweep(ODD, every=3))
-def test_a_weight_touches_its_own_output_only(isa: str, layout: str, dtype: str, out: int, value: float) -> None:
+def test_a_weight_touches_its_own_output_only(
+    isa: str, layout: str, dtype: str, out: int, value: float
+) -> None:
     """Inputs are zero, so that infinity times zero would betray any lane that multiplies where it should not."""
     for rows in (1, 5, 20, 48):
         c = case(architecture((3, out), Activation.NONE), 2, rows)
@@ -76,11 +92,15 @@ def test_a_weight_touches_its_own_output_only(isa: str, layout: str, dtype: str,
             y = Case(c.architecture, weights, x).inference(isa, layout, dtype=dtype).forward(x)
             assert np.isnan(y[0, :, o]).all()
             y[0, :, o] = weights["layer_0.bias"][0, o]
-            assert_same_bits(y, np.broadcast_to(weights["layer_0.bias"][:, None, :], y.shape).copy())
+            assert_same_bits(
+                y, np.broadcast_to(weights["layer_0.bias"][:, None, :], y.shape).copy()
+            )
 
 
 @pytest.mark.parametrize("position", range(17))
-def test_a_special_input_reaches_every_output_of_its_row(isa: str, layout: str, position: int) -> None:
+def test_a_special_input_reaches_every_output_of_its_row(
+    isa: str, layout: str, position: int
+) -> None:
     c = case(architecture((17, 7, 3), Activation.NONE), 2, 20)
     for row in range(20):
         x = c.x.copy()
@@ -109,7 +129,11 @@ def test_nan_comes_through_every_activation(isa: str, layout: str, activation: A
     """A model that is broken must say so; relu(NaN) is NaN too."""
     arch = Architecture([LayerSpec(3, 5, activation)])
     for rows in (1, 6, 48):
-        c = Case(arch, random_weights(arch, 2, np.random.default_rng(0)), np.full((2, rows, 3), np.nan, np.float32))
+        c = Case(
+            arch,
+            random_weights(arch, 2, np.random.default_rng(0)),
+            np.full((2, rows, 3), np.nan, np.float32),
+        )
         assert np.isnan(c.inference(isa, layout).forward(c.x)).all()
 
 
@@ -119,7 +143,9 @@ def test_infinity_follows_ieee_arithmetic(isa: str, layout: str) -> None:
     bi = BatchedInference(1, arch, Engine(isa=isa), layout=layout)
     bi.weights.load_stacked(weights)
     y = bi.forward(np.array([[[np.inf, 2], [np.inf, np.inf], [-np.inf, 0]]]))[0]
-    np.testing.assert_array_equal(y, [[np.inf, -np.inf, np.inf], [np.inf, np.nan, np.nan], [-np.inf, np.inf, -np.inf]])
+    np.testing.assert_array_equal(
+        y, [[np.inf, -np.inf, np.inf], [np.inf, np.nan, np.nan], [-np.inf, np.inf, -np.inf]]
+    )
 
 
 def test_overflow_gives_infinity(isa: str, layout: str) -> None:

@@ -56,7 +56,11 @@ assert tasks_become(before + budget - 1)
     run_python(PRELUDE + script)
 
 
-CALLS = ["bank.forward({x}, {n})", "bank.forward_shared(x[0], {n})", "bank.forward(x, models=order, {n})"]
+CALLS = [
+    "bank.forward({x}, {n})",
+    "bank.forward_shared(x[0], {n})",
+    "bank.forward(x, models=order, {n})",
+]
 CALLS += ["bank.forward(x, models=np.arange(500), {n})"]
 
 
@@ -212,7 +216,10 @@ def test_any_order_of_imports(run_python: RunPython, order: tuple[str, ...]) -> 
     for library in order:
         pytest.importorskip(library)
     script = "import numpy as np\n" + "".join(NEIGHBOURS[library] for library in order)
-    run_python(script + "for _ in range(5): assert np.array_equal(bank.forward(x), serial)\nassert tasks() >= budget")
+    run_python(
+        script
+        + "for _ in range(5): assert np.array_equal(bank.forward(x), serial)\nassert tasks() >= budget"
+    )
 
 
 DAEMONS = {
@@ -228,7 +235,9 @@ DAEMONS = {
 
 
 @pytest.mark.parametrize("name", sweep(DAEMONS, 4))
-def test_daemon_threads_do_not_disturb_the_end_of_the_process(run_python: RunPython, name: str) -> None:
+def test_daemon_threads_do_not_disturb_the_end_of_the_process(
+    run_python: RunPython, name: str
+) -> None:
     """Many are without the GIL at that moment; each must stand still when it wants it back.
 
     Python's debugging allocator ends the process where an object is dropped without the GIL.

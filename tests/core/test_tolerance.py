@@ -15,7 +15,10 @@ def test_reference_is_the_plain_formula_in_float64() -> None:
     weights = {"layer_0": [[1, 2], [3, 4]], "layer_0.bias": [10, -100], "layer_1": [0.5, 0.25]}
     arch = Architecture.mlp(2, 2, 1)
     assert reference.forward(arch, weights, [1, 1]).tolist() == [7.0]
-    assert reference.forward(arch, weights, [[1, 1], [0, 30]]).tolist() == [[7.0], [0.5 * 100 + 0.25 * 20]]
+    assert reference.forward(arch, weights, [[1, 1], [0, 30]]).tolist() == [
+        [7.0],
+        [0.5 * 100 + 0.25 * 20],
+    ]
 
 
 def test_reference_and_tolerance_know_every_activation() -> None:
@@ -36,8 +39,12 @@ def test_bound_of_one_layer_is_highams() -> None:
     weights = {"layer_0": np.array([[[1], [-2], [3]]]), "layer_0.bias": np.array([[-4]])}
     x = np.array([[[5, 6, 7]]])
     magnitude = 5 + 2 * 6 + 3 * 7 + 4
-    assert error_bound(arch, weights, x, fused=True).item() == pytest.approx(gamma(3) * magnitude, rel=1e-12)
-    assert error_bound(arch, weights, x, fused=False).item() == pytest.approx(gamma(4) * magnitude, rel=1e-12)
+    assert error_bound(arch, weights, x, fused=True).item() == pytest.approx(
+        gamma(3) * magnitude, rel=1e-12
+    )
+    assert error_bound(arch, weights, x, fused=False).item() == pytest.approx(
+        gamma(4) * magnitude, rel=1e-12
+    )
 
 
 def _with_broken_weight(c: Case, layer: int) -> Case:
@@ -49,7 +56,9 @@ def _with_broken_weight(c: Case, layer: int) -> Case:
     return Case(c.architecture, weights, c.x)
 
 
-@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a.value not in ("relu", "leaky_relu", "softmax")])
+@pytest.mark.parametrize(
+    "activation", [a for a in ACTIVATIONS if a.value not in ("relu", "leaky_relu", "softmax")]
+)
 @pytest.mark.parametrize("size", SIZES)
 def test_bound_notices_one_slightly_broken_weight(size: int, activation: Activation) -> None:
     """Of relu a weight may rightly not matter (hardly of leaky_relu), of softmax with one output no weight does."""
@@ -57,4 +66,6 @@ def test_bound_notices_one_slightly_broken_weight(size: int, activation: Activat
     for layer in range(2):
         broken = _with_broken_weight(c, layer)
         excess = np.abs(broken.reference - c.reference) / c.bound("portable")
-        assert (excess.max(axis=(1, 2)) > 1).all(), f"layer {layer}: no output of some model shows it"
+        assert (excess.max(axis=(1, 2)) > 1).all(), (
+            f"layer {layer}: no output of some model shows it"
+        )

@@ -34,8 +34,14 @@ def test_buffer_is_aligned_and_little_larger_than_the_weights(layout: str, num_m
     weights = BatchedWeights(num_models, ARCH, layout=layout)
     assert weights._core.address % 64 == 0
     whole_tiles = -(-num_models // 16) * 16 if layout == "lane" else num_models
-    padding = 64 * (len(ARCH.layers) + 1) * (whole_tiles if layout == "panel" else whole_tiles // 16)
-    assert num_models * ARCH.num_parameters * 4 <= weights.nbytes <= whole_tiles * ARCH.num_parameters * 4 + padding
+    padding = (
+        64 * (len(ARCH.layers) + 1) * (whole_tiles if layout == "panel" else whole_tiles // 16)
+    )
+    assert (
+        num_models * ARCH.num_parameters * 4
+        <= weights.nbytes
+        <= whole_tiles * ARCH.num_parameters * 4 + padding
+    )
 
 
 def test_auto_layout_is_lane_for_tiny_networks_and_panel_for_wide_ones() -> None:
@@ -44,7 +50,9 @@ def test_auto_layout_is_lane_for_tiny_networks_and_panel_for_wide_ones() -> None
     assert BatchedInference(2, Architecture.mlp(4, 8, 2)).weights.layout == "lane"
 
 
-@pytest.mark.parametrize(("sizes", "parameters", "auto"), [((255, 1), 256, "lane"), ((256, 1), 257, "panel")])
+@pytest.mark.parametrize(
+    ("sizes", "parameters", "auto"), [((255, 1), 256, "lane"), ((256, 1), 257, "panel")]
+)
 def test_auto_layout_at_its_edge(sizes: tuple[int, ...], parameters: int, auto: str) -> None:
     arch = Architecture.mlp(*sizes)
     assert arch.num_parameters == parameters
@@ -88,13 +96,25 @@ FORMS: list[Callable[[Any], Any]] = [
     lambda a: np.flip(np.flip(a).copy()),
     lambda a: np.frombuffer(b"\0" + a.tobytes(), np.uint8)[1:].view(np.float32).reshape(a.shape),
 ]
-FORM_NAMES = ["float32", "list", "float64", "fortran", "byte-swapped", "strided", "negative-strides", "misaligned"]
+FORM_NAMES = [
+    "float32",
+    "list",
+    "float64",
+    "fortran",
+    "byte-swapped",
+    "strided",
+    "negative-strides",
+    "misaligned",
+]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=FORM_NAMES)
 @pytest.mark.parametrize("flat", [False, True])
 def test_arrays_in_any_form(layout: str, form: Callable[[Any], Any], flat: bool) -> None:
-    together, one_by_one = BatchedWeights(5, ARCH, layout=layout), BatchedInference(5, ARCH, layout=layout)
+    together, one_by_one = (
+        BatchedWeights(5, ARCH, layout=layout),
+        BatchedInference(5, ARCH, layout=layout),
+    )
     all_models = stacked()
     for name in ("layer_0", "layer_1"):
         if flat:
@@ -177,7 +197,11 @@ def test_what_is_there_is_known_after_any_loads_and_unloads(layout: str) -> None
     complete = 0
     for turn in range(600):
         kind = rng.integers(12)
-        model = int(rng.choice(np.flatnonzero(~there))) if kind < 7 and not there.all() else int(rng.integers(n))
+        model = (
+            int(rng.choice(np.flatnonzero(~there)))
+            if kind < 7 and not there.all()
+            else int(rng.integers(n))
+        )
         if kind < 9:
             weights.load(model, one_model(stacked(n), model))
             there[model] = True
@@ -201,7 +225,9 @@ def test_what_is_there_is_known_after_any_loads_and_unloads(layout: str) -> None
 
 @pytest.mark.parametrize("n", [2, 3, 15, 16, 17, 33])
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_replacing_a_model_does_not_make_up_for_a_missing_one(layout: str, n: int, times: int) -> None:
+def test_replacing_a_model_does_not_make_up_for_a_missing_one(
+    layout: str, n: int, times: int
+) -> None:
     """Loads of one model count once, and each model of a tile for itself."""
     out = np.full((n, 2), 9, np.float32)
     for there in {1, n - 1}:
@@ -264,7 +290,8 @@ def _with_element(key: str, value: float) -> Callable[[Weights], dict[str, Any]]
     return change
 
 
-# What is wrong with a mapping; the error; its message for one model, {N} standing for "5, " in stacked shapes.
+# What is wrong with a mapping; the error; its message for one model, {N} standing for "5, " in
+# stacked shapes.
 WRONG: list[tuple[Callable[[Weights], Any], type[Exception], str]] = [
     (_without("layer_1"), KeyError, "weights: missing key 'layer_1'"),
     (
@@ -277,7 +304,11 @@ WRONG: list[tuple[Callable[[Weights], Any], type[Exception], str]] = [
         KeyError,
         "weights: unknown key 3, expected 'layer_0' to 'layer_1', each also with '.bias'",
     ),
-    (lambda w: list(w.items()), TypeError, "weights: expected a mapping of names to arrays, got list"),
+    (
+        lambda w: list(w.items()),
+        TypeError,
+        "weights: expected a mapping of names to arrays, got list",
+    ),
     (
         _replaced("layer_1", lambda a: a[..., :1]),
         ValueError,
@@ -299,9 +330,21 @@ WRONG: list[tuple[Callable[[Weights], Any], type[Exception], str]] = [
         TypeError,
         "layer_0: expected real numbers, got dtype complex128",
     ),
-    (_replaced("layer_0", lambda a: a.astype(object)), TypeError, "layer_0: expected real numbers, got dtype object"),
-    (_replaced("layer_0", "weights.npy"), TypeError, "layer_0: expected real numbers, got dtype <U11"),
-    (_replaced("layer_1.bias", None), TypeError, "layer_1.bias: expected real numbers, got dtype object"),
+    (
+        _replaced("layer_0", lambda a: a.astype(object)),
+        TypeError,
+        "layer_0: expected real numbers, got dtype object",
+    ),
+    (
+        _replaced("layer_0", "weights.npy"),
+        TypeError,
+        "layer_0: expected real numbers, got dtype <U11",
+    ),
+    (
+        _replaced("layer_1.bias", None),
+        TypeError,
+        "layer_1.bias: expected real numbers, got dtype object",
+    ),
     (
         _replaced("layer_0", np.ma.masked_invalid),
         TypeError,
@@ -412,12 +455,16 @@ def test_get_of_a_model_without_weights(layout: str) -> None:
 
 
 def test_unknown_key_of_a_single_layer() -> None:
-    with raises(KeyError, "weights: unknown key 'layer_1', expected 'layer_0', each also with '.bias'"):
+    with raises(
+        KeyError, "weights: unknown key 'layer_1', expected 'layer_0', each also with '.bias'"
+    ):
         BatchedWeights(1, Architecture.mlp(2, 1)).load(0, {"layer_0": [1, 2], "layer_1": [1]})
 
 
 def test_ragged_lists() -> None:
-    with pytest.raises(ValueError, match=r"^layer_0: expected numbers that form an array, got .*inhomogeneous"):
+    with pytest.raises(
+        ValueError, match=r"^layer_0: expected numbers that form an array, got .*inhomogeneous"
+    ):
         BatchedWeights(1, Architecture.mlp(2, 2)).load(0, {"layer_0": [[1, 2], [3]]})
 
 
@@ -447,7 +494,9 @@ def test_too_many_models(layout: str) -> None:
 @pytest.mark.parametrize("wrong_layout", ["rows", "", "Panel"])
 def test_unknown_layout(wrong_layout: str) -> None:
     for make in (BatchedWeights, BatchedInference):
-        with raises(ValueError, f"layout: expected one of 'auto', 'panel', 'lane', got '{wrong_layout}'"):
+        with raises(
+            ValueError, f"layout: expected one of 'auto', 'panel', 'lane', got '{wrong_layout}'"
+        ):
             make(2, ARCH, layout=wrong_layout)
 
 

@@ -172,7 +172,8 @@ TEST(damaged_versions) {
   const int64_t revisions[] = {1, 2, 3};
   const double loaded_at[] = {4, 5, 6};
   const auto version_of = [&](int64_t slot, const std::vector<uint64_t>& offsets) {
-    const ModelColumns columns = {3, revisions, loaded_at, offsets.data(), bytes.data(), 3, nullptr};
+    const ModelColumns columns = {3, revisions, loaded_at, offsets.data(), bytes.data(),
+                                  3, nullptr};
     return columns.get(slot).version;
   };
   CHECK(version_of(0, {0, 1, 1, 3}) == "a" && version_of(1, {0, 1, 1, 3}).empty());

@@ -41,7 +41,8 @@ void check_rows(const Network& net, const Floats& x, const Floats& y, int64_t ro
   }
 }
 
-void check_against_reference(const Network& net, int64_t rows, LayoutKind kind, const std::string& isa) {
+void check_against_reference(const Network& net, int64_t rows, LayoutKind kind,
+                             const std::string& isa) {
   const BatchedInference inference(net.weights(kind), Engine(0, isa));
   CHECK(inference.engine().kernel().isa == isa);
   const Floats x = net.inputs(net.models, rows);
@@ -49,14 +50,19 @@ void check_against_reference(const Network& net, int64_t rows, LayoutKind kind, 
 }
 
 void test_architecture() {
-  CHECK_THROWS(std::invalid_argument, "layers: expected at least one layer, got none", Architecture({}));
-  CHECK_THROWS(std::invalid_argument, "layer 0: expected a positive input_size, got 0", mlp({0, 1}));
-  CHECK_THROWS(std::invalid_argument, "layer 1: expected a positive output_size, got -3", mlp({2, 1, -3}));
+  CHECK_THROWS(std::invalid_argument, "layers: expected at least one layer, got none",
+               Architecture({}));
+  CHECK_THROWS(std::invalid_argument, "layer 0: expected a positive input_size, got 0",
+               mlp({0, 1}));
+  CHECK_THROWS(std::invalid_argument, "layer 1: expected a positive output_size, got -3",
+               mlp({2, 1, -3}));
   const Activation none = activation_from_name("none");
-  CHECK_THROWS(std::invalid_argument, "layer 1: expected input_size 3, the output_size of layer 0, got 4",
+  CHECK_THROWS(std::invalid_argument,
+               "layer 1: expected input_size 3, the output_size of layer 0, got 4",
                Architecture({{2, 3, none}, {4, 1, none}}));
   constexpr int64_t kBit32 = int64_t{1} << 32, kBit62 = int64_t{1} << 62;
-  const std::vector<std::vector<int64_t>> too_large = {{INT64_MAX, 1}, {1, INT64_MAX}, {kBit32, kBit32}, {1, kBit62, 1}};
+  const std::vector<std::vector<int64_t>> too_large = {
+      {INT64_MAX, 1}, {1, INT64_MAX}, {kBit32, kBit32}, {1, kBit62, 1}};
   for (const auto& sizes : too_large) {
     CHECK_THROWS(std::overflow_error, "number of parameters: too large", mlp(sizes));
   }
@@ -64,7 +70,8 @@ void test_architecture() {
   CHECK(architecture.input_size() == 3 && architecture.output_size() == 2);
   CHECK(architecture.num_parameters() == 4 * 4 + 5 * 2);
   CHECK(architecture == mlp({3, 4, 2}) && !(architecture == mlp({3, 4, 2}, "relu")));
-  for (const std::string& name : activation_names()) CHECK(activation_name(activation_from_name(name)) == name);
+  for (const std::string& name : activation_names())
+    CHECK(activation_name(activation_from_name(name)) == name);
 }
 
 void test_engine() {
@@ -77,7 +84,8 @@ void test_engine() {
     refused = true;
   }
   CHECK(refused);
-  CHECK_THROWS(std::invalid_argument, "num_threads: expected a positive integer, got -1", Engine(-1, ""));
+  CHECK_THROWS(std::invalid_argument, "num_threads: expected a positive integer, got -1",
+               Engine(-1, ""));
   CHECK(Engine(1, "").num_threads() == 1);
   CHECK(Engine(1000, "").num_threads() == cpu_budget().threads);
 }
@@ -123,7 +131,8 @@ void test_weights_errors() {
                  (weights.load(4, 1, net.parameters.views(), 1), 0));
     CHECK_THROWS(std::out_of_range, "model_idx: expected 0 to 3, got 4",
                  (weights.load(1, 4, net.parameters.views(), 1), 0));
-    CHECK_THROWS(std::out_of_range, "model_idx: expected 0 to 3, got -1", (weights.get(-1, {}, {}), 0));
+    CHECK_THROWS(std::out_of_range, "model_idx: expected 0 to 3, got -1",
+                 (weights.get(-1, {}, {}), 0));
     CHECK_THROWS(ModelNotLoaded, "model 2: no weights were loaded", (weights.get(2, {}, {}), 0));
     CHECK_THROWS(std::invalid_argument, "num_models: expected a positive integer, got 0",
                  BatchedWeights(0, net.architecture, kind));
@@ -143,7 +152,8 @@ void test_kernels_against_reference() {
           const char* activation = random_below(2) ? "tanh" : "relu";
           check_against_reference(Network({a, b}, 3, activation), rows, kind, isa);
         }
-        check_against_reference(Network({a, 17, 5, 33, 3}, 18, "none"), all_rows[random_below(7)], kind, isa);
+        check_against_reference(Network({a, 17, 5, 33, 3}, 18, "none"), all_rows[random_below(7)],
+                                kind, isa);
       }
     }
   }
@@ -164,7 +174,8 @@ void test_unaligned_rows_between_guards() {
             Floats guarded(expected.size() + shift + 20, 77.0f);
             inference.forward(shifted.data() + shift, rows, guarded.data() + shift, {});
             Floats wanted(guarded.size(), 77.0f);
-            std::copy(expected.begin(), expected.end(), wanted.begin() + static_cast<std::ptrdiff_t>(shift));
+            std::copy(expected.begin(), expected.end(),
+                      wanted.begin() + static_cast<std::ptrdiff_t>(shift));
             CHECK(same_bits(guarded, wanted));
           }
         }
@@ -176,7 +187,8 @@ void test_unaligned_rows_between_guards() {
 // Every way to ask for the same rows, with 1 to 4 threads, gives the same bits; so do all kernels that fuse.
 void test_bits() {
   for (int round = 0; round < 20; ++round) {
-    const std::vector<int64_t> sizes = {kSizes[random_below(12)], 1 + random_below(70), kSizes[random_below(8)]};
+    const std::vector<int64_t> sizes = {kSizes[random_below(12)], 1 + random_below(70),
+                                        kSizes[random_below(8)]};
     const int64_t rows = 1 + random_below(50);
     const Network net(sizes, 1 + random_below(40));
     const int64_t in = net.architecture.input_size(), out = net.architecture.output_size();
@@ -186,7 +198,8 @@ void test_bits() {
     const Floats x = net.inputs(net.models, rows);
     Floats x_of_ids, expected, expected_of_ids;
     for (const std::string& isa : available_isas()) {
-      if (isa == "portable") expected.clear();  // without a fused multiply-add it rounds differently
+      if (isa == "portable")
+        expected.clear();  // without a fused multiply-add it rounds differently
       for (const LayoutKind kind : kLayouts) {
         const BatchedInference inference(net.weights(kind), Engine(0, isa));
         if (expected.empty()) {
@@ -201,7 +214,8 @@ void test_bits() {
         for (int threads = 1; threads <= 4; ++threads) {
           CHECK(same_bits(forward(inference, x, rows, threads), expected));
           Floats y(expected_of_ids.size());
-          inference.forward_models(ids.data(), entries, x_of_ids.data(), rows, y.data(), {threads, Missing::error});
+          inference.forward_models(ids.data(), entries, x_of_ids.data(), rows, y.data(),
+                                   {threads, Missing::error});
           CHECK(same_bits(y, expected_of_ids));
         }
         Floats shared(expected.size());
@@ -220,10 +234,12 @@ void test_narrow_weights() {
       for (const int64_t out : {1, 2, 3, 7, 8, 9, 11, 13, 15, 16, 17, 31, 33}) {
         const Network net({in, out}, 1 + random_below(18), "none");
         for (const LayoutKind kind : kLayouts) {
-          const auto weights = std::make_shared<BatchedWeights>(net.models, net.architecture, kind, dtype);
+          const auto weights =
+              std::make_shared<BatchedWeights>(net.models, net.architecture, kind, dtype);
           weights->load(0, net.models, net.parameters.views(), 1);
           Network kept = net;
-          if (dtype == Dtype::int8) kept.roundings = 4;  // scale times integer, times scale, plus bias, and the product
+          if (dtype == Dtype::int8)
+            kept.roundings = 4;  // scale times integer, times scale, plus bias, and the product
           for (int64_t m = 0; m < net.models; ++m) {
             weights->get(m, {kept.parameters.weight[0].data() + m * in * out},
                          {kept.parameters.bias[0].data() + m * out});
@@ -258,13 +274,15 @@ void test_sixteen_bit_edges() {
     CHECK(half(65504.0f) == 0x7bff && half(std::nextafter(65520.0f, 0.0f)) == 0x7bff);
     CHECK(half(65520.0f) == 0x7c00 && half(65536.0f) == 0x7c00 && half(INFINITY) == 0x7c00);
     CHECK(half(0.0f) == 0 && half(0x1p-24f) == 1 && half(0x1p-25f) == 0 && half(0x1.8p-24f) == 2);
-    CHECK(half(std::nextafter(0x1p-25f, 1.0f)) == 1 && half(0x1p-14f) == 0x400 && half(0x1.ff4p-15f) == 0x3fe);
+    CHECK(half(std::nextafter(0x1p-25f, 1.0f)) == 1 && half(0x1p-14f) == 0x400 &&
+          half(0x1.ff4p-15f) == 0x3fe);
     CHECK(half(std::nextafter(0x1p-14f, 0.0f)) == 0x400);
     CHECK(half(1.0f + 0x1p-11f) == 0x3c00 && half(1.0f + 0x1.8p-10f) == 0x3c02);
     CHECK(bfloat(0x1.fep127f) == 0x7f7f && bfloat(std::nextafter(0x1.ffp127f, 0.0f)) == 0x7f7f);
     CHECK(bfloat(0x1.ffp127f) == 0x7f80 && bfloat(INFINITY) == 0x7f80);
     CHECK(bfloat(1.0f + 0x1p-8f) == 0x3f80 && bfloat(1.0f + 0x1.8p-7f) == 0x3f82);
-    for (const uint32_t payload : {1u, 0x1fffu, 0x2000u, 0xffffu, 0x3fffffu, 0x400000u, 0x7fffffu}) {
+    for (const uint32_t payload :
+         {1u, 0x1fffu, 0x2000u, 0xffffu, 0x3fffffu, 0x400000u, 0x7fffffu}) {
       const float nan = bits_to_float(0x7f800000 | payload | static_cast<uint32_t>(sign) << 16);
       Half h;
       BFloat b;
@@ -301,36 +319,46 @@ void test_missing_models() {
                  (inference.forward_models(missing, 3, x.data(), 0, y.data(), {}), 0));
     std::vector<int64_t> in_order(21);
     std::iota(in_order.begin(), in_order.end(), 0);
-    CHECK_THROWS(std::out_of_range, "models[20]: expected 0 to 19, got 20",
-                 (inference.forward_models(in_order.data(), 21, x.data(), 4, y.data(), {0, Missing::nan}), 0));
+    CHECK_THROWS(
+        std::out_of_range, "models[20]: expected 0 to 19, got 20",
+        (inference.forward_models(in_order.data(), 21, x.data(), 4, y.data(), {0, Missing::nan}),
+         0));
     for (const int threads : {-1, INT_MIN}) {
-      const std::string message = "num_threads: expected a positive integer, got " + std::to_string(threads);
+      const std::string message =
+          "num_threads: expected a positive integer, got " + std::to_string(threads);
       const ForwardOptions options{threads, Missing::nan};
-      CHECK_THROWS(std::invalid_argument, message, (inference.forward(x.data(), 4, y.data(), options), 0));
-      CHECK_THROWS(std::invalid_argument, message, (inference.forward_shared(x.data(), 4, y.data(), options), 0));
+      CHECK_THROWS(std::invalid_argument, message,
+                   (inference.forward(x.data(), 4, y.data(), options), 0));
+      CHECK_THROWS(std::invalid_argument, message,
+                   (inference.forward_shared(x.data(), 4, y.data(), options), 0));
       CHECK_THROWS(std::invalid_argument, message,
                    (inference.forward_models(missing, 3, x.data(), 4, y.data(), options), 0));
-      CHECK_THROWS(std::invalid_argument, message,
-                   (inference.forward_models(in_order.data(), 20, x.data(), 4, y.data(), options), 0));
+      CHECK_THROWS(
+          std::invalid_argument, message,
+          (inference.forward_models(in_order.data(), 20, x.data(), 4, y.data(), options), 0));
     }
   }
 }
 
 void test_grouping() {
   // Numbers are sorted 11 bits at a time.
-  for (const int64_t num_models : {1, 2, 255, 256, 257, 2047, 2048, 2049, 70000, 1 << 22, (1 << 22) + 1}) {
+  for (const int64_t num_models :
+       {1, 2, 255, 256, 257, 2047, 2048, 2049, 70000, 1 << 22, (1 << 22) + 1}) {
     for (const int64_t entries : {0, 1, 5, 300, 2000}) {
       for (const int64_t block_models : {1, 16}) {
         std::vector<int64_t> models(static_cast<std::size_t>(entries));
         for (int64_t& model : models) model = random_below(num_models);
-        for (int64_t i = 0; i < entries; i += 7) models[static_cast<std::size_t>(i)] = i % 2 ? 0 : num_models - 1;
+        for (int64_t i = 0; i < entries; i += 7)
+          models[static_cast<std::size_t>(i)] = i % 2 ? 0 : num_models - 1;
         const int64_t max_entries = 1 + random_below(40);
         Grouping grouping;
         grouping.group(models.data(), entries, num_models, block_models, max_entries);
         // A stable sort: by model, and by position among the entries of one model.
         std::vector<int64_t> expected(models.size());
         for (std::size_t i = 0; i < expected.size(); ++i) expected[i] = static_cast<int64_t>(i);
-        const auto model_of = [&](int64_t entry) { return models[static_cast<std::size_t>(entry)]; };
+        const auto model_of = [&](int64_t entry) {
+          return models[static_cast<std::size_t>(entry)];
+        };
         std::stable_sort(expected.begin(), expected.end(),
                          [&](int64_t a, int64_t b) { return model_of(a) < model_of(b); });
         for (int64_t i = 0; i < entries; ++i) {
@@ -343,7 +371,8 @@ void test_grouping() {
           CHECK(group.begin == position && group.end > group.begin);
           CHECK(group.end - group.begin <= max_entries);
           for (; position < group.end; ++position) {
-            CHECK(model_of(expected[static_cast<std::size_t>(position)]) / block_models == group.block);
+            CHECK(model_of(expected[static_cast<std::size_t>(position)]) / block_models ==
+                  group.block);
           }
         }
         CHECK(position == entries);
@@ -352,7 +381,8 @@ void test_grouping() {
   }
   const int64_t models[] = {3, 0, -1, 9};
   Grouping grouping;
-  CHECK_THROWS(std::out_of_range, "models[2]: expected 0 to 3, got -1", (grouping.group(models, 4, 4, 1, 10), 0));
+  CHECK_THROWS(std::out_of_range, "models[2]: expected 0 to 3, got -1",
+               (grouping.group(models, 4, 4, 1, 10), 0));
 }
 
 // Rounding mode and the treatment of subnormals stay as the caller has them.

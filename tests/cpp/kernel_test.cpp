@@ -22,8 +22,8 @@ using namespace mlpbank;
 
 // Outputs: every width of a tail panel, then panels side by side. Rows: every tile of few rows,
 // then whole and partial vectors, passes, and what is left over.
-constexpr int64_t kOutputs[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12,
-                                13, 14, 15, 16, 17, 31, 33, 48, 65, 113};
+constexpr int64_t kOutputs[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
+                                12, 13, 14, 15, 16, 17, 31, 33, 48, 65, 113};
 constexpr int64_t kRows[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  12, 13, 15,
                              16, 17, 24, 25, 31, 32, 33, 40, 47, 48, 49, 57};
 constexpr int64_t kMostRows = 57;

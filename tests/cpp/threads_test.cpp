@@ -162,8 +162,7 @@ void check_refused_helpers_are_asked_for_again(int first, int last, int granted)
     const int tries = created;
     CHECK(tries >= first);
     for (int i = 0; i < 5; ++i) most_at_work();
-    const bool at_once =
-        std::chrono::steady_clock::now() - began < std::chrono::milliseconds(900);
+    const bool at_once = std::chrono::steady_clock::now() - began < std::chrono::milliseconds(900);
     CHECK(!at_once || created == tries);  // not asked at every call
     first_refused = last_refused = 0;
     while (most < expected) most = std::max(most, most_at_work());  // until alarm() ends it

@@ -25,7 +25,9 @@ def make(path: Path) -> None:
 
     time = mock.patch("time.time", return_value=1_700_000_000.0)
     with time, mock.patch("secrets.token_bytes", return_value=bytes(range(16))):
-        bank = Bank(Architecture([LayerSpec(2, 2, "relu"), LayerSpec(2, 1)]), layout="panel", fallback="one")
+        bank = Bank(
+            Architecture([LayerSpec(2, 2, "relu"), LayerSpec(2, 1)]), layout="panel", fallback="one"
+        )
         bank.metadata = {"golden": [1, None]}
         bank.add("one", weights(1), version="2026-11")
         bank["zwei \u2461"] = weights(7)

@@ -19,7 +19,9 @@ STR_KEYS = ["", "a", "é", "x" * 300, *(f"k{i}" for i in range(30))]
 INT_KEYS = [0, -5, 2**63 - 1, -(2**63), *range(100, 130)]
 
 
-def make_bank(layout: str = "auto", dtype: str = "float32", keys: list[str] | list[int] = STR_KEYS) -> Bank:
+def make_bank(
+    layout: str = "auto", dtype: str = "float32", keys: list[str] | list[int] = STR_KEYS
+) -> Bank:
     weights = random_weights(ARCH, len(keys), np.random.default_rng(3))
     return Bank.from_stacked(keys, ARCH, weights, layout=layout, dtype=dtype, version="1.0")
 
@@ -50,7 +52,9 @@ def assert_same_bank(actual: Bank, expected: Bank) -> None:
 @pytest.mark.parametrize("map_file", [True, False])
 @pytest.mark.parametrize("keys", [STR_KEYS, INT_KEYS], ids=["str", "int"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_round_trip(tmp_path: Path, layout: str, dtype: str, keys: list[str], map_file: bool) -> None:
+def test_round_trip(
+    tmp_path: Path, layout: str, dtype: str, keys: list[str], map_file: bool
+) -> None:
     bank = make_bank(layout, dtype, keys)
     bank.fallback, bank.metadata = keys[2], {"a": [1, {"b": None}], "ü": "\U0001f6eb"}
     path = tmp_path / "bank"
@@ -59,7 +63,9 @@ def test_round_trip(tmp_path: Path, layout: str, dtype: str, keys: list[str], ma
     opened = Bank.open(path, mmap=map_file)
     assert_same_bank(opened, bank)
     other = "none" if isinstance(keys[0], str) else 99
-    np.testing.assert_array_equal(opened.predict(other, [1, 2, 3]), bank.predict(keys[2], [1, 2, 3]))
+    np.testing.assert_array_equal(
+        opened.predict(other, [1, 2, 3]), bank.predict(keys[2], [1, 2, 3])
+    )
     opened.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
@@ -76,7 +82,11 @@ def test_changed_banks_come_back_as_they_are(tmp_path: Path, layout: str, keys: 
         bank = Bank.open(path)
         for _ in range(15):
             number = int(rng.integers(0, 40))
-            key = (f"k{number}" if is_str else 100 + number) if rng.random() < 0.8 else keys[number % 4]
+            key = (
+                (f"k{number}" if is_str else 100 + number)
+                if rng.random() < 0.8
+                else keys[number % 4]
+            )
             if rng.random() < 0.4 and key in bank:
                 del bank[key]
             else:
@@ -99,7 +109,13 @@ def test_generations_and_versions_count_on(tmp_path: Path) -> None:
     bank["new"] = bank["é"]
     del bank["k1"]
     bank["k1"] = bank["é"]  # begins anew
-    expected = {"a": ("2.0", 2), "k3": (None, 2), "new": (None, 1), "k1": (None, 1), "k2": ("1.0", 1)}
+    expected = {
+        "a": ("2.0", 2),
+        "k3": (None, 2),
+        "new": (None, 1),
+        "k1": (None, 1),
+        "k2": ("1.0", 1),
+    }
     for b in (bank, (bank.save(path), Bank.open(path))[1]):
         for key, known in expected.items():
             assert (b.info(key).version, b.info(key).revision) == known, key
@@ -109,7 +125,9 @@ def test_generations_and_versions_count_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["a", 5])
-def test_empty_banks_keep_their_fallback_and_kind(tmp_path: Path, layout: str, key: str | int) -> None:
+def test_empty_banks_keep_their_fallback_and_kind(
+    tmp_path: Path, layout: str, key: str | int
+) -> None:
     path = tmp_path / "bank"
     weights = one_model(random_weights(ARCH, 1, np.random.default_rng(6)), 0)
     bank = Bank(ARCH, layout=layout, fallback=key)
@@ -164,7 +182,9 @@ def test_whoever_has_the_old_file_keeps_it(tmp_path: Path) -> None:
     assert_same_bank(Bank.open(path), old)
 
 
-def test_saving_over_a_file_that_another_process_has_mapped(tmp_path: Path, run_python: RunPython) -> None:
+def test_saving_over_a_file_that_another_process_has_mapped(
+    tmp_path: Path, run_python: RunPython
+) -> None:
     path = tmp_path / "bank"
     make_bank().save(path)
     run_python(
@@ -219,7 +239,9 @@ def test_metadata_that_could_not_be_read_back_is_refused(
         bank.metadata.update(metadata)
         bank.save(path)
 
-    for change in (set_and_save, change_and_save) if isinstance(metadata, dict) else (set_and_save,):
+    for change in (
+        (set_and_save, change_and_save) if isinstance(metadata, dict) else (set_and_save,)
+    ):
         with pytest.raises(error, match=r"^metadata: ") as caught:
             change()
         assert message in (None, str(caught.value))
@@ -227,7 +249,9 @@ def test_metadata_that_could_not_be_read_back_is_refused(
     assert [p.name for p in tmp_path.iterdir()] == ["bank"]
 
 
-def test_metadata_may_change_while_a_bank_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_may_change_while_a_bank_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bank = make_bank()
     bank.metadata = {"n": 1}
     write = _mapped.write
@@ -300,7 +324,9 @@ def test_a_pickle_that_was_cut_is_a_bank_file_error() -> None:
         Bank._from_bytes(data[:-1], engine)
 
 
-@pytest.mark.parametrize("part", ["weights", "keys.bytes", "generation", "loaded_at", "keys.slots", "version.bytes"])
+@pytest.mark.parametrize(
+    "part", ["weights", "keys.bytes", "generation", "loaded_at", "keys.slots", "version.bytes"]
+)
 def test_verify_finds_a_changed_byte(tmp_path: Path, part: str) -> None:
     path = tmp_path / "bank"
     make_bank().save(path)

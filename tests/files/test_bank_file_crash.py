@@ -41,7 +41,9 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_no_room_for_all_of_a_file(tmp_path: Path, exists: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_all_of_a_file(
+    tmp_path: Path, exists: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "bank"
     bank = make_bank(40, 1)
     if exists:
@@ -68,7 +70,9 @@ def test_no_room_for_all_of_a_file(tmp_path: Path, exists: bool, monkeypatch: py
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, exists: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_nothing_behind(
+    tmp_path: Path, exists: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "bank"
     if exists:
         make_bank(30, 0).save(path)
@@ -118,7 +122,8 @@ def test_writes_that_the_system_refuses(tmp_path: Path, run_python: RunPython) -
     )
 
 
-# A process forks children that save; after the death of each the file has to be one of the two, byte for byte.
+# A process forks children that save; after the death of each the file has to be one of the two,
+# byte for byte.
 PARENT = """
 import os, pathlib, random, signal, sys, time
 sys.path.insert(0, {tests!r})
@@ -218,9 +223,14 @@ assert outcomes[0] == 0 and outcomes[-1] == 1
 
 @pytest.mark.parametrize(
     "script",
-    [pytest.param(ANY_MOMENT, id="any moment"), pytest.param(EVERY_STEP, id="every step", marks=pytest.mark.slow)],
+    [
+        pytest.param(ANY_MOMENT, id="any moment"),
+        pytest.param(EVERY_STEP, id="every step", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_while_saving(tmp_path: Path, run_python: RunPython, script: str) -> None:
     run_python(
-        PARENT.format(tests=str(Path(__file__).parents[1] / "helpers"), folder=str(tmp_path)) + script, timeout=600
+        PARENT.format(tests=str(Path(__file__).parents[1] / "helpers"), folder=str(tmp_path))
+        + script,
+        timeout=600,
     )

@@ -61,7 +61,12 @@ FORGED: list[tuple[str, str, Callable[[Parts], None], bool]] = [
     ),
     ("keys not UTF-8", "str", set_all("keys.bytes", 0xFF), True),
     ("keys cut within a character", "str", set_at("keys.bytes", 4, 0xC3), True),
-    ("keys with a surrogate", "str", lambda f: f.tensors["keys.bytes"].__setitem__(slice(3), (0xED, 0xA0, 0x80)), True),
+    (
+        "keys with a surrogate",
+        "str",
+        lambda f: f.tensors["keys.bytes"].__setitem__(slice(3), (0xED, 0xA0, 0x80)),
+        True,
+    ),
     ("offsets all 0", "str", set_all("keys.offsets", 0), True),
     ("offsets begin late", "str", set_at("keys.offsets", 0, 1), True),
     ("offsets end early", "str", set_at("keys.offsets", 3, 14), True),
@@ -143,7 +148,10 @@ def test_messages() -> None:
         pickle.dumps(bank)
     bank = forged("int", set_all("keys", 10))
     bank[5] = bank[10]
-    with pytest.raises(BankFileError, match=r"^the file this bank came from is damaged: keys: expected different ones"):
+    with pytest.raises(
+        BankFileError,
+        match=r"^the file this bank came from is damaged: keys: expected different ones",
+    ):
         pickle.dumps(bank)
 
 
@@ -170,5 +178,7 @@ def test_a_damaged_tile_can_be_repaired() -> None:
     for key in good:
         bank[key] = good[key]
     keys = list(good)
-    np.testing.assert_array_equal(bank.predict(keys, np.ones((3, 2))), good.predict(keys, np.ones((3, 2))))
+    np.testing.assert_array_equal(
+        bank.predict(keys, np.ones((3, 2))), good.predict(keys, np.ones((3, 2)))
+    )
     _mapped.verify(_mapped.from_bytes(to_bytes(bank)))

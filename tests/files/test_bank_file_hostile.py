@@ -49,7 +49,11 @@ def test_a_larger_file_cut_around_every_boundary() -> None:
     data = to_bytes(small_bank(models=1000))
     file = Parts.of(data)
     start = len(data) - len(file.payload())
-    cuts = {8, start, *(start + end for entry in file.header.values() for end in entry["data_offsets"])} - {len(data)}
+    cuts = {
+        8,
+        start,
+        *(start + end for entry in file.header.values() for end in entry["data_offsets"]),
+    } - {len(data)}
     assert len(cuts) == 9
     for cut in cuts:
         for length in {cut - 4096, cut - 1, cut, cut + 1, cut + 8} & set(range(len(data))):
@@ -81,7 +85,9 @@ def test_every_byte_of_the_tensors_damaged(kind: str) -> None:
         damaged[position] ^= (0xFF, 0x80, 0x01)[position % 3]
         with pytest.raises(BankFileError, match="expected CRC-32"):
             _mapped.verify(_mapped.from_bytes(bytes(damaged)))
-        if position >= start + weights - 64 or position % 20 == 0:  # of weights, most are just others
+        if (
+            position >= start + weights - 64 or position % 20 == 0
+        ):  # of weights, most are just others
             assert survives(bytes(damaged)) is not None
 
 
@@ -179,14 +185,19 @@ def test_description(changes: dict[str, Any]) -> None:
 def test_a_newer_version_says_so_whatever_else_is_new() -> None:
     file = parts()
     file.about = {"format": "mlpbank", "version": 3, "layers": "another idea"}
-    assert refused(file.join()) == "version: this mlpbank reads up to 2, got 3; a newer mlpbank wrote it"
+    assert (
+        refused(file.join())
+        == "version: this mlpbank reads up to 2, got 3; a newer mlpbank wrote it"
+    )
 
 
 def test_fallbacks_of_int_banks() -> None:
     for fallback in ("key 0", True, 2**63, -(2**63) - 1, 10**30, 0.0, [0]):
         file = parts("int")
         file.about["fallback"] = fallback
-        assert refused(file.join()).startswith(("fallback: expected a key, got ", "key: expected an int of 64 bits"))
+        assert refused(file.join()).startswith(
+            ("fallback: expected a key, got ", "key: expected an int of 64 bits")
+        )
     file.about["fallback"] = -(2**63)
     assert survives(file.join()) is not None
 
@@ -248,7 +259,9 @@ ENTRIES: list[tuple[str, str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "change"), [e[1:] for e in ENTRIES], ids=[f"{e[1]}: {e[0]}" for e in ENTRIES])
+@pytest.mark.parametrize(
+    ("name", "change"), [e[1:] for e in ENTRIES], ids=[f"{e[1]}: {e[0]}" for e in ENTRIES]
+)
 def test_tensor_entry(name: str, change: Any) -> None:
     file = parts()
     known = file.header[name]
@@ -319,7 +332,10 @@ HEADERS: list[tuple[str, Callable[[Parts], bytes]]] = [
     ("two objects", lambda f: text(entries(f)) + b"{}"),
     ("deep arrays", lambda f: b"[" * 1_000_000),
     ("deep objects", lambda f: b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
-    ("deep inside", lambda f: text(entries(f))[:-1] + b', "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    (
+        "deep inside",
+        lambda f: text(entries(f))[:-1] + b', "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ),
     ("invalid UTF-8", lambda f: text(entries(f)).replace(b"mlpbank", b"mlpb\xffnk")),
     ("UTF-16", lambda f: json.dumps(entries(f)).encode("utf-16")),
     ("a byte order mark", lambda f: b"\xef\xbb\xbf" + text(entries(f))),
@@ -327,9 +343,15 @@ HEADERS: list[tuple[str, Callable[[Parts], bytes]]] = [
     ("NaN", lambda f: text(entries(f))[:-1] + b', "x": NaN}'),
     ("Infinity", lambda f: text(entries(f))[:-1] + b', "x": -Infinity}'),
     ("long number", lambda f: text(entries(f))[:-1] + b', "x": ' + b"9" * 10_000 + b"}"),
-    ("tensor twice", lambda f: text(entries(f))[:-1] + b', "weights": ' + text(f.header["weights"]) + b"}"),
+    (
+        "tensor twice",
+        lambda f: text(entries(f))[:-1] + b', "weights": ' + text(f.header["weights"]) + b"}",
+    ),
     ("metadata twice", lambda f: text(entries(f))[:-1] + b', "__metadata__": {}}'),
-    ("dtype twice", lambda f: text(entries(f)).replace(b'"dtype": "U8"', b'"dtype": "U8", "dtype": "U8"')),
+    (
+        "dtype twice",
+        lambda f: text(entries(f)).replace(b'"dtype": "U8"', b'"dtype": "U8", "dtype": "U8"'),
+    ),
     ("no metadata", lambda f: text(f.header)),
     ("metadata null", lambda f: text(entries(f) | {"__metadata__": None})),
     ("metadata array", lambda f: text(entries(f) | {"__metadata__": []})),
@@ -338,14 +360,21 @@ HEADERS: list[tuple[str, Callable[[Parts], bytes]]] = [
     ("description not JSON", lambda f: text(entries(f) | {"__metadata__": {"mlpbank": "?"}})),
     ("description empty", lambda f: text(entries(f) | {"__metadata__": {"mlpbank": ""}})),
     ("description array", lambda f: text(entries(f) | {"__metadata__": {"mlpbank": "[]"}})),
-    ("description deep", lambda f: text(entries(f) | {"__metadata__": {"mlpbank": '{"a":' * 100_000}})),
+    (
+        "description deep",
+        lambda f: text(entries(f) | {"__metadata__": {"mlpbank": '{"a":' * 100_000}}),
+    ),
     (
         "description with NaN",
-        lambda f: text(entries(f) | {"__metadata__": {"mlpbank": json.dumps(f.about | {"x": float("nan")})}}),
+        lambda f: text(
+            entries(f) | {"__metadata__": {"mlpbank": json.dumps(f.about | {"x": float("nan")})}}
+        ),
     ),
     (
         "description with models twice",
-        lambda f: text(entries(f) | {"__metadata__": {"mlpbank": json.dumps(f.about)[:-1] + ', "models": 3}'}}),
+        lambda f: text(
+            entries(f) | {"__metadata__": {"mlpbank": json.dumps(f.about)[:-1] + ', "models": 3}'}}
+        ),
     ),
 ]
 
@@ -358,7 +387,21 @@ def test_header(make: Callable[[Parts], bytes]) -> None:
 
 @pytest.mark.parametrize(
     "length",
-    [0, 1, 2, 4087, 4089, 8184, (16 << 20) + 4088, 2**31 - 8, 2**32 - 8, 2**63 - 8, 2**63, 2**64 - 8, 2**64 - 1],
+    [
+        0,
+        1,
+        2,
+        4087,
+        4089,
+        8184,
+        (16 << 20) + 4088,
+        2**31 - 8,
+        2**32 - 8,
+        2**63 - 8,
+        2**63,
+        2**64 - 8,
+        2**64 - 1,
+    ],
 )
 def test_header_length(length: int) -> None:
     for rest in (DATA["str"][8:], b""):
@@ -371,7 +414,11 @@ def test_a_header_over_the_cap() -> None:
     data = DATA["str"]
     payload = parts().payload()
     header = data[8 : len(data) - len(payload)]
-    for more, good in ((4096, True), ((16 << 20) - 4096 - len(header) - 8, True), ((16 << 20) - len(header) - 8, True)):
+    for more, good in (
+        (4096, True),
+        ((16 << 20) - 4096 - len(header) - 8, True),
+        ((16 << 20) - len(header) - 8, True),
+    ):
         assert (survives(framed(header + b" " * more, payload)) is not None) is good
     refused(framed(header + b" " * (16 << 20), payload))
 

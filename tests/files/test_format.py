@@ -20,7 +20,17 @@ ARCHITECTURES = {
     "33-16-40-17": Architecture.mlp(33, 16, 40, 17, output_activation="softmax"),
 }
 KEYS = {
-    "str": ["", "a", "N14228", "Zürich", "東京", "\U0001f6eb", "x" * 1000, "a\0b", *(f"k{i}" for i in range(25))],
+    "str": [
+        "",
+        "a",
+        "N14228",
+        "Zürich",
+        "東京",
+        "\U0001f6eb",
+        "x" * 1000,
+        "a\0b",
+        *(f"k{i}" for i in range(25)),
+    ],
     "int": [0, -1, 1, 2**63 - 1, -(2**63), *range(1000, 1028)],
 }
 
@@ -43,9 +53,18 @@ def test_a_reader_of_the_documented_format_gives_the_weights_of_the_bank(
         bank.fallback = keys[3]
         bank.save(tmp_path / "bank")
         file = BankFile(tmp_path / "bank")
-        assert file.about["architecture"] == [[s.input_size, s.output_size, s.activation.value] for s in arch.layers]
-        assert (file.about["dtype"], file.about["layout"], file.about["keys"]) == (dtype, layout, kind)
-        assert (file.about["metadata"], file.about["fallback"]) == ({"written": "für Fremde"}, keys[3])
+        assert file.about["architecture"] == [
+            [s.input_size, s.output_size, s.activation.value] for s in arch.layers
+        ]
+        assert (file.about["dtype"], file.about["layout"], file.about["keys"]) == (
+            dtype,
+            layout,
+            kind,
+        )
+        assert (file.about["metadata"], file.about["fallback"]) == (
+            {"written": "für Fremde"},
+            keys[3],
+        )
         assert file.keys() == keys
         assert file.versions() == ["v1"] * len(keys)
         assert file.tensors["generation"].tolist() == [1] * len(keys)
@@ -81,14 +100,24 @@ def test_what_the_page_says_is_zero_is_zero(tmp_path: Path, layout: str) -> None
 
 
 def test_hashes_are_those_of_the_page() -> None:
-    assert (hash_str(b""), hash_str(b"a"), hash_int(0)) == (0xCBF29CE44FD0BFC1, 0xAF63DC4C296230C0, 0xE220A8397B1DCDAF)
+    assert (hash_str(b""), hash_str(b"a"), hash_int(0)) == (
+        0xCBF29CE44FD0BFC1,
+        0xAF63DC4C296230C0,
+        0xE220A8397B1DCDAF,
+    )
 
 
 def test_an_empty_bank(tmp_path: Path, layout: str) -> None:
     Bank(ARCHITECTURES["4-8-2"], layout=layout).save(tmp_path / "bank")
     file = BankFile(tmp_path / "bank")
     assert (file.models, file.keys(), file.about["keys"]) == (0, [], None)
-    assert list(file.tensors) == ["weights", "generation", "loaded_at", "version.offsets", "version.bytes"]
+    assert list(file.tensors) == [
+        "weights",
+        "generation",
+        "loaded_at",
+        "version.offsets",
+        "version.bytes",
+    ]
 
 
 def test_after_changes_a_file_holds_what_is_left(tmp_path: Path, layout: str) -> None:
@@ -122,9 +151,10 @@ def test_safetensors_opens_bank_files(tmp_path: Path, layout: str, kind: str) ->
             np.testing.assert_array_equal(read, array)
 
 
-# The golden file: made once by data/make_golden.py. Its weights are small integers over 8, which every dtype holds, and
-# these are its answers, by hand: h = relu(x W0 + b0), y = h W1 + b1 with W0 = [[1, -1], [2, 0.5]] * s, b0 = [0.25, 0],
-# W1 = [[1], [4]], b1 = [s], for s = 1, 2, -1 and x = (1, 2): h = (5.25, 0), (10.25, 0), (0, 0).
+# The golden file: made once by data/make_golden.py. Its weights are small integers over 8, which
+# every dtype holds, and these are its answers, by hand: h = relu(x W0 + b0), y = h W1 + b1 with W0
+# = [[1, -1], [2, 0.5]] * s, b0 = [0.25, 0], W1 = [[1], [4]], b1 = [s], for s = 1, 2, -1 and x = (1,
+# 2): h = (5.25, 0), (10.25, 0), (0, 0).
 GOLDEN = {"one": 6.25, "zwei \u2461": 12.25, "": -1.0}
 
 
@@ -134,9 +164,16 @@ def test_golden_files(map_file: bool, version: int) -> None:
     path = Path(__file__).parents[1] / "data" / f"bank_v{version}.mlpbank"
     bank = Bank.open(path, mmap=map_file)
     assert bank.architecture == Architecture([LayerSpec(2, 2, "relu"), LayerSpec(2, 1)])
-    assert (bank.dtype, bank.layout, bank.fallback, bank.metadata) == ("float32", "panel", "one", {"golden": [1, None]})
+    assert (bank.dtype, bank.layout, bank.fallback, bank.metadata) == (
+        "float32",
+        "panel",
+        "one",
+        {"golden": [1, None]},
+    )
     assert list(bank) == list(GOLDEN)
-    assert bank.predict(list(GOLDEN), np.tile(np.float32([1, 2]), (3, 1)))[:, 0].tolist() == list(GOLDEN.values())
+    assert bank.predict(list(GOLDEN), np.tile(np.float32([1, 2]), (3, 1)))[:, 0].tolist() == list(
+        GOLDEN.values()
+    )
     assert bank.predict("?", [1.0, 2.0]).tolist() == [6.25]
     np.testing.assert_array_equal(bank["zwei \u2461"]["layer_0"], [[2, -2], [4, 1]])
     info = [bank.info(key) for key in GOLDEN]
@@ -153,14 +190,18 @@ def test_golden_file_is_what_is_written_today(tmp_path: Path) -> None:
     from data.make_golden import make
 
     make(tmp_path / "bank")
-    assert (tmp_path / "bank").read_bytes() == (Path(__file__).parents[1] / "data" / "bank_v2.mlpbank").read_bytes()
+    assert (tmp_path / "bank").read_bytes() == (
+        Path(__file__).parents[1] / "data" / "bank_v2.mlpbank"
+    ).read_bytes()
 
 
 def test_layouts_of_the_tests_are_those_of_the_page() -> None:
     assert (LAYOUTS, DTYPES) == (("panel", "lane"), ("float32", "float16", "bfloat16", "int8"))
 
 
-def test_a_bank_of_version_1_that_is_saved_again_keeps_its_table_or_gets_a_seed(tmp_path: Path) -> None:
+def test_a_bank_of_version_1_that_is_saved_again_keeps_its_table_or_gets_a_seed(
+    tmp_path: Path,
+) -> None:
     bank = Bank.open(Path(__file__).parents[1] / "data" / "bank_v1.mlpbank")
     bank.save(tmp_path / "same")
     assert BankFile(tmp_path / "same").about["seed"] is None
@@ -177,6 +218,8 @@ def test_a_bank_of_version_1_that_is_saved_again_keeps_its_table_or_gets_a_seed(
 def test_two_banks_have_two_seeds(tmp_path: Path) -> None:
     seeds = set()
     for i in range(8):
-        Bank.from_stacked([1, 2], Architecture.mlp(1, 1), {"layer_0": np.ones((2, 1, 1))}).save(tmp_path / str(i))
+        Bank.from_stacked([1, 2], Architecture.mlp(1, 1), {"layer_0": np.ones((2, 1, 1))}).save(
+            tmp_path / str(i)
+        )
         seeds.add(BankFile(tmp_path / str(i)).about["seed"])
     assert len(seeds) == 8

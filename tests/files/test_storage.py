@@ -97,7 +97,9 @@ def test_any_safetensors_reader_finds_the_documented_names_and_shapes(path: Path
 def test_equal_banks_are_equal_bytes(path: Path) -> None:
     first = path.read_bytes()
     for _ in range(5):
-        save_plain(path, KEYS, ARCH, dict(reversed(stacked().items())), extra=EXTRA, metadata=METADATA)
+        save_plain(
+            path, KEYS, ARCH, dict(reversed(stacked().items())), extra=EXTRA, metadata=METADATA
+        )
         assert path.read_bytes() == first
 
 
@@ -114,7 +116,11 @@ def test_any_memory_order_and_number_type_is_saved_right(path: Path) -> None:
     weights: dict[str, Any] = dict(stacked())
     weights["layer_0"] = np.asfortranarray(weights["layer_0"]).astype(">f4")
     weights["layer_1"] = weights["layer_1"].tolist()
-    extra = {"t": np.arange(6, dtype=">i2").reshape(2, 3).T, "flags": [True, False], "half": np.float16(1.5)}
+    extra = {
+        "t": np.arange(6, dtype=">i2").reshape(2, 3).T,
+        "flags": [True, False],
+        "half": np.float16(1.5),
+    }
     save_plain(path, None, ARCH, weights, extra=extra)
     bank = load_plain(path)
     for name, array in stacked().items():
@@ -127,7 +133,10 @@ def test_any_memory_order_and_number_type_is_saved_right(path: Path) -> None:
 def test_saving_what_does_not_fit_fails_and_leaves_the_old_file_alone(path: Path) -> None:
     before = path.read_bytes()
     good: dict[str, Any] = stacked()
-    with raises(KeyError, "weights: expected keys layer_0, layer_0.bias, layer_1, layer_1.bias, got 'layer_0.biass'"):
+    with raises(
+        KeyError,
+        "weights: expected keys layer_0, layer_0.bias, layer_1, layer_1.bias, got 'layer_0.biass'",
+    ):
         save_plain(path, None, ARCH, {**good, "layer_0.biass": 0})
     with raises(KeyError, "weights: missing key 'layer_1'"):
         save_plain(path, None, ARCH, {"layer_0": good["layer_0"]})
@@ -143,7 +152,10 @@ def test_saving_what_does_not_fit_fails_and_leaves_the_old_file_alone(path: Path
         save_plain(path, ["a", "b", "a"], ARCH, good)
     with raises(TypeError, "keys[2]: expected a str, got 1"):
         save_plain(path, ["a", "b", 1], ARCH, good)
-    with raises(ValueError, r"key: expected a str that UTF-8 can hold, got '\ud800' (surrogates not allowed)"):
+    with raises(
+        ValueError,
+        r"key: expected a str that UTF-8 can hold, got '\ud800' (surrogates not allowed)",
+    ):
         save_plain(path, ["a", "b", "\ud800"], ARCH, good)
     with raises(ValueError, "versions: expected one for each of 3 models, got 1"):
         save_plain(path, None, ARCH, good, versions=["a"])
@@ -151,7 +163,9 @@ def test_saving_what_does_not_fit_fails_and_leaves_the_old_file_alone(path: Path
         save_plain(path, None, ARCH, good, versions=["a", 1, None])  # type: ignore[list-item]
     with raises(TypeError, "extra['x']: expected numbers or booleans, got dtype object"):
         save_plain(path, None, ARCH, good, extra={"x": np.array([None])})
-    with raises(TypeError, "extra['x']: expected an array without mask, got a masked array; fill it first"):
+    with raises(
+        TypeError, "extra['x']: expected an array without mask, got a masked array; fill it first"
+    ):
         save_plain(path, None, ARCH, good, extra={"x": [[np.ma.masked, 1]]})
     with pytest.raises(ValueError, match="JSON compliant"):
         save_plain(path, None, ARCH, good, metadata={"x": float("nan")})
@@ -174,7 +188,9 @@ def test_a_save_that_breaks_off_leaves_the_old_file_and_nothing_else(
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_file_and_folder_are_synced_around_the_rename(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_and_folder_are_synced_around_the_rename(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -187,7 +203,9 @@ def test_file_and_folder_are_synced_around_the_rename(path: Path, monkeypatch: p
             calls.append("fsync folder")
         else:
             calls.append("fsync file")
-            synced = Path(link).read_bytes()  # through another descriptor: what still waits in a buffer is not there
+            synced = Path(
+                link
+            ).read_bytes()  # through another descriptor: what still waits in a buffer is not there
         fsync(descriptor)
 
     def record_replace(source: Path, target: Path) -> None:
@@ -202,7 +220,9 @@ def test_file_and_folder_are_synced_around_the_rename(path: Path, monkeypatch: p
     assert synced == path.read_bytes()
 
 
-def test_little_that_is_written_is_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_that_is_written_is_synced_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A few bytes would stay in the file object's buffer; large writes go past it."""
     seen: list[bytes] = []
     fsync = os.fsync
@@ -246,7 +266,10 @@ def test_a_file_that_is_replaced_keeps_its_mode(path: Path, mode: int) -> None:
 def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):
-        with pytest.raises(OSError, match="expected a regular file to replace"), atomic_writer(tmp_path / name):
+        with (
+            pytest.raises(OSError, match="expected a regular file to replace"),
+            atomic_writer(tmp_path / name),
+        ):
             pass
     for name in ("none/", "none/file"):
         with pytest.raises(FileNotFoundError), atomic_writer(f"{tmp_path}/{name}"):
@@ -254,7 +277,9 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["pipe"]
 
 
-@pytest.mark.parametrize("letter", ["b", "\N{LATIN SMALL LETTER E WITH ACUTE}", "\N{AIRPLANE}", "\N{GRINNING FACE}"])
+@pytest.mark.parametrize(
+    "letter", ["b", "\N{LATIN SMALL LETTER E WITH ACUTE}", "\N{AIRPLANE}", "\N{GRINNING FACE}"]
+)
 def test_the_longest_names_can_be_saved(tmp_path: Path, letter: str) -> None:
     for size in (200, 240, 255):
         count, rest = divmod(size, len(letter.encode()))
@@ -281,9 +306,15 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "mlpbank-packed"}, "metadata 'mlpbank': expected format 'mlpbank-plain', version 1, got {"),
+        (
+            {"format": "mlpbank-packed"},
+            "metadata 'mlpbank': expected format 'mlpbank-plain', version 1, got {",
+        ),
         ({"version": 2}, "metadata 'mlpbank': expected format 'mlpbank-plain', version 1, got {"),
-        ({"version": None}, "metadata 'mlpbank': expected format 'mlpbank-plain', version 1, got {"),
+        (
+            {"version": None},
+            "metadata 'mlpbank': expected format 'mlpbank-plain', version 1, got {",
+        ),
         ({"architecture": None}, "architecture: expected a JSON list, got NoneType"),
         ({"architecture": []}, ""),
         ({"architecture": "3-4-2"}, "architecture: expected a JSON list, got str"),
@@ -292,17 +323,35 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
             {"architecture": [[3, 4, "tanh", 0], [4, 2, "relu"]]},
             "architecture: expected [input_size, output_size, activation] for each layer, got [3, 4, 'tanh', 0]",
         ),
-        ({"architecture": [[3, 4]]}, "architecture: expected [input_size, output_size, activation] for each layer"),
+        (
+            {"architecture": [[3, 4]]},
+            "architecture: expected [input_size, output_size, activation] for each layer",
+        ),
         ({"architecture": [[3, 4, "tanh"], [5, 2, "relu"]]}, ""),
-        ({"architecture": [[3, 4, "tanh"], [4, -2, "relu"]]}, "output_size: expected a positive integer, got -2"),
-        ({"architecture": [[3, 4, "tanh"], [4, 2.0, "relu"]]}, "output_size: expected a positive integer, got 2.0"),
+        (
+            {"architecture": [[3, 4, "tanh"], [4, -2, "relu"]]},
+            "output_size: expected a positive integer, got -2",
+        ),
+        (
+            {"architecture": [[3, 4, "tanh"], [4, 2.0, "relu"]]},
+            "output_size: expected a positive integer, got 2.0",
+        ),
         ({"architecture": [[3, 4, "tanh"], [4, 2**63, "relu"]]}, "output_size: "),
         ({"architecture": [[3, 2**62, "tanh"], [2**62, 2, "relu"]]}, ""),
         ({"architecture": [[3, 4, "tan"], [4, 2, "relu"]]}, "activation: expected one of"),
         ({"architecture": [[3, 4, {}], [4, 2, "relu"]]}, ""),
-        ({"architecture": [[3, 5, "tanh"], [5, 2, "relu"]]}, "layer_0.weight: expected F32 of shape (3, 3, 5), got"),
-        ({"architecture": [[3, 4, "tanh"]]}, "expected tensors of Architecture([LayerSpec(3, 4, 'tanh')]) or extra.*"),
-        ({"architecture": [[3, 4, "tanh"], [4, 2, "relu"], [2, 1, "none"]]}, "expected a tensor 'layer_2.weight'"),
+        (
+            {"architecture": [[3, 5, "tanh"], [5, 2, "relu"]]},
+            "layer_0.weight: expected F32 of shape (3, 3, 5), got",
+        ),
+        (
+            {"architecture": [[3, 4, "tanh"]]},
+            "expected tensors of Architecture([LayerSpec(3, 4, 'tanh')]) or extra.*",
+        ),
+        (
+            {"architecture": [[3, 4, "tanh"], [4, 2, "relu"], [2, 1, "none"]]},
+            "expected a tensor 'layer_2.weight'",
+        ),
         ({"keys": ["a", "b"]}, "keys: expected one for each of 3 models, got 2"),
         ({"keys": ["a", "b", "a"]}, "keys: expected different ones, got 'a' again at position 2"),
         ({"keys": ["a", "b", ["c"]]}, "keys[2]: expected a str, got ['c']"),
@@ -313,7 +362,9 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
         ({"metadata": None}, "metadata: expected a JSON dict, got NoneType"),
     ],
 )
-def test_metadata_that_does_not_fit_is_rejected(path: Path, changes: dict[str, Any], message: str) -> None:
+def test_metadata_that_does_not_fit_is_rejected(
+    path: Path, changes: dict[str, Any], message: str
+) -> None:
     change_metadata(path, **changes)
     rejects(path, message)
 
@@ -340,19 +391,49 @@ def test_metadata_that_is_not_ours_is_rejected(path: Path, text: str | None, mes
 @pytest.mark.parametrize(
     ("name", "entry", "message"),
     [
-        ("layer_0.bias", {"dtype": "I32"}, "layer_0.bias: expected F32 of shape (3, 4), got I32 of shape (3, 4)"),
-        ("layer_0.bias", {"dtype": "BF16", "shape": [3, 8]}, "layer_0.bias: expected F32 of shape (3, 4), got BF16"),
-        ("layer_0.bias", {"shape": [4, 3]}, "layer_0.bias: expected F32 of shape (3, 4), got F32 of shape (4, 3)"),
-        ("layer_0.weight", {"shape": [1, 9, 4]}, "layer_0.weight: expected F32 of shape (1, 3, 4), got"),
-        ("layer_0.weight", {"shape": [36]}, "layer_0.weight: expected F32 of shape (36, 3, 4), got F32 of shape (36,)"),
-        ("layer_1.bias", {"shape": [1, 6]}, "layer_1.bias: expected F32 of shape (3, 2), got F32 of shape (1, 6)"),
+        (
+            "layer_0.bias",
+            {"dtype": "I32"},
+            "layer_0.bias: expected F32 of shape (3, 4), got I32 of shape (3, 4)",
+        ),
+        (
+            "layer_0.bias",
+            {"dtype": "BF16", "shape": [3, 8]},
+            "layer_0.bias: expected F32 of shape (3, 4), got BF16",
+        ),
+        (
+            "layer_0.bias",
+            {"shape": [4, 3]},
+            "layer_0.bias: expected F32 of shape (3, 4), got F32 of shape (4, 3)",
+        ),
+        (
+            "layer_0.weight",
+            {"shape": [1, 9, 4]},
+            "layer_0.weight: expected F32 of shape (1, 3, 4), got",
+        ),
+        (
+            "layer_0.weight",
+            {"shape": [36]},
+            "layer_0.weight: expected F32 of shape (36, 3, 4), got F32 of shape (36,)",
+        ),
+        (
+            "layer_1.bias",
+            {"shape": [1, 6]},
+            "layer_1.bias: expected F32 of shape (3, 2), got F32 of shape (1, 6)",
+        ),
         ("layer_0.weight", {"shape": [2**63, 2**63]}, ""),
-        ("extra.x", {"dtype": "BF16", "shape": [4, 6]}, "extra.x: expected a dtype of NumPy, got BF16"),
+        (
+            "extra.x",
+            {"dtype": "BF16", "shape": [4, 6]},
+            "extra.x: expected a dtype of NumPy, got BF16",
+        ),
         ("extra.x", {"dtype": "O"}, ""),
         ("extra.x", {"data_offsets": [8, 56]}, ""),
     ],
 )
-def test_tensors_that_do_not_fit_are_rejected(path: Path, name: str, entry: dict[str, Any], message: str) -> None:
+def test_tensors_that_do_not_fit_are_rejected(
+    path: Path, name: str, entry: dict[str, Any], message: str
+) -> None:
     header = header_of(path.read_bytes())
     header[name] |= entry
     path.write_bytes(with_header(path.read_bytes(), header))

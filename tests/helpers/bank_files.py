@@ -22,7 +22,9 @@ DTYPES = {"U8": "<u1", "U32": "<u4", "U64": "<u8", "I64": "<i8", "F64": "<f8"}
 KNOWN_ERRORS = (BankFileError, UnknownModelError, ModelNotLoadedError)
 
 
-def small_bank(kind: str = "str", layout: str = "lane", models: int = 3, dtype: str = "float32") -> Bank:
+def small_bank(
+    kind: str = "str", layout: str = "lane", models: int = 3, dtype: str = "float32"
+) -> Bank:
     arch = Architecture.mlp(2, 3, 1)
     keys: Any = [f"key {i}" for i in range(models)] if kind == "str" else np.arange(models) * 10
     weights = random_weights(arch, models, np.random.default_rng(0))
@@ -51,7 +53,11 @@ class Parts:
         tensors = {}
         for name, entry in header.items():
             begin, end = (8 + length + offset for offset in entry["data_offsets"])
-            tensors[name] = np.frombuffer(data[begin:end], DTYPES[entry["dtype"]]).reshape(entry["shape"]).copy()
+            tensors[name] = (
+                np.frombuffer(data[begin:end], DTYPES[entry["dtype"]])
+                .reshape(entry["shape"])
+                .copy()
+            )
         return cls(header, about, tensors)
 
     def payload(self) -> bytes:
@@ -59,7 +65,9 @@ class Parts:
 
     def sign(self) -> None:
         """Make checksums right again, as one who forges a file would."""
-        self.about["crc32"] = {name: f"{zlib.crc32(array.tobytes()):08x}" for name, array in self.tensors.items()}
+        self.about["crc32"] = {
+            name: f"{zlib.crc32(array.tobytes()):08x}" for name, array in self.tensors.items()
+        }
 
     def join(self) -> bytes:
         entries = {"__metadata__": {"mlpbank": json.dumps(self.about)}} | self.header
@@ -92,7 +100,10 @@ def survives(data: bytes) -> Bank | None:
     if bank.key_type is int:
         keys = [0, 10, 77, -1, 2**63 - 1]
     x = np.zeros((len(keys), inputs), np.float32)
-    weights = {f"layer_{i}": np.zeros((s.input_size, s.output_size)) for i, s in enumerate(bank.architecture.layers)}
+    weights = {
+        f"layer_{i}": np.zeros((s.input_size, s.output_size))
+        for i, s in enumerate(bank.architecture.layers)
+    }
     steps: list[Callable[[], Any]] = [
         lambda: _mapped.verify(_mapped.from_bytes(data)),
         lambda: list(bank),
@@ -130,4 +141,6 @@ def make_bank(models: int, seed: int) -> Bank:
     """Return a bank of 8-16-2 networks that depend on `seed`, all of version ``"v<seed>"``."""
     arch = Architecture.mlp(8, 16, 2)
     weights = random_weights(arch, models, np.random.default_rng(seed))
-    return Bank.from_stacked([f"model {i}" for i in range(models)], arch, weights, version=f"v{seed}")
+    return Bank.from_stacked(
+        [f"model {i}" for i in range(models)], arch, weights, version=f"v{seed}"
+    )

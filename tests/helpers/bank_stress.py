@@ -2,9 +2,10 @@
 
     python tests/helpers/bank_stress.py             # a minute of each kind
 
-Every weight and bias of a model is one number, its code: 64 times the number of its key, plus its generation modulo 64.
-An output on a row of ones is a polynomial of the code, so it shows whose model of which generation computed it, and a
-mixture of two models gives none. Each key has one writer, which says before and after each change what readers may see.
+Every weight and bias of a model is one number, its code: 64 times the number of its key, plus its
+generation modulo 64. An output on a row of ones is a polynomial of the code, so it shows whose
+model of which generation computed it, and a mixture of two models gives none. Each key has one
+writer, which says before and after each change what readers may see.
 """
 
 from __future__ import annotations
@@ -63,14 +64,17 @@ class Stress:
             bank[name] = CODES[number * GENERATIONS]
         bank.save(folder / "begin")
         self.bank = Bank.open(folder / "begin") if opened else bank
-        # Of each key, what its only writer says: readers that begin now see generation `floor` or a later one, never
-        # one from `started + 1` on; `removals` counts the deletions that have begun, and `there` is the truth between.
+        # Of each key, what its only writer says: readers that begin now see generation `floor` or a
+        # later one, never one from `started + 1` on; `removals` counts the deletions that have
+        # begun, and `there` is the truth between.
         self.floor = np.zeros(KEYS + 1, np.int64)
         self.started = np.zeros(KEYS + 1, np.int64)
         self.removals = np.zeros(KEYS + 1, np.int64)
         self.there = np.ones(KEYS + 1, bool)
         self.stop = threading.Event()
-        self.counts = dict.fromkeys(("predictions", "unknown", "changes", "stale handles", "files"), 0)
+        self.counts = dict.fromkeys(
+            ("predictions", "unknown", "changes", "stale handles", "files"), 0
+        )
         self.errors: list[BaseException] = []
         self.lock = threading.Lock()
 
@@ -108,10 +112,14 @@ class Stress:
             self.count("changes")
             for handles in stale[-3:]:
                 try:
-                    y = self.bank.predict_handles(handles, np.ones((1, 2), np.float32), missing="error")
+                    y = self.bank.predict_handles(
+                        handles, np.ones((1, 2), np.float32), missing="error"
+                    )
                 except UnknownModelError as error:
                     if error.keys != handles.tolist():
-                        raise AssertionError(f"the error names {error.keys} for {handles}") from error
+                        raise AssertionError(
+                            f"the error names {error.keys} for {handles}"
+                        ) from error
                 else:
                     raise AssertionError(f"id {handles} of a deleted model gave {y}")
                 self.count("stale handles")
@@ -136,7 +144,10 @@ class Stress:
         return there, removals, self.floor[numbers]
 
     def check(
-        self, numbers: npt.NDArray[np.int64], y: npt.NDArray[np.float32], before: tuple[npt.NDArray[np.int64], ...]
+        self,
+        numbers: npt.NDArray[np.int64],
+        y: npt.NDArray[np.float32],
+        before: tuple[npt.NDArray[np.int64], ...],
     ) -> None:
         """Check one call's outputs, NaN or the fallback's where a key was unknown."""
         started, removals = self.started[numbers], self.removals[numbers]
@@ -146,18 +157,28 @@ class Stress:
         seen: dict[int, float] = {}
         for i, number in enumerate(numbers.tolist()):
             value = float(y[i, 0])
-            unknown = np.isnan(value) or (CODE_OF.get(int(value), 0) // GENERATIONS == FALLBACK != number)
-            if seen.setdefault(number, value) != value and not (np.isnan(value) and np.isnan(seen[number])):
+            unknown = np.isnan(value) or (
+                CODE_OF.get(int(value), 0) // GENERATIONS == FALLBACK != number
+            )
+            if seen.setdefault(number, value) != value and not (
+                np.isnan(value) and np.isnan(seen[number])
+            ):
                 raise AssertionError(f"one call, one key, two answers: {seen[number]} and {value}")
             if unknown:
                 if there[i] and removals[i] == removals_before[i]:
-                    raise AssertionError(f"{self.names[number]} was there all the time, got {value}")
+                    raise AssertionError(
+                        f"{self.names[number]} was there all the time, got {value}"
+                    )
                 continue
             code = CODE_OF.get(int(value))
             if code is None or code // GENERATIONS != number:
-                raise AssertionError(f"{self.names[number]}: got {value}, code {code}, of another model or of none")
+                raise AssertionError(
+                    f"{self.names[number]}: got {value}, code {code}, of another model or of none"
+                )
             if (code - floor[i]) % GENERATIONS > started[i] - floor[i]:
-                raise AssertionError(f"{self.names[number]}: generation {code % GENERATIONS} since {floor[i]}")
+                raise AssertionError(
+                    f"{self.names[number]}: generation {code % GENERATIONS} since {floor[i]}"
+                )
 
     def read(self, missing: str, rows: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -185,7 +206,9 @@ class Stress:
             try:
                 handles = self.bank.handles([self.names[number] for number in numbers])
                 for _ in range(50):
-                    y = self.bank.predict_handles(handles, np.ones((2, 2), np.float32), missing="error")
+                    y = self.bank.predict_handles(
+                        handles, np.ones((2, 2), np.float32), missing="error"
+                    )
                     self.check(numbers, y, before)
                     self.count("predictions")
             except UnknownModelError:
@@ -216,7 +239,9 @@ class Stress:
             files += 1
             self.count("files")
 
-    def run(self, enough: Callable[[dict[str, int]], bool] | None = None, seconds: float = 600) -> dict[str, int]:
+    def run(
+        self, enough: Callable[[dict[str, int]], bool] | None = None, seconds: float = 600
+    ) -> dict[str, int]:
         """Return what all did until `enough` of the progress, or for so long."""
         swept, changed = range(9, KEYS), range(9)
         work: list[Callable[[], None]] = [
@@ -262,7 +287,9 @@ class Stress:
 
 def main() -> None:
     """Run every kind and print what it saw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=60)
     args = parser.parse_args()
     for layout in ("panel", "lane"):
@@ -271,7 +298,8 @@ def main() -> None:
                 stress = Stress(layout, Path(folder), opened)
                 counts = stress.run(seconds=args.seconds)
                 print(
-                    f"{layout:5s} {'opened' if opened else 'made':6s} {counts}, {stress.bank.nbytes} bytes", flush=True
+                    f"{layout:5s} {'opened' if opened else 'made':6s} {counts}, {stress.bank.nbytes} bytes",
+                    flush=True,
                 )
 
 

@@ -44,7 +44,10 @@ ELEMENTWISE = tuple(a for a in ACTIVATIONS if a.value not in LAST_LAYER_ONLY)
 
 def sweep(values: Iterable[Any], every: int) -> list[Any]:
     """Return parameters of a test: by default every n-th value, from the first on; the others are marked slow."""
-    return [pytest.param(value, marks=[pytest.mark.slow] if i % every else []) for i, value in enumerate(values)]
+    return [
+        pytest.param(value, marks=[pytest.mark.slow] if i % every else [])
+        for i, value in enumerate(values)
+    ]
 
 
 def size_triples() -> Iterator[tuple[int, int, int]]:
@@ -55,7 +58,9 @@ def size_triples() -> Iterator[tuple[int, int, int]]:
             yield SIZES[i], SIZES[j], SIZES[(i + j) % n]
 
 
-def architecture(sizes: tuple[int, ...], activation: Activation, output: Activation | None = None) -> Architecture:
+def architecture(
+    sizes: tuple[int, ...], activation: Activation, output: Activation | None = None
+) -> Architecture:
     """Return an MLP with `activation` on all layers, as far as it may stand there."""
     hidden = activation if activation in ELEMENTWISE else Activation.RELU
     return Architecture.mlp(*sizes, activation=hidden, output_activation=output or activation)
@@ -66,8 +71,12 @@ def random_weights(arch: Architecture, num_models: int, rng: np.random.Generator
     weights = {}
     for i, layer in enumerate(arch.layers):
         shape = (num_models, layer.input_size, layer.output_size)
-        weights[f"layer_{i}"] = (rng.standard_normal(shape) / np.sqrt(layer.input_size)).astype(np.float32)
-        weights[f"layer_{i}.bias"] = rng.standard_normal((num_models, layer.output_size)).astype(np.float32)
+        weights[f"layer_{i}"] = (rng.standard_normal(shape) / np.sqrt(layer.input_size)).astype(
+            np.float32
+        )
+        weights[f"layer_{i}.bias"] = rng.standard_normal((num_models, layer.output_size)).astype(
+            np.float32
+        )
     return weights
 
 
@@ -77,7 +86,9 @@ def integer_weights(arch: Architecture, num_models: int, rng: np.random.Generato
     for i, layer in enumerate(arch.layers):
         shape = (num_models, layer.input_size, layer.output_size)
         weights[f"layer_{i}"] = rng.integers(-1, 2, shape).astype(np.float32)
-        weights[f"layer_{i}.bias"] = rng.integers(-3, 4, (num_models, layer.output_size)).astype(np.float32)
+        weights[f"layer_{i}.bias"] = rng.integers(-3, 4, (num_models, layer.output_size)).astype(
+            np.float32
+        )
     return weights
 
 
@@ -98,12 +109,18 @@ class Case:
     def reference(self) -> npt.NDArray[np.float64]:
         """(models, rows, output_size), in float64."""
         return np.stack(
-            [reference.forward(self.architecture, one_model(self.weights, m), rows) for m, rows in enumerate(self.x)]
+            [
+                reference.forward(self.architecture, one_model(self.weights, m), rows)
+                for m, rows in enumerate(self.x)
+            ]
         )
 
     @functools.cached_property
     def _bounds(self) -> dict[bool, npt.NDArray[np.float64]]:
-        return {fused: error_bound(self.architecture, self.weights, self.x, fused=fused) for fused in (True, False)}
+        return {
+            fused: error_bound(self.architecture, self.weights, self.x, fused=fused)
+            for fused in (True, False)
+        }
 
     def bound(self, isa: str) -> npt.NDArray[np.float64]:
         """How far an ISA may be off, for each output."""
@@ -119,14 +136,18 @@ class Case:
         self, isa: str, layout: str, num_threads: int | None = None, dtype: str = "float32"
     ) -> BatchedInference:
         """Return the models on an engine with this ISA."""
-        return BatchedInference.from_weights(self.batched_weights(layout, dtype), Engine(num_threads, isa))
+        return BatchedInference.from_weights(
+            self.batched_weights(layout, dtype), Engine(num_threads, isa)
+        )
 
     def kept(self, dtype: str) -> Case:
         """Return the case whose weights are what a bank of this dtype keeps of them."""
         weights = self.batched_weights("panel", dtype)
         models = [weights.get(m) for m in range(len(self.x))]
         return Case(
-            self.architecture, {name: np.stack([model[name] for model in models]) for name in models[0]}, self.x
+            self.architecture,
+            {name: np.stack([model[name] for model in models]) for name in models[0]},
+            self.x,
         )
 
 
@@ -182,7 +203,9 @@ def assert_within(actual: npt.NDArray[np.float32], case_: Case, isa: str) -> Non
     """Check results against the reference, each within its bound."""
     assert actual.shape == case_.reference.shape
     excess = np.abs(actual - case_.reference) / case_.bound(isa).clip(min=np.finfo(np.float64).tiny)
-    worst = np.unravel_index(int(np.nanargmax(np.where(np.isnan(excess), np.inf, excess))), excess.shape)
+    worst = np.unravel_index(
+        int(np.nanargmax(np.where(np.isnan(excess), np.inf, excess))), excess.shape
+    )
     assert excess[worst] <= 1, (
         f"{case_.architecture}: {tuple(map(int, worst))}: got {actual[worst]!r}, expected {case_.reference[worst]!r}, "
         f"off by {excess[worst]:.3g} times the bound"

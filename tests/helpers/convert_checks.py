@@ -27,12 +27,15 @@ def outputs(architecture: Architecture, weights: Weights, x: Float32Array) -> Fl
     return bank.forward(x[None])[0]
 
 
-def assert_computes(converted: Converted, x: Float32Array, expected: npt.ArrayLike, times: float = 1) -> None:
+def assert_computes(
+    converted: Converted, x: Float32Array, expected: npt.ArrayLike, times: float = 1
+) -> None:
     """Check outputs against those of a framework.
 
-    Against float64 results of a framework the bound is that of unfused arithmetic: that has one rounding per term more
-    than ours, which is what rounding folded weights to float32 costs. Against float32 results `times` is 4: their own
-    error is at most three times that bound if their activations are within 12 ULP, as bounds are linear in those.
+    Against float64 results of a framework the bound is that of unfused arithmetic: that has one
+    rounding per term more than ours, which is what rounding folded weights to float32 costs.
+    Against float32 results `times` is 4: their own error is at most three times that bound if their
+    activations are within 12 ULP, as bounds are linear in those.
     """
     expected = np.asarray(expected, np.float64)
     got = outputs(converted.architecture, converted.weights, x)
@@ -45,13 +48,21 @@ def assert_computes(converted: Converted, x: Float32Array, expected: npt.ArrayLi
 
 def rows(architecture: Architecture, seed: int = 0, count: int = 20) -> Float32Array:
     """Return inputs."""
-    return np.random.default_rng(seed).standard_normal((count, architecture.input_size)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .standard_normal((count, architecture.input_size))
+        .astype(np.float32)
+    )
 
 
-def assert_same_models(converted: Converted, architecture: Architecture, weights: dict[str, Any]) -> None:
+def assert_same_models(
+    converted: Converted, architecture: Architecture, weights: dict[str, Any]
+) -> None:
     """Check that a model is this one, to the bit."""
     assert converted.architecture == architecture
-    assert list(converted.weights) == [f"layer_{i}{s}" for i in range(len(architecture.layers)) for s in ("", ".bias")]
+    assert list(converted.weights) == [
+        f"layer_{i}{s}" for i in range(len(architecture.layers)) for s in ("", ".bias")
+    ]
     for name, array in converted.weights.items():
         assert array.dtype == np.float32
         assert array.flags.c_contiguous

@@ -38,7 +38,12 @@ def hash_int(key: int) -> int:
 def sip_hash(seed: bytes, data: bytes) -> int:
     """SipHash-1-3."""
     k0, k1 = (int.from_bytes(half, "little") for half in (seed[:8], seed[8:]))
-    a, b, c, d = k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573
+    a, b, c, d = (
+        k0 ^ 0x736F6D6570736575,
+        k1 ^ 0x646F72616E646F6D,
+        k0 ^ 0x6C7967656E657261,
+        k1 ^ 0x7465646279746573,
+    )
 
     def rotate(x: int, by: int) -> int:
         return (x << by | x >> (64 - by)) & U64
@@ -139,7 +144,10 @@ class BankFile:
         return self._texts("version")
 
     def _texts(self, name: str) -> list[str]:
-        offsets, data = self.tensors[f"{name}.offsets"].tolist(), self.tensors[f"{name}.bytes"].tobytes()
+        offsets, data = (
+            self.tensors[f"{name}.offsets"].tolist(),
+            self.tensors[f"{name}.bytes"].tobytes(),
+        )
         assert offsets[0] == 0
         assert offsets[-1] == len(data)
         return [data[offsets[i] : offsets[i + 1]].decode() for i in range(self.models)]
@@ -165,7 +173,10 @@ class BankFile:
     def marks(self) -> list[int]:
         """Of all tiles."""
         end = self.unit_bytes - 64
-        return [int.from_bytes(unit[end : end + 4].tobytes(), "little") for unit in self.tensors["weights"]]
+        return [
+            int.from_bytes(unit[end : end + 4].tobytes(), "little")
+            for unit in self.tensors["weights"]
+        ]
 
     def model(self, i: int) -> dict[str, npt.NDArray[np.float32]]:
         """The weights of model i, each layer's W (input_size, output_size) and b (output_size,)."""
@@ -184,7 +195,9 @@ class BankFile:
             weights = self._decode(unit[begin : begin + p.inputs * p.width * m * self.element])
             weights = weights.reshape(p.inputs, p.width, m)[:, :, lane]
             result[f"layer_{p.layer}.bias"][columns] = rows[0]
-            result[f"layer_{p.layer}"][:, columns] = weights * rows[1] if self.header_rows == 2 else weights
+            result[f"layer_{p.layer}"][:, columns] = (
+                weights * rows[1] if self.header_rows == 2 else weights
+            )
         return result
 
     def _decode(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

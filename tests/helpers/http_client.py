@@ -95,7 +95,9 @@ class Service:
         """Return what a GET request is answered, as text or JSON."""
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             text = answer.read().decode()
-            return json.loads(text) if answer.headers["content-type"] == "application/json" else text
+            return (
+                json.loads(text) if answer.headers["content-type"] == "application/json" else text
+            )
 
 
 @contextlib.contextmanager
@@ -135,5 +137,7 @@ def _await_start(service: Service) -> None:
             return
         except (urllib.error.URLError, OSError):
             if service.process.poll() is not None or time.monotonic() > until:
-                raise AssertionError(f"the service does not start:\n{service.log.read_text()}") from None
+                raise AssertionError(
+                    f"the service does not start:\n{service.log.read_text()}"
+                ) from None
             time.sleep(0.1)

@@ -14,8 +14,8 @@ from typing import Any
 def interrupted_at(step: int, error: BaseException, *modules: ModuleType) -> Iterator[list[str]]:
     """Raise `error` before the instruction number `step` that this thread runs in the modules.
 
-    Each is counted the first two times it runs. Gives a list that then has where it was; it stays empty if there are
-    not so many instructions.
+    Each is counted the first two times it runs. Gives a list that then has where it was; it stays
+    empty if there are not so many instructions.
     """
     files = {module.__file__ for module in modules}
     where: list[str] = []
@@ -33,7 +33,9 @@ def interrupted_at(step: int, error: BaseException, *modules: ModuleType) -> Ite
             steps += runs[at] <= 2
             if steps == step + 1:
                 sys.settrace(None)
-                where.append(f"{frame.f_code.co_name}, line {frame.f_lineno}, {event} {frame.f_lasti}")
+                where.append(
+                    f"{frame.f_code.co_name}, line {frame.f_lineno}, {event} {frame.f_lasti}"
+                )
                 raise error
         return trace
 

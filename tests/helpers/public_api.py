@@ -16,10 +16,28 @@ from collections.abc import Iterator
 from typing import Any
 
 MODULES = ("mlpbank", "mlpbank.convert", "mlpbank.serving")
-# Of the methods with two underscores those that users call by an operator or a built-in, or that pickling calls.
+# Of the methods with two underscores those that users call by an operator or a built-in, or that
+# pickling calls.
 PROTOCOLS = {
-    *("__init__", "__call__", "__eq__", "__hash__", "__int__", "__index__", "__float__", "__bool__"),
-    *("__len__", "__iter__", "__next__", "__contains__", "__getitem__", "__setitem__", "__delitem__"),
+    *(
+        "__init__",
+        "__call__",
+        "__eq__",
+        "__hash__",
+        "__int__",
+        "__index__",
+        "__float__",
+        "__bool__",
+    ),
+    *(
+        "__len__",
+        "__iter__",
+        "__next__",
+        "__contains__",
+        "__getitem__",
+        "__setitem__",
+        "__delitem__",
+    ),
     *("__enter__", "__exit__", "__aenter__", "__aexit__", "__reduce__", "__copy__", "__deepcopy__"),
 }
 
@@ -63,7 +81,11 @@ def members(cls: type) -> Iterator[str]:
     found: dict[str, Any] = {}
     for base in reversed(own):
         found.update(vars(base))
-    fields = {field.name for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    fields = (
+        {field.name for field in dataclasses.fields(cls)}
+        if dataclasses.is_dataclass(cls)
+        else set()
+    )
     for name, value in sorted(found.items()):
         if name in fields:
             continue

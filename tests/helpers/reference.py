@@ -12,7 +12,9 @@ from mlpbank._activations import ACTIVATIONS, Float64Array
 from mlpbank.architecture import Architecture
 
 
-def forward(architecture: Architecture, weights: Mapping[str, Any], x: npt.ArrayLike) -> Float64Array:
+def forward(
+    architecture: Architecture, weights: Mapping[str, Any], x: npt.ArrayLike
+) -> Float64Array:
     """Return one model's outputs in float64.
 
     Parameters
@@ -31,7 +33,9 @@ def forward(architecture: Architecture, weights: Mapping[str, Any], x: npt.Array
     """
     y = np.asarray(x, np.float64)
     for i, layer in enumerate(architecture.layers):
-        matrix = np.asarray(weights[f"layer_{i}"], np.float64).reshape(layer.input_size, layer.output_size)
+        matrix = np.asarray(weights[f"layer_{i}"], np.float64).reshape(
+            layer.input_size, layer.output_size
+        )
         bias = np.asarray(weights.get(f"layer_{i}.bias", 0.0), np.float64)
         y = ACTIVATIONS[layer.activation](y @ matrix + bias)
     return y

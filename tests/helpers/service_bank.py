@@ -43,7 +43,9 @@ def right(answer: Any, bank: Bank, *rows: tuple[int, int]) -> bool:
 
 
 def weights_json(generation: int, model: int) -> dict[str, Any]:
-    weights = {name: array.tolist() for name, array in one_model(WEIGHTS[generation], model).items()}
+    weights = {
+        name: array.tolist() for name, array in one_model(WEIGHTS[generation], model).items()
+    }
     return {"version": str(generation), "weights": weights}
 
 
@@ -63,5 +65,7 @@ async def connections_to_each_worker(port: int, count: int) -> dict[int, list[Co
 
 async def close(*found: dict[int, list[Connection]]) -> None:
     """Close what `connections_to_each_worker` opened."""
-    for connection in (c for workers in found for connections in workers.values() for c in connections):
+    for connection in (
+        c for workers in found for connections in workers.values() for c in connections
+    ):
         await connection.close()

@@ -2,9 +2,10 @@
 
     python tests/helpers/swap_stress.py             # 10,000,000 observations of each kind, some minutes
 
-Every weight and bias of a model's generation g is the number g, so that its output on a row of ones is a polynomial of
-g that shows which generation computed it, and that no mixture of two gives. Writers load generation after generation;
-readers check that every output belongs to one generation, not older than what had been loaded when the call began.
+Every weight and bias of a model's generation g is the number g, so that its output on a row of ones
+is a polynomial of g that shows which generation computed it, and that no mixture of two gives.
+Writers load generation after generation; readers check that every output belongs to one generation,
+not older than what had been loaded when the call began.
 """
 
 from __future__ import annotations
@@ -63,12 +64,22 @@ class Stress:
         float16 holds every code too.
     """
 
-    def __init__(self, layout: str, by_ids: bool, rows: int = 1, num_models: int = 500, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        layout: str,
+        by_ids: bool,
+        rows: int = 1,
+        num_models: int = 500,
+        dtype: str = "float32",
+    ) -> None:
         self.by_ids, self.rows, self.num_models = by_ids, rows, num_models
         self.bank = mlpbank.BatchedInference(num_models, ARCHITECTURE, layout=layout, dtype=dtype)
         self.codes = [weights_of(code) for code in range(GENERATIONS)]
-        self.known = dict(zip(expected(np.arange(GENERATIONS)).tolist(), range(GENERATIONS), strict=True))
-        # Generation of each model whose load has returned; a model has one writer, which alone changes its entry.
+        self.known = dict(
+            zip(expected(np.arange(GENERATIONS)).tolist(), range(GENERATIONS), strict=True)
+        )
+        # Generation of each model whose load has returned; a model has one writer, which alone
+        # changes its entry.
         self.returned = np.zeros(num_models, np.int64)
         self.stop = threading.Event()
         self.result = Result()
@@ -92,8 +103,14 @@ class Stress:
         """Call forward until this reader has seen `observations` outputs, and until writers had their turn."""
         rng = np.random.default_rng(seed)
         deadline = time.monotonic() + 120
-        while observations > 0 or (self.result.swaps == 0 and time.monotonic() < deadline and not self.stop.is_set()):
-            ids = rng.integers(0, self.num_models, self.num_models) if self.by_ids else np.arange(self.num_models)
+        while observations > 0 or (
+            self.result.swaps == 0 and time.monotonic() < deadline and not self.stop.is_set()
+        ):
+            ids = (
+                rng.integers(0, self.num_models, self.num_models)
+                if self.by_ids
+                else np.arange(self.num_models)
+            )
             x = np.ones((len(ids), self.rows, 2), np.float32)
             before = self.returned[ids]
             y = self.bank.forward(x, models=ids if self.by_ids else None)
@@ -114,7 +131,8 @@ class Stress:
         same_model = ids[order][1:] == ids[order][:-1]
         agree = not (same_model & (y[order, 0][1:] != y[order, 0][:-1])).any()
         code = np.array([self.known.get(value, -1) for value in y[:, 0].tolist()])
-        # At most one load more than `after` can have been published; codes repeat, so count from `before`.
+        # At most one load more than `after` can have been published; codes repeat, so count from
+        # `before`.
         ahead = (code - before) % GENERATIONS
         mixed = int((~one | (code < 0)).sum()) + (not agree)
         stale = int(((code >= 0) & (ahead > after + 1 - before)).sum())
@@ -134,9 +152,12 @@ class Stress:
                 self.stop.set()
 
         share = [range(w, self.num_models, writers) for w in range(writers)]
-        writing = [threading.Thread(target=guarded, args=(self.write, share[w], w)) for w in range(writers)]
+        writing = [
+            threading.Thread(target=guarded, args=(self.write, share[w], w)) for w in range(writers)
+        ]
         reading = [
-            threading.Thread(target=guarded, args=(self.read, observations // readers, 100 + r)) for r in range(readers)
+            threading.Thread(target=guarded, args=(self.read, observations // readers, 100 + r))
+            for r in range(readers)
         ]
         for thread in [*writing, *reading]:
             thread.start()
@@ -152,7 +173,9 @@ class Stress:
 
 def main() -> None:
     """Run every kind and print what it saw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--observations", type=int, default=10_000_000)
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
     args = parser.parse_args()

@@ -1,16 +1,18 @@
 """How far a float32 forward may lie from the float64 reference: derived from sizes and magnitudes, not chosen.
 
-Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, SIAM 2002, chapter 3. With the unit
-roundoff u = 2^-24 and gamma_n = n u / (1 - n u), a sum of products in which no term passes through more than n
-roundings is off by at most gamma_n times the sum of the terms' magnitudes (section 3.1). Starting from the bias, `in`
-fused multiply-adds round each term at most `in` times; without fusing, each product is rounded once more.
+Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, SIAM 2002,
+chapter 3. With the unit roundoff u = 2^-24 and gamma_n = n u / (1 - n u), a sum of products in
+which no term passes through more than n roundings is off by at most gamma_n times the sum of the
+terms' magnitudes (section 3.1). Starting from the bias, `in` fused multiply-adds round each term at
+most `in` times; without fusing, each product is rounded once more.
 
 Layer by layer, with e_x the bound on the error of the layer's inputs:
 
     e_z = e_x |W| + gamma_n ((|x| + e_x) |W| + |b|)      inputs' error carried through, and the layer's own roundings
     e_y = L e_z + own(|y| + L e_z)                       L: Lipschitz constant of the activation, own: its own error
 
-The reference has roundings too, of 2^-53; gamma_n exceeds n u by n^2 u^2 = n^2 2^-48, which covers them.
+The reference has roundings too, of 2^-53; gamma_n exceeds n u by n^2 u^2 = n^2 2^-48, which covers
+them.
 """
 
 from __future__ import annotations
@@ -28,9 +30,12 @@ Float64Array = npt.NDArray[np.float64]
 UNIT_ROUNDOFF = 2.0**-24
 EPSILON = 2.0**-23
 SMALLEST_SUBNORMAL = 2.0**-149
-OWN_ULPS = 4  # what the package promises of every activation that is computed and not merely selected
+OWN_ULPS = (
+    4  # what the package promises of every activation that is computed and not merely selected
+)
 
-# Upper bounds on |f'|, rounded up; softmax's: see `activation_error`. tests/core/test_tolerance.py checks them.
+# Upper bounds on |f'|, rounded up; softmax's: see `activation_error`. tests/core/test_tolerance.py
+# checks them.
 LIPSCHITZ = {
     "none": 1.0,
     "relu": 1.0,
@@ -45,7 +50,8 @@ LIPSCHITZ = {
     "softmax": 0.5,
 }
 EXACT = {"none", "relu"}
-# Near their zero and in their left tail these cancel: their error is OWN_ULPS epsilons absolute or relative.
+# Near their zero and in their left tail these cancel: their error is OWN_ULPS epsilons absolute or
+# relative.
 ABSOLUTE = {"gelu", "gelu_tanh", "silu"}
 
 
@@ -67,13 +73,18 @@ def own_error(activation: Activation, magnitude: Float64Array) -> Float64Array:
 def softmax_own_error(y: Float64Array) -> Float64Array:
     """Return the error a softmax may add of its own, y being its exact results over the last axis.
 
-    Of y_i = exp(s_i) / sum exp(s_j) with s = x - max(x): the subtraction's rounding, at most u |s_i|, is the
-    exponential's relative error; each exponential adds its own, the sum of n positive numbers at most gamma_(n-1), the
-    division one rounding. Those of the denominator count by their share in it.
+    Of y_i = exp(s_i) / sum exp(s_j) with s = x - max(x): the subtraction's rounding, at most u
+    |s_i|, is the exponential's relative error; each exponential adds its own, the sum of n positive
+    numbers at most gamma_(n-1), the division one rounding. Those of the denominator count by their
+    share in it.
     """
     largest = y.max(axis=-1, keepdims=True)
     shift = np.log(largest / np.maximum(y, SMALLEST_SUBNORMAL))  # |s_i|
-    denominator = (y * shift).sum(axis=-1, keepdims=True) * UNIT_ROUNDOFF + OWN_ULPS * EPSILON + gamma(y.shape[-1])
+    denominator = (
+        (y * shift).sum(axis=-1, keepdims=True) * UNIT_ROUNDOFF
+        + OWN_ULPS * EPSILON
+        + gamma(y.shape[-1])
+    )
     relative = shift * UNIT_ROUNDOFF + OWN_ULPS * EPSILON + denominator + UNIT_ROUNDOFF
     return y * relative / (1 - relative) + OWN_ULPS * SMALLEST_SUBNORMAL
 
@@ -83,15 +94,19 @@ def activation_error(activation: Activation, y: Float64Array, e_z: Float64Array)
     if activation.value == "softmax":
         # |dy_i| <= y_i (1 - y_i) (|dz_i| + max |dz_j|) <= max |dz_j| / 2
         carried = LIPSCHITZ["softmax"] * np.broadcast_to(e_z.max(axis=-1, keepdims=True), e_z.shape)
-        # Its own error is that of the perturbed results; relative to them it stays below what |s_i| = 104, from where
-        # on the exponential is 0, and n outputs make of it.
+        # Its own error is that of the perturbed results; relative to them it stays below what |s_i|
+        # = 104, from where on the exponential is 0, and n outputs make of it.
         return carried * (1 + 256 * UNIT_ROUNDOFF + gamma(y.shape[-1])) + softmax_own_error(y)
     carried = LIPSCHITZ[activation.value] * e_z
     return carried + own_error(activation, np.abs(y) + carried)
 
 
 def error_bound(
-    architecture: Architecture, weights: Mapping[str, npt.ArrayLike], x: npt.ArrayLike, *, fused: bool
+    architecture: Architecture,
+    weights: Mapping[str, npt.ArrayLike],
+    x: npt.ArrayLike,
+    *,
+    fused: bool,
 ) -> Float64Array:
     """Return the bound for each output of a forward, by models.
 
@@ -100,7 +115,8 @@ def error_bound(
     architecture : Architecture
         The models' layers.
     weights : mapping of str to array
-        Stacked: ``"layer_<N>"`` (models, input_size, output_size) and ``"layer_<N>.bias"`` (models, output_size).
+        Stacked: ``"layer_<N>"`` (models, input_size, output_size) and ``"layer_<N>.bias"`` (models,
+        output_size).
     x : array_like
         (models, rows, input_size), exactly what the float32 forward gets.
     fused : bool

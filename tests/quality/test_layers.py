@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-# From the bottom to the top. A folder stands for all its modules, which may import each other as long as there is no
-# circle; so do the parts of one layer. What is not there yet may stand here already.
+# From the bottom to the top. A folder stands for all its modules, which may import each other as
+# long as there is no circle; so do the parts of one layer. What is not there yet may stand here
+# already.
 LAYERS = (
     ("_core", "errors", "typing", "_progress"),
     ("architecture", "_arrays", "_activations"),
@@ -72,13 +73,20 @@ def imports_of(path: Path, package: Path, modules: set[str]) -> Iterator[Import]
 def all_imports(package: Path) -> list[Import]:
     paths = sorted(package.rglob("*.py"))
     modules = {module_name(path, package) for path in paths} | {"_core"}
-    return [found for path in paths for found in imports_of(path, package, modules) if found.imported != found.importer]
+    return [
+        found
+        for path in paths
+        for found in imports_of(path, package, modules)
+        if found.imported != found.importer
+    ]
 
 
 def level(module: str, layers: tuple[tuple[str, ...], ...] = LAYERS) -> int:
     part = module.split(".")[0]
     levels = [i for i, layer in enumerate(layers) if part in layer]
-    assert levels, f"{module} stands in no layer: add {part} to LAYERS in tests/quality/test_layers.py"
+    assert levels, (
+        f"{module} stands in no layer: add {part} to LAYERS in tests/quality/test_layers.py"
+    )
     return levels[0]
 
 
@@ -118,7 +126,9 @@ def test_every_module_stands_in_a_layer(root: Path) -> None:
 def test_no_import_runs_upward(imports: list[Import]) -> None:
     upward = [found for found in imports if level(found.imported) > level(found.importer)]
     known = {(found.importer, found.imported) for found in upward} & KNOWN_UPWARD
-    assert [str(found) for found in upward if (found.importer, found.imported) not in KNOWN_UPWARD] == []
+    assert [
+        str(found) for found in upward if (found.importer, found.imported) not in KNOWN_UPWARD
+    ] == []
     assert known == KNOWN_UPWARD, "mended: take it off KNOWN_UPWARD"
 
 

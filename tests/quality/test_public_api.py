@@ -10,9 +10,13 @@ from public_api import MODULES, public_api
 
 def test_public_names_and_signatures_are_those_on_file(root: Path) -> None:
     expected = (root / "tests/quality/public_api.txt").read_text(encoding="utf-8").splitlines()
-    changes = difflib.unified_diff(expected, public_api().splitlines(), "public_api.txt", "the package", lineterm="")
+    changes = difflib.unified_diff(
+        expected, public_api().splitlines(), "public_api.txt", "the package", lineterm=""
+    )
     text = "\n".join(changes)
-    assert not text, f"if this is meant: python tests/helpers/public_api.py > tests/quality/public_api.txt\n{text}"
+    assert not text, (
+        f"if this is meant: python tests/helpers/public_api.py > tests/quality/public_api.txt\n{text}"
+    )
 
 
 def test_the_file_has_every_module() -> None:

@@ -28,13 +28,15 @@ def check(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         "MYPYPATH": str(root / "python"),
         "PATH": "/usr/bin:/bin",
     }
-    # Without the first two a core that has sanitizers in it cannot be imported; without the last an editable install is
-    # compiled anew.
+    # Without the first two a core that has sanitizers in it cannot be imported; without the last an
+    # editable install is compiled anew.
     kept = ("LD_PRELOAD", "ASAN_OPTIONS", "SKBUILD_EDITABLE_SKIP")
     caches |= {name: os.environ[name] for name in kept if name in os.environ}
 
     def run(*command: str | Path) -> None:
-        done = subprocess.run(command, cwd=root, env=caches, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=root, env=caches, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     return run
@@ -61,14 +63,24 @@ def test_package_ships_its_types() -> None:
 def test_stub_says_what_the_core_is(check: Callable[..., None], tmp_path: Path) -> None:
     allowed = tmp_path / "allowed"
     # pybind11 gives its classes a metaclass of its own, which has no name that a stub could import.
-    classes = "Architecture|Bank|BatchedInference|BatchedWeights|Engine|IntTable|Snapshot|StringTable"
+    classes = (
+        "Architecture|Bank|BatchedInference|BatchedWeights|Engine|IntTable|Snapshot|StringTable"
+    )
     # Their __init__ is pybind11's, which refuses.
-    made_by_the_core = "BlockFormat|BlocksCopy|CpuBudget|EpochGuard|FrozenBank|KeySlots|ModelRecord|Table"
+    made_by_the_core = (
+        "BlockFormat|BlocksCopy|CpuBudget|EpochGuard|FrozenBank|KeySlots|ModelRecord|Table"
+    )
     allowed.write_text(
         rf"mlpbank\._core\.({classes}|{made_by_the_core})" + "\n"
         rf"mlpbank\._core\.({made_by_the_core})\.__init__" + "\n"
     )
-    options = ("--allowlist", allowed, "--ignore-unused-allowlist", "--mypy-config-file", "pyproject.toml")
+    options = (
+        "--allowlist",
+        allowed,
+        "--ignore-unused-allowlist",
+        "--mypy-config-file",
+        "pyproject.toml",
+    )
     check(sys.executable, "-m", "mypy.stubtest", "mlpbank._core", *options)
 
 
@@ -104,7 +116,9 @@ def test_public_names_exist_and_are_documented() -> None:
 
 
 def test_examples_of_the_readme_run(root: Path, run_python: RunPython) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     assert blocks, "README.md has no Python example"
     run_python("import warnings; warnings.simplefilter('error')\n" + "".join(blocks))
 

@@ -50,15 +50,23 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     bank = load_bank()
     bank.fallback = None
     bank.save(folder / "strict.mlpbank")
-    with running(*UVICORN, folder=folder, BANK_FILE=str(folder / "strict.mlpbank"), MAX_BODY="100000") as service:
+    with running(
+        *UVICORN, folder=folder, BANK_FILE=str(folder / "strict.mlpbank"), MAX_BODY="100000"
+    ) as service:
         yield service
 
 
-def test_without_settings_the_flights_are_served_and_unknown_aircraft_get_the_fallback(tmp_path: Path) -> None:
+def test_without_settings_the_flights_are_served_and_unknown_aircraft_get_the_fallback(
+    tmp_path: Path,
+) -> None:
     bank, x = load_bank(), load_flights()["features"][:2]
     with running(*UVICORN, folder=tmp_path, BANK_FILE="") as service:
-        answer = httpx.post(service.url + "/predict", json={"keys": ["nobody", "N10156"], "rows": x.tolist()})
-    assert np.array_equal(np.array(answer.json()["predictions"], np.float32), bank.predict(["*", "N10156"], x))
+        answer = httpx.post(
+            service.url + "/predict", json={"keys": ["nobody", "N10156"], "rows": x.tolist()}
+        )
+    assert np.array_equal(
+        np.array(answer.json()["predictions"], np.float32), bank.predict(["*", "N10156"], x)
+    )
 
 
 def test_flights_are_predicted(flights: Service) -> None:
@@ -70,7 +78,9 @@ def test_flights_are_predicted(flights: Service) -> None:
     assert many.status_code == 200
     assert np.array_equal(np.array(many.json()["predictions"], np.float32), expected)
     for i in range(5):
-        one = httpx.post(flights.url + "/predict", json={"keys": keys[i : i + 1], "rows": x[i : i + 1].tolist()})
+        one = httpx.post(
+            flights.url + "/predict", json={"keys": keys[i : i + 1], "rows": x[i : i + 1].tolist()}
+        )
         assert np.array_equal(np.array(one.json()["predictions"], np.float32), expected[i : i + 1])
     health = flights.get("/healthz")
     assert (health["status"], health["models"]) == ("ok", len(bank))
@@ -85,9 +95,15 @@ def test_models_are_put_got_and_deleted(flights: Service) -> None:
         assert (created.json()["key"], created.json()["version"]) == ("my own", "7")
         assert client.put("/models/my%20own", json={"weights": model["weights"]}).status_code == 200
         again = client.get("/models/my own", params={"weights": "1"}).json()
-        assert (again["weights"], again["revision"], again["version"]) == (model["weights"], 2, None)
+        assert (again["weights"], again["revision"], again["version"]) == (
+            model["weights"],
+            2,
+            None,
+        )
         rows = [[1.0] * 10] * 2
-        answer = client.post("/predict", json={"keys": ["my own", "N10156"], "rows": rows}).json()["predictions"]
+        answer = client.post("/predict", json={"keys": ["my own", "N10156"], "rows": rows}).json()[
+            "predictions"
+        ]
         assert answer[0] == answer[1]
         assert client.delete("/models/my own").status_code == 204
         assert client.get("/models/my own").status_code == 404
@@ -96,23 +112,71 @@ def test_models_are_put_got_and_deleted(flights: Service) -> None:
 
 NUMBERS = [0.0] * 10
 BAD: dict[str, tuple[str, str, Any, int, str]] = {
-    "unknown": ("POST", "/predict", {"keys": ["N0"], "rows": [NUMBERS]}, 404, "no such model: 'N0'"),
-    "some unknown": ("POST", "/predict", {"keys": ["*", "N0"], "rows": [NUMBERS] * 2}, 404, r"\(1 of 2 keys\)"),
-    "short row": ("POST", "/predict", {"keys": ["*"], "rows": [[1]]}, 422, r"rows\[0\]: expected 10 numbers, got 1"),
+    "unknown": (
+        "POST",
+        "/predict",
+        {"keys": ["N0"], "rows": [NUMBERS]},
+        404,
+        "no such model: 'N0'",
+    ),
+    "some unknown": (
+        "POST",
+        "/predict",
+        {"keys": ["*", "N0"], "rows": [NUMBERS] * 2},
+        404,
+        r"\(1 of 2 keys\)",
+    ),
+    "short row": (
+        "POST",
+        "/predict",
+        {"keys": ["*"], "rows": [[1]]},
+        422,
+        r"rows\[0\]: expected 10 numbers, got 1",
+    ),
     "no row": ("POST", "/predict", {"keys": [], "rows": []}, 422, "at least 1 item"),
-    "no key": ("POST", "/predict", {"keys": ["*"], "rows": [NUMBERS] * 2}, 422, "got 1 keys and 2 rows"),
+    "no key": (
+        "POST",
+        "/predict",
+        {"keys": ["*"], "rows": [NUMBERS] * 2},
+        422,
+        "got 1 keys and 2 rows",
+    ),
     "text": ("POST", "/predict", {"keys": ["*"], "rows": [["a"] * 10]}, 422, "valid number"),
-    "number as key": ("POST", "/predict", {"keys": [1], "rows": [NUMBERS]}, 422, "expected str like the bank"),
+    "number as key": (
+        "POST",
+        "/predict",
+        {"keys": [1], "rows": [NUMBERS]},
+        422,
+        "expected str like the bank",
+    ),
     "misspelt": ("POST", "/predict", {"keys": ["*"], "row": [NUMBERS]}, 422, "Field required"),
     "NaN": ("POST", "/predict", b'{"keys": ["*"], "rows": [[NaN]]}', 422, "finite number"),
-    "too large": ("POST", "/predict", {"keys": ["*"], "rows": [[1e39] * 10]}, 422, "less than or equal"),
-    "surrogate": ("POST", "/predict", b'{"keys": ["\\ud800"], "rows": [[0,0,0,0,0,0,0,0,0,0]]}', 422, "valid string"),
+    "too large": (
+        "POST",
+        "/predict",
+        {"keys": ["*"], "rows": [[1e39] * 10]},
+        422,
+        "less than or equal",
+    ),
+    "surrogate": (
+        "POST",
+        "/predict",
+        b'{"keys": ["\\ud800"], "rows": [[0,0,0,0,0,0,0,0,0,0]]}',
+        422,
+        "valid string",
+    ),
     "no JSON": ("POST", "/predict", b"{", 422, "JSON decode error"),
     "no UTF-8": ("POST", "/predict", b'"\xff"', 400, "error parsing the body"),
     "nested": ("POST", "/predict", b"[" * 50_000, 400, "error parsing the body"),
     "too long": ("POST", "/predict", b"[" * 100_001, 413, "at most 100000 bytes"),
     "weights missing": ("PUT", "/models/new", {"weights": {"layer_0": [NUMBERS]}}, 422, "layer_"),
-    "weights misshapen": ("PUT", "/models/*", {"weights": {"layer_0": [[1.0]], "layer_1": [[1.0]]}}, 422, "expected"),
+    "weights misshapen": (
+        "PUT",
+        "/models/*",
+        {"weights": {"layer_0": [[1.0]], "layer_1": [[1.0]]}},
+        422,
+        "expected",
+    ),
     "weights ragged": ("PUT", "/models/*", {"weights": {"layer_0": [[1.0], [1.0, 2.0]]}}, 422, "."),
     "weights unknown": ("PUT", "/models/*", {"weights": {"weight": [[1.0]]}}, 422, "pattern"),
     "nobody": ("GET", "/models/nobody", None, 404, "no such model: 'nobody'"),
@@ -167,8 +231,17 @@ def test_schemathesis_provokes_no_server_error(flights: Service, tmp_path: Path)
     pytest.importorskip("schemathesis")
     script = "import sys, schemathesis.cli; sys.argv[0] = 'schemathesis'; schemathesis.cli.schemathesis()"
     command = [sys.executable, "-c", script, "run", flights.url + "/openapi.json", "--seed", "1"]
-    command += ["--checks", "not_a_server_error", "--max-examples", "25", "--generation-database", "none"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
+    command += [
+        "--checks",
+        "not_a_server_error",
+        "--max-examples",
+        "25",
+        "--generation-database",
+        "none",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
 
 
@@ -180,7 +253,10 @@ def test_answers_under_load_while_models_are_swapped(bank_file: Path, tmp_path: 
         rng = np.random.default_rng(seed)
         connection = Connection(port)
         for _ in range(60):
-            rows = [(int(rng.integers(10, MODELS)), int(rng.integers(200))) for _ in range(rng.choice([1, 1, 5]))]
+            rows = [
+                (int(rng.integers(10, MODELS)), int(rng.integers(200)))
+                for _ in range(rng.choice([1, 1, 5]))
+            ]
             status, answer = await connection.request("POST", "/predict", question(*rows))
             assert status == 200
             for one, values in zip(rows, answer["predictions"], strict=True):
@@ -192,15 +268,21 @@ def test_answers_under_load_while_models_are_swapped(bank_file: Path, tmp_path: 
         rng = np.random.default_rng(seed)
         connection = Connection(port)
         for i in range(40):
-            await connection.request("PUT", f"/models/{KEYS[10 + i]}", weights_json(int(rng.integers(2)), 10 + i))
-            status, about = await connection.request("PUT", f"/models/{KEYS[seed]}", weights_json(i % 2, seed))
+            await connection.request(
+                "PUT", f"/models/{KEYS[10 + i]}", weights_json(int(rng.integers(2)), 10 + i)
+            )
+            status, about = await connection.request(
+                "PUT", f"/models/{KEYS[seed]}", weights_json(i % 2, seed)
+            )
             assert (status, about["revision"]) == (200, i + 2)
             status, answer = await connection.request("POST", "/predict", question((seed, i)))
             assert right(answer, BANKS[i % 2], (seed, i))
         await connection.close()
 
     async def main(port: int) -> None:
-        await asyncio.gather(*(client(port, seed) for seed in range(16)), *(swapper(port, i) for i in range(4)))
+        await asyncio.gather(
+            *(client(port, seed) for seed in range(16)), *(swapper(port, i) for i in range(4))
+        )
 
     with running(*UVICORN, folder=tmp_path, BANK_FILE=str(bank_file)) as service:
         run(main(service.port))
@@ -209,7 +291,9 @@ def test_answers_under_load_while_models_are_swapped(bank_file: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("command", [UVICORN, GUNICORN], ids=["uvicorn", "gunicorn"])
-def test_graceful_shutdown_answers_what_was_accepted(command: tuple[str, ...], bank_file: Path, tmp_path: Path) -> None:
+def test_graceful_shutdown_answers_what_was_accepted(
+    command: tuple[str, ...], bank_file: Path, tmp_path: Path
+) -> None:
     rows = [[(i % MODELS, i) for i in range(n)] for n in (1, 1, 100, 1, 200, 1)]
 
     async def main(service: Service) -> list[tuple[int, Any]]:
@@ -234,7 +318,9 @@ def test_graceful_shutdown_answers_what_was_accepted(command: tuple[str, ...], b
 
 def test_int_keys(tmp_path: Path) -> None:
     keys = [1, -20, 2**63 - 1]
-    bank = Bank.from_stacked(keys, ARCHITECTURE, random_weights(ARCHITECTURE, 3, np.random.default_rng(0)))
+    bank = Bank.from_stacked(
+        keys, ARCHITECTURE, random_weights(ARCHITECTURE, 3, np.random.default_rng(0))
+    )
     bank.save(tmp_path / "int.mlpbank")
     rows = np.ones((3, 6)).tolist()
     expected = bank.predict(keys, rows)
@@ -249,7 +335,9 @@ def test_int_keys(tmp_path: Path) -> None:
         assert np.array_equal(np.array(answer.json()["predictions"], np.float32), expected)
         for i, key in enumerate(keys):
             answer = client.post("/predict", json={"keys": [key], "rows": rows[:1]})
-            assert np.array_equal(np.array(answer.json()["predictions"], np.float32), expected[i : i + 1])
+            assert np.array_equal(
+                np.array(answer.json()["predictions"], np.float32), expected[i : i + 1]
+            )
             about = client.get(f"/models/{key}", params={"weights": True}).json()
             assert (about["key"], about["revision"]) == (key, 1)
         body = {"weights": about["weights"]}
@@ -257,8 +345,23 @@ def test_int_keys(tmp_path: Path) -> None:
         assert client.put("/models/77", json=body).json()["revision"] == 2
         assert client.delete("/models/77").status_code == 204
         refused(404, "no such model: 77", client.get("/models/77"))
-        refused(404, "no such model: 5 (1 of 1 keys)", client.post("/predict", json={"keys": [5], "rows": rows[:1]}))
-        for path in ("one", "1.0", "01", "1_0", "+1", "-0", "%201", "%D9%A1", str(2**63), "9" * 200):
+        refused(
+            404,
+            "no such model: 5 (1 of 1 keys)",
+            client.post("/predict", json={"keys": [5], "rows": rows[:1]}),
+        )
+        for path in (
+            "one",
+            "1.0",
+            "01",
+            "1_0",
+            "+1",
+            "-0",
+            "%201",
+            "%D9%A1",
+            str(2**63),
+            "9" * 200,
+        ):
             for method in ("GET", "DELETE", "PUT"):
                 content = json.dumps(body) if method == "PUT" else None
                 headers = {"Content-Type": "application/json"}
@@ -267,13 +370,17 @@ def test_int_keys(tmp_path: Path) -> None:
         answer = client.post("/predict", json={"keys": [1, "1"], "rows": rows[:2]})
         refused(422, "keys[1]: expected int like the bank's keys, got '1'", answer)
         for wrong in (True, 1.0, 2**63, None, [1]):
-            assert client.post("/predict", json={"keys": [wrong], "rows": rows[:1]}).status_code == 422
+            assert (
+                client.post("/predict", json={"keys": [wrong], "rows": rows[:1]}).status_code == 422
+            )
 
 
 def test_docs_describe_everything_and_load_nothing(flights: Service) -> None:
     page = httpx.get(flights.url + "/docs")
     assert page.headers["content-type"].startswith("text/html")
-    assert page.headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'"
+    assert (
+        page.headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'"
+    )
     for nothing in ("http:", "https:", "//", "<script", "<link", "src=", "@import", "url("):
         assert nothing not in page.text
     for path in flights.get("/openapi.json")["paths"]:

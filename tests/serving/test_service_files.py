@@ -69,7 +69,8 @@ async def new_worker(port: int, old: Any) -> tuple[Connection, int, dict[str, An
 def test_file_copied_over_the_one_that_is_mapped(bank_file: Path, tmp_path: Path) -> None:
     """`cp` cuts the mapped file: no worker dies of it, no answer is wrong, and all follow, then and after a rename.
 
-    The clients pause for the moment of the cut: nothing but another copy could help a prediction that runs just then.
+    The clients pause for the moment of the cut: nothing but another copy could help a prediction
+    that runs just then.
     """
     small = small_bank(1)
     small.save(tmp_path / "small")
@@ -77,7 +78,9 @@ def test_file_copied_over_the_one_that_is_mapped(bank_file: Path, tmp_path: Path
     last: dict[int, Any] = {}  # of each client, since the file changed
     idle = asyncio.Semaphore(0)
 
-    async def client(connection: Connection, seed: int, go: asyncio.Event, stop: asyncio.Event) -> None:
+    async def client(
+        connection: Connection, seed: int, go: asyncio.Event, stop: asyncio.Event
+    ) -> None:
         rng = np.random.default_rng(seed)
         while not stop.is_set():
             if not go.is_set():
@@ -126,7 +129,9 @@ def test_file_copied_over_the_one_that_is_mapped(bank_file: Path, tmp_path: Path
         await close(workers, now)
         assert now.keys() == workers.keys()
 
-    with running(*GUNICORN, folder=tmp_path, BANK_FILE=str(bank_file), WATCH_SECONDS="0.5") as service:
+    with running(
+        *GUNICORN, folder=tmp_path, BANK_FILE=str(bank_file), WATCH_SECONDS="0.5"
+    ) as service:
         run(main(service))
 
 
@@ -135,7 +140,9 @@ def test_bad_file_under_the_mapping_is_answered_503_until_a_good_one_comes(
     bank_file: Path, tmp_path: Path, damage: str
 ) -> None:
     size = bank_file.stat().st_size
-    with running(*UVICORN, folder=tmp_path, BANK_FILE=str(bank_file), WATCH_SECONDS="0.05") as service:
+    with running(
+        *UVICORN, folder=tmp_path, BANK_FILE=str(bank_file), WATCH_SECONDS="0.05"
+    ) as service:
         with httpx.Client(base_url=service.url) as client, bank_file.open("r+b") as file:
             if damage == "cut":
                 file.truncate(5000)
@@ -145,7 +152,9 @@ def test_bad_file_under_the_mapping_is_answered_503_until_a_good_one_comes(
                 file.flush()
             for _ in range(2):  # at once, and when the watch has looked
                 for rows in (1, 2, 150):
-                    answer = client.post("/predict", json=question(*[(i % MODELS, i) for i in range(rows)]))
+                    answer = client.post(
+                        "/predict", json=question(*[(i % MODELS, i) for i in range(rows)])
+                    )
                     assert answer.status_code == 503
                     assert "changed in place" in answer.json()["detail"]
                     assert answer.headers["retry-after"] == "1"
@@ -169,7 +178,9 @@ def test_bad_file_under_the_mapping_is_answered_503_until_a_good_one_comes(
     assert ("CRC" in log) == (damage == "overwritten")
 
 
-def test_worker_that_replaces_another_answers_from_the_file_as_it_is_now(bank_file: Path, tmp_path: Path) -> None:
+def test_worker_that_replaces_another_answers_from_the_file_as_it_is_now(
+    bank_file: Path, tmp_path: Path
+) -> None:
     """Be it another than that of its parent, or that one changed in place; without waiting for the watch."""
     small = small_bank(0)
     small.save(tmp_path / "small")
@@ -179,7 +190,9 @@ def test_worker_that_replaces_another_answers_from_the_file_as_it_is_now(bank_fi
         gone = set(workers)
         one = (3, 5)
         for connections in workers.values():
-            assert right((await connections[0].request("POST", "/predict", question(one)))[1], BANKS[0], one)
+            assert right(
+                (await connections[0].request("POST", "/predict", question(one)))[1], BANKS[0], one
+            )
         BANKS[1].save(tmp_path / "new")
         kept = tmp_path / "kept"
         bank_file.rename(kept)  # the file that the parent opened
@@ -188,12 +201,16 @@ def test_worker_that_replaces_another_answers_from_the_file_as_it_is_now(bank_fi
         os.kill(first, signal.SIGKILL)
         connection, status, health = await new_worker(service.port, gone)
         assert (status, health["status"]) == (200, "ok")
-        assert right((await connection.request("POST", "/predict", question(one)))[1], BANKS[1], one)
+        assert right(
+            (await connection.request("POST", "/predict", question(one)))[1], BANKS[1], one
+        )
         await connection.close()
         gone.add(health["worker"])
 
         kept.rename(bank_file)
-        bank_file.write_bytes(bank_file.read_bytes()[:100])  # cut in place: the next worker has nothing to answer from
+        bank_file.write_bytes(
+            bank_file.read_bytes()[:100]
+        )  # cut in place: the next worker has nothing to answer from
         os.kill(second, signal.SIGKILL)
         connection, status, health = await new_worker(service.port, gone)
         assert status == 503
@@ -212,7 +229,9 @@ def test_worker_that_replaces_another_answers_from_the_file_as_it_is_now(bank_fi
         await close(workers)
         assert service.process.poll() is None
 
-    with running(*GUNICORN, folder=tmp_path, BANK_FILE=str(bank_file), WATCH_SECONDS="3600") as service:
+    with running(
+        *GUNICORN, folder=tmp_path, BANK_FILE=str(bank_file), WATCH_SECONDS="3600"
+    ) as service:
         run(main(service))
 
 
@@ -239,12 +258,16 @@ def test_file_that_cannot_be_opened_just_now_is_tried_again(
     assert len(source.look()[1]) == MODELS
 
 
-def test_bank_of_other_sizes_or_keys_is_refused(source: Any, bank_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bank_of_other_sizes_or_keys_is_refused(
+    source: Any, bank_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     Bank.from_stacked(list(range(MODELS)), ARCHITECTURE, WEIGHTS[0]).save(bank_file)
     assert source.look() is None
     assert "expected str as keys, got int" in caplog.text
     other = Architecture.mlp(5, 2)
-    Bank.from_stacked(["a"], other, random_weights(other, 1, np.random.default_rng(0))).save(bank_file)
+    Bank.from_stacked(["a"], other, random_weights(other, 1, np.random.default_rng(0))).save(
+        bank_file
+    )
     assert source.look() is None
     assert "expected the input and output size" in caplog.text
     BANKS[1].save(bank_file)
@@ -260,7 +283,9 @@ def test_what_was_read_while_the_file_changed_is_no_answer(source: Any, bank_fil
         raise AssertionError("not reached")
 
 
-def test_watch_survives_what_goes_wrong(source: Any, bank_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_watch_survives_what_goes_wrong(
+    source: Any, bank_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     calls = 0
 
     def on_reload() -> None:
@@ -280,8 +305,12 @@ def test_watch_survives_what_goes_wrong(source: Any, bank_file: Path, caplog: py
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_workers_share_the_budget_not_the_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlpbank.cpu_budget", lambda: CpuBudget(6, {"affinity": 64, "cgroup": 6.0}, "cgroup"))
+def test_workers_share_the_budget_not_the_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mlpbank.cpu_budget", lambda: CpuBudget(6, {"affinity": 64, "cgroup": 6.0}, "cgroup")
+    )
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setenv("MLPBANK_NUM_THREADS", "")
     for workers, threads in (("2", "3"), ("8", "1")):

@@ -45,7 +45,9 @@ def test_new_bank_file_takes_over_without_downtime(bank_file: Path, tmp_path: Pa
         async def client(seed: int) -> None:
             connection = Connection(service.port)
             while not stop.is_set():
-                status, answer = await connection.request("POST", "/predict", question((seed, seed)))
+                status, answer = await connection.request(
+                    "POST", "/predict", question((seed, seed))
+                )
                 assert status == 200
                 (generation,) = (g for g in (0, 1) if right(answer, BANKS[g], (seed, seed)))
                 seen.add(generation)
@@ -76,7 +78,9 @@ def test_new_bank_file_takes_over_without_downtime(bank_file: Path, tmp_path: Pa
         stop.set()
         await asyncio.gather(*clients)
 
-    with running(*UVICORN, folder=tmp_path, BANK_FILE=str(bank_file), WATCH_SECONDS="0.05") as service:
+    with running(
+        *UVICORN, folder=tmp_path, BANK_FILE=str(bank_file), WATCH_SECONDS="0.05"
+    ) as service:
         run(main(service))
         assert service.get("/healthz")["reloads"] == 1
 
@@ -118,7 +122,9 @@ def test_two_workers_share_one_mapped_bank(tmp_path: Path) -> None:
     path.unlink()
 
 
-def test_killed_worker_loses_no_answer_and_the_service_goes_on(bank_file: Path, tmp_path: Path) -> None:
+def test_killed_worker_loses_no_answer_and_the_service_goes_on(
+    bank_file: Path, tmp_path: Path
+) -> None:
     """10,000 requests to two preforked workers, one of which is killed twice: who had no answer asks again."""
     broken = 0
     answered = 0
@@ -158,11 +164,19 @@ def test_killed_worker_loses_no_answer_and_the_service_goes_on(bank_file: Path, 
         metrics = service.get("/metrics")
     assert answered == 10_000
     assert broken > 0
-    total = sum(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("predicted_rows_total"))
-    assert answered <= total <= answered + broken  # all workers together, those that were killed included
+    total = sum(
+        float(line.split()[1])
+        for line in metrics.splitlines()
+        if line.startswith("predicted_rows_total")
+    )
+    assert (
+        answered <= total <= answered + broken
+    )  # all workers together, those that were killed included
 
 
-def test_reload_of_the_settings_leaves_no_folder_of_metrics(bank_file: Path, tmp_path: Path) -> None:
+def test_reload_of_the_settings_leaves_no_folder_of_metrics(
+    bank_file: Path, tmp_path: Path
+) -> None:
     """SIGHUP runs gunicorn.conf.py again, in the same process."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -178,7 +192,9 @@ def test_reload_of_the_settings_leaves_no_folder_of_metrics(bank_file: Path, tmp
             while any(Path(f"/proc/{pid}").exists() for pid in old):
                 await asyncio.sleep(0.05)
 
-    with running(*GUNICORN, folder=tmp_path, BANK_FILE=str(bank_file), TMPDIR=str(temporary)) as service:
+    with running(
+        *GUNICORN, folder=tmp_path, BANK_FILE=str(bank_file), TMPDIR=str(temporary)
+    ) as service:
         run(main(service))
         assert len(list(temporary.glob("metrics-*"))) == 1
         assert "predicted_rows_total" in service.get("/metrics")

@@ -27,14 +27,18 @@ def options(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {"inline_work": 2**40 if request.param == "inline" else 0}
 
 
-@pytest.mark.parametrize("shapes", [[()], [(), (1,), (7,), (), (0,), (300,)]], ids=["single", "any"])
+@pytest.mark.parametrize(
+    "shapes", [[()], [(), (1,), (7,), (), (0,), (300,)]], ids=["single", "any"]
+)
 def test_rows_of_all_models_in_one_batch_have_the_bits_of_predict(
     bank: Bank, options: dict[str, Any], shapes: list[tuple[int, ...]]
 ) -> None:
     asked = [(f"model-{i % MODELS}", row(i, *shapes[i % len(shapes)])) for i in range(200)]
 
     async def main() -> tuple[list[Any], int]:
-        async with MicroBatcher(bank, max_batch=10**6, max_queue=10**6, max_wait=60, **options) as batcher:
+        async with MicroBatcher(
+            bank, max_batch=10**6, max_queue=10**6, max_wait=60, **options
+        ) as batcher:
             answers = await asyncio.gather(*(batcher.predict(key, x) for key, x in asked))
             return answers, batcher.statistics().batches
 
@@ -120,7 +124,9 @@ def test_error_of_the_computation_itself_fails_alone(
     assert np.array_equal(results, [predict(f"model-{i}", row(i)) for i in range(10) if i != 5])
 
 
-def test_without_a_thread_the_event_loop_computes(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_thread_the_event_loop_computes(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -164,7 +170,11 @@ def test_models_swapped_and_deleted_under_load(bank: Bank, options: dict[str, An
     x = row(3)
     expected = []
     for stacked in weights:
-        expected.append(Bank.from_stacked(list(bank), ARCHITECTURE, stacked).predict(list(bank), np.tile(x, (40, 1))))
+        expected.append(
+            Bank.from_stacked(list(bank), ARCHITECTURE, stacked).predict(
+                list(bank), np.tile(x, (40, 1))
+            )
+        )
     stop = threading.Event()
 
     def change() -> None:
@@ -215,7 +225,9 @@ def test_models_swapped_and_deleted_under_load(bank: Bank, options: dict[str, An
         ({"bank": mlpbank}, TypeError),
     ],
 )
-def test_options_that_make_no_sense(bank: Bank, options: dict[str, Any], error: type[Exception]) -> None:
+def test_options_that_make_no_sense(
+    bank: Bank, options: dict[str, Any], error: type[Exception]
+) -> None:
     with pytest.raises(error, match=f"{next(iter(options))}: expected"):
         MicroBatcher(**{"bank": bank, **options})
 
@@ -232,7 +244,9 @@ class Holder:
 
 @pytest.mark.parametrize("shape", [(), (3,)])
 @pytest.mark.parametrize("kind", [np.asarray, memoryview, Holder])
-def test_rows_may_be_changed_while_they_wait(bank: Bank, options: dict[str, Any], shape: Any, kind: Any) -> None:
+def test_rows_may_be_changed_while_they_wait(
+    bank: Bank, options: dict[str, Any], shape: Any, kind: Any
+) -> None:
     """Callers use one buffer for all their requests: each answer is that of the rows at the time of its call."""
     rows = [row(i, *shape) for i in range(20)]
 
@@ -243,7 +257,9 @@ def test_rows_may_be_changed_while_they_wait(bank: Bank, options: dict[str, Any]
             waiting = []
             for x in rows:
                 buffer[...] = x
-                waiting.append(asyncio.ensure_future(batcher.predict("model-1", view)))  # has not run yet
+                waiting.append(
+                    asyncio.ensure_future(batcher.predict("model-1", view))
+                )  # has not run yet
             buffer[...] = np.nan
             return await asyncio.gather(*waiting)
 
@@ -252,7 +268,9 @@ def test_rows_may_be_changed_while_they_wait(bank: Bank, options: dict[str, Any]
 
 
 @pytest.mark.parametrize("gap", [1, 2])
-def test_times_of_a_clock_that_stands_still_in_between(bank: Bank, monkeypatch: pytest.MonkeyPatch, gap: int) -> None:
+def test_times_of_a_clock_that_stands_still_in_between(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, gap: int
+) -> None:
     """A request at 100, its batch at 100 + gap, its answer at 100 + 4 gap; max_wait is longer than all."""
     now = 100.0
     monkeypatch.setattr("time.perf_counter", lambda: now)

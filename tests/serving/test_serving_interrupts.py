@@ -80,8 +80,12 @@ async def close(batcher: MicroBatcher) -> list[Any]:
     return await task
 
 
-@pytest.mark.filterwarnings("ignore:.*never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("inline_work", "error"), [(0, Ordinary), (2**40, Ending)], ids=["worker", "inline"])
+@pytest.mark.filterwarnings(
+    "ignore:.*never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+@pytest.mark.parametrize(
+    ("inline_work", "error"), [(0, Ordinary), (2**40, Ending)], ids=["worker", "inline"]
+)
 def test_no_request_is_lost(inline_work: int, error: type[BaseException]) -> None:
     step = 0
     while one_step(step, error(), inline_work=inline_work):

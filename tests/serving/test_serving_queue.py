@@ -21,14 +21,18 @@ def bank() -> Bank:
     return make_bank()
 
 
-def test_requests_that_were_cancelled_are_not_computed(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_that_were_cancelled_are_not_computed(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate(bank, monkeypatch)
 
     async def main() -> None:
         async with MicroBatcher(bank, inline_work=0) as batcher:
             first = asyncio.create_task(batcher.predict("model-0", row()))
             await gate.someone_is_inside()
-            waiting = [asyncio.create_task(batcher.predict(f"model-{i}", row(i))) for i in range(1, 5)]
+            waiting = [
+                asyncio.create_task(batcher.predict(f"model-{i}", row(i))) for i in range(1, 5)
+            ]
             await tick()
             assert batcher.statistics().waiting == 4
             waiting[1].cancel()
@@ -39,7 +43,13 @@ def test_requests_that_were_cancelled_are_not_computed(bank: Bank, monkeypatch: 
             first.cancel()  # while it is computed
             gate.open()
             results = await outcomes(first, *waiting)
-            assert [type(r) is asyncio.CancelledError for r in results] == [True, False, True, False, False]
+            assert [type(r) is asyncio.CancelledError for r in results] == [
+                True,
+                False,
+                True,
+                False,
+                False,
+            ]
             assert gate.calls == [["model-0"], ["model-1", "model-3", "model-4"]]
             assert np.array_equal(results[4], bank.predict("model-4", row(4)))
             statistics = batcher.statistics()
@@ -48,13 +58,17 @@ def test_requests_that_were_cancelled_are_not_computed(bank: Bank, monkeypatch: 
     run(main())
 
 
-def test_cancelling_just_after_the_answer_leaves_nothing_behind(bank: Bank, caplog: pytest.LogCaptureFixture) -> None:
+def test_cancelling_just_after_the_answer_leaves_nothing_behind(
+    bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         async with MicroBatcher(bank, max_batch=2) as batcher:
             unlucky = asyncio.create_task(batcher.predict("nobody", row()))
             await asyncio.sleep(0)
             lucky = asyncio.create_task(batcher.predict("model-1", row()))
-            asyncio.get_running_loop().call_soon(unlucky.cancel)  # runs after the batch, before the task hears of it
+            asyncio.get_running_loop().call_soon(
+                unlucky.cancel
+            )  # runs after the batch, before the task hears of it
             assert (await lucky).shape == (3,)
             assert isinstance((await outcomes(unlucky))[0], asyncio.CancelledError)
 
@@ -63,14 +77,18 @@ def test_cancelling_just_after_the_answer_leaves_nothing_behind(bank: Bank, capl
     assert caplog.text == ""
 
 
-def test_full_queue_refuses_until_there_is_room(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_queue_refuses_until_there_is_room(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate(bank, monkeypatch)
 
     async def main() -> None:
         async with MicroBatcher(bank, max_queue=4, inline_work=0) as batcher:
             accepted = [asyncio.create_task(batcher.predict("model-0", row()))]
             await gate.someone_is_inside()
-            accepted += [asyncio.create_task(batcher.predict(f"model-{i}", row(i, 2))) for i in (1, 2)]
+            accepted += [
+                asyncio.create_task(batcher.predict(f"model-{i}", row(i, 2))) for i in (1, 2)
+            ]
             await tick()
             with pytest.raises(QueueFullError, match=r"^queue is full: 4 of at most 4 rows wait$"):
                 await batcher.predict("model-3", row())
@@ -82,24 +100,33 @@ def test_full_queue_refuses_until_there_is_room(bank: Bank, monkeypatch: pytest.
                 await batcher.predict("model-6", row())
             gate.open()
             assert [y.shape for y in await asyncio.gather(*accepted)] == [(3,), (2, 3), (3,), (3,)]
-            assert (await batcher.predict("model-3", row(0, 9))).shape == (9, 3)  # more than fits, but alone
+            assert (await batcher.predict("model-3", row(0, 9))).shape == (
+                9,
+                3,
+            )  # more than fits, but alone
             assert batcher.statistics().refused == 2
 
     run(main())
 
 
-def test_batches_hold_at_most_max_batch_rows_and_keep_the_order(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_hold_at_most_max_batch_rows_and_keep_the_order(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate(bank, monkeypatch)
     gate.open()
     rows = [3, 3, 4, 10, 1, 25, 9, 2]  # of requests, in this order
 
     async def main() -> None:
         async with MicroBatcher(bank, max_batch=10, inline_work=0, max_wait=60) as batcher:
-            await asyncio.gather(*(batcher.predict(f"model-{i}", row(i, n)) for i, n in enumerate(rows)))
+            await asyncio.gather(
+                *(batcher.predict(f"model-{i}", row(i, n)) for i, n in enumerate(rows))
+            )
             assert batcher.statistics().batch_rows.max == 25
 
     run(main())
-    assert [key for call in gate.calls for key in dict.fromkeys(call)] == [f"model-{i}" for i in range(len(rows))]
+    assert [key for call in gate.calls for key in dict.fromkeys(call)] == [
+        f"model-{i}" for i in range(len(rows))
+    ]
     for call in gate.calls:
         assert len(call) <= 10 or len(set(call)) == 1
 
@@ -120,7 +147,9 @@ def test_no_request_waits_for_ever_while_others_keep_coming(bank: Bank) -> None:
     run(main())
 
 
-def test_closing_answers_what_was_accepted_and_refuses_the_rest(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_answers_what_was_accepted_and_refuses_the_rest(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate(bank, monkeypatch)
 
     async def main() -> None:
@@ -138,7 +167,9 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest(bank: Bank, monk
         await batcher.aclose()
 
     run(main())
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("mlpbank-batcher")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith("mlpbank-batcher")
+    ]
 
 
 @pytest.mark.parametrize("inline_work", [0, 2**40])

@@ -20,7 +20,13 @@ from mlpbank.architecture import Architecture
 from mlpbank.bank._reads import BankReads
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
-from mlpbank.errors import BankFileError, InvalidValueError, KeyTypeError, ModelNotLoadedError, UnknownModelError
+from mlpbank.errors import (
+    BankFileError,
+    InvalidValueError,
+    KeyTypeError,
+    ModelNotLoadedError,
+    UnknownModelError,
+)
 from mlpbank.files import _mapped
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import BatchedInference
@@ -41,7 +47,8 @@ class StackedModels(NamedTuple):
     keys : list of N str or int
     architecture : Architecture
     weights : dict of str to float32 array
-        ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size), as they are stored.
+        ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size), as
+        they are stored.
     """
 
     keys: list[Key]
@@ -69,13 +76,14 @@ class Bank(BankReads, MutableMapping[Key, Any]):
 
     Notes
     -----
-    Keys are all str or all int. Any number of threads may predict while others add, replace and delete. Each prediction
-    sees every model whole and all keys as they were at one moment, and one that starts after a change has returned sees
-    the change. Predictions do not wait for changes, unless keys come and go faster than one call can look its keys up.
+    Keys are all str or all int. Any number of threads may predict while others add, replace and
+    delete. Each prediction sees every model whole and all keys as they were at one moment, and one
+    that starts after a change has returned sees the change. Predictions do not wait for changes,
+    unless keys come and go faster than one call can look its keys up.
 
-    ``bank[key]`` gives weights and takes models. Iterating goes over the keys of one moment; the weights of a model
-    that another thread removes meanwhile raise UnknownModelError. `to_stacked` gives all models of one moment. A bank
-    is equal to itself only.
+    ``bank[key]`` gives weights and takes models. Iterating goes over the keys of one moment; the
+    weights of a model that another thread removes meanwhile raise UnknownModelError. `to_stacked`
+    gives all models of one moment. A bank is equal to itself only.
 
     Examples
     --------
@@ -102,7 +110,11 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         self._bind(weights, ModelColumns.new(None), engine, fallback)
 
     def _bind(
-        self, weights: BatchedWeights, columns: ModelColumns, engine: Engine | None, fallback: Key | None
+        self,
+        weights: BatchedWeights,
+        columns: ModelColumns,
+        engine: Engine | None,
+        fallback: Key | None,
     ) -> None:
         self._inference = BatchedInference.from_weights(weights, engine)
         self._weights = weights
@@ -136,7 +148,8 @@ class Bank(BankReads, MutableMapping[Key, Any]):
             All different.
         architecture : Architecture
         weights : mapping of str to array
-            ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N, output_size).
+            ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N,
+            output_size).
         dtype, layout, engine, fallback
             As for `Bank`.
         version : str or sequence of N str or None, optional
@@ -154,7 +167,9 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         if models == 0:
             return cls(architecture, dtype=dtype, layout=layout, engine=engine, fallback=fallback)
         stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
-        stored.load_stacked(_folded(architecture, weights, input_scaler, output_scaler, stored.dtype))
+        stored.load_stacked(
+            _folded(architecture, weights, input_scaler, output_scaler, stored.dtype)
+        )
         self = cls.__new__(cls)
         self._bind(stored, ModelColumns.new(table, version), engine, fallback)
         return self
@@ -294,14 +309,15 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         ----------
         key : str or int
         model : mapping or model
-            ``"layer_<i>"`` and ``"layer_<i>.bias"`` arrays as for `BatchedWeights.load`, or whatever `mlpbank.convert`
-            takes.
+            ``"layer_<i>"`` and ``"layer_<i>.bias"`` arrays as for `BatchedWeights.load`, or
+            whatever `mlpbank.convert` takes.
         version : str, optional
             Kept for `info`.
         input_scaler, output_scaler : (mean, scale) or fitted scikit-learn scaler, optional
-            The model was trained on ``(x - mean) / scale``, and its outputs times scale plus mean are what is wanted.
-            They are folded into the first and last layer in float64, and cost nothing when predicting. An output scaler
-            needs a last activation ``"none"``. int8 weights lose accuracy by it, which is warned of.
+            The model was trained on ``(x - mean) / scale``, and its outputs times scale plus mean
+            are what is wanted. They are folded into the first and last layer in float64, and cost
+            nothing when predicting. An output scaler needs a last activation ``"none"``. int8
+            weights lose accuracy by it, which is warned of.
         check_finite : bool
             Refuse NaN and infinity.
 
@@ -312,7 +328,10 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         """
         check_version(version)
         self._slot_map.check(key)
-        if not (isinstance(model, Mapping) and all(isinstance(k, str) and k.startswith("layer_") for k in model)):
+        if not (
+            isinstance(model, Mapping)
+            and all(isinstance(k, str) and k.startswith("layer_") for k in model)
+        ):
             model = self._converted(model)
         weights = _folded(self.architecture, model, input_scaler, output_scaler, self.dtype)
         arrays = self._weights._collect(weights, (), check_finite)
@@ -328,7 +347,9 @@ class Bank(BankReads, MutableMapping[Key, Any]):
 
         converted = convert.convert(model, self.architecture)
         if converted.architecture != self.architecture:
-            raise InvalidValueError(f"model: expected {self.architecture}, got {converted.architecture}")
+            raise InvalidValueError(
+                f"model: expected {self.architecture}, got {converted.architecture}"
+            )
         weights: Mapping[str, Any] = converted.weights
         return weights
 
@@ -360,13 +381,17 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         models = len(slots)
         weights: dict[str, Float32Array] = {}
         for i, layer in enumerate(self.architecture.layers):
-            weights[f"layer_{i}"] = np.empty((models, layer.input_size, layer.output_size), np.float32)
+            weights[f"layer_{i}"] = np.empty(
+                (models, layer.input_size, layer.output_size), np.float32
+            )
             weights[f"layer_{i}.bias"] = np.empty((models, layer.output_size), np.float32)
         for first in range(0, models, _CHUNK_MODELS):
             some = slots[first : first + _CHUNK_MODELS]
             copied = _mapped.aligned_zeros(self._num_blocks(len(some)) * self._block_bytes)
             snapshot.copy(some, copied)
-            core = _core.BatchedWeights.from_buffer(len(some), self.architecture._core, self.layout, self.dtype, copied)
+            core = _core.BatchedWeights.from_buffer(
+                len(some), self.architecture._core, self.layout, self.dtype, copied
+            )
             part = BatchedWeights._from_core(core, self.architecture)
             for model in range(len(some)):
                 for name, array in part.get(model).items():
@@ -377,12 +402,14 @@ class Bank(BankReads, MutableMapping[Key, Any]):
     def to_safetensors(self, path: str | os.PathLike[str]) -> None:
         """Save the bank as it is now in the plain form: float32 arrays that any safetensors reader can read.
 
-        Keys, versions, fallback and metadata are kept; dtype and layout are not. docs/format.md describes the form.
+        Keys, versions, fallback and metadata are kept; dtype and layout are not. docs/format.md
+        describes the form.
 
         Parameters
         ----------
         path : path-like
-            Its folder exists. The file appears complete or not at all, and replaces an older one in one step.
+            Its folder exists. The file appears complete or not at all, and replaces an older one in
+            one step.
 
         Raises
         ------
@@ -437,8 +464,14 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         return cls._from_plain(plain, dtype, layout, engine)
 
     @classmethod
-    def _from_plain(cls, plain: PlainBank, dtype: Dtype, layout: Layout, engine: Engine | None) -> Bank:
-        keys = plain.keys if plain.keys is not None else [str(i) for i in range(len(plain.weights["layer_0"]))]
+    def _from_plain(
+        cls, plain: PlainBank, dtype: Dtype, layout: Layout, engine: Engine | None
+    ) -> Bank:
+        keys = (
+            plain.keys
+            if plain.keys is not None
+            else [str(i) for i in range(len(plain.weights["layer_0"]))]
+        )
         self = cls.from_stacked(
             keys,
             plain.architecture,
@@ -455,8 +488,8 @@ class Bank(BankReads, MutableMapping[Key, Any]):
     def save(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
         """Save the bank as it is now; others may predict and change it meanwhile.
 
-        The file appears complete or not at all, and replaces an older one in one step: whoever has that open or mapped,
-        be it this bank, keeps it.
+        The file appears complete or not at all, and replaces an older one in one step: whoever has
+        that open or mapped, be it this bank, keeps it.
 
         Parameters
         ----------
@@ -498,16 +531,18 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         _mapped.write(file, contents, copy_blocks, progress)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, mmap: bool = True, engine: Engine | None = None) -> Bank:
+    def open(
+        cls, path: str | os.PathLike[str], *, mmap: bool = True, engine: Engine | None = None
+    ) -> Bank:
         """Open a bank file.
 
         Parameters
         ----------
         path : path-like
         mmap : bool
-            Map the file: opening takes milliseconds however large it is, weights are read when they are first needed,
-            and all processes that have it open share its memory. It must not be changed in place or shortened
-            meanwhile; `save` never does that. False reads all of it.
+            Map the file: opening takes milliseconds however large it is, weights are read when they
+            are first needed, and all processes that have it open share its memory. It must not be
+            changed in place or shortened meanwhile; `save` never does that. False reads all of it.
         engine : Engine, optional
             ``Engine()`` by default.
 
@@ -547,7 +582,11 @@ class Bank(BankReads, MutableMapping[Key, Any]):
 
 
 def _folded(
-    architecture: Architecture, weights: Mapping[str, Any], input_scaler: Any, output_scaler: Any, dtype: str
+    architecture: Architecture,
+    weights: Mapping[str, Any],
+    input_scaler: Any,
+    output_scaler: Any,
+    dtype: str,
 ) -> Any:
     if input_scaler is None and output_scaler is None:
         return weights

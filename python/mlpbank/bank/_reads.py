@@ -14,7 +14,12 @@ from mlpbank._keys import Ids, as_keys
 from mlpbank.architecture import Architecture
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
-from mlpbank.errors import InvalidTypeError, InvalidValueError, ModelNotLoadedError, UnknownModelError
+from mlpbank.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    ModelNotLoadedError,
+    UnknownModelError,
+)
 from mlpbank.inference import BatchedInference
 from mlpbank.typing import DtypeName, Float32Array, Key, Missing
 from mlpbank.weights import BatchedWeights
@@ -63,9 +68,9 @@ class BankReads:
         Returns
         -------
         int64 array (n,)
-            A handle is an opaque number: the slot of the model and how often that slot was used again (a generational
-            index). It stays valid until its key is deleted; from then on it is refused. It means nothing to another
-            bank, nor to the same one opened again.
+            A handle is an opaque number: the slot of the model and how often that slot was used
+            again (a generational index). It stays valid until its key is deleted; from then on it
+            is refused. It means nothing to another bank, nor to the same one opened again.
 
         Raises
         ------
@@ -115,7 +120,15 @@ class BankReads:
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a reader.
         handles, x = as_ids(handles, "handles"), as_float32(x, "x")
-        return self._answer(handles, "handles", lambda: self._slot_map.slots_of(handles), x, missing, out, num_threads)
+        return self._answer(
+            handles,
+            "handles",
+            lambda: self._slot_map.slots_of(handles),
+            x,
+            missing,
+            out,
+            num_threads,
+        )
 
     def predict(
         self,
@@ -131,12 +144,14 @@ class BankReads:
         Parameters
         ----------
         keys : sequence or column of n str or int, or one key
-            In any order, repeats allowed: a list, a tuple, a NumPy array, a pandas or polars column.
+            In any order, repeats allowed: a list, a tuple, a NumPy array, a pandas or polars
+            column.
         x : array_like of real numbers
-            (n, input_size) or (n, rows, input_size); for one key (input_size,) or (rows, input_size).
+            (n, input_size) or (n, rows, input_size); for one key (input_size,) or (rows,
+            input_size).
         missing : {"error", "nan", "fallback"}, optional
-            What to do about unknown keys: raise, answer NaN, or let the fallback model answer, which is the default if
-            the bank has one.
+            What to do about unknown keys: raise, answer NaN, or let the fallback model answer,
+            which is the default if the bank has one.
         out : float32 array, optional
             Where the result is written, C-contiguous and not overlapping x.
         num_threads : int, optional
@@ -157,21 +172,29 @@ class BankReads:
         if isinstance(keys, (str, int, np.integer)):
             x = as_float32(x, "x")
             if out is not None and not isinstance(out, np.ndarray):
-                raise InvalidTypeError(f"out: expected a float32 NumPy array, got {type(out).__name__}")
+                raise InvalidTypeError(
+                    f"out: expected a float32 NumPy array, got {type(out).__name__}"
+                )
             one = None if out is None else out[None]
-            y: Float32Array = self.predict([keys], x[None], missing=missing, out=one, num_threads=num_threads)[0]
+            y: Float32Array = self.predict(
+                [keys], x[None], missing=missing, out=one, num_threads=num_threads
+            )[0]
             return y if out is None else out
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a reader.
         keys, kind = as_keys(keys)
         x = as_float32(x, "x")
-        return self._answer(keys, "keys", lambda: self._slot_map.find(keys, kind), x, missing, out, num_threads)
+        return self._answer(
+            keys, "keys", lambda: self._slot_map.find(keys, kind), x, missing, out, num_threads
+        )
 
     def _checked_missing(self, missing: Missing | None) -> Missing:
         if missing is None:
             return "error" if self._fallback is None else "fallback"
         if missing not in ("error", "nan", "fallback"):
-            raise InvalidValueError(f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}")
+            raise InvalidValueError(
+                f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}"
+            )
         return missing
 
     def _answer(
@@ -192,9 +215,13 @@ class BankReads:
                 slots, unknown = find()
                 try:
                     if unknown == 0:
-                        return self._inference._forward(x, slots, out, num_threads, "error", ("x", name))
+                        return self._inference._forward(
+                            x, slots, out, num_threads, "error", ("x", name)
+                        )
                     return self._answer_some(given, name, slots, x, missing, out, num_threads)
-                except ModelNotLoadedError:  # removed while this call had its slot: it is unknown now
+                except (
+                    ModelNotLoadedError
+                ):  # removed while this call had its slot: it is unknown now
                     if before is not None and np.array_equal(slots, before):
                         raise
                     before = slots
@@ -223,11 +250,15 @@ class BankReads:
         known = slots >= 0
         if x.ndim not in (2, 3) or x.shape[0] != len(slots):
             entry = name.removesuffix("s")
-            raise InvalidValueError(f"x: expected shape ({len(slots)}, ...), one entry for each {entry}, got {x.shape}")
+            raise InvalidValueError(
+                f"x: expected shape ({len(slots)}, ...), one entry for each {entry}, got {x.shape}"
+            )
         shape = (*x.shape[:-1], self.architecture.output_size)
         y = np.empty(shape, np.float32) if out is None else check_out(out, shape, x)
         # First, so that an error leaves `out` as it was.
-        found = self._inference._forward(x[known], slots[known], None, num_threads, "error", ("x", name))
+        found = self._inference._forward(
+            x[known], slots[known], None, num_threads, "error", ("x", name)
+        )
         y[~known] = np.nan
         y[known] = found
         return y
@@ -245,7 +276,9 @@ class BankReads:
 
         Handing over takes some 50 microseconds, more than predicting for a few small models does.
         """
-        return await asyncio.to_thread(self.predict, keys, x, missing=missing, out=out, num_threads=num_threads)
+        return await asyncio.to_thread(
+            self.predict, keys, x, missing=missing, out=out, num_threads=num_threads
+        )
 
     def predict_frame(
         self,
@@ -286,26 +319,46 @@ class BankReads:
             raise InvalidValueError(f"features: expected {wanted} columns, got {features!r}")
         kind = type(df).__module__.split(".")[0]
         if kind not in ("pandas", "polars"):
-            raise InvalidTypeError(f"df: expected a pandas or polars DataFrame, got {type(df).__name__}")
+            raise InvalidTypeError(
+                f"df: expected a pandas or polars DataFrame, got {type(df).__name__}"
+            )
         library = sys.modules[kind]
         inputs = []
         for column in features:
             values = df[column].to_numpy() if kind == "polars" else _pandas_numbers(df[column])
             if values.dtype.kind not in "fiub":
-                raise InvalidTypeError(f"features: expected numbers, got column {column!r} of {df[column].dtype}")
+                raise InvalidTypeError(
+                    f"features: expected numbers, got column {column!r} of {df[column].dtype}"
+                )
             inputs.append(as_float32(values, f"column {column!r}"))
-        y = self.predict(df[key], np.stack(inputs, axis=1), missing=missing, num_threads=num_threads)
-        columns = {name: y[:, 0]} if y.shape[1] == 1 else {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
-        result = library.DataFrame(columns) if kind == "polars" else library.DataFrame(columns, index=df.index)
+        y = self.predict(
+            df[key], np.stack(inputs, axis=1), missing=missing, num_threads=num_threads
+        )
+        columns = (
+            {name: y[:, 0]}
+            if y.shape[1] == 1
+            else {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
+        )
+        result = (
+            library.DataFrame(columns)
+            if kind == "polars"
+            else library.DataFrame(columns, index=df.index)
+        )
         return result[name] if y.shape[1] == 1 else result
 
 
 def _pandas_numbers(column: Any) -> Any:
     """Return a pandas column as an array, NaN where a nullable one has nothing."""
-    return column.to_numpy(np.float64, na_value=np.nan) if column.dtype.kind in "fiub" else column.to_numpy()
+    return (
+        column.to_numpy(np.float64, na_value=np.nan)
+        if column.dtype.kind in "fiub"
+        else column.to_numpy()
+    )
 
 
 def _unknown_of(given: Any, slots: Ids, name: str) -> UnknownModelError:
     """Return the error for the keys or handles whose slot is -1."""
     unknown = [given[i] for i in np.flatnonzero(slots < 0)]
-    return UnknownModelError([key if isinstance(key, str) else int(key) for key in unknown], len(slots), name)
+    return UnknownModelError(
+        [key if isinstance(key, str) else int(key) for key in unknown], len(slots), name
+    )

@@ -30,7 +30,9 @@ class SlotMap:
         What the bank begins as.
     """
 
-    def __init__(self, weights: BatchedWeights, columns: ModelColumns, most_reuses: int = MOST_REUSES) -> None:
+    def __init__(
+        self, weights: BatchedWeights, columns: ModelColumns, most_reuses: int = MOST_REUSES
+    ) -> None:
         self._columns = columns
         self.core = _core.Bank(
             weights._core,
@@ -59,7 +61,9 @@ class SlotMap:
         """Return the handles of keys like `find`."""
         return self._find(self.core.find_handles, keys, kind)
 
-    def _find(self, find: Callable[[Any], tuple[Ids, int]], keys: Any, given: type) -> tuple[Ids, int]:
+    def _find(
+        self, find: Callable[[Any], tuple[Ids, int]], keys: Any, given: type
+    ) -> tuple[Ids, int]:
         kind = self.core.key_type
         if kind is given:
             found, unknown = find(keys)
@@ -106,7 +110,9 @@ class SlotMap:
         try:
             when = datetime.fromtimestamp(found.loaded_at, timezone.utc)
         except (ValueError, OverflowError, OSError):
-            raise BankFileError(f"loaded_at: expected seconds since 1970, got {found.loaded_at} for {key!r}") from None
+            raise BankFileError(
+                f"loaded_at: expected seconds since 1970, got {found.loaded_at} for {key!r}"
+            ) from None
         return ModelInfo(key, found.version or None, found.revision, when)
 
     def keys(self) -> list[Key]:
@@ -121,7 +127,9 @@ class SlotMap:
         if frozen.key_type is not None and table is None:
             table = empty_table(frozen.key_type)
         if not frozen.records and not len(frozen.added.slots) and not len(frozen.moved.slots):
-            columns = ModelColumns(table, old.revisions, old.loaded_at, old.version_offsets, old.version_bytes)
+            columns = ModelColumns(
+                table, old.revisions, old.loaded_at, old.version_offsets, old.version_bytes
+            )
             return frozen.weights, np.arange(len(old.revisions)), columns
         keys, slots = self._keys_and_slots(frozen)
         n = len(slots)
@@ -137,7 +145,11 @@ class SlotMap:
         position[slots] = np.arange(n)
         for slot, record in frozen.records:
             i = int(position[slot])
-            revisions[i], loaded_at[i], versions[i] = record.revision, record.loaded_at, record.version.encode()
+            revisions[i], loaded_at[i], versions[i] = (
+                record.revision,
+                record.loaded_at,
+                record.version.encode(),
+            )
         offsets = np.zeros(n + 1, np.uint64)
         np.cumsum([len(version) for version in versions], out=offsets[1:])
         if n > 0:

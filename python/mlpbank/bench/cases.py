@@ -84,7 +84,9 @@ class Problem:
     tolerance: Float64Array  # (num_models, 1, 1), of a float32 result
 
 
-def make_problem(case: Case, *, seed: int = 0, progress: Callable[[float], None] = lambda fraction: None) -> Problem:
+def make_problem(
+    case: Case, *, seed: int = 0, progress: Callable[[float], None] = lambda fraction: None
+) -> Problem:
     """Return `case` with random numbers that keep the outputs of every layer near 1.
 
     `progress` is told the fraction of models whose reference is computed.
@@ -139,7 +141,9 @@ def _solved(
     step = max(1, _REFERENCE_FLOATS // case.architecture.num_parameters)
     for m in range(0, n, step):
         some = slice(m, m + step)
-        expected[some] = reference(case.architecture, [w[some] for w in weights], [b[some] for b in biases], x[some])
+        expected[some] = reference(
+            case.architecture, [w[some] for w in weights], [b[some] for b in biases], x[some]
+        )
         progress(min(1.0, (m + step) / n))
     return Problem(case, x, weights, biases, expected, tolerance(case, expected))
 

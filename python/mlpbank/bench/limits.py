@@ -37,7 +37,9 @@ class LimitProbes:
     best of all measurements counts.
     """
 
-    def __init__(self, nbytes: int, flops: int, engine: Engine, isas: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, nbytes: int, flops: int, engine: Engine, isas: Sequence[str] | None = None
+    ) -> None:
         self._nbytes = nbytes
         self._flops = flops
         self._engine = engine

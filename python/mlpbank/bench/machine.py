@@ -90,10 +90,14 @@ def limit_blas(threads: int) -> list[dict[str, Any]]:
 def blas_notes(blas: list[dict[str, Any]]) -> list[str]:
     """Return lines that tell which BLAS runs under NumPy and what may slow it down."""
     lines = [
-        "BLAS under numpy: {internal_api} {version}, kernels for {architecture}, {num_threads} threads".format(**b)
+        "BLAS under numpy: {internal_api} {version}, kernels for {architecture}, {num_threads} threads".format(
+            **b
+        )
         for b in blas
     ]
     if not blas:
         lines.append("BLAS under numpy: unknown, as threadpoolctl is not installed")
     set_here = [name for name in _BLAS_VARIABLES if name in os.environ]
-    return lines + [f"Note: {name}={os.environ[name]} is set and may make numpy slower" for name in set_here]
+    return lines + [
+        f"Note: {name}={os.environ[name]} is set and may make numpy slower" for name in set_here
+    ]

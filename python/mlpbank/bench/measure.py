@@ -134,7 +134,11 @@ def compare(
         try:
             contender = build()
         except (ImportError, UnavailableError) as error:
-            why = f"not installed ({error.name or error})" if isinstance(error, ImportError) else error
+            why = (
+                f"not installed ({error.name or error})"
+                if isinstance(error, ImportError)
+                else error
+            )
             left_out[name] = str(why)
             continue
         if error_found := verify(contender):
@@ -145,7 +149,9 @@ def compare(
     others = machine.OtherLoad()
     timings: list[Timing] = []
     if contenders and contenders[0].name == next(iter(builders)):
-        timings = _time_all(contenders, probes, seconds, lambda part, doing: progress(0.4 + 0.6 * part, doing))
+        timings = _time_all(
+            contenders, probes, seconds, lambda part, doing: progress(0.4 + 0.6 * part, doing)
+        )
     return Comparison(timings, wrong, left_out, failed, others.share())
 
 
@@ -158,7 +164,9 @@ def run_case(
     progress: Progress = lambda fraction, doing: None,
 ) -> CaseResult:
     """Build, verify and time all contenders on one case, for about `seconds`; mlpbank is first."""
-    problem = make_problem(case, progress=lambda part: progress(0.1 * part, "computing the reference"))
+    problem = make_problem(
+        case, progress=lambda part: progress(0.1 * part, "computing the reference")
+    )
     own = stored(problem, settings.dtype)
 
     engine, nbytes = Engine(settings.threads, settings.isa), case.nbytes_as(settings.dtype)
@@ -171,7 +179,9 @@ def run_case(
         probes=probes,
     )
     limits = probes.limits(found.timings[0].median_us) if found.timings else None
-    return CaseResult(**vars(found), case=case, isa=engine.isa, nbytes=nbytes, flops=case.flops, limits=limits)
+    return CaseResult(
+        **vars(found), case=case, isa=engine.isa, nbytes=nbytes, flops=case.flops, limits=limits
+    )
 
 
 def _time_all(

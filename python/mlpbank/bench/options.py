@@ -69,7 +69,9 @@ def make_settings(args: argparse.Namespace) -> Settings:
     if args.threads is not None:
         budget, threads = threads, _integer(args.threads, "--threads")
         if threads > budget:
-            raise InvalidValueError(f"--threads: expected 1 to {budget}, the CPU budget, got {threads}")
+            raise InvalidValueError(
+                f"--threads: expected 1 to {budget}, the CPU budget, got {threads}"
+            )
     Engine(threads, args.isa)  # knows the instruction sets and complains
     layout = _one_of(args.layout, _LAYOUTS, "--layout")
     return Settings(threads, args.isa, layout, _one_of(args.dtype, DTYPES, "--dtype"))
@@ -95,7 +97,9 @@ def _cases(args: argparse.Namespace) -> tuple[Case, ...]:
     if args.suite is not None:
         _one_of(args.suite, ("cases",), "--suite")
         if given:
-            raise InvalidValueError(f"--{given[0]}: not together with --suite, which has its own cases")
+            raise InvalidValueError(
+                f"--{given[0]}: not together with --suite, which has its own cases"
+            )
         return SUITE
     text = {name: getattr(args, name) or default for name, (default, _) in _CASE.items()}
     sizes = tuple(_integer(size, "--sizes") for size in text["sizes"].split(","))
@@ -111,13 +115,17 @@ def _integer(text: str, option: str) -> int:
     try:
         value = int(text)
     except ValueError:
-        raise InvalidValueError(f"{option}: expected a positive integer, got {text.strip()!r}") from None
+        raise InvalidValueError(
+            f"{option}: expected a positive integer, got {text.strip()!r}"
+        ) from None
     return positive_int(value, option)
 
 
 def _one_of(value: Any, choices: tuple[T, ...], option: str) -> T:
     if value not in choices:
-        raise InvalidValueError(f"{option}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+        raise InvalidValueError(
+            f"{option}: expected {' or '.join(map(repr, choices))}, got {value!r}"
+        )
     return choices[choices.index(value)]
 
 

@@ -102,7 +102,9 @@ def _title(axes: Any, text: str, results: Mapping[str, Any]) -> None:
 
 
 def _note(axes: Any, text: str, at: Any, coordinates: Any, offset: Any, **style: Any) -> None:
-    axes.annotate(text, at, xycoords=coordinates, xytext=offset, textcoords="offset points", **style)
+    axes.annotate(
+        text, at, xycoords=coordinates, xytext=offset, textcoords="offset points", **style
+    )
 
 
 def _limits(figure: Any, cases: Sequence[Case], results: Mapping[str, Any]) -> None:

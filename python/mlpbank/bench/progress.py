@@ -18,7 +18,9 @@ class ProgressBar:
         except ImportError:
             return
         form = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {desc}"
-        self._bar = tqdm(total=total, bar_format=form, leave=False, dynamic_ncols=True, disable=None)
+        self._bar = tqdm(
+            total=total, bar_format=form, leave=False, dynamic_ncols=True, disable=None
+        )
 
     def __enter__(self) -> ProgressBar:
         return self

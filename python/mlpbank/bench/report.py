@@ -53,7 +53,9 @@ def load_note(other_load: float | None) -> list[str]:
 def case_table(result: CaseResult) -> str:
     """Return one case's contenders, limits and share, in lines of text."""
     megabytes, megaflop = result.nbytes / 1e6, result.flops / 1e6
-    lines = [f"{result.case}: {result.case.activation}, {megabytes:.3g} MB of parameters, {megaflop:.3g} MFLOP"]
+    lines = [
+        f"{result.case}: {result.case.activation}, {megabytes:.3g} MB of parameters, {megaflop:.3g} MFLOP"
+    ]
     if result.timings:
         lines.append(f"  {'':14}{'median':>12}{'p10':>12}{'p90':>12}   mlpbank is faster by")
     for timing in result.timings:
@@ -90,7 +92,10 @@ def summary_table(results: Sequence[CaseResult]) -> str:
     table = [header, *(_summary_row(result) for result in results)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     table.insert(1, tuple("-" * width for width in widths))
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in table]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in table
+    ]
     beaten = sum(result.limits is not None and result.limits.disturbed for result in results)
     if beaten:
         lines.append(f"\nThe limits of {beaten} of {len(results)} cases were disturbed: no share.")

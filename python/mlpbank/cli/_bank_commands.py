@@ -33,7 +33,11 @@ Subparsers = Any  # argparse has no public name for it
 def add_commands(commands: Subparsers) -> None:
     """Add the four commands to a parser's."""
     inspect = _command(
-        commands, "inspect", inspect_bank, "show what a bank file holds", "mlpbank inspect fleet.mlpbank"
+        commands,
+        "inspect",
+        inspect_bank,
+        "show what a bank file holds",
+        "mlpbank inspect fleet.mlpbank",
     )
     inspect.add_argument("file", type=Path)
 
@@ -58,19 +62,31 @@ def add_commands(commands: Subparsers) -> None:
   mlpbank convert states/ fleet.mlpbank --sizes 32,64,1       # PyTorch state dicts do not tell their activations""",
     )
     convert.add_argument(
-        "source", type=Path, help="bank file, plain .safetensors, or folder of .onnx, .pt, .safetensors"
+        "source",
+        type=Path,
+        help="bank file, plain .safetensors, or folder of .onnx, .pt, .safetensors",
     )
     convert.add_argument("target", type=Path, nargs="?", help="beside the source by default")
-    convert.add_argument("--to", choices=[suffix[1:] for suffix in SUFFIXES], help="format; that of the target's name")
-    convert.add_argument("--dtype", choices=DTYPES, help="of a bank file's weights; as it was by default")
-    convert.add_argument("--sizes", metavar="IN,...,OUT", help="layer sizes of state dicts, such as 32,64,64,1")
+    convert.add_argument(
+        "--to",
+        choices=[suffix[1:] for suffix in SUFFIXES],
+        help="format; that of the target's name",
+    )
+    convert.add_argument(
+        "--dtype", choices=DTYPES, help="of a bank file's weights; as it was by default"
+    )
+    convert.add_argument(
+        "--sizes", metavar="IN,...,OUT", help="layer sizes of state dicts, such as 32,64,64,1"
+    )
     activations = [activation.value for activation in Activation]
     convert.add_argument("--activation", choices=activations, help="of state dicts (default relu)")
     layouts = ["out_in", "in_out"]
     about = "of matrices in .safetensors: (out, in) as in PyTorch, the default, or (in, out)"
     convert.add_argument("--weight-layout", choices=layouts, help=about)
     convert.add_argument("--output-activation", choices=activations, help="likewise (default none)")
-    about = "convert a plain .safetensors without its further arrays (extra.*), which would be an error"
+    about = (
+        "convert a plain .safetensors without its further arrays (extra.*), which would be an error"
+    )
     convert.add_argument("--drop-extra", action="store_true", help=about)
 
     predict = _command(
@@ -88,16 +104,25 @@ def add_commands(commands: Subparsers) -> None:
         help=".csv, .csv.gz, .parquet, .npz, .npy with or without named fields, or - for standard input, which is told "
         "by how it begins",
     )
-    predict.add_argument("--key", required=True, help="column of keys; of an .npy without names its number")
-    predict.add_argument("--output", type=Path, help=".csv, .parquet or .npy; CSV on standard output by default")
     predict.add_argument(
-        "--features", help="input columns a,b,c; by default those the bank's metadata lists, or all others"
+        "--key", required=True, help="column of keys; of an .npy without names its number"
+    )
+    predict.add_argument(
+        "--output", type=Path, help=".csv, .parquet or .npy; CSV on standard output by default"
+    )
+    predict.add_argument(
+        "--features",
+        help="input columns a,b,c; by default those the bank's metadata lists, or all others",
     )
     predict.add_argument("--missing", choices=["error", "nan", "fallback"], help="for unknown keys")
 
 
 def _command(
-    commands: Subparsers, name: str, run: Callable[[argparse.Namespace], int], text: str, examples: str
+    commands: Subparsers,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    examples: str,
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -114,10 +139,16 @@ def inspect_bank(args: argparse.Namespace) -> int:
     """Print what a bank file holds."""
     bank = Bank.open(args.file)
     infos = [bank.info(key) for key in bank]
-    sizes = [bank.architecture.input_size, *(layer.output_size for layer in bank.architecture.layers)]
+    sizes = [
+        bank.architecture.input_size,
+        *(layer.output_size for layer in bank.architecture.layers),
+    ]
     rows = [
         ("file", f"{args.file}, {args.file.stat().st_size:,} bytes"),
-        ("architecture", "-".join(map(str, sizes)) + f", {bank.architecture.num_parameters:,} parameters"),
+        (
+            "architecture",
+            "-".join(map(str, sizes)) + f", {bank.architecture.num_parameters:,} parameters",
+        ),
         ("activations", ", ".join(layer.activation.value for layer in bank.architecture.layers)),
         ("models", f"{len(bank):,}"),
         ("dtype", bank.dtype),
@@ -129,11 +160,19 @@ def inspect_bank(args: argparse.Namespace) -> int:
         shown = ", ".join(repr(info.key) for info in infos[:5])
         rows.append(("keys", shown + (", ..." if len(infos) > 5 else "")))
         versions = Counter(info.version for info in infos).most_common(6)
-        listed = [f"{version if version is not None else '(none)'}: {count:,}" for version, count in versions[:5]]
+        listed = [
+            f"{version if version is not None else '(none)'}: {count:,}"
+            for version, count in versions[:5]
+        ]
         rows.append(("versions", ", ".join(listed) + (", ..." if len(versions) > 5 else "")))
-        first, last = (f(info.loaded_at for info in infos).isoformat(" ", "seconds") for f in (min, max))
+        first, last = (
+            f(info.loaded_at for info in infos).isoformat(" ", "seconds") for f in (min, max)
+        )
         rows.append(("loaded", first if first == last else f"{first} to {last}"))
-    rows += [(f"metadata {name}", json.dumps(value, ensure_ascii=False)) for name, value in bank.metadata.items()]
+    rows += [
+        (f"metadata {name}", json.dumps(value, ensure_ascii=False))
+        for name, value in bank.metadata.items()
+    ]
     width = max(len(name) for name, _ in rows)
     with encoded("standard output"):
         for name, value in rows:
@@ -148,7 +187,9 @@ def verify_bank(args: argparse.Namespace) -> int:
         _mapped.verify(contents, sys.stderr.isatty())
     except BankFileError as error:
         text = str(error)
-        raise BankFileError(text if text.startswith(str(args.file)) else f"{args.file}: {text}") from None
+        raise BankFileError(
+            text if text.startswith(str(args.file)) else f"{args.file}: {text}"
+        ) from None
     with encoded("standard output"):
         print(f"{args.file}: {contents.models:,} models, checksums, keys and weights are sound")
     return 0
@@ -179,12 +220,18 @@ def _target(args: argparse.Namespace) -> tuple[Path, str]:
     """Return where to convert to, and the suffix of the format."""
     suffix = f".{args.to}" if args.to else args.target.suffix if args.target else None
     if suffix not in SUFFIXES:
-        raise CommandError(f"target: expected a name that ends in {', '.join(SUFFIXES)}, or --to, got {args.target}")
+        raise CommandError(
+            f"target: expected a name that ends in {', '.join(SUFFIXES)}, or --to, got {args.target}"
+        )
     if args.target is None and not args.source.name:
-        raise CommandError(f"target: expected a name, since {args.source} has none of its own, got none")
+        raise CommandError(
+            f"target: expected a name, since {args.source} has none of its own, got none"
+        )
     target: Path = args.target or args.source.with_suffix(suffix)
     if target.suffix != suffix and target.suffix in (*SUFFIXES, *MODEL_SUFFIXES):
-        raise CommandError(f"target: expected a name that ends in {suffix}, as --to has it, got {target}")
+        raise CommandError(
+            f"target: expected a name that ends in {suffix}, as --to has it, got {target}"
+        )
     if os.path.realpath(target) == os.path.realpath(args.source) and suffix != ".mlpbank":
         raise CommandError(f"target: expected another name than {args.source}")
     if args.dtype and suffix != ".mlpbank":
@@ -194,10 +241,16 @@ def _target(args: argparse.Namespace) -> tuple[Path, str]:
 
 def _check_folder_options(args: argparse.Namespace) -> None:
     """Refuse options about files of single models where they would say nothing."""
-    given = [name for name in ("sizes", "activation", "output_activation", "weight_layout") if getattr(args, name)]
+    given = [
+        name
+        for name in ("sizes", "activation", "output_activation", "weight_layout")
+        if getattr(args, name)
+    ]
     if given and not args.source.is_dir():
         option = given[0].replace("_", "-")
-        raise CommandError(f"--{option}: expected a folder of state dicts as source, got {args.source}")
+        raise CommandError(
+            f"--{option}: expected a folder of state dicts as source, got {args.source}"
+        )
     if given and not args.sizes and given[0] != "weight_layout":
         raise CommandError(f"--{given[0].replace('_', '-')}: expected --sizes beside it, got none")
 
@@ -216,7 +269,9 @@ def _to_onnx(bank: Bank) -> bytes:
 def _with_dtype(bank: Bank, dtype: DtypeName) -> Bank:
     """Return the bank's models, with their versions, stored in another dtype."""
     versions = [bank.info(key).version for key in bank]
-    result = Bank.from_stacked(*bank.to_stacked(), dtype=dtype, fallback=bank.fallback, version=versions)
+    result = Bank.from_stacked(
+        *bank.to_stacked(), dtype=dtype, fallback=bank.fallback, version=versions
+    )
     result.metadata = bank.metadata
     return result
 
@@ -229,7 +284,9 @@ def _read_source(args: argparse.Namespace) -> Bank:
         plain = _plain.load_plain(source)
         if plain.extra and not args.drop_extra:
             names = ", ".join(f"extra.{name}" for name in plain.extra)
-            raise CommandError(f"{source}: expected no further arrays, got {names}; --drop-extra leaves them out")
+            raise CommandError(
+                f"{source}: expected no further arrays, got {names}; --drop-extra leaves them out"
+            )
         return Bank._from_plain(plain, "float32", "auto", None)
     return Bank.open(source)
 
@@ -238,17 +295,27 @@ def _read_folder(args: argparse.Namespace) -> Bank:
     """Return one bank of a folder's models; their names without suffix become the keys."""
     files = sorted(path for path in args.source.iterdir() if path.suffix in MODEL_SUFFIXES)
     if not files:
-        raise CommandError(f"{args.source}: expected files that end in {', '.join(MODEL_SUFFIXES)}, got none")
-    if double := [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]:
-        raise CommandError(f"{args.source}: expected one file for each key, got several for {double[0]!r}")
+        raise CommandError(
+            f"{args.source}: expected files that end in {', '.join(MODEL_SUFFIXES)}, got none"
+        )
+    if double := [
+        stem for stem, count in Counter(path.stem for path in files).items() if count > 1
+    ]:
+        raise CommandError(
+            f"{args.source}: expected one file for each key, got several for {double[0]!r}"
+        )
     architecture = None
     if args.sizes:
         try:
             sizes = [int(size) for size in args.sizes.split(",")]
         except ValueError:
-            raise CommandError(f"--sizes: expected integers such as 32,64,1, got {args.sizes!r}") from None
+            raise CommandError(
+                f"--sizes: expected integers such as 32,64,1, got {args.sizes!r}"
+            ) from None
         architecture = Architecture.mlp(
-            *sizes, activation=args.activation or "relu", output_activation=args.output_activation or "none"
+            *sizes,
+            activation=args.activation or "relu",
+            output_activation=args.output_activation or "none",
         )
     elif any(path.suffix != ".onnx" for path in files):
         raise CommandError(
@@ -288,7 +355,9 @@ def _read_model(path: Path, architecture: Architecture | None, weight_layout: st
         import torch
     try:
         with foreign("expected a state dict", pickle.UnpicklingError):
-            return torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
+            return torch.load(
+                path, map_location="cpu", weights_only=True
+            )  # never runs code from the file
     except pickle.UnpicklingError:
         raise CommandError(
             "expected a state dict, got a file with other objects, whose loading would run code"
@@ -299,15 +368,23 @@ def predict_rows(args: argparse.Namespace) -> int:
     """Predict for a table and write keys and predictions."""
     suffix = ".csv" if args.output is None else args.output.suffix
     if suffix not in (".csv", ".parquet", ".npy"):
-        raise CommandError(f"--output: expected a name that ends in .csv, .parquet or .npy, got {args.output}")
+        raise CommandError(
+            f"--output: expected a name that ends in .csv, .parquet or .npy, got {args.output}"
+        )
     bank = Bank.open(args.file)
     size = bank.architecture.output_size
     names = ["prediction"] if size == 1 else [f"prediction_{i}" for i in range(size)]
     if args.key in names:
-        raise CommandError(f"--key: expected another name than that of the predictions, got {args.key!r}")
-    keys, x = read_table(args.input, args.key, lambda columns: _features(args, bank, columns), bank.key_type)
+        raise CommandError(
+            f"--key: expected another name than that of the predictions, got {args.key!r}"
+        )
+    keys, x = read_table(
+        args.input, args.key, lambda columns: _features(args, bank, columns), bank.key_type
+    )
     if x.shape[1] != bank.architecture.input_size:  # of an array without names
-        raise CommandError(f"--input: expected {bank.architecture.input_size} columns beside keys, got {x.shape[1]}")
+        raise CommandError(
+            f"--input: expected {bank.architecture.input_size} columns beside keys, got {x.shape[1]}"
+        )
     y = bank.predict(keys, x, missing=args.missing)
     if args.output is None:
         with encoded("standard output"):
@@ -320,7 +397,9 @@ def predict_rows(args: argparse.Namespace) -> int:
             with needs("writing .parquet", "pandas", "pyarrow"):
                 import pandas
 
-                frame = pandas.DataFrame({args.key: keys} | {name: y[:, i] for i, name in enumerate(names)})
+                frame = pandas.DataFrame(
+                    {args.key: keys} | {name: y[:, i] for i, name in enumerate(names)}
+                )
                 with encoded(str(args.output)):
                     frame.to_parquet(file, index=False)
         else:

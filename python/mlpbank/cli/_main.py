@@ -57,12 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         Arguments without the program's name; those of the process by default.
     """
-    parser = argparse.ArgumentParser(prog="mlpbank", description="Many small neural networks in one call, on CPUs.")
+    parser = argparse.ArgumentParser(
+        prog="mlpbank", description="Many small neural networks in one call, on CPUs."
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_commands(commands)
-    demo = commands.add_parser("demo", help="predict the arrival delay of real flights, one network per aircraft")
+    demo = commands.add_parser(
+        "demo", help="predict the arrival delay of real flights, one network per aircraft"
+    )
     demo.set_defaults(run=_demo)
-    bench = commands.add_parser("bench", help="measure speed here, against other libraries and the machine's limits")
+    bench = commands.add_parser(
+        "bench", help="measure speed here, against other libraries and the machine's limits"
+    )
     if (sys.argv[1:] if argv is None else argv)[:1] == ["bench"]:
         from mlpbank.bench.options import add_arguments  # only when it is asked for
 
@@ -76,19 +82,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         sys.stdout.flush()  # here, where a reader that has gone is no error
     except BrokenPipeError:
-        # Whoever read the output has seen enough (`| head`). Python would complain when it closes stdout.
+        # Whoever read the output has seen enough (`| head`). Python would complain when it closes
+        # stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # as the shell has it for SIGPIPE
-    except (MlpbankError, OSError, MemoryError) as error:  # what the user gave does not fit, or the machine lacks
+    except (
+        MlpbankError,
+        OSError,
+        MemoryError,
+    ) as error:  # what the user gave does not fit, or the machine lacks
         if os.environ.get("MLPBANK_DEBUG"):
             raise
-        text = error.args[0] if isinstance(error, UnknownKeyError) else error  # a KeyError's str is its repr
-        print(f"mlpbank: error: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
+        text = (
+            error.args[0] if isinstance(error, UnknownKeyError) else error
+        )  # a KeyError's str is its repr
+        print(
+            f"mlpbank: error: {' '.join(str(text).split()) or type(error).__name__}",
+            file=sys.stderr,
+        )
         return 2
     except Exception:
         if os.environ.get("MLPBANK_DEBUG"):
             raise
         traceback.print_exc()
-        print("mlpbank: this is a bug in mlpbank; please report it with the lines above", file=sys.stderr)
+        print(
+            "mlpbank: this is a bug in mlpbank; please report it with the lines above",
+            file=sys.stderr,
+        )
         return 1
     return code

@@ -106,21 +106,27 @@ def _read(
         elif loaded.dtype.names is None:
             return _split_columns(name, loaded, key, key_type)
         elif loaded.ndim != 1:
-            raise CommandError(f"{name}: expected one dimension of named fields, got shape {loaded.shape}")
+            raise CommandError(
+                f"{name}: expected one dimension of named fields, got shape {loaded.shape}"
+            )
         else:
             columns = {field: loaded[field] for field in loaded.dtype.names}
     features = choose(list(columns))
     for feature in features:
         column = columns[feature]
         if column.dtype.kind not in "fiub" or column.ndim != 1:
-            raise CommandError(f"--features: expected numbers, got column {feature!r} of {column.dtype}")
+            raise CommandError(
+                f"--features: expected numbers, got column {feature!r} of {column.dtype}"
+            )
     keys = _as_keys(columns[key], key, key_type)
     for feature in features:
         if len(columns[feature]) != len(keys):
             raise CommandError(
                 f"{name}: expected {len(keys)} rows, as {key!r} has, got {len(columns[feature])} in {feature!r}"
             )
-    return keys, np.concatenate([_float32(columns[feature][:, None], name, [feature]) for feature in features], axis=1)
+    return keys, np.concatenate(
+        [_float32(columns[feature][:, None], name, [feature]) for feature in features], axis=1
+    )
 
 
 @contextmanager
@@ -141,7 +147,9 @@ def encoded(name: str) -> Iterator[None]:
         yield
     except UnicodeEncodeError as error:
         character = error.object[error.start]
-        raise CommandError(f"{name}: expected text that {error.encoding} can hold, got {character!a}") from None
+        raise CommandError(
+            f"{name}: expected text that {error.encoding} can hold, got {character!a}"
+        ) from None
 
 
 @contextmanager
@@ -151,10 +159,14 @@ def needs(purpose: str, *packages: str) -> Iterator[None]:
         yield
     except ImportError as error:
         names = " ".join(packages)
-        raise CommandError(f"{purpose} needs {' and '.join(packages)}: pip install {names} ({error})") from error
+        raise CommandError(
+            f"{purpose} needs {' and '.join(packages)}: pip install {names} ({error})"
+        ) from error
 
 
-def _read_csv(file: TextIO, name: str, key: str, choose: Choose, key_type: type | None) -> tuple[Keys, Any]:
+def _read_csv(
+    file: TextIO, name: str, key: str, choose: Choose, key_type: type | None
+) -> tuple[Keys, Any]:
     """Return keys and inputs of CSV with a header; every row has as many cells as that."""
     rows = _csv_rows(file, name)
     _, header = next(rows, (1, []))
@@ -163,7 +175,9 @@ def _read_csv(file: TextIO, name: str, key: str, choose: Choose, key_type: type 
     features = choose(header)
     for used in (key, *features):
         if header.count(used) > 1:
-            raise CommandError(f"{name}, line 1: expected one column {used!r}, got {header.count(used)}")
+            raise CommandError(
+                f"{name}, line 1: expected one column {used!r}, got {header.count(used)}"
+            )
     at, places = header.index(key), [header.index(feature) for feature in features]
     # With one place, itemgetter gives a cell and not a tuple.
     pick = itemgetter(*places) if len(places) > 1 else lambda row: (row[places[0]],)
@@ -172,7 +186,9 @@ def _read_csv(file: TextIO, name: str, key: str, choose: Choose, key_type: type 
     for line, row in rows:
         if len(row) != len(header):
             got = f"{len(row)}" if row else "a blank line"
-            raise CommandError(f"{name}, line {line}: expected {len(header)} cells like the header, got {got}")
+            raise CommandError(
+                f"{name}, line {line}: expected {len(header)} cells like the header, got {got}"
+            )
         if key_type is int:
             ints.append(_integer(row[at], f"{name}, line {line}, column {key!r}"))
         else:
@@ -187,7 +203,9 @@ def _read_csv(file: TextIO, name: str, key: str, choose: Choose, key_type: type 
                 raise ValueError
         except ValueError:
             where = f"{name}, line {line}, column "
-            numbers = [_number(cell, where + repr(f)) for f, cell in zip(features, cells, strict=True)]
+            numbers = [
+                _number(cell, where + repr(f)) for f, cell in zip(features, cells, strict=True)
+            ]
         values.extend(numbers)
     inputs = _float32(np.array(values, np.float64).reshape(-1, len(features)), name, features)
     return (np.array(ints, np.int64) if key_type is int else texts), inputs
@@ -222,7 +240,9 @@ def _csv_rows(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
     except csv.Error as error:
         raise CommandError(f"{name}, line {line}: expected CSV, got {error}") from None
     except UnicodeDecodeError as error:
-        raise CommandError(f"{name}: expected UTF-8, got byte {error.object[error.start]:#04x}") from None
+        raise CommandError(
+            f"{name}: expected UTF-8, got byte {error.object[error.start]:#04x}"
+        ) from None
     except gzip.BadGzipFile as error:
         raise CommandError(f"{name}: expected a gzip file, got {error}") from None
     except (EOFError, zlib.error) as error:
@@ -232,8 +252,14 @@ def _csv_rows(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
 def _integer(cell: str, where: str) -> int:
     text = cell.strip(" ")
     # No more digits than 64 bits have: int() refuses thousands of them.
-    if not _INTEGER.fullmatch(text) or len(text.lstrip("+-0")) > 19 or not -(2**63) <= int(text) < 2**63:
-        raise CommandError(f"{where}: expected an integer of 64 bits, since the bank's keys are, got {cell[:80]!r}")
+    if (
+        not _INTEGER.fullmatch(text)
+        or len(text.lstrip("+-0")) > 19
+        or not -(2**63) <= int(text) < 2**63
+    ):
+        raise CommandError(
+            f"{where}: expected an integer of 64 bits, since the bank's keys are, got {cell[:80]!r}"
+        )
     return int(text)
 
 
@@ -251,11 +277,17 @@ def _number(cell: str, where: str) -> float:
     raise CommandError(f"{where}: expected a number, got {cell[:80]!r}")
 
 
-def _load_numpy(source: BinaryIO, name: str, suffix: str) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
+def _load_numpy(
+    source: BinaryIO, name: str, suffix: str
+) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
     """Return the array of an .npy file, or those of an .npz file by name."""
     with foreign(f"{name}: expected an {suffix} file"):
         loaded: Any = np.load(source, allow_pickle=False)
-        arrays = loaded if isinstance(loaded, np.ndarray) else {field: loaded[field] for field in loaded.files}
+        arrays = (
+            loaded
+            if isinstance(loaded, np.ndarray)
+            else {field: loaded[field] for field in loaded.files}
+        )
     if isinstance(arrays, np.ndarray) and suffix == ".npz":
         raise CommandError(f"{name}: expected named arrays, got an .npy file")
     if isinstance(arrays, dict) and suffix == ".npy":
@@ -267,10 +299,14 @@ def _load_numpy(source: BinaryIO, name: str, suffix: str) -> npt.NDArray[Any] | 
     return arrays
 
 
-def _split_columns(name: str, table: npt.NDArray[Any], key: str, key_type: type | None) -> tuple[Keys, Any]:
+def _split_columns(
+    name: str, table: npt.NDArray[Any], key: str, key_type: type | None
+) -> tuple[Keys, Any]:
     """Return the keys and the inputs of an array whose columns have no names."""
     if table.ndim != 2 or not re.fullmatch("[0-9]{1,9}", key) or int(key) >= table.shape[1]:
-        raise CommandError(f"--key: expected the number of a column of {name}, shape {table.shape}, got {key!r}")
+        raise CommandError(
+            f"--key: expected the number of a column of {name}, shape {table.shape}, got {key!r}"
+        )
     if table.dtype.kind not in "fiu":
         raise CommandError(f"{name}: expected numbers, got {table.dtype}")
     columns = [i for i in range(table.shape[1]) if i != int(key)]
@@ -282,21 +318,31 @@ def _as_keys(column: npt.NDArray[Any], name: str, key_type: type | None) -> Keys
     """Return a column as keys of a bank, or raise CommandError for the first entry that is none."""
     wanted = "integers of 64 bits" if key_type is int else "text"
     if column.ndim != 1:
-        raise CommandError(f"--key: expected a column of {wanted}, got {name!r} of shape {column.shape}")
+        raise CommandError(
+            f"--key: expected a column of {wanted}, got {name!r} of shape {column.shape}"
+        )
     if key_type is int and column.dtype.kind in "iu":
         wrong = column > np.iinfo(np.int64).max
     elif key_type is int and column.dtype.kind == "f":
         # From these on a float may be another integer, rounded.
         most = min(2.0 ** (np.finfo(column.dtype).nmant + 1), 2.0**62)
         wrong = ~((column == np.trunc(column)) & (np.abs(column.astype(np.float64)) < most))
-    elif key_type is not int and column.dtype.kind in "UO" and all(isinstance(key, str) for key in column.tolist()):
+    elif (
+        key_type is not int
+        and column.dtype.kind in "UO"
+        and all(isinstance(key, str) for key in column.tolist())
+    ):
         return column.tolist()  # type: ignore[no-any-return]
     elif len(column) == 0:
         return np.empty(0, np.int64) if key_type is int else []
     else:
-        raise CommandError(f"--key: expected a column of {wanted} like the bank's keys, got {name!r} of {column.dtype}")
+        raise CommandError(
+            f"--key: expected a column of {wanted} like the bank's keys, got {name!r} of {column.dtype}"
+        )
     if wrong.any():
-        raise CommandError(f"--key: expected a column of {wanted}, got {column[wrong][0]} in row {np.argmax(wrong)}")
+        raise CommandError(
+            f"--key: expected a column of {wanted}, got {column[wrong][0]} in row {np.argmax(wrong)}"
+        )
     return column.astype(np.int64)
 
 
@@ -310,7 +356,9 @@ class _Lines:
         return self._file.write(row.removesuffix("\r\n") + "\n")
 
 
-def write_csv(file: TextIO, key: str, keys: Sequence[Key] | Keys, names: Sequence[str], y: Float32Array) -> None:
+def write_csv(
+    file: TextIO, key: str, keys: Sequence[Key] | Keys, names: Sequence[str], y: Float32Array
+) -> None:
     """Write keys and predictions with a header; NaN is an empty cell."""
     writer = csv.writer(_Lines(file), lineterminator="\r\n")
     writer.writerow([key, *names])

@@ -1,6 +1,7 @@
 """``python -m mlpbank demo``: the arrival delay of real flights, one network for each aircraft, in one call.
 
-The bank in data/flights.mlpbank comes from examples/flights/train.py, whose README tells how it was made.
+The bank in data/flights.mlpbank comes from examples/flights/train.py, whose README tells how it was
+made.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ def load_bank() -> Bank:
 def load_flights() -> dict[str, npt.NDArray[Any]]:
     """Return flights that no network was trained on.
 
-    ``features`` (flights, inputs) float32, ``arrival_delay`` (flights,) float32 in minutes, and ``model`` (flights,)
-    int32, the position of the flight's aircraft among the bank's keys.
+    ``features`` (flights, inputs) float32, ``arrival_delay`` (flights,) float32 in minutes, and
+    ``model`` (flights,) int32, the position of the flight's aircraft among the bank's keys.
     """
     with resources.as_file(resources.files("mlpbank") / "data" / "flights.safetensors") as path:
         return load_file(path)
 
 
-def numpy_forward(architecture: Architecture, weights: Arrays, biases: Arrays, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def numpy_forward(
+    architecture: Architecture, weights: Arrays, biases: Arrays, x: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
     """Return the outputs of one network for x (rows, in), or of many stacked ones for x (N, rows, in)."""
     for layer, matrix, bias in zip(architecture.layers, weights, biases, strict=True):
         x = x @ matrix + bias
@@ -82,9 +85,12 @@ def main() -> int:
     )[:, 0, 0]
     difference = np.abs(predicted - exact).max()
 
-    # The same as a loop: each aircraft's flights through its network. What a forward needs is looked up beforehand.
+    # The same as a loop: each aircraft's flights through its network. What a forward needs is
+    # looked up beforehand.
     aircraft = np.unique(models)
-    work = [([w[m] for w in weights], [b[m] for b in biases], features[models == m]) for m in aircraft]
+    work = [
+        ([w[m] for w in weights], [b[m] for b in biases], features[models == m]) for m in aircraft
+    ]
 
     def loop() -> None:
         for w, b, x in work:
@@ -93,16 +99,27 @@ def main() -> int:
     call_seconds = median_seconds(lambda: bank.predict(tailnums, features), 101)
     loop_seconds = median_seconds(loop, 9)
 
-    sizes = "-".join(str(size) for size in (architecture.input_size, *(s.output_size for s in architecture.layers)))
+    sizes = "-".join(
+        str(size)
+        for size in (architecture.input_size, *(s.output_size for s in architecture.layers))
+    )
     ratio = loop_seconds / call_seconds
     whole = bank.metadata["mean_absolute_error_minutes"]
     print("Arrival delay of flights that left New York in December 2013, predicted at departure")
-    print(f"  networks                        {len(bank):8d}     {sizes}, one for each aircraft and one for all")
-    print(f"  flights                         {len(models):8d}     of {len(aircraft)} aircraft, none was trained on")
+    print(
+        f"  networks                        {len(bank):8d}     {sizes}, one for each aircraft and one for all"
+    )
+    print(
+        f"  flights                         {len(models):8d}     of {len(aircraft)} aircraft, none was trained on"
+    )
     print(f"  one call for all flights        {call_seconds * 1e3:8.3f} ms  {bank.engine!r}")
-    print(f"  loop, one NumPy forward each    {loop_seconds * 1e3:8.3f} ms  {ratio:.0f} times as long")
+    print(
+        f"  loop, one NumPy forward each    {loop_seconds * 1e3:8.3f} ms  {ratio:.0f} times as long"
+    )
     print(f"  largest difference from float64 {difference:8.1e} minutes")
-    print(f"Mean absolute error, in minutes       here  all {bank.metadata['held_out_flights']} flights of that month")
+    print(
+        f"Mean absolute error, in minutes       here  all {bank.metadata['held_out_flights']} flights of that month"
+    )
     for name, guess, method in (
         ("one network for each aircraft", predicted, "aircraft"),
         ("one network for all of them", by_global, "global"),
@@ -111,5 +128,7 @@ def main() -> int:
         print(f"  {name:31s} {np.abs(guess - actual).mean():8.2f} {whole[method]:8.2f}")
     print("Some of the flights  left late by  predicted  arrived late by (minutes)")
     for i in np.linspace(0, len(models) - 1, 4).astype(int):
-        print(f"  {tailnums[i]:18s} {departure_delay[i]:12.0f} {predicted[i]:10.0f} {actual[i]:16.0f}")
+        print(
+            f"  {tailnums[i]:18s} {departure_delay[i]:12.0f} {predicted[i]:10.0f} {actual[i]:16.0f}"
+        )
     return 0

@@ -1,7 +1,7 @@
 """Models people have, in mlpbank's form: PyTorch, scikit-learn, Keras, ONNX, JAX, Flax, Equinox, flat vectors.
 
-No framework is imported that the process has not imported already; only `to_onnx`, and models given as an ONNX file or
-its bytes, import ``onnx``.
+No framework is imported that the process has not imported already; only `to_onnx`, and models given
+as an ONNX file or its bytes, import ``onnx``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,13 @@ __all__ = [
 Key = TypeVar("Key", bound=Hashable)
 
 # What `stack` raises again with the key in front. Errors of others stay what they are.
-_MLPBANK_KINDS = (UnsupportedLayerError, InvalidTypeError, UnknownKeyError, InvalidValueError, MlpbankError)
+_MLPBANK_KINDS = (
+    UnsupportedLayerError,
+    InvalidTypeError,
+    UnknownKeyError,
+    InvalidValueError,
+    MlpbankError,
+)
 _KINDS = (TypeError, KeyError, ValueError)
 
 
@@ -64,21 +70,25 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
         - a Keras 3 model that is a chain of layers;
         - an ONNX ModelProto, its bytes, or the path of an .onnx file;
         - with `architecture`: a PyTorch state_dict, a JAX, Flax or Equinox parameter tree (see `from_params` where the
-          order or orientation of its layers has to be told), or a mapping that is in mlpbank's form already.
+          order or orientation of its layers has to be told), or a mapping that is in mlpbank's form
+          already.
     architecture : Architecture, optional
         What the model shall be; needed where it says nothing of its activations.
 
     Returns
     -------
     Converted
-        Batch normalisation and scalers are folded into the layers in float64, rounded once to float32.
+        Batch normalisation and scalers are folded into the layers in float64, rounded once to
+        float32.
 
     Raises
     ------
     UnsupportedLayerError
-        A ValueError: the model has a layer that mlpbank cannot express; the message names it and where it stands.
+        A ValueError: the model has a layer that mlpbank cannot express; the message names it and
+        where it stands.
     TypeError, ValueError
-        The model is of no known kind or not fitted; `architecture` is missing, or is not the model's.
+        The model is of no known kind or not fitted; `architecture` is missing, or is not the
+        model's.
     """
     layers = _layers(model, architecture, {})
     shape = _chain.shape_of(layers)
@@ -111,18 +121,21 @@ def stack(
     architecture : Architecture
         That of every model.
     weights : dict of str to float32 array
-        ``"layer_<i>"`` (N, in, out) and ``"layer_<i>.bias"`` (N, out): what `BatchedWeights.load_stacked` takes.
+        ``"layer_<i>"`` (N, in, out) and ``"layer_<i>.bias"`` (N, out): what
+        `BatchedWeights.load_stacked` takes.
 
     Raises
     ------
     ValueError
-        There is no model; a model differs from `architecture` or from the first, the message naming the key and how; or
-        what `convert` raises, the message beginning with the key.
+        There is no model; a model differs from `architecture` or from the first, the message naming
+        the key and how; or what `convert` raises, the message beginning with the key.
     TypeError
         As for `convert`.
     """
     if not isinstance(models, Mapping):
-        raise InvalidTypeError(f"models: expected a mapping of keys to models, got {type(models).__name__}")
+        raise InvalidTypeError(
+            f"models: expected a mapping of keys to models, got {type(models).__name__}"
+        )
     if not models:
         raise InvalidValueError("models: expected at least one, got none")
     shape = None if architecture is None else _chain.shape_of_architecture(architecture)
@@ -142,7 +155,10 @@ def stack(
                 raise InvalidValueError(f"differs from {whose}: {_chain.difference(shape, got)}")
             if not stacked:
                 n = len(models)
-                stacked = [(np.empty((n, a, b), np.float32), np.zeros((n, b), np.float32)) for a, b, _ in shape]
+                stacked = [
+                    (np.empty((n, a, b), np.float32), np.zeros((n, b), np.float32))
+                    for a, b, _ in shape
+                ]
             for j, (layer, (weight, bias)) in enumerate(zip(layers, stacked, strict=True)):
                 weight[i] = _rounded(layer.weight, f"layer_{j}")
                 if layer.bias is not None:
@@ -183,7 +199,9 @@ def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
     return _onnx().export(architecture, weights)
 
 
-def _layers(model: Any, architecture: Architecture | None, plans: dict[Any, Any]) -> list[_chain.Layer]:
+def _layers(
+    model: Any, architecture: Architecture | None, plans: dict[Any, Any]
+) -> list[_chain.Layer]:
     """Return a model's layers, folded."""
     framework = _framework(type(model))
     if framework == "torch":

@@ -30,7 +30,9 @@ def join(where: str, name: str) -> str:
 def require(where: str, layer: str, option: str, got: Any, allowed: tuple[Any, ...]) -> None:
     """Raise if an option of a layer has a value that mlpbank has not."""
     if not any(got is value if value is None else got == value for value in allowed):
-        raise unsupported(where, f"{layer}: expected {option} {' or '.join(map(repr, allowed))}, got {got!r}")
+        raise unsupported(
+            where, f"{layer}: expected {option} {' or '.join(map(repr, allowed))}, got {got!r}"
+        )
 
 
 # Tuples, not dataclasses: thousands of models are read one by one, and these are made the fastest.
@@ -68,7 +70,8 @@ class Layer(NamedTuple):
     activation: Activation
 
 
-# (input size, output size, activation) of each layer: what has to be equal for models to share a bank.
+# (input size, output size, activation) of each layer: what has to be equal for models to share a
+# bank.
 Shape = tuple[tuple[int, int, Activation], ...]
 
 
@@ -81,7 +84,8 @@ class Converted:
     architecture : Architecture
         Its layers.
     weights : dict of str to float32 array
-        ``"layer_<i>"`` (in, out) and ``"layer_<i>.bias"`` (out,) of every layer: what `BatchedWeights.load` takes.
+        ``"layer_<i>"`` (in, out) and ``"layer_<i>.bias"`` (out,) of every layer: what
+        `BatchedWeights.load` takes.
     """
 
     architecture: Architecture
@@ -114,7 +118,8 @@ def batch_norm(
 def fold(steps: Iterable[Step]) -> list[Layer]:
     """Return the layers that compute what the steps compute.
 
-    An affine step goes into the layer before it where that has no activation yet, else into the layer after it.
+    An affine step goes into the layer before it where that has no activation yet, else into the
+    layer after it.
 
     Raises
     ------
@@ -138,7 +143,9 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
         else:
             _activate(step, pending, layers)
     if pending is not None:
-        raise unsupported(pending.where, "no dense layer follows that this scale and shift could be folded into")
+        raise unsupported(
+            pending.where, "no dense layer follows that this scale and shift could be folded into"
+        )
     if not layers:
         raise UnsupportedLayerError("expected at least one dense layer, got none")
     return layers
@@ -151,9 +158,13 @@ def _dense(step: Dense, pending: Affine | None, layers: list[Layer]) -> Layer:
     if layers:
         before = layers[-1]
         if before.activation is Activation.SOFTMAX:
-            raise unsupported(step.where, "softmax can stand on the last layer only, and this layer follows it")
+            raise unsupported(
+                step.where, "softmax can stand on the last layer only, and this layer follows it"
+            )
         if before.weight.shape[1] != weight.shape[0]:
-            raise unsupported(step.where, f"expected {before.weight.shape[1]} inputs, got {weight.shape[0]}")
+            raise unsupported(
+                step.where, f"expected {before.weight.shape[1]} inputs, got {weight.shape[0]}"
+            )
     if pending is not None:
         wide = weight.astype(np.float64)
         scale = _per_feature(pending.scale, wide.shape[0], pending.where)
@@ -164,7 +175,10 @@ def _dense(step: Dense, pending: Affine | None, layers: list[Layer]) -> Layer:
 
 def _scale_outputs(layer: Layer, step: Affine) -> Layer:
     size = layer.weight.shape[1]
-    scale, shift = _per_feature(step.scale, size, step.where), _per_feature(step.shift, size, step.where)
+    scale, shift = (
+        _per_feature(step.scale, size, step.where),
+        _per_feature(step.shift, size, step.where),
+    )
     bias = shift if layer.bias is None else layer.bias * scale + shift
     return Layer(layer.weight * scale, bias, layer.activation)
 
@@ -178,25 +192,35 @@ def _activate(step: Activate, pending: Affine | None, layers: list[Layer]) -> No
         return
     if pending is not None:
         raise unsupported(
-            pending.where, f"stands between two activations, so no dense layer can take it ({step.where})"
+            pending.where,
+            f"stands between two activations, so no dense layer can take it ({step.where})",
         )
     if not layers:
-        raise unsupported(step.where, f"expected a dense layer before the first activation, got {step.activation}")
+        raise unsupported(
+            step.where, f"expected a dense layer before the first activation, got {step.activation}"
+        )
     last = layers[-1]
     if last.activation is not Activation.NONE:
-        raise unsupported(step.where, f"expected one activation for each layer, got {step.activation} after another")
+        raise unsupported(
+            step.where,
+            f"expected one activation for each layer, got {step.activation} after another",
+        )
     layers[-1] = Layer(last.weight, last.bias, step.activation)
 
 
 def _per_feature(values: FloatArray, size: int, where: str) -> FloatArray:
     if values.shape not in ((), (1,), (size,)):
-        raise unsupported(where, f"expected one value for each of {size} features, got shape {values.shape}")
+        raise unsupported(
+            where, f"expected one value for each of {size} features, got shape {values.shape}"
+        )
     return np.broadcast_to(values, (size,))
 
 
 def shape_of(layers: list[Layer]) -> Shape:
     """Return what has to be equal for models to share a bank."""
-    return tuple((layer.weight.shape[0], layer.weight.shape[1], layer.activation) for layer in layers)
+    return tuple(
+        (layer.weight.shape[0], layer.weight.shape[1], layer.activation) for layer in layers
+    )
 
 
 def architecture_of(layers: list[Layer]) -> Architecture:
@@ -206,7 +230,9 @@ def architecture_of(layers: list[Layer]) -> Architecture:
 
 def shape_of_architecture(architecture: Architecture) -> Shape:
     """Return what `shape_of` returns for models of this architecture."""
-    return tuple((layer.input_size, layer.output_size, layer.activation) for layer in architecture.layers)
+    return tuple(
+        (layer.input_size, layer.output_size, layer.activation) for layer in architecture.layers
+    )
 
 
 def difference(expected: Shape, got: Shape) -> str:
@@ -232,7 +258,9 @@ def to_float32(array: npt.NDArray[Any], name: str) -> Float32Array:
     with np.errstate(over="ignore"):
         rounded = np.array(array, np.float32, order="C")
     if array.dtype != np.float32 and (bad := np.isinf(rounded) & np.isfinite(array)).any():
-        raise InvalidValueError(f"{name}: expected values that float32 can hold, got {array[bad][0]:g}")
+        raise InvalidValueError(
+            f"{name}: expected values that float32 can hold, got {array[bad][0]:g}"
+        )
     return rounded
 
 

@@ -1,8 +1,9 @@
 """Functions of one number in a normal form, in which the many ways to write an activation are one.
 
-An expression is a polynomial: a sum of products of powers of `x` and of functions of other expressions. So
-``0.5 * x * (1 + erf(x / sqrt(2)))`` is the same as ``x * (0.5 + 0.5 * erf(x * 0.7071))``. What an activation is, its
-expression tells for every x there is; a few numbers would tell it for themselves only.
+An expression is a polynomial: a sum of products of powers of `x` and of functions of other
+expressions. So ``0.5 * x * (1 + erf(x / sqrt(2)))`` is the same as ``x * (0.5 + 0.5 * erf(x *
+0.7071))``. What an activation is, its expression tells for every x there is; a few numbers would
+tell it for themselves only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ Expression = tuple[tuple[Product, float], ...]
 
 _MOST_TERMS, _MOST_PARTS = 16, 100  # above any activation: what is untrusted may not become large
 _HIGHEST_POWER = 8
-_LARGEST = 3.4028234e38  # of float32: nothing is clipped above it, and ONNX means it where there is no bound
+# Of float32: nothing is clipped above it, and ONNX means it where there is no bound
+_LARGEST = 3.4028234e38
 # Far above what a constant in float32 is off by, far below what makes another function.
 _TOLERANCE = 1e-6
 
@@ -36,7 +38,9 @@ def _atom(name: str, *arguments: Expression) -> Expression:
 
 
 def _parts(a: Expression) -> int:
-    return sum(1 + sum(1 + sum(map(_parts, factor[1])) for factor, _ in product) for product, _ in a)
+    return sum(
+        1 + sum(1 + sum(map(_parts, factor[1])) for factor, _ in product) for product, _ in a
+    )
 
 
 X: Expression = _atom("x")
@@ -61,7 +65,9 @@ def add(*terms: Expression) -> Expression:
             total[product] = total.get(product, 0.0) + coefficient
     if len(total) > _MOST_TERMS:
         raise Unknown
-    return tuple(sorted((product, coefficient) for product, coefficient in total.items() if coefficient))
+    return tuple(
+        sorted((product, coefficient) for product, coefficient in total.items() if coefficient)
+    )
 
 
 def multiply(*factors: Expression) -> Expression:
@@ -195,7 +201,10 @@ def _forms() -> list[tuple[Activation, Expression]]:
         (Activation.TANH, function("tanh", X)),
         (Activation.SIGMOID, function("sigmoid", X)),
         (Activation.LEAKY_RELU, maximum(leak, X)),
-        (Activation.LEAKY_RELU, subtract(maximum(ZERO, X), multiply(number(0.01), maximum(ZERO, negative(X))))),
+        (
+            Activation.LEAKY_RELU,
+            subtract(maximum(ZERO, X), multiply(number(0.01), maximum(ZERO, negative(X)))),
+        ),
         (Activation.ELU, function("elu", X, ONE)),
         (Activation.GELU, function("gelu", X)),
         (Activation.GELU, _gelu(add(ONE, function("erf", multiply(X, root))))),

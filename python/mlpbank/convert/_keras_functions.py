@@ -16,7 +16,19 @@ from mlpbank.convert._native import as_array
 from mlpbank.convert._recognise import agrees
 
 _NAMED = [
-    *("relu", "tanh", "sigmoid", "silu", "softplus", "erf", "exp", "expm1", "log", "log1p", "logaddexp"),
+    *(
+        "relu",
+        "tanh",
+        "sigmoid",
+        "silu",
+        "softplus",
+        "erf",
+        "exp",
+        "expm1",
+        "log",
+        "log1p",
+        "logaddexp",
+    ),
     *("greater", "less", "where"),
 ]
 _FUNCTIONS: dict[str, Callable[..., Expression]] = {
@@ -34,8 +46,13 @@ _FUNCTIONS: dict[str, Callable[..., Expression]] = {
     "LeakyRelu": lambda a, negative_slope: e.leaky_relu(a, negative_slope),
     "Gelu": lambda a, approximate: e.function("gelu_tanh" if approximate else "gelu", a),
     "Clip": lambda a, x_min, x_max: e.clip(a, _number(x_min), _number(x_max)),
-    "ReLU": lambda a, negative_slope, max_value, threshold: _relu(a, negative_slope, max_value, threshold),
-    **{name.capitalize(): lambda *arguments, name=name: e.function(name, *arguments) for name in _NAMED},
+    "ReLU": lambda a, negative_slope, max_value, threshold: _relu(
+        a, negative_slope, max_value, threshold
+    ),
+    **{
+        name.capitalize(): lambda *arguments, name=name: e.function(name, *arguments)
+        for name in _NAMED
+    },
 }
 
 
@@ -48,7 +65,11 @@ def function_of(function: Callable[[Any], Any]) -> Activation | None:
     # It may choose anew each time it is called.
     if first is None or first is not second:
         return None
-    return first if first is Activation.SOFTMAX or agrees(lambda x: _computed(function, x), first) else None
+    return (
+        first
+        if first is Activation.SOFTMAX or agrees(lambda x: _computed(function, x), first)
+        else None
+    )
 
 
 def _called(function: Callable[[Any], Any]) -> Activation | None:
@@ -75,12 +96,16 @@ def operation_of(operation: Any, node: Any, tensor: Any) -> Activation | None:
 def _expression(operation: Any, node: Any, known: dict[int, Expression]) -> Expression:
     name = type(operation).__name__
     options = list(inspect.signature(type(operation).__init__).parameters)
-    options = [option for option in options if option not in ("self", "name", "dtype", "args", "kwargs")]
+    options = [
+        option for option in options if option not in ("self", "name", "dtype", "args", "kwargs")
+    ]
     if name not in _FUNCTIONS or not _is_known(operation, set(options)) or node.arguments.kwargs:
         raise e.Unknown
     arguments = [_argument(value, known) for value in node.arguments.args]
     try:
-        return _FUNCTIONS[name](*arguments, **{option: getattr(operation, option) for option in options})
+        return _FUNCTIONS[name](
+            *arguments, **{option: getattr(operation, option) for option in options}
+        )
     except TypeError:  # an option that other versions of Keras have
         raise e.Unknown from None
 
@@ -89,7 +114,11 @@ def _is_known(operation: Any, options: set[str]) -> bool:
     """Return whether an operation is one of Keras' own that has no other options than these."""
     kind = type(operation)
     own = kind.__module__.startswith(("keras.src.ops.", "keras.src.activations."))
-    return own and "call" not in vars(operation) and all(hasattr(operation, option) for option in options)
+    return (
+        own
+        and "call" not in vars(operation)
+        and all(hasattr(operation, option) for option in options)
+    )
 
 
 def _argument(value: Any, known: dict[int, Expression]) -> Expression:

@@ -21,7 +21,8 @@ _KEY = re.compile(r"layer_\d+(\.bias)?")
 def is_native(model: Any) -> bool:
     """Return whether the names are mlpbank's. Values that are mappings are a tree's, whatever its names."""
     return isinstance(model, Mapping) and all(
-        isinstance(key, str) and _KEY.fullmatch(key) and not isinstance(value, Mapping) for key, value in model.items()
+        isinstance(key, str) and _KEY.fullmatch(key) and not isinstance(value, Mapping)
+        for key, value in model.items()
     )
 
 
@@ -55,7 +56,9 @@ def unflattened(
     layers = architecture.layers
     known = {f"layer_{i}{suffix}" for i in range(len(layers)) for suffix in ("", ".bias")}
     if unknown := [key for key in weights if key not in known]:
-        raise UnknownKeyError(f"weights: unknown key {unknown[0]!r}, expected those of {len(layers)} layers")
+        raise UnknownKeyError(
+            f"weights: unknown key {unknown[0]!r}, expected those of {len(layers)} layers"
+        )
     arrays: dict[str, Float32Array] = {}
     batch: tuple[int, ...] = ()
     for i, layer in enumerate(layers):
@@ -70,11 +73,17 @@ def unflattened(
             batch = matrix.shape[:1] if stacked else ()
         shapes = ((*batch, *size), (*batch, size[0] * size[1]))
         if matrix.shape not in shapes:
-            raise InvalidValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {matrix.shape}")
+            raise InvalidValueError(
+                f"{name}: expected shape {' or '.join(map(str, shapes))}, got {matrix.shape}"
+            )
         arrays[name] = matrix.reshape(*batch, *size)
         name = f"{name}.bias"
         shape = (*batch, layer.output_size)
-        bias = as_float32(as_array(weights[name], name), name) if name in weights else np.zeros(shape, np.float32)
+        bias = (
+            as_float32(as_array(weights[name], name), name)
+            if name in weights
+            else np.zeros(shape, np.float32)
+        )
         if bias.shape != shape:
             raise InvalidValueError(f"{name}: expected shape {shape}, got {bias.shape}")
         arrays[name] = bias
@@ -84,11 +93,13 @@ def unflattened(
 def as_array(values: Any, name: str) -> npt.NDArray[Any]:
     """Return an array of any framework as NumPy's."""
     if hasattr(values, "detach"):  # a PyTorch tensor; NumPy would refuse one that has a gradient
-        from mlpbank.convert import torch
+        from mlpbank.convert import _torch_parts
 
-        return torch.to_numpy(values, name)
+        return _torch_parts.to_numpy(values, name)
     refuse_masks(values, name)
     array = np.asarray(values)
-    if array.dtype.kind == "V" or array.dtype.name == "bfloat16":  # JAX's bfloat16 is no dtype of NumPy's own
+    if (
+        array.dtype.kind == "V" or array.dtype.name == "bfloat16"
+    ):  # JAX's bfloat16 is no dtype of NumPy's own
         array = array.astype(np.float32)
     return array

@@ -26,7 +26,12 @@ ACTIVATIONS = {
     "Softmax": Activation.SOFTMAX,
 }
 _NAMED = ("Relu", "Tanh", "Sigmoid", "Softplus", "Erf", "Exp", "Log", "Greater", "Less", "Where")
-_FOLDS: dict[str, Callable[..., Expression]] = {"Add": e.add, "Sum": e.add, "Mul": e.multiply, "Max": e.maximum}
+_FOLDS: dict[str, Callable[..., Expression]] = {
+    "Add": e.add,
+    "Sum": e.add,
+    "Mul": e.multiply,
+    "Max": e.maximum,
+}
 _FUNCTIONS: dict[str, Callable[..., Expression]] = {
     "Sub": e.subtract,
     "Div": e.divide,
@@ -51,7 +56,13 @@ def activation(op: str, attributes: dict[str, Any], where: str) -> Activate:
     elif op == "Softmax":
         require(where, op, "axis", attributes.get("axis", -1), (-1, 1))
     elif op == "Gelu":
-        require(where, op, "approximate", form := attributes.get("approximate", b"none"), (b"none", b"tanh"))
+        require(
+            where,
+            op,
+            "approximate",
+            form := attributes.get("approximate", b"none"),
+            (b"none", b"tanh"),
+        )
         if form == b"tanh":
             return Activate(Activation.GELU_TANH, where)
     return Activate(ACTIVATIONS[op], where)
@@ -73,7 +84,9 @@ def activation_of(
         return None
 
 
-def _argument(name: str, known: Mapping[str, Expression], constants: Mapping[str, npt.NDArray[Any]]) -> Any:
+def _argument(
+    name: str, known: Mapping[str, Expression], constants: Mapping[str, npt.NDArray[Any]]
+) -> Any:
     """Return what an input of a node is, None if it is left out."""
     if not name or name in known:
         return known.get(name)
@@ -100,7 +113,9 @@ def _expression(node: Any, arguments: list[Any]) -> Expression:
         (x,) = _given(arguments)
         if attributes:
             raise e.Unknown
-        return e.leaky_relu(x, alpha) if op == "LeakyRelu" else e.function("elu", x, e.number(alpha))
+        return (
+            e.leaky_relu(x, alpha) if op == "LeakyRelu" else e.function("elu", x, e.number(alpha))
+        )
     if attributes or op not in {*_FOLDS, *_FUNCTIONS}:
         raise e.Unknown
     if op in _FUNCTIONS and len(arguments) != _SIZES.get(op, 1):

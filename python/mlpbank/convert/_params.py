@@ -1,7 +1,7 @@
 """Parameters without a model: state_dicts, parameter trees and flat vectors, with the architecture told.
 
-Nothing is inferred from a shape that two layers could have: a square matrix looks the same either way round. Each
-framework's orientation is known by its names and types, or told.
+Nothing is inferred from a shape that two layers could have: a square matrix looks the same either
+way round. Each framework's orientation is known by its names and types, or told.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from mlpbank.convert._native import as_array
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Float32Array
 
-_ROLES = {"kernel": "weight", "weight": "weight", "w": "weight", "W": "weight", "bias": "bias", "b": "bias"}
+_ROLES = {
+    "kernel": "weight",
+    "weight": "weight",
+    "w": "weight",
+    "W": "weight",
+    "bias": "bias",
+    "b": "bias",
+}
 _LAYOUTS = ("in_out", "out_in")
 
 Path = tuple[str, ...]
@@ -39,24 +46,29 @@ class _DenseParams:
 
 @in_default_mode
 def from_params(
-    params: Any, architecture: Architecture, *, layers: Sequence[str] | None = None, weight_layout: str | None = None
+    params: Any,
+    architecture: Architecture,
+    *,
+    layers: Sequence[str] | None = None,
+    weight_layout: str | None = None,
 ) -> Converted:
     """Return one model from its parameters.
 
     Parameters
     ----------
     params : mapping, sequence or module
-        A PyTorch state_dict, parameters of Flax (Linen or NNX), an Equinox module, or any nesting of mappings and
-        sequences whose arrays are called ``weight``, ``kernel``, ``w`` or ``W``, and ``bias`` or ``b``, or are pairs of
-        a matrix and a vector.
+        A PyTorch state_dict, parameters of Flax (Linen or NNX), an Equinox module, or any nesting
+        of mappings and sequences whose arrays are called ``weight``, ``kernel``, ``w`` or ``W``,
+        and ``bias`` or ``b``, or are pairs of a matrix and a vector.
     architecture : Architecture
         Layers and activations, which parameters say nothing of.
     layers : sequence of str, optional
-        The names of the layers, first to last, such as ``["encoder.0", "head"]``. Not needed where names end with
-        numbers (``fc1``, ``fc2``; ``net.0``, ``net.2``) or no two layers have the same sizes.
+        The names of the layers, first to last, such as ``["encoder.0", "head"]``. Not needed where
+        names end with numbers (``fc1``, ``fc2``; ``net.0``, ``net.2``) or no two layers have the
+        same sizes.
     weight_layout : {"in_out", "out_in"}, optional
-        Whether matrices are (in, out), for ``x @ w``, or (out, in). Known, and not needed, for what PyTorch calls
-        ``weight``, Equinox' Linear and what is called ``kernel`` (Flax, Keras).
+        Whether matrices are (in, out), for ``x @ w``, or (out, in). Known, and not needed, for what
+        PyTorch calls ``weight``, Equinox' Linear and what is called ``kernel`` (Flax, Keras).
 
     Returns
     -------
@@ -67,14 +79,21 @@ def from_params(
     UnsupportedLayerError
         An array belongs to no dense layer; the message names it.
     TypeError, ValueError
-        Names or shapes do not fit the architecture, or the order or orientation of layers has to be told.
+        Names or shapes do not fit the architecture, or the order or orientation of layers has to be
+        told.
     """
-    return Converted(architecture, _read(params, architecture, layers, weight_layout, stacked=False))
+    return Converted(
+        architecture, _read(params, architecture, layers, weight_layout, stacked=False)
+    )
 
 
 @in_default_mode
 def from_stacked_params(
-    params: Any, architecture: Architecture, *, layers: Sequence[str] | None = None, weight_layout: str | None = None
+    params: Any,
+    architecture: Architecture,
+    *,
+    layers: Sequence[str] | None = None,
+    weight_layout: str | None = None,
 ) -> dict[str, Float32Array]:
     """Return the stacked weights of N models from their stacked parameters.
 
@@ -89,7 +108,8 @@ def from_stacked_params(
     Returns
     -------
     dict of str to float32 array
-        ``"layer_<i>"`` (N, in, out) and ``"layer_<i>.bias"`` (N, out): what `BatchedWeights.load_stacked` takes.
+        ``"layer_<i>"`` (N, in, out) and ``"layer_<i>.bias"`` (N, out): what
+        `BatchedWeights.load_stacked` takes.
 
     Raises
     ------
@@ -101,7 +121,11 @@ def from_stacked_params(
 
 @in_default_mode
 def from_flat(
-    vectors: npt.ArrayLike, architecture: Architecture, *, order: str | Sequence[str], weight_layout: str
+    vectors: npt.ArrayLike,
+    architecture: Architecture,
+    *,
+    order: str | Sequence[str],
+    weight_layout: str,
 ) -> dict[str, Float32Array]:
     """Return weights from flat parameter vectors.
 
@@ -111,15 +135,16 @@ def from_flat(
         (N, P) for N models, or (P,) for one.
     architecture : Architecture
     order : str or sequence of str
-        In which order parameters follow each other: ``"weight,bias"`` or ``"bias,weight"`` in each layer, layer by
-        layer; ``"weight"`` if there are no biases; or the names of all arrays, as in
-        ``["layer_0", "layer_1", "layer_0.bias", "layer_1.bias"]``, those of biases that are not there left out.
-        PyTorch's ``parameters_to_vector``, EvoTorch and EvoX have ``"weight,bias"``; ``jax.flatten_util.ravel_pytree``
-        of Flax parameters has ``"bias,weight"``, as it sorts by name (with more than ten layers, ``Dense_10`` comes
-        before ``Dense_2``: give all names).
+        In which order parameters follow each other: ``"weight,bias"`` or ``"bias,weight"`` in each
+        layer, layer by layer; ``"weight"`` if there are no biases; or the names of all arrays, as
+        in ``["layer_0", "layer_1", "layer_0.bias", "layer_1.bias"]``, those of biases that are not
+        there left out. PyTorch's ``parameters_to_vector``, EvoTorch and EvoX have
+        ``"weight,bias"``; ``jax.flatten_util.ravel_pytree`` of Flax parameters has
+        ``"bias,weight"``, as it sorts by name (with more than ten layers, ``Dense_10`` comes before
+        ``Dense_2``: give all names).
     weight_layout : {"in_out", "out_in"}
-        Whether each matrix was (in, out) in C order, as in Flax, or (out, in), as in PyTorch, EvoTorch, EvoX and
-        Equinox.
+        Whether each matrix was (in, out) in C order, as in Flax, or (out, in), as in PyTorch,
+        EvoTorch, EvoX and Equinox.
 
     Returns
     -------
@@ -134,15 +159,22 @@ def from_flat(
     _check_layout(weight_layout)
     flat = as_array(vectors, "vectors")
     if flat.dtype != np.float32:
-        flat = to_float32(flat, "vectors") if flat.dtype.kind == "f" else as_float32(flat, "vectors")
+        flat = (
+            to_float32(flat, "vectors") if flat.dtype.kind == "f" else as_float32(flat, "vectors")
+        )
     if flat.ndim not in (1, 2):
         raise InvalidValueError(f"vectors: expected shape (N, P) or (P,), got {flat.shape}")
     names = _names_in_order(architecture, order)
-    sizes = {f"layer_{i}": layer.input_size * layer.output_size for i, layer in enumerate(architecture.layers)}
+    sizes = {
+        f"layer_{i}": layer.input_size * layer.output_size
+        for i, layer in enumerate(architecture.layers)
+    }
     sizes |= {f"layer_{i}.bias": layer.output_size for i, layer in enumerate(architecture.layers)}
     expected = sum(sizes[name] for name in names)
     if flat.shape[-1] != expected:
-        raise InvalidValueError(f"vectors: expected {expected} parameters for each model, got {flat.shape[-1]}")
+        raise InvalidValueError(
+            f"vectors: expected {expected} parameters for each model, got {flat.shape[-1]}"
+        )
     batch = flat.shape[:-1]
     parts: dict[str, Float32Array] = {}
     start = 0
@@ -165,7 +197,11 @@ def from_flat(
 def _names_in_order(architecture: Architecture, order: str | Sequence[str]) -> list[str]:
     n = len(architecture.layers)
     if isinstance(order, str):
-        suffixes = {"weight": ("",), "weight,bias": ("", ".bias"), "bias,weight": (".bias", "")}.get(order)
+        suffixes = {
+            "weight": ("",),
+            "weight,bias": ("", ".bias"),
+            "bias,weight": (".bias", ""),
+        }.get(order)
         if suffixes is None:
             raise InvalidValueError(
                 f"order: expected 'weight,bias', 'bias,weight', 'weight' or all names, got {order!r}"
@@ -173,7 +209,9 @@ def _names_in_order(architecture: Architecture, order: str | Sequence[str]) -> l
         return [f"layer_{i}{suffix}" for i in range(n) for suffix in suffixes]
     names = list(order)
     matrices = {f"layer_{i}" for i in range(n)}
-    if not matrices <= set(names) <= matrices | {f"{m}.bias" for m in matrices} or len(set(names)) != len(names):
+    if not matrices <= set(names) <= matrices | {f"{m}.bias" for m in matrices} or len(
+        set(names)
+    ) != len(names):
         raise InvalidValueError(
             f"order: expected each of {', '.join(sorted(matrices))} and of their biases once, got {names}"
         )
@@ -182,11 +220,17 @@ def _names_in_order(architecture: Architecture, order: str | Sequence[str]) -> l
 
 def _check_layout(weight_layout: str | None) -> None:
     if weight_layout not in _LAYOUTS:
-        raise InvalidValueError(f"weight_layout: expected 'in_out' or 'out_in', got {weight_layout!r}")
+        raise InvalidValueError(
+            f"weight_layout: expected 'in_out' or 'out_in', got {weight_layout!r}"
+        )
 
 
 def _read(
-    params: Any, architecture: Architecture, layers: Sequence[str] | None, weight_layout: str | None, stacked: bool
+    params: Any,
+    architecture: Architecture,
+    layers: Sequence[str] | None,
+    weight_layout: str | None,
+    stacked: bool,
 ) -> dict[str, Float32Array]:
     if not isinstance(architecture, Architecture):
         raise InvalidTypeError(f"architecture: expected an Architecture, got {architecture!r}")
@@ -201,24 +245,32 @@ def _read(
     arrays = {path: _matrix(path, group, weight_layout, stacked) for path, group in groups.items()}
     batch: tuple[int, ...] = ()
     weights: dict[str, Float32Array] = {}
-    for i, (path, spec) in enumerate(zip(_ordered(arrays, architecture, layers), architecture.layers, strict=True)):
+    for i, (path, spec) in enumerate(
+        zip(_ordered(arrays, architecture, layers), architecture.layers, strict=True)
+    ):
         name = ".".join(path)
         matrix, group = arrays[path], groups[path]
         if i == 0 and stacked:
             batch = matrix.shape[:1]
         shape = (*batch, spec.input_size, spec.output_size)
         if matrix.shape != shape:
-            raise InvalidValueError(f"{name}: expected an (in, out) matrix {shape} for layer {i}, got {matrix.shape}")
+            raise InvalidValueError(
+                f"{name}: expected an (in, out) matrix {shape} for layer {i}, got {matrix.shape}"
+            )
         weights[f"layer_{i}"] = to_float32(matrix, name)
         shape = (*batch, spec.output_size)
         bias = np.zeros(shape, np.float32) if group.bias is None else as_array(group.bias, name)
         if bias.shape != shape:
-            raise InvalidValueError(f"{name}: expected a bias {shape} for layer {i}, got {bias.shape}")
+            raise InvalidValueError(
+                f"{name}: expected a bias {shape} for layer {i}, got {bias.shape}"
+            )
         weights[f"layer_{i}.bias"] = to_float32(bias, name)
     return weights
 
 
-def _matrix(path: Path, group: _DenseParams, weight_layout: str | None, stacked: bool) -> npt.NDArray[Any]:
+def _matrix(
+    path: Path, group: _DenseParams, weight_layout: str | None, stacked: bool
+) -> npt.NDArray[Any]:
     """Return a layer's matrix as (in, out), with the models' dimension in front if it is stacked."""
     name = ".".join(path)
     if group.weight is None:
@@ -226,7 +278,9 @@ def _matrix(path: Path, group: _DenseParams, weight_layout: str | None, stacked:
     matrix = as_array(group.weight, name)
     if matrix.ndim != 2 + stacked or matrix.dtype.kind != "f":
         what = "a stack of matrices" if stacked else "a matrix"
-        raise unsupported(name, f"expected {what} of floating-point weights, got {matrix.dtype} {matrix.shape}")
+        raise unsupported(
+            name, f"expected {what} of floating-point weights, got {matrix.dtype} {matrix.shape}"
+        )
     layout = weight_layout or group.layout
     if layout is None:
         raise InvalidValueError(
@@ -237,7 +291,9 @@ def _matrix(path: Path, group: _DenseParams, weight_layout: str | None, stacked:
 
 
 def _ordered(
-    matrices: Mapping[Path, npt.NDArray[Any]], architecture: Architecture, layers: Sequence[str] | None
+    matrices: Mapping[Path, npt.NDArray[Any]],
+    architecture: Architecture,
+    layers: Sequence[str] | None,
 ) -> list[Path]:
     """Return the layers' names, first to last."""
     names = {".".join(path): path for path in matrices}
@@ -295,7 +351,9 @@ def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str
         below = "out_in" if _is_equinox_linear(kind) else None
         for field in dataclasses.fields(node):
             value = getattr(node, field.name, None)
-            if not field.metadata.get("static") and not isinstance(value, (bool, int, float, str)):  # no options
+            if not field.metadata.get("static") and not isinstance(
+                value, (bool, int, float, str)
+            ):  # no options
                 _gather(value, (*path, field.name), groups, below)
     elif _is_module(kind, "flax"):
         from mlpbank.convert import jax
@@ -303,14 +361,18 @@ def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str
         _gather(jax.nnx_state(node), path, groups, layout)
     elif isinstance(node, (list, tuple)):
         if len(node) == 2 and all(map(_is_array, node)) and node[0].ndim == node[1].ndim + 1:
-            _gather({"w": node[0], "b": node[1]}, path, groups, layout)  # what hand-written code has for a layer
+            _gather(
+                {"w": node[0], "b": node[1]}, path, groups, layout
+            )  # what hand-written code has for a layer
         else:
             for i, value in enumerate(node):
                 _gather(value, (*path, str(i)), groups, layout)
     elif _is_array(node):
         _put(node, path, groups, layout)
     elif _is_module(kind, "torch"):
-        raise unsupported(".".join(path), f"expected arrays, got a module, {kind.__name__}; give its state_dict")
+        raise unsupported(
+            ".".join(path), f"expected arrays, got a module, {kind.__name__}; give its state_dict"
+        )
     elif node is not None and not callable(node):
         raise unsupported(".".join(path), f"expected arrays, got {kind.__name__}")
 
@@ -322,7 +384,8 @@ def _put(array: Any, path: Path, groups: dict[Path, _DenseParams], layout: str |
     role = _ROLES.get(name)
     if role is None:
         raise unsupported(
-            ".".join(path), "is no weight or bias of a dense layer (to fold normalisation, convert the model)"
+            ".".join(path),
+            "is no weight or bias of a dense layer (to fold normalisation, convert the model)",
         )
     group = groups.setdefault(tuple(parents), _DenseParams())
     if getattr(group, role) is not None:
@@ -332,7 +395,8 @@ def _put(array: Any, path: Path, groups: dict[Path, _DenseParams], layout: str |
         if name == "kernel":
             layout = "in_out"
         elif name == "weight" and hasattr(array, "detach"):
-            layout = "out_in"  # what PyTorch's layers call it; hand-written code may turn a matrix either way
+            # What PyTorch's layers call it; hand-written code may turn a matrix either way
+            layout = "out_in"
         group.layout = layout
 
 
@@ -341,7 +405,10 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_module(kind: type, root: str) -> bool:
-    return any(base.__name__ == "Module" and base.__module__.partition(".")[0] == root for base in kind.__mro__)
+    return any(
+        base.__name__ == "Module" and base.__module__.partition(".")[0] == root
+        for base in kind.__mro__
+    )
 
 
 def _is_equinox_linear(kind: type) -> bool:

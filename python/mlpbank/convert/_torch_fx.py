@@ -13,7 +13,15 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
-from mlpbank.convert._torch_parts import OPTIONS, SQUEEZED, Plans, activation, dense, require_flat, to_numpy
+from mlpbank.convert._torch_parts import (
+    OPTIONS,
+    SQUEEZED,
+    Plans,
+    activation,
+    dense,
+    require_flat,
+    to_numpy,
+)
 from mlpbank.convert._torch_trace import called_as_usual, check, evaluate, trace, writes
 from mlpbank.errors import MlpbankError
 
@@ -27,7 +35,9 @@ _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add), "add"),
     **dict.fromkeys((operator.sub, operator.isub, torch.sub, torch.subtract), "sub"),
     **dict.fromkeys((operator.mul, operator.imul, torch.mul, torch.multiply), "mul"),
-    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide), "div"),
+    **dict.fromkeys(
+        (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide), "div"
+    ),
     **dict.fromkeys((operator.matmul, torch.matmul, torch.mm), "matmul"),
     F.leaky_relu: "leaky_relu",
     F.elu: "elu",
@@ -41,25 +51,54 @@ _FUNCTIONS: dict[Any, str] = {
     operator.neg: "neg",
 }
 _METHODS = {
-    **{name: name for name in ("relu", "tanh", "sigmoid", "softmax", "add", "sub", "mul", "div", "matmul", "squeeze")},
+    **{
+        name: name
+        for name in (
+            "relu",
+            "tanh",
+            "sigmoid",
+            "softmax",
+            "add",
+            "sub",
+            "mul",
+            "div",
+            "matmul",
+            "squeeze",
+        )
+    },
     **{name: name for name in ("flatten", "view", "reshape")},
     **dict.fromkeys(("contiguous", "clone", "detach", "float"), "nothing"),
     **{f"{name}_": name for name in ("relu", "tanh", "sigmoid", "add", "sub", "mul", "div")},
 }
-_ACTIVATIONS = {"relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", "softplus", "softmax"}
+_ACTIVATIONS = {
+    "relu",
+    "tanh",
+    "sigmoid",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "silu",
+    "softplus",
+    "softmax",
+}
 _ARITHMETIC = {"add", "sub", "mul", "div"}
 
 
-def collect(module: Any, where: str, chain: list[Step], plans: Plans, collect_layer: CollectLayer) -> None:
+def collect(
+    module: Any, where: str, chain: list[Step], plans: Plans, collect_layer: CollectLayer
+) -> None:
     """Append the steps of a module's forward to a chain; `collect_layer` does so for the modules it calls.
 
     Raises
     ------
     UnsupportedLayerError
-        The forward cannot be traced, or is not a chain of what is supported; the message names the first such part.
+        The forward cannot be traced, or is not a chain of what is supported; the message names the
+        first such part.
     """
     if not called_as_usual(module):
-        raise unsupported(where, f"{type(module).__name__} has a __call__ of its own, which may compute anything")
+        raise unsupported(
+            where, f"{type(module).__name__} has a __call__ of its own, which may compute anything"
+        )
     key = _fingerprint(module)
     plan = plans.get(key) if key is not None else None
     is_new, begin = plan is None, len(chain)
@@ -75,7 +114,9 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans, collect_la
                 raise unsupported(join(where, node.target), "is called with more than its input")
             collect_layer(module.get_submodule(node.target), join(where, node.target), chain, plans)
         else:
-            width = next((step.weight.shape[1] for step in reversed(chain) if isinstance(step, Dense)), None)
+            width = next(
+                (step.weight.shape[1] for step in reversed(chain) if isinstance(step, Dense)), None
+            )
             owner = _Owner(module, constants, join(where, node.name))
             step = _step(node, owner, width, last=i == len(path) - 1)
             if step is not None:
@@ -119,7 +160,17 @@ class _Owner(NamedTuple):
 
 # What every module has; a forward that depends on other attributes depends on their values.
 _COMMON = frozenset(nn.Module().__dict__) - {"training"}
-_PLAIN = (int, float, str, bool, type(None), type, torch.dtype, types.FunctionType, types.BuiltinFunctionType)
+_PLAIN = (
+    int,
+    float,
+    str,
+    bool,
+    type(None),
+    type,
+    torch.dtype,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+)
 
 
 class _Untold(MlpbankError, ValueError):
@@ -128,7 +179,9 @@ class _Untold(MlpbankError, ValueError):
 
 def _fingerprint(module: Any) -> Any:
     """Return what a traced forward depends on, hashable; None if that cannot be told."""
-    seen: dict[int, int] = {}  # layers and tensors may be shared, and the trace names the first of them
+    seen: dict[
+        int, int
+    ] = {}  # layers and tensors may be shared, and the trace names the first of them
     try:
         return _parts(module, seen)
     except _Untold:
@@ -142,7 +195,11 @@ def _parts(module: Any, seen: dict[int, int]) -> Any:
         raise _Untold
     kind = type(module)
     parts: list[Any] = [kind, kind.forward, seen.setdefault(id(module), len(seen))]
-    parts += [(name, _value_parts(value)) for name, value in module.__dict__.items() if name not in _COMMON]
+    parts += [
+        (name, _value_parts(value))
+        for name, value in module.__dict__.items()
+        if name not in _COMMON
+    ]
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
             is_same = seen.setdefault(id(tensor), len(seen))
@@ -165,29 +222,42 @@ def _data_path(graph: Any, where: str) -> list[Any]:
     known: set[Any] = set()
     for node in graph.nodes:
         shape_only = node.op == "call_method" and node.target in ("size", "dim")
-        shape_only |= node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim")
-        if node.op == "placeholder" or (not shape_only and any(n in known for n in node.all_input_nodes)):
+        shape_only |= (
+            node.op == "call_function"
+            and node.target is getattr
+            and node.args[1] in ("shape", "ndim")
+        )
+        if node.op == "placeholder" or (
+            not shape_only and any(n in known for n in node.all_input_nodes)
+        ):
             data.append(node)
             known.add(node)
     for node in graph.nodes:
         if node not in known and writes(node):
-            raise unsupported(join(where, node.name), f"{_name(node)} changes a tensor of the module in place")
+            raise unsupported(
+                join(where, node.name), f"{_name(node)} changes a tensor of the module in place"
+            )
     *nodes, output = data
     if output.op != "output" or not isinstance(output.args[0], fx.Node):
-        raise unsupported(where, "expected a forward that returns one tensor computed from its input")
+        raise unsupported(
+            where, "expected a forward that returns one tensor computed from its input"
+        )
     path: list[Any] = []
     node = output.args[0]
     while node.op != "placeholder":
         path.append(node)
         inputs = [n for n in node.all_input_nodes if n in known]
         if len(inputs) != 1:
-            raise unsupported(join(where, node.name), "joins several results, and only chains are supported")
+            raise unsupported(
+                join(where, node.name), "joins several results, and only chains are supported"
+            )
         node = inputs[0]
     # A result nobody uses may still be computed in place, or show that rows take a second way.
     unused = [n for n in nodes if n.op != "placeholder" and n not in path]
     if unused:
         raise unsupported(
-            join(where, unused[0].name), "stands beside the chain of layers, and only chains are supported"
+            join(where, unused[0].name),
+            "stands beside the chain of layers, and only chains are supported",
         )
     return path[::-1]
 
@@ -215,7 +285,9 @@ def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | Non
             return Dense(weight, None, where)
     if name == "dropout":
         if _arguments(node, {"p": 0.5, "training": True}, where)["training"]:
-            raise unsupported(where, "dropout is active; call model.eval() first, and pass training=self.training")
+            raise unsupported(
+                where, "dropout is active; call model.eval() first, and pass training=self.training"
+            )
         return None
     if name == "nothing":
         return None
@@ -223,7 +295,8 @@ def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | Non
         given = _arguments(node, {"start_dim": 0, "end_dim": -1}, where)
         require_flat(given["start_dim"], given["end_dim"], where)
         return None
-    # view(n, -1) and view(-1, width) flatten rows; squeeze(-1) at the end only drops the dimension of a single output.
+    # view(n, -1) and view(-1, width) flatten rows; squeeze(-1) at the end only drops the dimension
+    # of a single output.
     if name in ("view", "reshape") and len(node.args) == 3:
         count, features = node.args[1:]
         if features == -1 and _is_row_count(count):
@@ -261,7 +334,11 @@ def _arguments(node: Any, options: dict[str, Any], where: str) -> dict[str, Any]
     unknown = [name for name in node.kwargs if name not in options and name not in _HARMLESS]
     if unknown or len(more) > 1 or not all(isinstance(value, bool) for value in more):
         raise unsupported(where, f"{_name(node)} with options is not supported")
-    return {**options, **given, **{name: value for name, value in node.kwargs.items() if name in options}}
+    return {
+        **options,
+        **given,
+        **{name: value for name, value in node.kwargs.items() if name in options},
+    }
 
 
 def _arithmetic(name: str, node: Any, owner: _Owner) -> Step:
@@ -271,11 +348,15 @@ def _arithmetic(name: str, node: Any, owner: _Owner) -> Step:
     left, right = node.args
     reverse = _depends_on_input(right)
     if reverse and _depends_on_input(left):
-        raise unsupported(where, f"{_name(node)} of two values that depend on the input is not supported")
+        raise unsupported(
+            where, f"{_name(node)} of two values that depend on the input is not supported"
+        )
     if reverse and writes(node):
         raise unsupported(where, f"{_name(node)} changes a tensor of the module in place")
     constant = owner.value(left if reverse else right)
-    if isinstance(constant, complex) or (isinstance(constant, torch.Tensor) and constant.is_complex()):
+    if isinstance(constant, complex) or (
+        isinstance(constant, torch.Tensor) and constant.is_complex()
+    ):
         raise unsupported(where, f"{_name(node)} of a complex number is not supported")
     if isinstance(constant, torch.Tensor):
         constant = to_numpy(constant.to(torch.float64), where)

@@ -12,7 +12,8 @@ from torch import nn
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Dense, require, unsupported
 
-# Traced forwards, by what they depend on, so that thousands of modules of one class are traced once.
+# Traced forwards, by what they depend on, so that thousands of modules of one class are traced
+# once.
 Plans = dict[Any, Any]
 
 # Stands for a squeeze, which no layer has to do, but which not everything may follow.
@@ -26,13 +27,19 @@ def _is_usual(kind: Any) -> bool:
     usual = torch.Tensor.__torch_function__.__func__, nn.Parameter.__torch_function__
     function = getattr(kind, "__torch_function__", usual[0])
     dispatch = getattr(kind, "__torch_dispatch__", torch.Tensor.__torch_dispatch__)
-    return getattr(function, "__func__", function) in usual and dispatch == torch.Tensor.__torch_dispatch__
+    return (
+        getattr(function, "__func__", function) in usual
+        and dispatch == torch.Tensor.__torch_dispatch__
+    )
 
 
 def to_numpy(tensor: Any, where: str) -> npt.NDArray[Any]:
     """Return a tensor's values, without a copy where NumPy can look at them."""
     if not _is_usual(type(tensor)):
-        raise unsupported(where, f"{type(tensor).__name__} has a __torch_function__ of its own, which may do anything")
+        raise unsupported(
+            where,
+            f"{type(tensor).__name__} has a __torch_function__ of its own, which may do anything",
+        )
     try:
         if tensor.dtype is not torch.float32 and tensor.dtype is not torch.float64:
             if not tensor.is_floating_point():
@@ -52,7 +59,8 @@ def dense(weight: Any, bias: Any, where: str) -> Dense:
     return Dense(matrix, None if bias is None else to_numpy(bias, where), where)
 
 
-# The options of each activation, in the order of the function's arguments, with their defaults there.
+# The options of each activation, in the order of the function's arguments, with their defaults
+# there.
 OPTIONS: dict[str, dict[str, Any]] = {
     "leaky_relu": {"negative_slope": 0.01},
     "elu": {"alpha": 1.0},
@@ -60,7 +68,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "softplus": {"beta": 1, "threshold": 20},
     "softmax": {"dim": None},
 }
-# What mlpbank has of them. A row has its features in dimension 1, the last; None means that for rows.
+# What mlpbank has of them. A row has its features in dimension 1, the last; None means that for
+# rows.
 _ALLOWED: dict[str, dict[str, tuple[Any, ...]]] = {
     "leaky_relu": {"negative_slope": (0.01,)},
     "elu": {"alpha": (1.0,)},
@@ -83,4 +92,6 @@ def activation(name: str, options: Mapping[str, Any], where: str) -> Activate:
 def require_flat(start: int, end: int, where: str) -> None:
     """Raise if a flatten is none that leaves rows as they are."""
     if start != 1 or end not in (-1, 1):
-        raise unsupported(where, f"expected Flatten from dimension 1 to the last, got {start} to {end}")
+        raise unsupported(
+            where, f"expected Flatten from dimension 1 to the last, got {start} to {end}"
+        )

@@ -1,8 +1,9 @@
 """Forwards of PyTorch modules as graphs, of those that compute the same each time they are called.
 
-What a forward reads while it is traced is kept as a constant. So a forward that draws random numbers, changes what it
-reads, or differs from one call to the next is refused: its graph would be that of one call. One that computes something
-else when it is not traced (``isinstance(x, torch.Tensor)``) is told by numbers.
+What a forward reads while it is traced is kept as a constant. So a forward that draws random
+numbers, changes what it reads, or differs from one call to the next is refused: its graph would be
+that of one call. One that computes something else when it is not traced (``isinstance(x,
+torch.Tensor)``) is told by numbers.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def trace(module: Any, where: str) -> Traced:
     if len(nodes) != len(others) or first.made.keys() != second.made.keys():
         raise _changing(module, where)
     for a, b in zip(nodes, others, strict=True):
-        if (a.op, a.name) != (b.op, b.name) or not _same((a.target, a.args, a.kwargs), (b.target, b.args, b.kwargs)):
+        if (a.op, a.name) != (b.op, b.name) or not _same(
+            (a.target, a.args, a.kwargs), (b.target, b.args, b.kwargs)
+        ):
             raise _changing(module, where)
     if not _same(first.made, second.made):
         raise _changing(module, where)
@@ -65,7 +68,9 @@ def evaluate(call: Callable[[], Any], where: str, name: str) -> Any:
     with torch.no_grad(), _Operations() as operations:
         result = call()
     if operations.refused:
-        raise unsupported(where, f"{name} computes a constant with {operations.refused}; {_WAY_OUT}")
+        raise unsupported(
+            where, f"{name} computes a constant with {operations.refused}; {_WAY_OUT}"
+        )
     return result
 
 
@@ -80,7 +85,10 @@ def check(module: Any, steps: list[Step], where: str) -> None:
     inputs = [len(step.weight) for step in steps if isinstance(step, Dense)]
     features = [max(step.scale.size, step.shift.size) for step in steps if isinstance(step, Affine)]
     size = inputs[0] if inputs else max(features, default=3)
-    like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), torch.empty(0))
+    like = next(
+        (t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()),
+        torch.empty(0),
+    )
     rows = torch.randn(5, size, generator=torch.Generator().manual_seed(0)).to(like)
     state = _state(module)
     try:
@@ -100,13 +108,20 @@ def check(module: Any, steps: list[Step], where: str) -> None:
             if isinstance(step, Dense):
                 x = x @ step.weight.astype(np.float64) + (0.0 if step.bias is None else step.bias)
             else:
-                x = x * step.scale + step.shift if isinstance(step, Affine) else ACTIVATIONS[step.activation](x)
+                x = (
+                    x * step.scale + step.shift
+                    if isinstance(step, Affine)
+                    else ACTIVATIONS[step.activation](x)
+                )
             largest = max(largest, float(np.abs(x).max()))
         # Far above what arithmetic in few bits is off by, far below what another function is.
         tolerance = 0.02 * np.abs(x).max() + 100 * torch.finfo(like.dtype).eps * largest
         if got.size != x.size or (np.abs(got.reshape(x.shape) - x) > tolerance).any():
             name = type(module).__name__
-            raise unsupported(where, f"the forward of {name} computes something else when it is not traced; {_WAY_OUT}")
+            raise unsupported(
+                where,
+                f"the forward of {name} computes something else when it is not traced; {_WAY_OUT}",
+            )
 
 
 def writes(node: Any) -> bool:
@@ -116,7 +131,11 @@ def writes(node: Any) -> bool:
     return in_place or node.kwargs.get("out") is not None or node.kwargs.get("inplace") is True
 
 
-_IN_PLACE = {name for name in dir(operator) if name.strip("_") in {f"i{op.strip('_')}" for op in dir(operator)}}
+_IN_PLACE = {
+    name
+    for name in dir(operator)
+    if name.strip("_") in {f"i{op.strip('_')}" for op in dir(operator)}
+}
 _IN_PLACE |= {"setitem", "delitem", "__setitem__", "__delitem__"}
 
 
@@ -136,7 +155,19 @@ def _in_place(function: Any) -> Any:
     return call
 
 
-for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul"):
+for _name in (
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "ifloordiv",
+    "imod",
+    "ipow",
+    "iand",
+    "ior",
+    "ixor",
+    "imatmul",
+):
     setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 
@@ -149,7 +180,9 @@ class _Tracer(fx.Tracer):  # type: ignore[misc]  # for mypy, PyTorch is Any
         """Return what stands for a node."""
         return _Proxy(node, self)
 
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
         """Return how the forward is called: with rows and nothing else, so that other parameters have defaults."""
         name, *_ = list(inspect.signature(root_fn).parameters)[1:] or ["x"]
         return root_fn, [self.root, self.create_proxy("placeholder", name.lstrip("*"), (), {})]
@@ -203,13 +236,20 @@ def _trace(module: Any, where: str) -> Traced:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise unsupported(where, f"the forward of {name} cannot be traced: {reason[0]}") from error
     finally:
-        # The tracer leaves the tensors that a forward makes in the module, where they have no business.
-        made = {n: v for n, v in module.__dict__.items() if n not in state[0][1] and n.startswith("_tensor_constant")}
+        # The tracer leaves the tensors that a forward makes in the module, where they have no
+        # business.
+        made = {
+            n: v
+            for n, v in module.__dict__.items()
+            if n not in state[0][1] and n.startswith("_tensor_constant")
+        }
         for constant in made:
             del module.__dict__[constant]
         changed = _restored(state)
     if operations.refused:
-        raise unsupported(where, f"the forward of {name} makes a tensor with {operations.refused}; {_WAY_OUT}")
+        raise unsupported(
+            where, f"the forward of {name} makes a tensor with {operations.refused}; {_WAY_OUT}"
+        )
     if draws != _draws():
         raise unsupported(where, f"the forward of {name} draws random numbers; {_WAY_OUT}")
     if changed or versions != _versions(module):
@@ -218,9 +258,14 @@ def _trace(module: Any, where: str) -> Traced:
     return Traced(graph, made, not reads.found)
 
 
-def _state(module: Any) -> list[tuple[Any, dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]]:
+def _state(
+    module: Any,
+) -> list[tuple[Any, dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]]:
     """Return what the attributes of a module and those in it are, the module first."""
-    return [(part, dict(part.__dict__), [(t, dict(t)) for t in _tables(part)]) for part in module.modules()]
+    return [
+        (part, dict(part.__dict__), [(t, dict(t)) for t in _tables(part)])
+        for part in module.modules()
+    ]
 
 
 def _tables(module: Any) -> tuple[dict[str, Any], ...]:
@@ -232,7 +277,11 @@ def _restored(state: list[Any]) -> str:
     changed = ""
     for module, attributes, tables in state:
         for now, before in ((module.__dict__, attributes), *tables):
-            names = [n for n in {**now, **before} if n not in now or n not in before or now[n] is not before[n]]
+            names = [
+                n
+                for n in {**now, **before}
+                if n not in now or n not in before or now[n] is not before[n]
+            ]
             if names:
                 changed = changed or names[0]
                 now.clear()
@@ -242,17 +291,22 @@ def _restored(state: list[Any]) -> str:
 
 def _versions(module: Any) -> list[int]:
     """Return how often each tensor of a module was changed in place."""
-    return [0 if tensor.is_inference() else tensor._version for tensor in (*module.parameters(), *module.buffers())]
+    return [
+        0 if tensor.is_inference() else tensor._version
+        for tensor in (*module.parameters(), *module.buffers())
+    ]
 
 
 def _draws() -> tuple[Any, ...]:
     """Return the states of the generators that a forward may draw random numbers from."""
-    numpy: Any = np.random.get_state()  # noqa: NPY002  # the one that others draw from
+    numpy: Any = np.random.get_state()  # the one that others draw from  # noqa: NPY002
     return random.getstate(), numpy[1].tobytes(), numpy[2:], torch.get_rng_state().numpy().tobytes()
 
 
 def _changing(module: Any, where: str) -> Exception:
-    return unsupported(where, f"the forward of {type(module).__name__} differs from call to call; {_WAY_OUT}")
+    return unsupported(
+        where, f"the forward of {type(module).__name__} differs from call to call; {_WAY_OUT}"
+    )
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -277,6 +331,8 @@ def _same(a: Any, b: Any) -> bool:
 def called_as_usual(module: Any) -> bool:
     """Return whether calling a module is calling its forward."""
     kind = type(module)
-    if isinstance(module, fx.GraphModule):  # has a call of its own, which says where an error comes from
+    if isinstance(
+        module, fx.GraphModule
+    ):  # has a call of its own, which says where an error comes from
         return getattr(kind.__call__, "__module__", "") == "torch.fx.graph_module"
     return kind.__call__ is nn.Module.__call__ and kind._call_impl is nn.Module._call_impl

@@ -1,6 +1,7 @@
 """Flax NNX: modules as parameter trees.
 
-Parameters of Flax Linen and modules of Equinox are mappings, sequences and dataclasses, which `_params` reads as such.
+Parameters of Flax Linen and modules of Equinox are mappings, sequences and dataclasses, which
+`_params` reads as such.
 """
 
 from __future__ import annotations

@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank.architecture import Activation
-from mlpbank.convert._chain import Activate, Dense, Step, affine, batch_norm, join, require, unsupported
+from mlpbank.convert._chain import (
+    Activate,
+    Dense,
+    Step,
+    affine,
+    batch_norm,
+    join,
+    require,
+    unsupported,
+)
 from mlpbank.convert._keras_functions import function_of, operation_of
 from mlpbank.convert._native import as_array
 from mlpbank.errors import InvalidValueError
@@ -54,9 +63,12 @@ def steps(model: Any, where: str = "") -> list[Step]:
             flat = True
         else:
             new = _layer(layer, place, node)
-            if not flat and any(isinstance(s, Dense) or (not isinstance(s, Activate) and s.scale.ndim) for s in new):
+            if not flat and any(
+                isinstance(s, Dense) or (not isinstance(s, Activate) and s.scale.ndim) for s in new
+            ):
                 raise unsupported(
-                    place, f"{type(layer).__name__} of inputs that are not flat; Flatten has to stand first"
+                    place,
+                    f"{type(layer).__name__} of inputs that are not flat; Flatten has to stand first",
                 )
             chain += new
     return chain
@@ -65,14 +77,23 @@ def steps(model: Any, where: str = "") -> list[Step]:
 def _layers(model: Any, where: str) -> Iterator[tuple[Any, str, Any]]:
     """Yield the layers a row passes through, first to last, each with where it stands and how it is called."""
     if not model.built:
-        raise InvalidValueError(f"{where + ': ' if where else ''}expected a built model, got one without weights")
+        raise InvalidValueError(
+            f"{where + ': ' if where else ''}expected a built model, got one without weights"
+        )
     kind = type(model)
-    if not kind.__module__.startswith("keras.") or kind.__name__ not in ("Sequential", "Functional"):
+    if not kind.__module__.startswith("keras.") or kind.__name__ not in (
+        "Sequential",
+        "Functional",
+    ):
         raise unsupported(
-            where, f"{type(model).__name__} has a call of its own; Sequential and functional models are read"
+            where,
+            f"{type(model).__name__} has a call of its own; Sequential and functional models are read",
         )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise unsupported(where, f"expected one input and one output, got {len(model.inputs)} and {len(model.outputs)}")
+        raise unsupported(
+            where,
+            f"expected one input and one output, got {len(model.inputs)} and {len(model.outputs)}",
+        )
     _require_own_methods(model, where)
     found: list[tuple[Any, str, Any]] = []
     tensor, source = model.outputs[0], model.inputs[0]
@@ -84,13 +105,18 @@ def _layers(model: Any, where: str) -> Iterator[tuple[Any, str, Any]]:
         if tensor is source or not node.input_tensors:
             break
         if len(node.input_tensors) != 1:
-            raise unsupported(place, f"{type(operation).__name__} joins several results, and only chains are supported")
+            raise unsupported(
+                place,
+                f"{type(operation).__name__} joins several results, and only chains are supported",
+            )
         if isinstance(operation, keras.Layer):
             options = {**dict(enumerate(node.arguments.args[1:], 1)), **node.arguments.kwargs}
             for option, value in options.items():
                 if value is not None and value is not False and value is not node.input_tensors[0]:
                     what = f"argument {option}" if isinstance(option, int) else option
-                    raise unsupported(place, f"{type(operation).__name__} is called with {what}={value}")
+                    raise unsupported(
+                        place, f"{type(operation).__name__} is called with {what}={value}"
+                    )
         tensor = node.input_tensors[0]
     yield from reversed(found)
 
@@ -101,7 +127,9 @@ def _layer(layer: Any, where: str, node: Any = None) -> list[Step]:
     if read is not None:
         _require_own_methods(layer, where)
         if not getattr(layer, "built", True):
-            raise InvalidValueError(f"{where + ': ' if where else ''}expected a built layer, got one without weights")
+            raise InvalidValueError(
+                f"{where + ': ' if where else ''}expected a built layer, got one without weights"
+            )
         return read(layer, where)
     if node is not None and not isinstance(layer, keras.Layer):  # keras.ops in a functional model
         return _known(operation_of(layer, node, node.input_tensors[0]), where, kind.__name__)
@@ -112,8 +140,12 @@ def _require_own_methods(layer: Any, where: str) -> None:
     """Raise if a method was put in place of one of Keras' that say what a layer or model computes."""
     for name in ("call", "__call__", "predict"):
         method = getattr(type(layer), name, None)
-        if name in vars(layer) or (method is not None and not method.__module__.startswith("keras.")):
-            raise unsupported(where, f"{type(layer).__name__} has a {name} of its own, which may compute anything")
+        if name in vars(layer) or (
+            method is not None and not method.__module__.startswith("keras.")
+        ):
+            raise unsupported(
+                where, f"{type(layer).__name__} has a {name} of its own, which may compute anything"
+            )
 
 
 def _dense(layer: Any, where: str) -> list[Step]:
@@ -131,12 +163,16 @@ def _activation(layer: Any, where: str) -> list[Step]:
         return [Activate(_FUNCTIONS[function], where)]
     if isinstance(function, keras.Layer):
         return _layer(function, where)
-    return _known(function_of(function), where, getattr(function, "__name__", type(function).__name__))
+    return _known(
+        function_of(function), where, getattr(function, "__name__", type(function).__name__)
+    )
 
 
 def _known(activation: Activation | None, where: str, name: str) -> list[Step]:
     if activation is None:
-        raise unsupported(where, f"{name} is no activation that mlpbank has, with the same parameters")
+        raise unsupported(
+            where, f"{name} is no activation that mlpbank has, with the same parameters"
+        )
     return [Activate(activation, where)]
 
 
@@ -166,7 +202,16 @@ def _batch_normalization(layer: Any, where: str) -> list[Step]:
     require(where, "BatchNormalization", "axis", layer.axis, (-1, 1))
     gamma = _array(layer.gamma) if layer.scale else None
     beta = _array(layer.beta) if layer.center else None
-    return [batch_norm(_array(layer.moving_mean), _array(layer.moving_variance), gamma, beta, layer.epsilon, where)]
+    return [
+        batch_norm(
+            _array(layer.moving_mean),
+            _array(layer.moving_variance),
+            gamma,
+            beta,
+            layer.epsilon,
+            where,
+        )
+    ]
 
 
 def _normalization(layer: Any, where: str) -> list[Step]:
@@ -176,9 +221,17 @@ def _normalization(layer: Any, where: str) -> list[Step]:
         )
     mean = _array(layer.mean).astype(np.float64)
     # As the layer does it: not sqrt(variance + epsilon).
-    deviation = np.maximum(np.sqrt(_array(layer.variance).astype(np.float64)), keras.config.epsilon())
-    mean, deviation = (part.reshape(-1) if part.size > 1 else part.reshape(()) for part in (mean, deviation))
-    return [affine(deviation, mean, where) if layer.invert else affine(1.0 / deviation, -mean / deviation, where)]
+    deviation = np.maximum(
+        np.sqrt(_array(layer.variance).astype(np.float64)), keras.config.epsilon()
+    )
+    mean, deviation = (
+        part.reshape(-1) if part.size > 1 else part.reshape(()) for part in (mean, deviation)
+    )
+    return [
+        affine(deviation, mean, where)
+        if layer.invert
+        else affine(1.0 / deviation, -mean / deviation, where)
+    ]
 
 
 def _rescaling(layer: Any, where: str) -> list[Step]:
@@ -214,6 +267,7 @@ _LAYERS: dict[type, Callable[[Any, str], list[Step]]] = {
 
 
 def _array(tensor: Any) -> npt.NDArray[Any]:
-    # The values themselves, of whatever backend: NumPy warns about the way Keras converts its Variables.
+    # The values themselves, of whatever backend: NumPy warns about the way Keras converts its
+    # Variables.
     array = as_array(getattr(tensor, "value", tensor), "weights")
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)

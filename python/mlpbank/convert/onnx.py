@@ -17,7 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert._chain import Activate, Dense, Step, affine, batch_norm, require, unsupported
 from mlpbank.convert._native import unflattened
-from mlpbank.convert._onnx_activations import ACTIVATIONS, ELEMENTWISE, FLOATS, activation, activation_of
+from mlpbank.convert._onnx_activations import (
+    ACTIVATIONS,
+    ELEMENTWISE,
+    FLOATS,
+    activation,
+    activation_of,
+)
 from mlpbank.convert._recognise import agrees
 from mlpbank.errors import InvalidValueError
 
@@ -26,7 +32,10 @@ Array = npt.NDArray[Any]
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 # The attributes of each operation that are looked at, or change nothing; any other is refused.
 _KNOWN: dict[str, set[str]] = {
-    **{op: set() for op in (*_ARITHMETIC, "MatMul", "Relu", "Tanh", "Sigmoid", "Softplus", "Identity")},
+    **{
+        op: set()
+        for op in (*_ARITHMETIC, "MatMul", "Relu", "Tanh", "Sigmoid", "Softplus", "Identity")
+    },
     **{op: {"alpha"} for op in ("LeakyRelu", "Elu", "Swish")},
     **{op: {"axis"} for op in ("Softmax", "Flatten")},
     "Gemm": {"transA", "transB", "alpha", "beta"},
@@ -41,7 +50,17 @@ _KNOWN: dict[str, set[str]] = {
 _LONGEST = 32  # nodes of an activation, by far
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 # What exporters do to weights inside the graph. None of them makes anything larger.
-_ON_CONSTANTS = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Neg", "Sqrt"}
+_ON_CONSTANTS = {
+    "Transpose",
+    "Identity",
+    "Cast",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Neg",
+    "Sqrt",
+}
 
 
 def load(model: Any) -> Any:
@@ -67,7 +86,9 @@ def load(model: Any) -> Any:
     except OSError:
         raise
     except Exception as error:  # protobuf's own, and the checks of external data
-        raise InvalidValueError(f"{name}: expected an ONNX model, got {str(error) or type(error).__name__}") from error
+        raise InvalidValueError(
+            f"{name}: expected an ONNX model, got {str(error) or type(error).__name__}"
+        ) from error
 
 
 def steps(model: Any) -> list[Step]:
@@ -84,7 +105,9 @@ def steps(model: Any) -> list[Step]:
         return _Graph(model).steps()
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:
         # A node lacks an input or attribute, or has one of a wrong type: files are untrusted.
-        raise InvalidValueError(f"expected a valid ONNX graph, got {type(error).__name__}: {error}") from error
+        raise InvalidValueError(
+            f"expected a valid ONNX graph, got {type(error).__name__}: {error}"
+        ) from error
 
 
 class _Graph:
@@ -97,9 +120,14 @@ class _Graph:
         self.opsets = model.opset_import
         old = [o.version for o in self.opsets if o.domain in ("", "ai.onnx") and o.version < 7]
         if old:
-            raise unsupported("", f"opset {old[0]} is not supported; onnx.version_converter makes a later one of it")
+            raise unsupported(
+                "",
+                f"opset {old[0]} is not supported; onnx.version_converter makes a later one of it",
+            )
         if own := [f.name for f in model.functions if f.domain in _DOMAINS]:
-            raise unsupported("", f"{own[0]} is a function of the model's own, which may compute anything")
+            raise unsupported(
+                "", f"{own[0]} is a function of the model's own, which may compute anything"
+            )
         self.constants: dict[str, Array] = {t.name: _to_array(t) for t in graph.initializer}
         self.nodes: list[Any] = []  # those that rows pass through
         for node in graph.node:
@@ -107,13 +135,23 @@ class _Graph:
                 self.nodes.append(node)
         inputs = [v for v in graph.input if v.name not in self.constants]
         if len(inputs) != 1 or len(graph.output) != 1:
-            raise unsupported("", f"expected one input and one output, got {len(inputs)} and {len(graph.output)}")
+            raise unsupported(
+                "", f"expected one input and one output, got {len(inputs)} and {len(graph.output)}"
+            )
         self.input, self.output = inputs[0].name, graph.output[0].name
         tensor = inputs[0].type.tensor_type
-        # Rows of a bank are flat; a model whose inputs are not may begin with Flatten, which leaves their order.
+        # Rows of a bank are flat; a model whose inputs are not may begin with Flatten, which leaves
+        # their order.
         self.flat = not tensor.HasField("shape") or len(tensor.shape.dim) == 2
-        self.whole = tensor.elem_type not in (*FLOATS, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.UNDEFINED)
-        self.width = math.prod(dim.dim_value for dim in tensor.shape.dim[1:])  # of a row; 0 if that is not known
+        self.whole = tensor.elem_type not in (
+            *FLOATS,
+            TensorProto.FLOAT16,
+            TensorProto.BFLOAT16,
+            TensorProto.UNDEFINED,
+        )
+        self.width = math.prod(
+            dim.dim_value for dim in tensor.shape.dim[1:]
+        )  # of a row; 0 if that is not known
 
     def _fold_constant(self, node: Any) -> bool:
         """Compute a node whose inputs are constants, and return whether it was one."""
@@ -124,9 +162,13 @@ class _Graph:
                 value = _to_array(value)
             elif kind not in ("value_float", "value_floats", "value_int", "value_ints"):
                 raise unsupported(_where(node), f"Constant of {kind} is not supported")
-            self.constants[node.output[0]] = np.asarray(value, np.float32) if "float" in kind else np.asarray(value)
+            self.constants[node.output[0]] = (
+                np.asarray(value, np.float32) if "float" in kind else np.asarray(value)
+            )
             return True
-        if node.op_type in _ON_CONSTANTS and all(name in self.constants for name in node.input if name):
+        if node.op_type in _ON_CONSTANTS and all(
+            name in self.constants for name in node.input if name
+        ):
             self.constants[node.output[0]] = self._evaluate([node], node.output[0], {})
             return True
         return False
@@ -137,11 +179,17 @@ class _Graph:
         seen = set()
         while tensor != self.output:
             users = [node for node in self.nodes if tensor in node.input]
-            if tensor in seen or not users:  # a graph in a circle is no valid one, but files are untrusted
-                raise unsupported(tensor, "leads nowhere: the output does not depend on the input through a chain")
+            if (
+                tensor in seen or not users
+            ):  # a graph in a circle is no valid one, but files are untrusted
+                raise unsupported(
+                    tensor, "leads nowhere: the output does not depend on the input through a chain"
+                )
             seen.add(tensor)
             node = users[0]
-            if node.domain not in _DOMAINS or (node.domain == "ai.onnx.ml") != (node.op_type == "Scaler"):
+            if node.domain not in _DOMAINS or (node.domain == "ai.onnx.ml") != (
+                node.op_type == "Scaler"
+            ):
                 raise unsupported(_where(node), f"{node.domain}.{node.op_type} is not supported")
             if len(users) == 1 and list(node.input).count(tensor) == 1:
                 found = self._node(node, tensor)
@@ -160,11 +208,15 @@ class _Graph:
         if unknown := sorted(attributes.keys() - _KNOWN.get(op, attributes.keys())):
             raise unsupported(where, f"{op} with {unknown[0]} is not supported")
         if self.whole and op not in ("Cast", "Scaler", "Identity", "Flatten", "Reshape"):
-            raise unsupported(where, f"{op} of whole numbers is not supported; Cast to float has to stand first")
+            raise unsupported(
+                where, f"{op} of whole numbers is not supported; Cast to float has to stand first"
+            )
         self.whole &= op not in ("Cast", "Scaler")
         if op in ("Gemm", "MatMul"):
             if not self.flat:
-                raise unsupported(where, f"{op} of inputs that are not flat; Flatten has to stand first")
+                raise unsupported(
+                    where, f"{op} of inputs that are not flat; Flatten has to stand first"
+                )
             return self._product(node, tensor, attributes, where)
         if op in _ARITHMETIC:
             return self._arithmetic(node, tensor, where)
@@ -172,7 +224,9 @@ class _Graph:
             return [activation(op, attributes, where)]
         if op == "BatchNormalization":
             require(where, op, "spatial", attributes.get("spatial", 1), (1,))
-            if attributes.get("training_mode", 0) or any(node.output[1:]):  # before opset 14, by its outputs
+            if attributes.get("training_mode", 0) or any(
+                node.output[1:]
+            ):  # before opset 14, by its outputs
                 raise unsupported(where, "BatchNormalization is in training mode")
             gamma, beta, mean, variance = (self._constant(name, where) for name in node.input[1:5])
             return [batch_norm(mean, variance, gamma, beta, attributes.get("epsilon", 1e-5), where)]
@@ -194,19 +248,31 @@ class _Graph:
             shape = self._constant(node.input[1], where).tolist()
             require(where, op, "allowzero", attributes.get("allowzero", 0), (0,))
             known = (self.width, -1) if self.width else range(-1, 2**62)
-            if len(shape) != 2 or shape[0] not in (-1, 0) or shape[1] not in known or shape == [-1, -1] or not shape[1]:
+            if (
+                len(shape) != 2
+                or shape[0] not in (-1, 0)
+                or shape[1] not in known
+                or shape == [-1, -1]
+                or not shape[1]
+            ):
                 raise unsupported(where, f"Reshape to {shape} does more than flatten rows")
             self.flat = True
             return []
-        if op == "Squeeze" and node.output[0] == self.output:  # drops the dimension of a single output
-            axes = attributes.get("axes") or (self._constant(node.input[1], where).tolist() if node.input[1:] else None)
+        if (
+            op == "Squeeze" and node.output[0] == self.output
+        ):  # drops the dimension of a single output
+            axes = attributes.get("axes") or (
+                self._constant(node.input[1], where).tolist() if node.input[1:] else None
+            )
             require(where, "Squeeze", "axes", axes, ([-1], [1]))
             return []
         if op in ELEMENTWISE:
             return None
         raise unsupported(where, f"{op} is not supported")
 
-    def _product(self, node: Any, tensor: str, attributes: dict[str, Any], where: str) -> list[Step]:
+    def _product(
+        self, node: Any, tensor: str, attributes: dict[str, Any], where: str
+    ) -> list[Step]:
         if node.input[0] != tensor:
             raise unsupported(where, f"{node.op_type} with the rows on its right is not supported")
         weight = self._constant(node.input[1], where)
@@ -225,8 +291,13 @@ class _Graph:
             if len(node.input) > 2 and node.input[2]:
                 bias = _row(self._constant(node.input[2], where), where)
                 if bias.size not in (1, weight.shape[1]):
-                    raise unsupported(where, f"expected a bias for each of {weight.shape[1]} outputs, got {bias.size}")
-                bias = np.broadcast_to(bias if beta == 1 else bias.astype(np.float64) * beta, weight.shape[1:])
+                    raise unsupported(
+                        where,
+                        f"expected a bias for each of {weight.shape[1]} outputs, got {bias.size}",
+                    )
+                bias = np.broadcast_to(
+                    bias if beta == 1 else bias.astype(np.float64) * beta, weight.shape[1:]
+                )
         if self.width and weight.shape[0] != self.width:
             raise unsupported(where, f"expected {self.width} inputs, got {weight.shape[0]}")
         self.width = weight.shape[1]
@@ -259,7 +330,11 @@ class _Graph:
             data = [name for name in node.input if name not in self.constants and name]
             if not data or not all(name in names for name in data):
                 continue
-            if len(region) == _LONGEST or node.op_type not in ELEMENTWISE or node.domain not in ("", "ai.onnx"):
+            if (
+                len(region) == _LONGEST
+                or node.op_type not in ELEMENTWISE
+                or node.domain not in ("", "ai.onnx")
+            ):
                 break
             if any(self.constants[name].size != 1 for name in node.input if name in self.constants):
                 break
@@ -267,17 +342,25 @@ class _Graph:
             names.add(node.output[0])
             inside = [id(n) for n in region]
             later = [n for n in self.nodes if id(n) not in inside]
-            live = {name for name in names if name == self.output or any(name in n.input for n in later)}
+            live = {
+                name for name in names if name == self.output or any(name in n.input for n in later)
+            }
             if live == {node.output[0]}:  # everything came together here
                 result = node.output[0]
                 found = activation_of(region, result, tensor, self.constants)
-                if found is not None and agrees(partial(self._region_of, region, result, tensor), found):
+                if found is not None and agrees(
+                    partial(self._region_of, region, result, tensor), found
+                ):
                     return Activate(found, _where(node)), result
         where = _where(users[0])
         if len(users) == 1 and region:
-            raise unsupported(where, f"{users[0].op_type} is not supported, or not part of an activation mlpbank has")
+            raise unsupported(
+                where,
+                f"{users[0].op_type} is not supported, or not part of an activation mlpbank has",
+            )
         raise unsupported(
-            where, f"{users[0].op_type} begins what is neither a chain of layers nor an activation mlpbank has"
+            where,
+            f"{users[0].op_type} begins what is neither a chain of layers nor an activation mlpbank has",
         )
 
     def _region_of(self, region: list[Any], result: str, tensor: str, x: Array) -> Array:
@@ -291,11 +374,15 @@ class _Graph:
         for node in nodes:
             given |= {name: self.constants[name] for name in node.input if name in self.constants}
         if inputs:
-            given = {name: a.astype(np.float64) if a.dtype.kind == "f" else a for name, a in given.items()}
+            given = {
+                name: a.astype(np.float64) if a.dtype.kind == "f" else a
+                for name, a in given.items()
+            }
         # A Cast to float32 would not fit the float64 of the others.
         kept = [_without_cast(node) for node in nodes] if inputs else nodes
         values = [
-            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), None) for n, a in given.items()
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), None)
+            for n, a in given.items()
         ]
         out = helper.make_tensor_value_info(result, TensorProto.UNDEFINED, None)
         graph = helper.make_graph(kept, "part", values, [out])
@@ -370,10 +457,19 @@ def export(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
     x = "input"
     for i, layer in enumerate(architecture.layers):
         name = f"layer_{i}"
-        for key, array in ((f"{name}.weight", arrays[name]), (f"{name}.bias", arrays[f"{name}.bias"][:, None, :])):
+        for key, array in (
+            (f"{name}.weight", arrays[name]),
+            (f"{name}.bias", arrays[f"{name}.bias"][:, None, :]),
+        ):
             initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), key))
-        nodes.append(helper.make_node("MatMul", [x, f"{name}.weight"], [f"{name}.product"], f"{name}.MatMul"))
-        nodes.append(helper.make_node("Add", [f"{name}.product", f"{name}.bias"], [f"{name}.sum"], f"{name}.Add"))
+        nodes.append(
+            helper.make_node("MatMul", [x, f"{name}.weight"], [f"{name}.product"], f"{name}.MatMul")
+        )
+        nodes.append(
+            helper.make_node(
+                "Add", [f"{name}.product", f"{name}.bias"], [f"{name}.sum"], f"{name}.Add"
+            )
+        )
         x = f"{name}.sum"
         for op, inputs, output, attributes in _NODES.get(layer.activation, ()):
             names = {"x": f"{name}.sum", "y": f"{name}.output", "share": f"{name}.share"}
@@ -381,8 +477,14 @@ def export(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
             nodes.append(helper.make_node(op, given, [names[output]], f"{name}.{op}", **attributes))
             x = names["y"]
     nodes.append(helper.make_node("Identity", [x], ["output"], "output"))
-    rows = helper.make_tensor_value_info("input", TensorProto.FLOAT, [n, "rows", architecture.input_size])
-    result = helper.make_tensor_value_info("output", TensorProto.FLOAT, [n, "rows", architecture.output_size])
+    rows = helper.make_tensor_value_info(
+        "input", TensorProto.FLOAT, [n, "rows", architecture.input_size]
+    )
+    result = helper.make_tensor_value_info(
+        "output", TensorProto.FLOAT, [n, "rows", architecture.output_size]
+    )
     graph = helper.make_graph(nodes, "mlpbank", [rows], [result], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9, producer_name="mlpbank")
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9, producer_name="mlpbank"
+    )
     return model

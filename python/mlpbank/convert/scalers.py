@@ -1,7 +1,8 @@
 """Scalers of inputs and outputs, folded into the first and the last layer so that they cost nothing at prediction.
 
-A scaler is a pair ``(mean, scale)``: inputs are ``(x - mean) / scale``, outputs ``y * scale + mean``. Fitted scalers of
-scikit-learn that do such a thing are taken as well, known by their classes.
+A scaler is a pair ``(mean, scale)``: inputs are ``(x - mean) / scale``, outputs ``y * scale +
+mean``. Fitted scalers of scikit-learn that do such a thing are taken as well, known by their
+classes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from mlpbank.weights import WeightsMapping
 
 @in_default_mode
 def fold_scalers(
-    architecture: Architecture, weights: WeightsMapping, input_scaler: Any = None, output_scaler: Any = None
+    architecture: Architecture,
+    weights: WeightsMapping,
+    input_scaler: Any = None,
+    output_scaler: Any = None,
 ) -> dict[str, Float32Array]:
     """Return weights that scale their inputs and outputs themselves.
 
@@ -32,32 +36,35 @@ def fold_scalers(
     architecture : Architecture
         Of one model, or of all that are stacked.
     weights : mapping of str to array
-        What `BatchedWeights.load` or `BatchedWeights.load_stacked` takes: ``"layer_<i>"`` (in, out) or (N, in, out),
-        flat or not, ``"layer_<i>.bias"`` (out,) or (N, out), zeros where it is missing.
+        What `BatchedWeights.load` or `BatchedWeights.load_stacked` takes: ``"layer_<i>"`` (in, out)
+        or (N, in, out), flat or not, ``"layer_<i>.bias"`` (out,) or (N, out), zeros where it is
+        missing.
     input_scaler : (mean, scale) or fitted scaler, optional
-        Each a number or (in,); for stacked weights also (N, in), a scaler for each model. The models were trained on
-        ``(x - mean) / scale`` and shall be given x.
+        Each a number or (in,); for stacked weights also (N, in), a scaler for each model. The
+        models were trained on ``(x - mean) / scale`` and shall be given x.
     output_scaler : (mean, scale) or fitted scaler, optional
         As above, with out for in. The models' outputs y become ``y * scale + mean``.
 
     Returns
     -------
     dict of str to float32 array
-        Weights and biases of every layer, not flat, all of them copies. What changes is computed in float64 and rounded
-        once.
+        Weights and biases of every layer, not flat, all of them copies. What changes is computed in
+        float64 and rounded once.
 
     Raises
     ------
     ValueError
-        An output scaler meets a last activation other than "none"; a scale is 0 or not finite; a shape does not fit; a
-        scaler is none that is known.
+        An output scaler meets a last activation other than "none"; a scale is 0 or not finite; a
+        shape does not fit; a scaler is none that is known.
     KeyError, TypeError
         `weights` lacks a layer, or a scaler is neither a pair nor a fitted scaler.
     """
     arrays, stacked = unflattened(weights, architecture)
     folded: dict[str, npt.NDArray[Any]] = dict(arrays)
     if input_scaler is not None:
-        mean, scale = _fitting(input_scaler, "input_scaler", architecture.input_size, arrays["layer_0"], stacked)
+        mean, scale = _fitting(
+            input_scaler, "input_scaler", architecture.input_size, arrays["layer_0"], stacked
+        )
         matrix = folded["layer_0"] / scale[..., :, None]
         folded["layer_0"] = matrix
         folded["layer_0.bias"] = folded["layer_0.bias"] - (mean[..., None, :] @ matrix)[..., 0, :]
@@ -69,7 +76,9 @@ def fold_scalers(
                 f"output_scaler: expected a last layer with activation 'none', got {activation.value!r}"
             )
         matrix = folded[f"layer_{last}"]
-        mean, scale = _fitting(output_scaler, "output_scaler", architecture.output_size, matrix, stacked)
+        mean, scale = _fitting(
+            output_scaler, "output_scaler", architecture.output_size, matrix, stacked
+        )
         folded[f"layer_{last}"] = matrix * scale[..., None, :]
         folded[f"layer_{last}.bias"] = folded[f"layer_{last}.bias"] * scale + mean
     return {name: to_float32(a, name) for name, a in folded.items()}
@@ -82,8 +91,9 @@ def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Flo
     Parameters
     ----------
     scaler : (mean, scale) or object
-        A pair of numbers or arrays; or of scikit-learn a fitted StandardScaler, MinMaxScaler, MaxAbsScaler or
-        RobustScaler, a FunctionTransformer without functions, or a Pipeline of them.
+        A pair of numbers or arrays; or of scikit-learn a fitted StandardScaler, MinMaxScaler,
+        MaxAbsScaler or RobustScaler, a FunctionTransformer without functions, or a Pipeline of
+        them.
     name : str
         What messages call it.
 
@@ -100,9 +110,13 @@ def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Flo
     elif hasattr(scaler, "transform"):
         mean, scale = _of_object(scaler, name)
     else:
-        raise InvalidTypeError(f"{name}: expected (mean, scale) or a fitted scaler, got {type(scaler).__name__}")
+        raise InvalidTypeError(
+            f"{name}: expected (mean, scale) or a fitted scaler, got {type(scaler).__name__}"
+        )
     if not (np.isfinite(mean).all() and np.isfinite(scale).all() and (scale != 0).all()):
-        raise InvalidValueError(f"{name}: expected finite means and finite scales other than 0, got {mean} and {scale}")
+        raise InvalidValueError(
+            f"{name}: expected finite means and finite scales other than 0, got {mean} and {scale}"
+        )
     return mean, scale
 
 
@@ -126,14 +140,23 @@ def _of_sklearn(method: Any) -> bool:
 
 
 _MODULES = {
-    **dict.fromkeys(("StandardScaler", "RobustScaler", "MaxAbsScaler", "MinMaxScaler"), "preprocessing"),
+    **dict.fromkeys(
+        ("StandardScaler", "RobustScaler", "MaxAbsScaler", "MinMaxScaler"), "preprocessing"
+    ),
     "FunctionTransformer": "preprocessing",
     "Pipeline": "pipeline",
     **dict.fromkeys(("MLPRegressor", "MLPClassifier"), "neural_network"),
     "TransformedTargetRegressor": "compose",
     **dict.fromkeys(("GridSearchCV", "RandomizedSearchCV"), "model_selection"),
 }
-_METHODS = ("transform", "inverse_transform", "predict", "predict_proba", "_predict", "_forward_pass_fast")
+_METHODS = (
+    "transform",
+    "inverse_transform",
+    "predict",
+    "predict_proba",
+    "_predict",
+    "_forward_pass_fast",
+)
 _WAY_OUT = "fold_scalers takes what it does as (mean, scale)"
 
 
@@ -145,7 +168,9 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
             f"{name}: {type(scaler).__name__} is no scaler that is known, it may compute anything; {_WAY_OUT}"
         )
     if method := own_method(scaler):
-        raise InvalidValueError(f"{name}: {kind} has a {method} of its own, which may compute anything; {_WAY_OUT}")
+        raise InvalidValueError(
+            f"{name}: {kind} has a {method} of its own, which may compute anything; {_WAY_OUT}"
+        )
     if kind == "FunctionTransformer":
         for option in ("func", "inverse_func"):
             if getattr(scaler, option) is not None:
@@ -161,14 +186,19 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
         raise InvalidValueError(f"{name}: {kind} with clip=True is not affine")
     # Options say what is used, whatever was fitted: StandardScaler has the means all the same.
     used = (all(getattr(scaler, option, True) for option in options) for options in _OPTIONS)
-    parts = (getattr(scaler, part) if part and use else None for part, use in zip(_ATTRIBUTES[kind], used, strict=True))
+    parts = (
+        getattr(scaler, part) if part and use else None
+        for part, use in zip(_ATTRIBUTES[kind], used, strict=True)
+    )
     offset, scale = (
-        np.array(default if a is None else a, np.float64) for a, default in zip(parts, (0, 1), strict=True)
+        np.array(default if a is None else a, np.float64)
+        for a, default in zip(parts, (0, 1), strict=True)
     )
     return (-offset / scale, 1.0 / scale) if kind == "MinMaxScaler" else (offset, scale)
 
 
-# Where scikit-learn's scalers keep what they subtract and what they divide by; MinMaxScaler multiplies, then adds.
+# Where scikit-learn's scalers keep what they subtract and what they divide by; MinMaxScaler
+# multiplies, then adds.
 _ATTRIBUTES = {
     "StandardScaler": ("mean_", "scale_"),
     "RobustScaler": ("center_", "scale_"),
@@ -194,7 +224,11 @@ def _fitting(
     scaler: Any, name: str, size: int, matrix: npt.NDArray[Any], stacked: bool
 ) -> tuple[Float64Array, Float64Array]:
     mean, scale = mean_and_scale(scaler, name)
-    shapes: tuple[tuple[int, ...], ...] = ((), (size,), *(((len(matrix), size),) if stacked else ()))
+    shapes: tuple[tuple[int, ...], ...] = (
+        (),
+        (size,),
+        *(((len(matrix), size),) if stacked else ()),
+    )
     for part, what in ((mean, "mean"), (scale, "scale")):
         if part.shape not in shapes:
             wanted = " or ".join(str(shape) for shape in shapes[1:])

@@ -17,7 +17,11 @@ _HIDDEN = {
     "tanh": Activation.TANH,
     "relu": Activation.RELU,
 }
-_OUTPUT = {"identity": Activation.NONE, "logistic": Activation.SIGMOID, "softmax": Activation.SOFTMAX}
+_OUTPUT = {
+    "identity": Activation.NONE,
+    "logistic": Activation.SIGMOID,
+    "softmax": Activation.SOFTMAX,
+}
 
 
 def steps(estimator: Any, where: str = "") -> list[Step]:
@@ -47,7 +51,10 @@ def steps(estimator: Any, where: str = "") -> list[Step]:
         place = join(where, "regressor")
         if not _predicts_numbers(regressor):
             raise unsupported(place, f"expected a regressor, got a {type(regressor).__name__}")
-        return [*steps(regressor, place), _target(estimator.transformer_, join(where, "transformer"))]
+        return [
+            *steps(regressor, place),
+            _target(estimator.transformer_, join(where, "transformer")),
+        ]
     if kind in ("GridSearchCV", "RandomizedSearchCV"):
         return steps(_fitted(estimator, "best_estimator_", where), where)
     raise unsupported(where, f"{kind} is not supported; {_SUPPORTED}")
@@ -71,7 +78,9 @@ def _network(network: Any, where: str) -> list[Step]:
     biases = list(network.intercepts_)
     if not network.n_layers_ - 1 == len(matrices) == len(biases):  # predict goes by n_layers_
         got = f"{len(matrices)} matrices and {len(biases)} biases"
-        raise unsupported(where, f"expected {network.n_layers_ - 1} of coefs_ and of intercepts_, got {got}")
+        raise unsupported(
+            where, f"expected {network.n_layers_ - 1} of coefs_ and of intercepts_, got {got}"
+        )
     output = network.out_activation_
     if output not in _OUTPUT:
         raise unsupported(where, f"output activation {output!r} is not supported")
@@ -87,7 +96,10 @@ def _network(network: Any, where: str) -> list[Step]:
     chain: list[Step] = []
     for i, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
         place = join(where, f"layer {i}")
-        chain += [Dense(matrix, bias, place), Activate(activation if i == last else _HIDDEN[network.activation], place)]
+        chain += [
+            Dense(matrix, bias, place),
+            Activate(activation if i == last else _HIDDEN[network.activation], place),
+        ]
     return chain
 
 

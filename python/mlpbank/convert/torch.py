@@ -11,7 +11,15 @@ from torch.nn.utils import parametrize
 from mlpbank.architecture import Activation
 from mlpbank.convert import _torch_fx
 from mlpbank.convert._chain import Activate, Step, batch_norm, join, unsupported
-from mlpbank.convert._torch_parts import OPTIONS, SQUEEZED, Plans, activation, dense, require_flat, to_numpy
+from mlpbank.convert._torch_parts import (
+    OPTIONS,
+    SQUEEZED,
+    Plans,
+    activation,
+    dense,
+    require_flat,
+    to_numpy,
+)
 
 _Reader = Callable[[Any, str, list[Step], Plans], None]
 
@@ -35,7 +43,8 @@ def steps(module: Any, where: str = "", plans: Plans | None = None) -> list[Step
     for name in _GLOBAL_HOOKS:
         if getattr(nn.modules.module, name, None):
             raise unsupported(
-                where, f"PyTorch has hooks for every module ({name}), which may do anything; remove them first"
+                where,
+                f"PyTorch has hooks for every module ({name}), which may do anything; remove them first",
             )
     chain: list[Step] = []
     collect(module, where, chain, {} if plans is None else plans)
@@ -60,21 +69,37 @@ _GLOBAL_HOOKS = (
 def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
     """Append a module's steps to a chain."""
     kind = type(module)
-    if kind.__name__ == "OptimizedModule" and kind.__module__.startswith("torch."):  # what torch.compile returns
+    if kind.__name__ == "OptimizedModule" and kind.__module__.startswith(
+        "torch."
+    ):  # what torch.compile returns
         compiled = module.__dict__.get("forward")
-        usual = hasattr(compiled, "_torchdynamo_orig_callable") or getattr(compiled, "__self__", None) is module
+        usual = (
+            hasattr(compiled, "_torchdynamo_orig_callable")
+            or getattr(compiled, "__self__", None) is module
+        )
         if module._forward_hooks or module._forward_pre_hooks or not usual:
             raise _hooked(module, where)
         module = module._orig_mod
         kind = type(module)
     own = module.__dict__
-    if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own or "_call_impl" in own:
+    if (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or "forward" in own
+        or "_call_impl" in own
+    ):
         raise _hooked(module, where)
     read = _LAYERS.get(kind)  # exact types first: this runs for every layer of every model
     if read is None:
-        read = _parametrized(module, where) if parametrize.is_parametrized(module) else _inherited(kind)
+        read = (
+            _parametrized(module, where)
+            if parametrize.is_parametrized(module)
+            else _inherited(kind)
+        )
     elif kind.forward is not _FORWARDS[kind] or kind.__call__ is not nn.Module.__call__:
-        raise unsupported(where, f"the forward of {kind.__name__} was replaced by one that may do anything")
+        raise unsupported(
+            where, f"the forward of {kind.__name__} was replaced by one that may do anything"
+        )
     if read is not None:
         read(module, where, chain, plans)
     elif kind is nn.DataParallel:
@@ -115,7 +140,11 @@ def _nothing(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
 
 def _activation(name: str) -> _Reader:
     def read(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
-        chain.append(activation(name, {option: getattr(module, option) for option in OPTIONS.get(name, ())}, where))
+        chain.append(
+            activation(
+                name, {option: getattr(module, option) for option in OPTIONS.get(name, ())}, where
+            )
+        )
 
     return read
 
@@ -145,10 +174,38 @@ _FORWARDS: dict[Any, Any] = {kind: kind.forward for kind in _LAYERS}
 # What layers are read by, and what a subclass may define without computing anything else.
 _READ = {"weight", "bias", "running_mean", "running_var", "training", "eps", "start_dim", "end_dim"}
 _READ = _READ.union(*OPTIONS.values())
-_IDLE = {"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__repr__", "extra_repr"}
-_IDLE |= {"train", "eval", "state_dict", "load_state_dict", "_load_from_state_dict", "_save_to_state_dict"}
-_IDLE |= {"__dict__", "__weakref__", "__slots__", "__constants__", "__jit_unused_properties__", "reset_parameters"}
-_IDLE |= {"__static_attributes__", "__firstlineno__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
+_IDLE = {
+    "__init__",
+    "__module__",
+    "__doc__",
+    "__qualname__",
+    "__annotations__",
+    "__repr__",
+    "extra_repr",
+}
+_IDLE |= {
+    "train",
+    "eval",
+    "state_dict",
+    "load_state_dict",
+    "_load_from_state_dict",
+    "_save_to_state_dict",
+}
+_IDLE |= {
+    "__dict__",
+    "__weakref__",
+    "__slots__",
+    "__constants__",
+    "__jit_unused_properties__",
+    "reset_parameters",
+}
+_IDLE |= {
+    "__static_attributes__",
+    "__firstlineno__",
+    "__annotate__",
+    "__annotate_func__",
+    "__annotations_cache__",
+}
 
 
 def _inherited(kind: Any) -> _Reader | None:
@@ -164,7 +221,11 @@ def _inherited(kind: Any) -> _Reader | None:
 def _parametrized(module: Any, where: str) -> _Reader | None:
     """Return how to read a module whose parameters are computed by functions of PyTorch's own."""
     for name, functions in module.parametrizations.items():
-        if functions._forward_hooks or functions._forward_pre_hooks or "forward" in functions.__dict__:
+        if (
+            functions._forward_hooks
+            or functions._forward_pre_hooks
+            or "forward" in functions.__dict__
+        ):
             raise _hooked(functions, join(where, name))
         for function in functions:
             place = f"the parametrization {type(function).__name__} of {name}"
@@ -176,11 +237,19 @@ def _parametrized(module: Any, where: str) -> _Reader | None:
                 )
             if function.training and type(function).__name__ == "_SpectralNorm":
                 raise unsupported(where, f"{place} is in training mode; call model.eval() first")
-            if function._forward_hooks or function._forward_pre_hooks or "forward" in function.__dict__:
+            if (
+                function._forward_hooks
+                or function._forward_pre_hooks
+                or "forward" in function.__dict__
+            ):
                 raise _hooked(function, join(where, name))
-    return _inherited(type(module).__mro__[1])  # the class that PyTorch made for this module comes first
+    return _inherited(
+        type(module).__mro__[1]
+    )  # the class that PyTorch made for this module comes first
 
 
 def _hooked(module: Any, where: str) -> Exception:
-    what = f"{type(module).__name__} has forward hooks, or a forward of its own, that may do anything"
+    what = (
+        f"{type(module).__name__} has forward hooks, or a forward of its own, that may do anything"
+    )
     return unsupported(where, what)

@@ -16,9 +16,9 @@ from typing import BinaryIO
 def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file for writing so that a reader, also one after a power cut, finds the old content or all of the new.
 
-    What is written goes to a temporary file in the same folder, which takes the place of `path` when the block ends
-    without an error. Whoever has the old file open or mapped keeps it. A process that is killed leaves the temporary
-    file, ``.mlpbank.<16 hex digits>.tmp``, behind.
+    What is written goes to a temporary file in the same folder, which takes the place of `path`
+    when the block ends without an error. Whoever has the old file open or mapped keeps it. A
+    process that is killed leaves the temporary file, ``.mlpbank.<16 hex digits>.tmp``, behind.
     """
     target = Path(os.path.realpath(path))  # a link stays one
     mode = None

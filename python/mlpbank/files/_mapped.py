@@ -1,8 +1,9 @@
 """Bank files: packed weights as they lie in memory, so that opening one is mapping it. docs/format.md describes them.
 
-Files are untrusted. Everything in the header must be as this version writes it for the stated architecture, dtype and
-numbers of models and bytes; then the tensors' places follow, and they must cover the file exactly. Nothing is allocated
-in proportion to what a header says, and nothing is ever unpickled.
+Files are untrusted. Everything in the header must be as this version writes it for the stated
+architecture, dtype and numbers of models and bytes; then the tensors' places follow, and they must
+cover the file exactly. Nothing is allocated in proportion to what a header says, and nothing is
+ever unpickled.
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ _YEAR_9999 = 253370764800.0  # seconds since 1970: what a datetime can still hol
 _WRITE_BYTES = 8 << 20  # at a time
 _DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(dtype)
-    for name, dtype in (("U8", "<u1"), ("U32", "<u4"), ("U64", "<u8"), ("I64", "<i8"), ("F64", "<f8"))
+    for name, dtype in (
+        ("U8", "<u1"),
+        ("U32", "<u4"),
+        ("U64", "<u8"),
+        ("I64", "<i8"),
+        ("F64", "<f8"),
+    )
 }
 
 Array = npt.NDArray[Any]
@@ -88,7 +95,11 @@ def tensors_of(contents: Contents) -> dict[str, Array]:
     if isinstance(table, _core.IntTable):
         tensors |= {"keys": table.values, "keys.slots": table.buckets}
     elif table is not None:
-        tensors |= {"keys.offsets": table.offsets, "keys.slots": table.buckets, "keys.bytes": table.bytes}
+        tensors |= {
+            "keys.offsets": table.offsets,
+            "keys.slots": table.buckets,
+            "keys.bytes": table.bytes,
+        }
     return tensors | {"version.bytes": columns.version_bytes}
 
 
@@ -107,8 +118,8 @@ def write(
     contents : Contents
         Its `blocks` and `checksums` are not looked at.
     copy_blocks : callable
-        ``copy_blocks(first, count)`` gives blocks as bytes. They are asked for in parts: the weights of a large bank
-        are never in memory twice.
+        ``copy_blocks(first, count)`` gives blocks as bytes. They are asked for in parts: the
+        weights of a large bank are never in memory twice.
     progress : bool
         Show a bar.
     """
@@ -117,13 +128,19 @@ def write(
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors_of(contents).items()}
     checksums = dict.fromkeys(("weights", *tensors), 0)
     shapes = {"weights": ("U8", [blocks, block.bytes])} | {
-        name: (next(key for key, dtype in _DTYPES.items() if dtype == array.dtype), list(array.shape))
+        name: (
+            next(key for key, dtype in _DTYPES.items() if dtype == array.dtype),
+            list(array.shape),
+        )
         for name, array in tensors.items()
     }
-    # Checksums have a fixed width, so the header can be written before they are known and again afterwards.
+    # Checksums have a fixed width, so the header can be written before they are known and again
+    # afterwards.
     file.write(_header(contents, shapes, checksums))
     step = max(1, _WRITE_BYTES // block.bytes)
-    with_bar = progress_bar(range(0, blocks, step), "saving", progress, unit_scale=step * block.bytes, unit="B")
+    with_bar = progress_bar(
+        range(0, blocks, step), "saving", progress, unit_scale=step * block.bytes, unit="B"
+    )
     for first in with_bar:
         data = copy_blocks(first, min(step, blocks - first)).data
         checksums["weights"] = zlib.crc32(data, checksums["weights"])
@@ -136,12 +153,16 @@ def write(
     file.write(_header(contents, shapes, checksums))
 
 
-def _header(contents: Contents, shapes: Mapping[str, tuple[str, list[int]]], checksums: Mapping[str, int]) -> bytes:
+def _header(
+    contents: Contents, shapes: Mapping[str, tuple[str, list[int]]], checksums: Mapping[str, int]
+) -> bytes:
     table = contents.columns.table
     description = {
         "format": FORMAT,
         "version": VERSION,
-        "architecture": [[s.input_size, s.output_size, s.activation.value] for s in contents.architecture.layers],
+        "architecture": [
+            [s.input_size, s.output_size, s.activation.value] for s in contents.architecture.layers
+        ],
         "dtype": contents.dtype,
         "layout": contents.layout,
         "models": contents.models,
@@ -159,7 +180,9 @@ def _header(contents: Contents, shapes: Mapping[str, tuple[str, list[int]]], che
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % _PAGE)
     if len(text) > _MAX_HEADER:
-        raise InvalidValueError(f"metadata: expected at most {_MAX_HEADER} bytes with the header, got {len(text)}")
+        raise InvalidValueError(
+            f"metadata: expected at most {_MAX_HEADER} bytes with the header, got {len(text)}"
+        )
     return len(text).to_bytes(8, "little") + text
 
 
@@ -209,8 +232,11 @@ def open_file(path: str | os.PathLike[str], *, map_file: bool) -> Contents:
             try:
                 mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
             except ValueError as error:  # shortened in this moment
-                raise BankFileError(f"{os.fspath(path)}: expected {size} bytes, got fewer") from error
-            # Read pages as they are needed, without their neighbours: a call for some models touches those only.
+                raise BankFileError(
+                    f"{os.fspath(path)}: expected {size} bytes, got fewer"
+                ) from error
+            # Read pages as they are needed, without their neighbours: a call for some models
+            # touches those only.
             mapped.madvise(mmap.MADV_RANDOM)
             data = np.frombuffer(mapped, np.uint8)
         else:
@@ -219,7 +245,9 @@ def open_file(path: str | os.PathLike[str], *, map_file: bool) -> Contents:
             while view:
                 count = file.readinto(view)
                 if count == 0:
-                    raise BankFileError(f"{os.fspath(path)}: expected {size} bytes, got {size - len(view)}")
+                    raise BankFileError(
+                        f"{os.fspath(path)}: expected {size} bytes, got {size - len(view)}"
+                    )
                 view = view[count:]
     try:
         return parse(data)
@@ -252,7 +280,8 @@ def parse(data: npt.NDArray[np.uint8]) -> Contents:
     """Return the contents of a whole bank file, as views into it."""
     try:
         return _parse(data)
-    # RecursionError: JSON nested without end. The others are what LayerSpec, Architecture and json raise.
+    # RecursionError: JSON nested without end. The others are what LayerSpec, Architecture and json
+    # raise.
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BankFileError(f"{str(error) or type(error).__name__:.400}") from error
 
@@ -269,7 +298,9 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
     if type(version) is not int or version < 1:
         raise InvalidValueError(f"version: expected {VERSION}, got {version!r}")
     if version > VERSION:
-        raise InvalidValueError(f"version: this mlpbank reads up to {VERSION}, got {version}; a newer mlpbank wrote it")
+        raise InvalidValueError(
+            f"version: this mlpbank reads up to {VERSION}, got {version}; a newer mlpbank wrote it"
+        )
     architecture = Architecture(_layer(entry) for entry in _expect_in(about, "architecture", list))
     dtype, layout = _expect_in(about, "dtype", str), _expect_in(about, "layout", str)
     if layout not in ("panel", "lane"):
@@ -295,7 +326,11 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
         keys: dict[str, tuple[str, list[int] | None]] = (
             {"keys": ("I64", [models]), "keys.slots": ("U32", [slots])}
             if kind == "int"
-            else {"keys.offsets": ("U64", [models + 1]), "keys.slots": ("U32", [slots]), "keys.bytes": ("U8", None)}
+            else {
+                "keys.offsets": ("U64", [models + 1]),
+                "keys.slots": ("U32", [slots]),
+                "keys.bytes": ("U8", None),
+            }
         )
         expected |= keys
     expected["version.bytes"] = ("U8", None)
@@ -304,15 +339,21 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
     if kind == "int":
         table = _core.IntTable(tensors["keys"], tensors["keys.slots"], seed)
     elif kind == "str":
-        table = _core.StringTable(tensors["keys.offsets"], tensors["keys.bytes"], tensors["keys.slots"], seed)
+        table = _core.StringTable(
+            tensors["keys.offsets"], tensors["keys.bytes"], tensors["keys.slots"], seed
+        )
     fallback = about.get("fallback")
     if fallback is not None:
         if type(fallback).__name__ != kind:
             raise InvalidValueError(f"fallback: expected a key, got {fallback!r:.80}")
         check_key(fallback, str if kind == "str" else int)
     checksums = _expect_in(about, "crc32", dict)
-    if checksums.keys() != expected.keys() or not all(isinstance(c, str) for c in checksums.values()):
-        raise InvalidValueError(f"crc32: expected one for each of {', '.join(expected)}, got {', '.join(checksums)}")
+    if checksums.keys() != expected.keys() or not all(
+        isinstance(c, str) for c in checksums.values()
+    ):
+        raise InvalidValueError(
+            f"crc32: expected one for each of {', '.join(expected)}, got {', '.join(checksums)}"
+        )
     return Contents(
         architecture=architecture,
         dtype=dtype,
@@ -320,7 +361,11 @@ def _parse(data: npt.NDArray[np.uint8]) -> Contents:
         models=models,
         blocks=tensors["weights"].reshape(-1),
         columns=ModelColumns(
-            table, tensors["generation"], tensors["loaded_at"], tensors["version.offsets"], tensors["version.bytes"]
+            table,
+            tensors["generation"],
+            tensors["loaded_at"],
+            tensors["version.offsets"],
+            tensors["version.bytes"],
         ),
         fallback=fallback,
         metadata=_expect_in(about, "metadata", dict),
@@ -340,7 +385,9 @@ def _seed(about: Mapping[str, Any]) -> bytes | None:
 
 def _layer(entry: Any) -> LayerSpec:
     if type(entry) is not list or len(entry) != 3:
-        raise InvalidValueError(f"architecture: expected [input_size, output_size, activation], got {entry!r:.80}")
+        raise InvalidValueError(
+            f"architecture: expected [input_size, output_size, activation], got {entry!r:.80}"
+        )
     return LayerSpec(*entry)
 
 
@@ -392,21 +439,29 @@ def _num_slots(models: int) -> int:
 
 
 def _tensors(
-    data: npt.NDArray[np.uint8], header: Mapping[str, Any], expected: Mapping[str, tuple[str, list[int] | None]]
+    data: npt.NDArray[np.uint8],
+    header: Mapping[str, Any],
+    expected: Mapping[str, tuple[str, list[int] | None]],
 ) -> Iterator[tuple[str, Array]]:
     """Yield every expected tensor as a view; each begins where the one before ended, and the last ends the file."""
     if list(header) != list(expected):
-        raise InvalidValueError(f"tensors: expected {', '.join(expected)}, got {', '.join(header):.200}")
+        raise InvalidValueError(
+            f"tensors: expected {', '.join(expected)}, got {', '.join(header):.200}"
+        )
     end = 0
     for name, (dtype, shape) in expected.items():
         entry = _expect(header[name], dict, name)
         if shape is None:  # bytes of text, whose number the offsets tell
             shape = _expect_in(entry, "shape", list)
             if len(shape) != 1 or type(shape[0]) is not int or not 0 <= shape[0] <= len(data):
-                raise InvalidValueError(f"{name}: expected a shape of one dimension, got {shape!r:.80}")
+                raise InvalidValueError(
+                    f"{name}: expected a shape of one dimension, got {shape!r:.80}"
+                )
         begin, end = end, end + _nbytes(dtype, shape)
         wanted = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-        if entry != wanted or not all(type(n) is int for n in (*entry["shape"], *entry["data_offsets"])):
+        if entry != wanted or not all(
+            type(n) is int for n in (*entry["shape"], *entry["data_offsets"])
+        ):
             raise InvalidValueError(f"{name}: expected {wanted}, got {entry!r:.200}")
         if end > len(data):
             raise InvalidValueError(f"{name}: expected bytes up to {end}, got {len(data)}")
@@ -426,20 +481,28 @@ def verify(contents: Contents, progress: bool = False) -> None:
     for name, array in ({"weights": contents.blocks} | tensors_of(contents)).items():
         checksum = f"{zlib.crc32(_bytes(array)):08x}"
         if checksum != contents.checksums[name]:
-            raise BankFileError(f"{name}: expected CRC-32 {contents.checksums[name]}, got {checksum}")
+            raise BankFileError(
+                f"{name}: expected CRC-32 {contents.checksums[name]}, got {checksum}"
+            )
     columns = contents.columns
     if contents.models == 0 or columns.table is None:
         return
     keys = table_keys(columns.table)
     ids, unknown = columns.table.find(as_keys(keys)[0])
     if columns.table.is_rebuilt:
-        raise BankFileError("keys.slots: expected every key within 512 steps, got a table in which searches are longer")
+        raise BankFileError(
+            "keys.slots: expected every key within 512 steps, got a table in which searches are longer"
+        )
     if unknown or not np.array_equal(ids, np.arange(contents.models)):
         bad = int(np.argmax(ids != np.arange(contents.models)))
-        raise BankFileError(f"keys: expected to find {keys[bad]!r} at position {bad}, got {ids[bad]}")
+        raise BankFileError(
+            f"keys: expected to find {keys[bad]!r} at position {bad}, got {ids[bad]}"
+        )
     decode_strings(columns.version_offsets, columns.version_bytes, "version")
     if not (columns.revisions > 0).all():
-        raise BankFileError(f"generation: expected positive ones, got {min(columns.revisions.tolist())}")
+        raise BankFileError(
+            f"generation: expected positive ones, got {min(columns.revisions.tolist())}"
+        )
     if not ((columns.loaded_at >= 0) & (columns.loaded_at < _YEAR_9999)).all():
         raise BankFileError("loaded_at: expected seconds since 1970, got others")
     weights = as_weights(contents)
@@ -455,5 +518,9 @@ def verify(contents: Contents, progress: bool = False) -> None:
 def as_weights(contents: Contents) -> _core.BatchedWeights:
     """Return the weights, which stay where they are."""
     return _core.BatchedWeights.from_buffer(
-        contents.models, contents.architecture._core, contents.layout, contents.dtype, contents.blocks
+        contents.models,
+        contents.architecture._core,
+        contents.layout,
+        contents.dtype,
+        contents.blocks,
     )

@@ -8,7 +8,8 @@ The plain form holds every array as mathematics has it, so that any safetensors 
     extra.<name>     any further arrays
     __metadata__     {"mlpbank": JSON text}: format, version, architecture, keys, metadata
 
-Files are untrusted: dtype and shape of every tensor are checked before it is read, and nothing is ever unpickled.
+Files are untrusted: dtype and shape of every tensor are checked before it is read, and nothing is
+ever unpickled.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from mlpbank.files._atomic import atomic_writer
 from mlpbank.typing import Float32Array, Key
 
 FORMAT, VERSION = "mlpbank-plain", 1
-# One entry holds all of our metadata: safetensors keeps no order among several, and equal banks shall be equal bytes.
+# One entry holds all of our metadata: safetensors keeps no order among several, and equal banks
+# shall be equal bytes.
 _ENTRY = "mlpbank"
 _EXTRA = "extra."
 
@@ -47,8 +49,8 @@ class PlainBank:
     architecture : Architecture
         Shared by all N models.
     weights : dict of str to float32 array
-        ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size) of every layer: what
-        `BatchedWeights.load_stacked` takes.
+        ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size) of
+        every layer: what `BatchedWeights.load_stacked` takes.
     keys : list of str or int, or None
         One for each model, all different; None if it was saved without.
     versions : list of str or None
@@ -90,8 +92,8 @@ def save_plain(
     architecture : Architecture
         Shared by all N models.
     weights : mapping of str to array
-        ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N, output_size), zeros where
-        it is missing. Converted to float32.
+        ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N,
+        output_size), zeros where it is missing. Converted to float32.
     versions : sequence of str or None, optional
         One for each model.
     fallback : str or int, optional
@@ -102,7 +104,8 @@ def save_plain(
     Raises
     ------
     KeyError, TypeError, ValueError
-        `weights` lacks a layer or has an unknown key, an array or key does not fit, or `metadata` is not JSON.
+        `weights` lacks a layer or has an unknown key, an array or key does not fit, or `metadata`
+        is not JSON.
     OSError
         Writing failed; an older file is still there.
     """
@@ -123,15 +126,21 @@ def save_plain(
         refuse_masks(values, f"extra[{key!r}]")
         values = np.asarray(values)
         if values.dtype.kind not in "fiub":
-            raise InvalidTypeError(f"extra[{key!r}]: expected numbers or booleans, got dtype {values.dtype}")
+            raise InvalidTypeError(
+                f"extra[{key!r}]: expected numbers or booleans, got dtype {values.dtype}"
+            )
         # safetensors takes the buffer as it lies, so it has to be native and in C order.
         tensors[_EXTRA + key] = np.require(values, values.dtype.newbyteorder("="), "C")
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "architecture": [[s.input_size, s.output_size, s.activation.value] for s in architecture.layers],
+        "architecture": [
+            [s.input_size, s.output_size, s.activation.value] for s in architecture.layers
+        ],
         "keys": None if keys is None else _checked_keys(keys, len(arrays["layer_0"])),
-        "versions": _checked_versions(list(versions), len(arrays["layer_0"])) if versions and any(versions) else None,
+        "versions": _checked_versions(list(versions), len(arrays["layer_0"]))
+        if versions and any(versions)
+        else None,
         "fallback": fallback,
         "metadata": dict(metadata or {}),
     }
@@ -162,10 +171,16 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             header = _header((file.metadata() or {}).get(_ENTRY))
-            architecture = Architecture(_layer(entry) for entry in _typed(header, "architecture", list))
+            architecture = Architecture(
+                _layer(entry) for entry in _typed(header, "architecture", list)
+            )
             weights: dict[str, Float32Array] = {}
             names = set(file.keys())
-            n = tuple(file.get_slice("layer_0.weight").get_shape()[:1]) if "layer_0.weight" in names else ()
+            n = (
+                tuple(file.get_slice("layer_0.weight").get_shape()[:1])
+                if "layer_0.weight" in names
+                else ()
+            )
             for key, shape in _shapes(architecture).items():
                 name = _tensor(key)
                 if name not in names:
@@ -181,9 +196,15 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
             extra: dict[str, npt.NDArray[Any]] = {}
             for name in sorted(names):
                 if not name.startswith(_EXTRA):
-                    raise InvalidValueError(f"expected tensors of {architecture} or {_EXTRA}*, got {name!r}")
+                    raise InvalidValueError(
+                        f"expected tensors of {architecture} or {_EXTRA}*, got {name!r}"
+                    )
                 extra[name.removeprefix(_EXTRA)] = _extra_array(file, name)
-            keys = None if header.get("keys") is None else _checked_keys(_typed(header, "keys", list), n[0])
+            keys = (
+                None
+                if header.get("keys") is None
+                else _checked_keys(_typed(header, "keys", list), n[0])
+            )
             if header.get("versions") is None:
                 versions: list[str | None] = [None] * n[0]
             else:
@@ -193,7 +214,8 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
                 check_key(fallback, type(keys[0]) if keys else None)
             metadata = _typed(header, "metadata", dict)
             return PlainBank(architecture, weights, keys, versions, fallback, extra, metadata)
-    # RecursionError: JSON nested without end. The others are what the checks here, LayerSpec and safetensors raise.
+    # RecursionError: JSON nested without end. The others are what the checks here, LayerSpec and
+    # safetensors raise.
     except (SafetensorError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BankFileError(f"{os.fspath(path)}: {error}") from error
 
@@ -202,7 +224,10 @@ def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Return the shape of each array of one model, by its key in a weights mapping."""
     shapes: dict[str, tuple[int, ...]] = {}
     for i, layer in enumerate(architecture.layers):
-        shapes |= {f"layer_{i}": (layer.input_size, layer.output_size), f"layer_{i}.bias": (layer.output_size,)}
+        shapes |= {
+            f"layer_{i}": (layer.input_size, layer.output_size),
+            f"layer_{i}.bias": (layer.output_size,),
+        }
     return shapes
 
 
@@ -217,15 +242,22 @@ def _header(text: str | None) -> dict[str, Any]:
         header = json.loads(text)
     except ValueError as error:
         raise InvalidValueError(f"metadata {_ENTRY!r}: expected JSON, got {error}") from None
-    if not isinstance(header, dict) or (header.get("format"), header.get("version")) != (FORMAT, VERSION):
-        raise InvalidValueError(f"metadata {_ENTRY!r}: expected format {FORMAT!r}, version {VERSION}, got {text[:80]}")
+    if not isinstance(header, dict) or (header.get("format"), header.get("version")) != (
+        FORMAT,
+        VERSION,
+    ):
+        raise InvalidValueError(
+            f"metadata {_ENTRY!r}: expected format {FORMAT!r}, version {VERSION}, got {text[:80]}"
+        )
     return header
 
 
 def _typed(header: dict[str, Any], name: str, kind: type) -> Any:
     value = header.get(name)
     if not isinstance(value, kind):
-        raise InvalidValueError(f"{name}: expected a JSON {kind.__name__}, got {type(value).__name__}")
+        raise InvalidValueError(
+            f"{name}: expected a JSON {kind.__name__}, got {type(value).__name__}"
+        )
     return value
 
 
@@ -240,10 +272,15 @@ def _layer(entry: Any) -> LayerSpec:
 def _extra_array(file: Any, name: str) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = file.get_tensor(name)
-    except (TypeError, AttributeError):  # bfloat16 and the like: safetensors has them, NumPy does not
+    except (
+        TypeError,
+        AttributeError,
+    ):  # bfloat16 and the like: safetensors has them, NumPy does not
         array = np.empty(0, np.void)
     if array.dtype.kind not in "fiub":  # or has them from ml_dtypes, where that was imported
-        raise InvalidValueError(f"{name}: expected a dtype of NumPy, got {file.get_slice(name).get_dtype()}")
+        raise InvalidValueError(
+            f"{name}: expected a dtype of NumPy, got {file.get_slice(name).get_dtype()}"
+        )
     return array
 
 
@@ -257,5 +294,7 @@ def _checked_versions(versions: list[Any], n: int) -> list[str | None]:
     for i, version in enumerate(versions):
         check_version(version, f"versions[{i}]")
     if len(versions) != n:
-        raise InvalidValueError(f"versions: expected one for each of {n} models, got {len(versions)}")
+        raise InvalidValueError(
+            f"versions: expected one for each of {n} models, got {len(versions)}"
+        )
     return versions

@@ -16,7 +16,13 @@ import numpy as np
 from mlpbank._arrays import as_float32
 from mlpbank.architecture import positive_int
 from mlpbank.bank import Bank
-from mlpbank.errors import InvalidStateError, InvalidTypeError, InvalidValueError, QueueFullError, UnknownModelError
+from mlpbank.errors import (
+    InvalidStateError,
+    InvalidTypeError,
+    InvalidValueError,
+    QueueFullError,
+    UnknownModelError,
+)
 from mlpbank.serving._statistics import Quantiles, Statistics, Window
 from mlpbank.typing import Float32Array, Key
 
@@ -57,26 +63,29 @@ class MicroBatcher:
     Parameters
     ----------
     bank : Bank
-        It may change while this runs, and may be replaced by another: ``batcher.bank = Bank.open(...)``.
+        It may change while this runs, and may be replaced by another: ``batcher.bank =
+        Bank.open(...)``.
     max_batch : int
         Rows of a batch. Only a request that has more by itself makes a larger one.
     max_wait : float
-        Seconds that a request waits, at most, for others to come. It waits only as long as each pass of the event loop
-        brings further requests: if the loop has nothing else to do, waiting would make nothing faster.
+        Seconds that a request waits, at most, for others to come. It waits only as long as each
+        pass of the event loop brings further requests: if the loop has nothing else to do, waiting
+        would make nothing faster.
     max_queue : int
         Rows that may wait; a request beyond raises `QueueFullError`.
     inline_work : int
-        Batches of up to this many multiply-adds are computed in the event loop's thread, larger ones in a worker
-        thread, one at a time, while the loop goes on. The default takes the loop some half a millisecond; 0 leaves all
-        to the worker.
+        Batches of up to this many multiply-adds are computed in the event loop's thread, larger
+        ones in a worker thread, one at a time, while the loop goes on. The default takes the loop
+        some half a millisecond; 0 leaves all to the worker.
 
     Notes
     -----
-    A request that cannot be answered, be it that its model is unknown or that its rows do not fit, fails alone. Results
-    have the same bits as those of `Bank.predict`. All calls have to come from one event loop.
+    A request that cannot be answered, be it that its model is unknown or that its rows do not fit,
+    fails alone. Results have the same bits as those of `Bank.predict`. All calls have to come from
+    one event loop.
 
-    For single rows and models of a few thousand weights, ``bank.predict(key, x)`` in the event loop takes
-    microseconds, less than any hand-over; docs/serving.md says from where on batching pays.
+    For single rows and models of a few thousand weights, ``bank.predict(key, x)`` in the event loop
+    takes microseconds, less than any hand-over; docs/serving.md says from where on batching pays.
 
     Examples
     --------
@@ -102,7 +111,9 @@ class MicroBatcher:
         if not max_wait >= 0:
             raise InvalidValueError(f"max_wait: expected seconds, got {max_wait!r}")
         if not isinstance(inline_work, int) or inline_work < 0:
-            raise InvalidValueError(f"inline_work: expected a number of multiply-adds, got {inline_work!r}")
+            raise InvalidValueError(
+                f"inline_work: expected a number of multiply-adds, got {inline_work!r}"
+            )
         self._bind(bank)
         self._max_batch = positive_int(max_batch, "max_batch")
         self._max_wait = max_wait
@@ -112,23 +123,30 @@ class MicroBatcher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: dict[asyncio.Future[Float32Array], _Request] = {}  # in the order of arrival
         self._waiting = 0  # rows in the queue
-        # An exception of a signal handler may come between any two lines, and before the first line of what the loop
-        # calls. So a request leaves the queue only for the batch, the batch is there until all is answered, the loop
-        # calls everything twice, and what was done before does nothing.
+        # An exception of a signal handler may come between any two lines, and before the first line
+        # of what the loop calls. So a request leaves the queue only for the batch, the batch is
+        # there until all is answered, the loop calls everything twice, and what was done before
+        # does nothing.
         self._batch: _Batch | None = None
         self._look: _Look | None = None  # None: no call of _check is to come
         self._closed = False
         self._executor: ThreadPoolExecutor | None = None
 
-        self._requests = self._rows = self._batches = self._failed = self._cancelled = self._refused = 0
-        self._batch_rows, self._queue_seconds, self._latency, self._compute = (Window() for _ in range(4))
+        self._requests = self._rows = self._batches = self._failed = self._cancelled = (
+            self._refused
+        ) = 0
+        self._batch_rows, self._queue_seconds, self._latency, self._compute = (
+            Window() for _ in range(4)
+        )
 
     def _bind(self, bank: Bank) -> None:
         if not isinstance(bank, Bank):
             raise InvalidTypeError(f"bank: expected a Bank, got {bank!r}")
         self._bank = bank
         self._row_shape = (bank.architecture.input_size,)
-        self._row_work = sum(layer.input_size * layer.output_size for layer in bank.architecture.layers)
+        self._row_work = sum(
+            layer.input_size * layer.output_size for layer in bank.architecture.layers
+        )
         self._key_type = bank.key_type
 
     @property
@@ -142,7 +160,9 @@ class MicroBatcher:
         if isinstance(bank, Bank):
             new = bank.architecture
             if (new.input_size, new.output_size) != (old.input_size, old.output_size):
-                raise InvalidValueError(f"bank: expected the input and output size of {old!r}, got {new!r}")
+                raise InvalidValueError(
+                    f"bank: expected the input and output size of {old!r}, got {new!r}"
+                )
         self._bind(bank)
 
     def predict(self, key: Key, x: Any) -> Coroutine[Any, Any, Float32Array]:
@@ -152,13 +172,14 @@ class MicroBatcher:
         ----------
         key : str or int
         x : array_like of real numbers
-            (input_size,) or (rows, input_size). Copied at once: it may change as soon as this returns, before the
-            answer is awaited.
+            (input_size,) or (rows, input_size). Copied at once: it may change as soon as this
+            returns, before the answer is awaited.
 
         Returns
         -------
         coroutine
-            Of a float32 array, (output_size,) or (rows, output_size). What follows is raised when it is awaited.
+            Of a float32 array, (output_size,) or (rows, output_size). What follows is raised when
+            it is awaited.
 
         Raises
         ------
@@ -188,7 +209,9 @@ class MicroBatcher:
         if shape != self._row_shape:
             if len(shape) != 2 or shape[1:] != self._row_shape:
                 size = self._row_shape[0]
-                raise InvalidValueError(f"x: expected shape ({size},) or (rows, {size}), got {shape}")
+                raise InvalidValueError(
+                    f"x: expected shape ({size},) or (rows, {size}), got {shape}"
+                )
             rows = shape[0]
             if rows == 0:
                 return self._bank.predict(key, x)
@@ -211,7 +234,8 @@ class MicroBatcher:
             if (request := self._queue.pop(future, None)) is not None:
                 self._waiting -= request.rows
             if not future.cancel() and not future.cancelled():
-                future.exception()  # the error came just before the cancellation: nobody will ask for it
+                # The error came just before the cancellation: nobody will ask for it
+                future.exception()
             raise
 
     def _admit(self, loop: asyncio.AbstractEventLoop, rows: int) -> None:
@@ -221,13 +245,18 @@ class MicroBatcher:
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise InvalidStateError("MicroBatcher: expected calls from one event loop, got one from another")
+            raise InvalidStateError(
+                "MicroBatcher: expected calls from one event loop, got one from another"
+            )
         if not self._queue:
             self._waiting = 0
-        # A request larger than the whole queue is taken if nothing else waits: otherwise it never would be.
+        # A request larger than the whole queue is taken if nothing else waits: otherwise it never
+        # would be.
         if self._waiting and self._waiting + rows > self._max_queue:
             self._refused += 1
-            raise QueueFullError(f"queue is full: {self._waiting} of at most {self._max_queue} rows wait")
+            raise QueueFullError(
+                f"queue is full: {self._waiting} of at most {self._max_queue} rows wait"
+            )
 
     def _look_soon(self, deadline: float) -> None:
         """Let `_check` run in the next pass of the loop."""
@@ -371,7 +400,10 @@ class MicroBatcher:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
 
@@ -385,13 +417,17 @@ def _predict(bank: Bank, requests: list[_Request]) -> list[Float32Array | Except
         keys = [request.key for request in requests for _ in range(request.rows)]
         y = bank.predict(keys, np.concatenate([np.atleast_2d(request.x) for request in requests]))
         parts = np.split(y, np.cumsum([request.rows for request in requests[:-1]]))
-        return [part[0] if request.x.ndim == 1 else part for part, request in zip(parts, requests, strict=True)]
+        return [
+            part[0] if request.x.ndim == 1 else part
+            for part, request in zip(parts, requests, strict=True)
+        ]
     except UnknownModelError as error:
         unknown = set(error.keys)
         known = [request for request in requests if request.key not in unknown]
         answers = iter(_predict(bank, known) if known else [])
         return [
-            UnknownModelError([request.key], 1) if request.key in unknown else next(answers) for request in requests
+            UnknownModelError([request.key], 1) if request.key in unknown else next(answers)
+            for request in requests
         ]
     except Exception as error:
         if len(requests) == 1:

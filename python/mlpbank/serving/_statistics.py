@@ -34,7 +34,8 @@ class Statistics:
     requests, rows, batches : int
         That were computed; a request that failed alone is among them.
     failed, cancelled, refused : int
-        Requests that got an error, that were cancelled while they waited, and that `QueueFullError` refused.
+        Requests that got an error, that were cancelled while they waited, and that `QueueFullError`
+        refused.
     waiting : int
         Rows that wait now.
     batch_rows : Quantiles
