@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from test_layers import LAYERS, level
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +42,7 @@ NAMED = [
 
 
 def defines(file: str, name: str) -> bool:
-    """Whether a source file holds a function, class or member `name`: the last part of A::b or A.b, in A if that is a class of the file."""
+    """Whether a source file holds the function, class or member that A.b, A::b or b names."""
     text = (ROOT / file).read_text(encoding="utf-8")
     if file.endswith(".py"):
         tree: ast.AST = ast.parse(text)
