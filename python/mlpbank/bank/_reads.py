@@ -207,7 +207,7 @@ class BankReads:
         out: Float32Array | None,
         num_threads: int | None,
     ) -> Float32Array:
-        """Predict for keys or handles. `find` gives their slots (-1: unknown) and counts unknown ones."""
+        """Predict for keys or handles. `find` gives their slots, -1 for unknown, and counts those."""
         guard = self._slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
             before = None
