@@ -114,7 +114,7 @@ def test_what_to_stacked_gives_makes_the_bank_again(
 def test_to_stacked_of_more_models_than_are_unpacked_at_once(
     monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
-    monkeypatch.setattr("mlpbank.bank._bank._CHUNK_MODELS", 32)
+    monkeypatch.setattr("mlpbank.bank._files._CHUNK_MODELS", 32)
     keys = list(range(1, 71))
     bank = make_bank(keys, layout=layout)
     stacked = bank.to_stacked()

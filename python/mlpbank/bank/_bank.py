@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from mlpbank import _core
 from mlpbank._columns import ModelColumns, ModelInfo, check_version
-from mlpbank._keys import make_table, table_keys, table_size, to_builtin
+from mlpbank._keys import make_table, table_size, to_builtin
 from mlpbank.architecture import Architecture
-from mlpbank.bank._reads import BankReads
-from mlpbank.bank._slot_map import SlotMap
+from mlpbank.bank._files import BankFiles
 from mlpbank.engine import Engine
 from mlpbank.errors import (
     BankFileError,
@@ -27,39 +21,14 @@ from mlpbank.errors import (
     ModelNotLoadedError,
     UnknownModelError,
 )
-from mlpbank.files import _mapped
-from mlpbank.files._atomic import atomic_writer
-from mlpbank.inference import BatchedInference
 from mlpbank.typing import Dtype, Float32Array, Key, Layout
 from mlpbank.weights import BatchedWeights
 
 if TYPE_CHECKING:
     from mlpbank.files._plain import PlainBank
 
-_CHUNK_MODELS = 1 << 14  # that are unpacked at once
 
-
-class StackedModels(NamedTuple):
-    """Models of one architecture, stacked in the order of their keys.
-
-    Attributes
-    ----------
-    keys : list of N str or int
-    architecture : Architecture
-    weights : dict of str to float32 array
-        ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size), as
-        they are stored.
-    """
-
-    keys: list[Key]
-    architecture: Architecture
-    weights: dict[str, Float32Array]
-
-
-StackedModels.__module__ = "mlpbank"  # from where users import it
-
-
-class Bank(BankReads, MutableMapping[Key, Any]):
+class Bank(BankFiles, MutableMapping[Key, Any]):
     """Models of one architecture by key: a mutable mapping of keys to weights.
 
     Parameters
@@ -108,22 +77,6 @@ class Bank(BankReads, MutableMapping[Key, Any]):
     ) -> None:
         weights = BatchedWeights(1, architecture, layout=layout, dtype=dtype)
         self._bind(weights, ModelColumns.new(None), engine, fallback)
-
-    def _bind(
-        self,
-        weights: BatchedWeights,
-        columns: ModelColumns,
-        engine: Engine | None,
-        fallback: Key | None,
-    ) -> None:
-        self._inference = BatchedInference.from_weights(weights, engine)
-        self._weights = weights
-        self._slot_map = SlotMap(weights, columns)
-        self.fallback = fallback
-        self._metadata: dict[str, Any] = {}
-        # What a kernel reads at once: so many models, in so many bytes.
-        block = _core.block_of(weights.architecture._core, weights.layout, weights.dtype)
-        self._block_models, self._block_bytes = block.models, block.bytes
 
     @classmethod
     def from_stacked(
@@ -189,7 +142,7 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         output_scaler: Any = None,
         progress: bool = False,
     ) -> Bank:
-        """Return a bank of models as people have them: of PyTorch, scikit-learn, Keras, ONNX, or weights mappings.
+        """Return a bank of PyTorch, scikit-learn, Keras or ONNX models, or weights mappings.
 
         Parameters
         ----------
@@ -229,37 +182,7 @@ class Bank(BankReads, MutableMapping[Key, Any]):
             output_scaler=output_scaler,
         )
 
-    @property
-    def fallback(self) -> Key | None:
-        """The key of the model that answers for keys that are unknown; None: none does. It can be set."""
-        return self._fallback
-
-    @fallback.setter
-    def fallback(self, key: Key | None) -> None:
-        if key is not None:
-            self._slot_map.check(key)
-            key = to_builtin(key)
-            try:
-                self._slot_map.core.set_key_type(type(key))
-            except KeyTypeError:  # another thread has just added the first one
-                self._slot_map.check(key)
-        self._fallback = key
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What else is to be known about the bank, of what JSON can hold; kept in its file. Setting it makes a copy."""
-        return self._metadata
-
-    @metadata.setter
-    def metadata(self, metadata: dict[str, Any]) -> None:
-        self._metadata = _mapped.copy_json(metadata)
-
-    @property
-    def key_type(self) -> type | None:
-        """``str`` or ``int``, of which all keys are; None as long as there never was one."""
-        return self._slot_map.kind
-
-    # The mapping's own would compare weights, and take the hash away.
+    # Those of a mapping would compare weights and leave no hash.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -274,7 +197,7 @@ class Bank(BankReads, MutableMapping[Key, Any]):
 
     def __getitem__(self, key: Key) -> dict[str, Float32Array]:
         """Return a model's weights as they are stored, see `BatchedWeights.get`."""
-        reader = self._slot_map.core.enter()  # leaves with this frame, whatever happens
+        guard = self._slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
             slot = self._slot_map.slot(key)
             if slot < 0:
@@ -283,14 +206,14 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         except ModelNotLoadedError:  # removed in this moment
             raise UnknownModelError([key], 1) from None
         finally:
-            reader.leave()
+            guard.leave()
 
     def __setitem__(self, key: Key, model: Any) -> None:
         """Add or replace a model; the same as ``add(key, model)``."""
         self.add(key, model)
 
     def __delitem__(self, key: Key) -> None:
-        """Remove a model; predictions for its key fail from now on, and those that run are not disturbed."""
+        """Remove a model. Predictions that run finish; later ones do not know its key."""
         self._slot_map.remove(key)
 
     def add(
@@ -336,7 +259,7 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         weights = _folded(self.architecture, model, input_scaler, output_scaler, self.dtype)
         arrays = self._weights._collect(weights, (), check_finite)
         try:
-            # One step: the caller's code has run, and no exception can come in between.
+            # One step. The caller's code has run, and no exception can come in between.
             self._slot_map.core.add(to_builtin(key), version or "", time.time(), *arrays)
         except KeyTypeError:  # another thread has just added the first key
             self._slot_map.check(key)
@@ -353,9 +276,6 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         weights: Mapping[str, Any] = converted.weights
         return weights
 
-    def _num_blocks(self, models: int) -> int:
-        return -(-models // self._block_models)
-
     def info(self, key: Key) -> ModelInfo:
         """Return version, revision and time of loading of a model.
 
@@ -365,69 +285,6 @@ class Bank(BankReads, MutableMapping[Key, Any]):
             There is no such model.
         """
         return self._slot_map.info(key)
-
-    def to_stacked(self) -> StackedModels:
-        """Return all models of one moment, stacked.
-
-        Returns
-        -------
-        StackedModels
-            What `from_stacked` takes, in its order: ``Bank.from_stacked(*bank.to_stacked())``.
-        """
-        return self._stacked()[0]
-
-    def _stacked(self) -> tuple[StackedModels, ModelColumns]:
-        snapshot, slots, columns = self._slot_map.freeze()
-        models = len(slots)
-        weights: dict[str, Float32Array] = {}
-        for i, layer in enumerate(self.architecture.layers):
-            weights[f"layer_{i}"] = np.empty(
-                (models, layer.input_size, layer.output_size), np.float32
-            )
-            weights[f"layer_{i}.bias"] = np.empty((models, layer.output_size), np.float32)
-        for first in range(0, models, _CHUNK_MODELS):
-            some = slots[first : first + _CHUNK_MODELS]
-            copied = _mapped.aligned_zeros(self._num_blocks(len(some)) * self._block_bytes)
-            snapshot.copy(some, copied)
-            core = _core.BatchedWeights.from_buffer(
-                len(some), self.architecture._core, self.layout, self.dtype, copied
-            )
-            part = BatchedWeights._from_core(core, self.architecture)
-            for model in range(len(some)):
-                for name, array in part.get(model).items():
-                    weights[name][first + model] = array
-        keys = [] if columns.table is None else list(table_keys(columns.table))
-        return StackedModels(keys, self.architecture, weights), columns
-
-    def to_safetensors(self, path: str | os.PathLike[str]) -> None:
-        """Save the bank as it is now in the plain form: float32 arrays that any safetensors reader can read.
-
-        Keys, versions, fallback and metadata are kept; dtype and layout are not. docs/format.md
-        describes the form.
-
-        Parameters
-        ----------
-        path : path-like
-            Its folder exists. The file appears complete or not at all, and replaces an older one in
-            one step.
-
-        Raises
-        ------
-        OSError
-            Writing failed; an older file is still there.
-        TypeError, ValueError
-            `metadata` is not a dict of what JSON can hold.
-        """
-        from mlpbank.files import _plain
-
-        stacked, columns = self._stacked()
-        _plain.save_plain(
-            path,
-            *stacked,
-            versions=[columns.version(i) for i in range(len(stacked.keys))],
-            fallback=self.fallback,
-            metadata=_mapped.copy_json(self.metadata),
-        )
 
     @classmethod
     def from_safetensors(
@@ -485,100 +342,9 @@ class Bank(BankReads, MutableMapping[Key, Any]):
         self.metadata = plain.metadata
         return self
 
-    def save(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
-        """Save the bank as it is now; others may predict and change it meanwhile.
-
-        The file appears complete or not at all, and replaces an older one in one step: whoever has
-        that open or mapped, be it this bank, keeps it.
-
-        Parameters
-        ----------
-        path : path-like
-            Its folder exists.
-        progress : bool
-            Show a bar on stderr (needs tqdm).
-
-        Raises
-        ------
-        OSError
-            Writing failed; an older file is still there.
-        TypeError, ValueError
-            `metadata` is not a dict of what JSON can hold.
-        """
-        with atomic_writer(path) as file:
-            self._write(file, progress)
-
-    def _write(self, file: Any, progress: bool) -> None:
-        snapshot, slots, columns = self._slot_map.freeze()
-        contents = _mapped.Contents(
-            architecture=self.architecture,
-            dtype=self.dtype,
-            layout=self.layout,
-            models=len(slots),
-            blocks=np.empty(0, np.uint8),
-            columns=columns,
-            fallback=self.fallback,
-            metadata=_mapped.copy_json(self.metadata),
-            checksums={},
-        )
-        per_block = self._block_models
-
-        def copy_blocks(first: int, count: int) -> npt.NDArray[np.uint8]:
-            data = np.zeros(count * self._block_bytes, np.uint8)
-            snapshot.copy(slots[first * per_block : (first + count) * per_block], data)
-            return data
-
-        _mapped.write(file, contents, copy_blocks, progress)
-
-    @classmethod
-    def open(
-        cls, path: str | os.PathLike[str], *, mmap: bool = True, engine: Engine | None = None
-    ) -> Bank:
-        """Open a bank file.
-
-        Parameters
-        ----------
-        path : path-like
-        mmap : bool
-            Map the file: opening takes milliseconds however large it is, weights are read when they
-            are first needed, and all processes that have it open share its memory. It must not be
-            changed in place or shortened meanwhile; `save` never does that. False reads all of it.
-        engine : Engine, optional
-            ``Engine()`` by default.
-
-        Returns
-        -------
-        Bank
-            Changes to it stay in memory; `save` keeps them.
-
-        Raises
-        ------
-        BankFileError
-            It is not a valid bank file.
-        OSError
-            It cannot be opened or read.
-        """
-        return cls._from_contents(_mapped.open_file(path, map_file=mmap), engine)
-
-    @classmethod
-    def _from_contents(cls, contents: _mapped.Contents, engine: Engine | None) -> Bank:
-        weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
-        self = cls.__new__(cls)
-        self._bind(weights, contents.columns, engine, contents.fallback)
-        self._metadata = contents.metadata
-        return self
-
-    @classmethod
-    def _from_bytes(cls, data: bytes, engine: Engine | None = None) -> Bank:
-        return cls._from_contents(_mapped.from_bytes(data), engine)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        file = io.BytesIO()
-        self._write(file, False)
-        return Bank._from_bytes, (file.getvalue(), self.engine)
-
     def __repr__(self) -> str:
-        return f"<Bank of {len(self)}: {self.architecture!r}, dtype={self.dtype!r}, layout={self.layout!r}>"
+        about = f"{self.architecture!r}, dtype={self.dtype!r}, layout={self.layout!r}"
+        return f"<Bank of {len(self)}: {about}>"
 
 
 def _folded(
@@ -592,7 +358,8 @@ def _folded(
         return weights
     if dtype == "int8" and input_scaler is not None:
         warnings.warn(
-            "int8 weights lose accuracy where inputs of different size are scaled by them: scale x itself instead",
+            "int8 weights lose accuracy where inputs of different size are scaled by them: "
+            "scale x itself instead",
             stacklevel=3,
         )
     from mlpbank.convert import fold_scalers

@@ -118,7 +118,7 @@ class BankReads:
             An argument does not fit.
         """
         missing = self._checked_missing(missing)
-        # The caller's own code may run in here, so it comes before there is a reader.
+        # The caller's own code may run in here, so it comes before there is a guard.
         handles, x = as_ids(handles, "handles"), as_float32(x, "x")
         return self._answer(
             handles,
@@ -181,7 +181,7 @@ class BankReads:
             )[0]
             return y if out is None else out
         missing = self._checked_missing(missing)
-        # The caller's own code may run in here, so it comes before there is a reader.
+        # The caller's own code may run in here, so it comes before there is a guard.
         keys, kind = as_keys(keys)
         x = as_float32(x, "x")
         return self._answer(
@@ -207,8 +207,8 @@ class BankReads:
         out: Float32Array | None,
         num_threads: int | None,
     ) -> Float32Array:
-        """Predict for keys or handles; `find` gives their slots, -1 for unknown ones, and how many those are."""
-        reader = self._slot_map.core.enter()  # leaves with this frame, whatever happens
+        """Predict for keys or handles. `find` gives their slots, -1 for unknown, and counts those."""
+        guard = self._slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
             before = None
             while True:
@@ -226,7 +226,7 @@ class BankReads:
                         raise
                     before = slots
         finally:
-            reader.leave()
+            guard.leave()
 
     def _answer_some(
         self,
@@ -272,7 +272,7 @@ class BankReads:
         out: Float32Array | None = None,
         num_threads: int | None = None,
     ) -> Float32Array:
-        """Predict in a worker thread, so that the event loop goes on meanwhile; everything as for `predict`.
+        """Predict in a worker thread while the event loop goes on; all as for `predict`.
 
         Handing over takes some 50 microseconds, more than predicting for a few small models does.
         """

@@ -21,7 +21,7 @@ MOST_REUSES = 2**31 - 1  # of a slot: a handle has so many bits left for their n
 
 
 class SlotMap:
-    """Which slot has which key: `core` knows and changes it, this puts its answers and errors into words.
+    """Which slot has which key. `core` knows and changes it; this gives answers and errors form.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class SlotMap:
 
     @property
     def kind(self) -> type | None:
-        """``str`` or ``int``, of which all keys are; None as long as there never was one."""
+        """``str`` or ``int``, the type of all keys; None if there never was one."""
         return self.core.key_type
 
     def check(self, key: Any) -> None:
@@ -54,7 +54,7 @@ class SlotMap:
         check_key(key, self.kind)
 
     def find(self, keys: Any, kind: type) -> tuple[Ids, int]:
-        """Return the slots of keys as `as_keys` gave them, -1 where there is none, and how many there are not."""
+        """Return the slots of keys from `as_keys`, -1 for unknown ones, and how many those are."""
         return self._find(self.core.find, keys, kind)
 
     def find_handles(self, keys: Any, kind: type) -> tuple[Ids, int]:
@@ -77,7 +77,7 @@ class SlotMap:
         raise InvalidTypeError(f"keys: expected {kind.__name__} like the bank's, got {first!r}")
 
     def slot(self, key: Any) -> int:
-        """Return the slot of one key, -1 if it is unknown. Its user has entered a reader of the core."""
+        """Return the slot of one key, -1 if it is unknown. Enter the core before."""
         kind = self.kind
         if not could_be(key, kind):
             return -1
@@ -120,7 +120,7 @@ class SlotMap:
         return self._keys_and_slots(self.core.freeze(False))[0]
 
     def freeze(self) -> tuple[_core.Snapshot, Ids, ModelColumns]:
-        """Return the weights of all models at one moment, their slots in the order of their keys, and their columns."""
+        """Return weights, slots in the order of keys, and columns, all of one moment."""
         frozen = self.core.freeze(True)
         old = self._columns
         table = old.table

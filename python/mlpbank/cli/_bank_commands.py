@@ -19,7 +19,7 @@ from mlpbank.architecture import Activation, Architecture
 from mlpbank.bank import Bank
 from mlpbank.cli._tables import CommandError, encoded, foreign, needs, read_table, write_csv
 from mlpbank.errors import BankFileError, MlpbankError
-from mlpbank.files import _mapped, _plain
+from mlpbank.files import _mapped, _plain, _schema
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.typing import DtypeName, Key
 
@@ -259,7 +259,7 @@ def _to_onnx(bank: Bank) -> bytes:
     """Return the bank as a serialised graph, its metadata as properties whose values are JSON text."""
     from mlpbank import convert
 
-    metadata = _mapped.copy_json(bank.metadata)
+    metadata = _schema.copy_json(bank.metadata)
     model = convert.to_onnx(*bank.to_stacked()[1:])
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=json.dumps(value, ensure_ascii=False))

@@ -1,1 +1,1 @@
-"""Files of models: the mapped form that a bank opens, and the plain form that any safetensors reader can read."""
+"""Files of models: the mapped form of a bank, and the plain form for any safetensors reader."""

@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing so that a reader, also one after a power cut, finds the old content or all of the new.
+    """Open a file for writing that replaces `path` as a whole or not at all, power cuts included.
 
-    What is written goes to a temporary file in the same folder, which takes the place of `path`
-    when the block ends without an error. Whoever has the old file open or mapped keeps it. A
-    process that is killed leaves the temporary file, ``.mlpbank.<16 hex digits>.tmp``, behind.
+    The data goes to a temporary file in the same folder. That file takes the place of `path` when
+    the block ends without an error. A process that has the old file open or mapped keeps it. A
+    process that is killed leaves its temporary file behind, ``.mlpbank.<16 hex digits>.tmp``.
     """
     target = Path(os.path.realpath(path))  # a link stays one
     mode = None
@@ -29,7 +29,7 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         mode = stat.S_IMODE(status.st_mode)
     elif os.fspath(path).endswith(os.sep) or not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
-    # Nothing of the target's own name: that may have all of the 255 bytes that file systems allow.
+    # Not made from the target's name, which may have all of the 255 bytes that file systems allow.
     temporary = target.with_name(f".mlpbank.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:

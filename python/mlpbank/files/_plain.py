@@ -1,12 +1,14 @@
-"""Bank files: the weights of many models, with their keys and architecture, in one safetensors file.
+"""The plain form of a bank: weights, keys and architecture in one safetensors file.
 
-The plain form holds every array as mathematics has it, so that any safetensors reader can use it::
+Any safetensors reader can use it. Layer 0 of model i is
+``activation(x @ layer_0.weight[i] + layer_0.bias[i])``::
 
-    layer_0.weight   float32 [N, in, out]      model i computes act(x @ layer_0.weight[i] + layer_0.bias[i])
+    layer_0.weight   float32 [N, in, out]
     layer_0.bias     float32 [N, out]
     layer_1.weight   ...
     extra.<name>     any further arrays
-    __metadata__     {"mlpbank": JSON text}: format, version, architecture, keys, metadata
+    __metadata__     {"mlpbank": JSON text}: format, version, architecture, keys, versions,
+                     fallback, metadata
 
 Files are untrusted: dtype and shape of every tensor are checked before it is read, and nothing is
 ever unpickled.
@@ -34,8 +36,8 @@ from mlpbank.files._atomic import atomic_writer
 from mlpbank.typing import Float32Array, Key
 
 FORMAT, VERSION = "mlpbank-plain", 1
-# One entry holds all of our metadata: safetensors keeps no order among several, and equal banks
-# shall be equal bytes.
+# One entry holds all metadata: safetensors keeps no order among several, and equal banks are to be
+# equal bytes.
 _ENTRY = "mlpbank"
 _EXTRA = "extra."
 
@@ -81,7 +83,7 @@ def save_plain(
     extra: Mapping[str, npt.ArrayLike] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Save a bank in the plain form. The file appears complete or not at all, and replaces an older one at once.
+    """Save models in the plain form. The file appears complete or not at all.
 
     Parameters
     ----------
@@ -155,7 +157,7 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
     Parameters
     ----------
     path : path-like
-        A file that `save_plain` wrote, or somebody else.
+        A file in the plain form.
 
     Returns
     -------
@@ -190,7 +192,8 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
                 found = stored.get_dtype(), tuple(stored.get_shape())
                 if found != ("F32", n + shape):
                     raise InvalidValueError(
-                        f"{name}: expected F32 of shape {n + shape}, got {found[0]} of shape {found[1]}"
+                        f"{name}: expected F32 of shape {n + shape}, "
+                        f"got {found[0]} of shape {found[1]}"
                     )
                 weights[key] = file.get_tensor(name)
             extra: dict[str, npt.NDArray[Any]] = {}
@@ -264,7 +267,8 @@ def _typed(header: dict[str, Any], name: str, kind: type) -> Any:
 def _layer(entry: Any) -> LayerSpec:
     if not isinstance(entry, list) or len(entry) != 3:
         raise InvalidValueError(
-            f"architecture: expected [input_size, output_size, activation] for each layer, got {entry!r}"
+            f"architecture: expected [input_size, output_size, activation] for each layer, "
+            f"got {entry!r}"
         )
     return LayerSpec(*entry)
 

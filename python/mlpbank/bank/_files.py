@@ -1,0 +1,258 @@
+"""What a Bank consists of, and its way into files and back."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpbank import _core
+from mlpbank._columns import ModelColumns
+from mlpbank._keys import table_keys, to_builtin
+from mlpbank.architecture import Architecture
+from mlpbank.bank._reads import BankReads
+from mlpbank.bank._slot_map import SlotMap
+from mlpbank.engine import Engine
+from mlpbank.errors import KeyTypeError
+from mlpbank.files import _mapped, _schema
+from mlpbank.files._atomic import atomic_writer
+from mlpbank.inference import BatchedInference
+from mlpbank.typing import Float32Array, Key
+from mlpbank.weights import BatchedWeights
+
+if TYPE_CHECKING:
+    from mlpbank.bank._bank import Bank
+
+_CHUNK_MODELS = 1 << 14  # that are unpacked at once
+
+
+class StackedModels(NamedTuple):
+    """Models of one architecture, stacked in the order of their keys.
+
+    Attributes
+    ----------
+    keys : list of N str or int
+    architecture : Architecture
+    weights : dict of str to float32 array
+        ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size), as
+        they are stored.
+    """
+
+    keys: list[Key]
+    architecture: Architecture
+    weights: dict[str, Float32Array]
+
+
+StackedModels.__module__ = "mlpbank"  # from where users import it
+
+
+class BankFiles(BankReads):
+    """The part of `Bank` that saves and opens."""
+
+    def _bind(
+        self,
+        weights: BatchedWeights,
+        columns: ModelColumns,
+        engine: Engine | None,
+        fallback: Key | None,
+    ) -> None:
+        self._inference = BatchedInference.from_weights(weights, engine)
+        self._weights = weights
+        self._slot_map = SlotMap(weights, columns)
+        self.fallback = fallback
+        self._metadata: dict[str, Any] = {}
+        # A kernel reads a block at once: so many models, in so many bytes.
+        block = _core.block_of(weights.architecture._core, weights.layout, weights.dtype)
+        self._block_models, self._block_bytes = block.models, block.bytes
+
+    @property
+    def fallback(self) -> Key | None:
+        """The key of the model that answers for unknown keys, or None. It can be set."""
+        return self._fallback
+
+    @fallback.setter
+    def fallback(self, key: Key | None) -> None:
+        if key is not None:
+            self._slot_map.check(key)
+            key = to_builtin(key)
+            try:
+                self._slot_map.core.set_key_type(type(key))
+            except KeyTypeError:  # another thread has just added the first one
+                self._slot_map.check(key)
+        self._fallback = key
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Your own notes about the bank, as JSON has them; kept in its file. Set with a copy."""
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: dict[str, Any]) -> None:
+        self._metadata = _schema.copy_json(metadata)
+
+    @property
+    def key_type(self) -> type | None:
+        """``str`` or ``int``, the type of all keys; None if there never was one."""
+        return self._slot_map.kind
+
+    def _num_blocks(self, models: int) -> int:
+        return -(-models // self._block_models)
+
+    def to_stacked(self) -> StackedModels:
+        """Return all models of one moment, stacked.
+
+        Returns
+        -------
+        StackedModels
+            What `from_stacked` takes, in its order: ``Bank.from_stacked(*bank.to_stacked())``.
+        """
+        return self._stacked()[0]
+
+    def _stacked(self) -> tuple[StackedModels, ModelColumns]:
+        snapshot, slots, columns = self._slot_map.freeze()
+        models = len(slots)
+        weights: dict[str, Float32Array] = {}
+        for i, layer in enumerate(self.architecture.layers):
+            weights[f"layer_{i}"] = np.empty(
+                (models, layer.input_size, layer.output_size), np.float32
+            )
+            weights[f"layer_{i}.bias"] = np.empty((models, layer.output_size), np.float32)
+        for first in range(0, models, _CHUNK_MODELS):
+            some = slots[first : first + _CHUNK_MODELS]
+            copied = _mapped.aligned_zeros(self._num_blocks(len(some)) * self._block_bytes)
+            snapshot.copy(some, copied)
+            core = _core.BatchedWeights.from_buffer(
+                len(some), self.architecture._core, self.layout, self.dtype, copied
+            )
+            part = BatchedWeights._from_core(core, self.architecture)
+            for model in range(len(some)):
+                for name, array in part.get(model).items():
+                    weights[name][first + model] = array
+        keys = [] if columns.table is None else list(table_keys(columns.table))
+        return StackedModels(keys, self.architecture, weights), columns
+
+    def to_safetensors(self, path: str | os.PathLike[str]) -> None:
+        """Save the bank as it is now in the plain form, for any safetensors reader.
+
+        The arrays are float32. Keys, versions, fallback and metadata are kept; dtype and layout
+        are not. docs/format.md
+        describes the form.
+
+        Parameters
+        ----------
+        path : path-like
+            Its folder exists. The file appears complete or not at all, and replaces an older one in
+            one step.
+
+        Raises
+        ------
+        OSError
+            Writing failed; an older file is still there.
+        TypeError, ValueError
+            `metadata` is not a dict of what JSON can hold.
+        """
+        from mlpbank.files import _plain
+
+        stacked, columns = self._stacked()
+        _plain.save_plain(
+            path,
+            *stacked,
+            versions=[columns.version(i) for i in range(len(stacked.keys))],
+            fallback=self.fallback,
+            metadata=_schema.copy_json(self.metadata),
+        )
+
+    def save(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
+        """Save the bank as it is now; others may predict and change it meanwhile.
+
+        The file appears complete or not at all, and replaces an older one in one step: whoever has
+        that open or mapped, be it this bank, keeps it.
+
+        Parameters
+        ----------
+        path : path-like
+            Its folder exists.
+        progress : bool
+            Show a bar on stderr (needs tqdm).
+
+        Raises
+        ------
+        OSError
+            Writing failed; an older file is still there.
+        TypeError, ValueError
+            `metadata` is not a dict of what JSON can hold.
+        """
+        with atomic_writer(path) as file:
+            self._write(file, progress)
+
+    def _write(self, file: Any, progress: bool) -> None:
+        snapshot, slots, columns = self._slot_map.freeze()
+        contents = _schema.Contents(
+            architecture=self.architecture,
+            dtype=self.dtype,
+            layout=self.layout,
+            models=len(slots),
+            blocks=np.empty(0, np.uint8),
+            columns=columns,
+            fallback=self.fallback,
+            metadata=_schema.copy_json(self.metadata),
+            checksums={},
+        )
+        per_block = self._block_models
+
+        def copy_blocks(first: int, count: int) -> npt.NDArray[np.uint8]:
+            data = np.zeros(count * self._block_bytes, np.uint8)
+            snapshot.copy(slots[first * per_block : (first + count) * per_block], data)
+            return data
+
+        _mapped.write(file, contents, copy_blocks, progress)
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], *, mmap: bool = True, engine: Engine | None = None
+    ) -> Bank:
+        """Open a bank file.
+
+        Parameters
+        ----------
+        path : path-like
+        mmap : bool
+            Map the file: opening takes milliseconds however large it is, weights are read when they
+            are first needed, and all processes that have it open share its memory. It must not be
+            changed in place or shortened meanwhile; `save` never does that. False reads all of it.
+        engine : Engine, optional
+            ``Engine()`` by default.
+
+        Returns
+        -------
+        Bank
+            Changes to it stay in memory; `save` keeps them.
+
+        Raises
+        ------
+        BankFileError
+            It is not a valid bank file.
+        OSError
+            It cannot be opened or read.
+        """
+        return cls._from_contents(_mapped.open_file(path, map_file=mmap), engine)
+
+    @classmethod
+    def _from_contents(cls, contents: _schema.Contents, engine: Engine | None) -> Bank:
+        weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
+        self = cls.__new__(cls)
+        self._bind(weights, contents.columns, engine, contents.fallback)
+        self._metadata = contents.metadata
+        return cast("Bank", self)
+
+    @classmethod
+    def _from_bytes(cls, data: bytes, engine: Engine | None = None) -> Bank:
+        return cls._from_contents(_mapped.from_bytes(data), engine)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        file = io.BytesIO()
+        self._write(file, False)
+        return type(self)._from_bytes, (file.getvalue(), self.engine)

@@ -1,0 +1,419 @@
+"""The schema of a bank file: tensors and description, once for writing, reading and verifying.
+
+docs/format.md describes the file. `TENSORS` is its table of tensors. A file is untrusted:
+everything in the header must be as this version writes it, and the tensors must cover the file
+exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpbank import _core
+from mlpbank._columns import ModelColumns
+from mlpbank._keys import check_key
+from mlpbank.architecture import Architecture, LayerSpec
+from mlpbank.errors import InvalidTypeError, InvalidValueError
+from mlpbank.typing import Key
+
+FORMAT, VERSION = "mlpbank", 2
+_ENTRY = "mlpbank"  # of the safetensors metadata
+_PAGE = 4096  # the data starts at a multiple of it
+_MAX_HEADER = 16 << 20  # bytes
+_MAX_MODELS = 2**32 - 2  # a bucket of the key table has 32 bits
+_DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(dtype)
+    for name, dtype in (
+        ("U8", "<u1"),
+        ("U32", "<u4"),
+        ("U64", "<u8"),
+        ("I64", "<i8"),
+        ("F64", "<f8"),
+    )
+}
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a bank file holds, as views into it.
+
+    Attributes
+    ----------
+    architecture : Architecture
+    dtype, layout : str
+        How the weights are stored.
+    models : int
+        How many.
+    blocks : uint8 array
+        The packed weights of all models; see cpp/kernels/kernel.h.
+    columns : ModelColumns
+        Keys, versions, revisions and times of loading; model i is that of the key at position i.
+    fallback : str, int or None
+    metadata : dict
+        The user's.
+    checksums : dict of str to str
+        CRC-32 of each tensor in hexadecimal.
+    """
+
+    architecture: Architecture
+    dtype: str
+    layout: str
+    models: int
+    blocks: npt.NDArray[np.uint8]
+    columns: ModelColumns
+    fallback: Key | None
+    metadata: dict[str, Any]
+    checksums: dict[str, str]
+
+    @property
+    def table(self) -> Any:
+        """The key table, a StringTable or IntTable; None if there never was a key."""
+        return self.columns.table
+
+    @property
+    def key_type(self) -> type | None:
+        """``str``, ``int``, or None if there never was a key."""
+        if self.table is None:
+            return None
+        return int if isinstance(self.table, _core.IntTable) else str
+
+
+class Sizes(NamedTuple):
+    """The numbers that the shapes of tensors come from."""
+
+    models: int
+    blocks: int
+    block_bytes: int
+
+    @property
+    def buckets(self) -> int:
+        """Of the key table: a power of two, at least twice as many as keys."""
+        return max(2, 1 << (2 * self.models - 1).bit_length()) if self.models else 2
+
+
+class Tensor(NamedTuple):
+    """One tensor of a bank file."""
+
+    name: str
+    dtype: str
+    key_types: tuple[
+        type | None, ...
+    ]  # of the banks whose files have it; None: there never was a key
+    shape: (
+        Callable[[Sizes], list[int]] | None
+    )  # None: bytes of text, whose number the file alone knows
+    of: Callable[[Contents], Array]
+
+
+_ANY = (None, str, int)
+# In the order of the file. Wider elements come before narrower ones, so that all are aligned.
+TENSORS = (
+    Tensor("weights", "U8", _ANY, lambda n: [n.blocks, n.block_bytes], lambda c: c.blocks),
+    Tensor("generation", "I64", _ANY, lambda n: [n.models], lambda c: c.columns.revisions),
+    Tensor("loaded_at", "F64", _ANY, lambda n: [n.models], lambda c: c.columns.loaded_at),
+    Tensor(
+        "version.offsets",
+        "U64",
+        _ANY,
+        lambda n: [n.models + 1],
+        lambda c: c.columns.version_offsets,
+    ),
+    Tensor("keys", "I64", (int,), lambda n: [n.models], lambda c: c.table.values),
+    Tensor("keys.offsets", "U64", (str,), lambda n: [n.models + 1], lambda c: c.table.offsets),
+    Tensor("keys.slots", "U32", (str, int), lambda n: [n.buckets], lambda c: c.table.buckets),
+    Tensor("keys.bytes", "U8", (str,), None, lambda c: c.table.bytes),
+    Tensor("version.bytes", "U8", _ANY, None, lambda c: c.columns.version_bytes),
+)
+
+
+def tensors_of(key_type: type | None) -> tuple[Tensor, ...]:
+    """Return the tensors of a file whose keys are of one type, in their order."""
+    return tuple(tensor for tensor in TENSORS if key_type in tensor.key_types)
+
+
+def sizes_of(models: int, architecture: Architecture, layout: str, dtype: str) -> Sizes:
+    """Return the sizes of a file of `models` models."""
+    block = _core.block_of(architecture._core, layout, dtype)
+    return Sizes(models, -(-models // block.models), block.bytes)
+
+
+def as_bytes(array: Array) -> memoryview:
+    """Return the memory of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+# --- Writing.
+
+
+def header_of(
+    contents: Contents, arrays: Mapping[str, Array], checksums: Mapping[str, int]
+) -> bytes:
+    """Return the header of a file.
+
+    Parameters
+    ----------
+    contents : Contents
+        Its `blocks` and `checksums` are not looked at.
+    arrays : mapping of str to array
+        All tensors but the weights.
+    checksums : mapping of str to int
+        CRC-32 of each tensor. They take the same room whatever they are.
+    """
+    seed = None if contents.table is None else contents.table.seed
+    key_type = contents.key_type
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": [
+            [s.input_size, s.output_size, s.activation.value] for s in contents.architecture.layers
+        ],
+        "dtype": contents.dtype,
+        "layout": contents.layout,
+        "models": contents.models,
+        "keys": None if key_type is None else key_type.__name__,
+        "seed": None if seed is None else seed.hex(),
+        "fallback": contents.fallback,
+        "metadata": contents.metadata,
+        "crc32": {name: f"{checksum:08x}" for name, checksum in checksums.items()},
+    }
+    header: dict[str, Any] = {"__metadata__": {_ENTRY: json.dumps(description, allow_nan=False)}}
+    sizes = sizes_of(contents.models, contents.architecture, contents.layout, contents.dtype)
+    end = 0
+    for tensor in tensors_of(key_type):
+        shape = tensor.shape(sizes) if tensor.shape else list(arrays[tensor.name].shape)
+        begin, end = end, end + _nbytes(tensor.dtype, shape)
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": shape,
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % _PAGE)
+    if len(text) > _MAX_HEADER:
+        raise InvalidValueError(
+            f"metadata: expected at most {_MAX_HEADER} bytes with the header, got {len(text)}"
+        )
+    return len(text).to_bytes(8, "little") + text
+
+
+def _nbytes(dtype: str, shape: list[int]) -> int:
+    count: int = _DTYPES[dtype].itemsize
+    for size in shape:
+        count *= size
+    return count
+
+
+def copy_json(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of a dict of what JSON can hold, as reading it from a file gives it."""
+    if not isinstance(metadata, dict):
+        raise InvalidTypeError(f"metadata: expected a dict, got {metadata!r:.80}")
+    try:
+        text = json.dumps(metadata, allow_nan=False)
+    except RecursionError:
+        raise InvalidValueError("metadata: expected JSON that is not nested so deeply") from None
+    except (TypeError, ValueError) as error:
+        kind = InvalidTypeError if isinstance(error, TypeError) else InvalidValueError
+        raise kind(f"metadata: expected what JSON can hold, got an error: {error}") from None
+    return json_object(text, "metadata")
+
+
+# --- Reading.
+
+
+def read(data: npt.NDArray[np.uint8]) -> Contents:
+    """Return the contents of a whole bank file, as views into it.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError, OverflowError, RecursionError
+        It is not a valid bank file.
+    """
+    header, start = _read_header(data)
+    entry = header.pop("__metadata__", None)
+    if not isinstance(entry, dict) or not isinstance(entry.get(_ENTRY), str):
+        raise InvalidValueError(f"expected metadata {_ENTRY!r}, got none")
+    about = json_object(entry[_ENTRY], f"metadata {_ENTRY!r}")
+    version = _version(about)
+    architecture = Architecture(_layer(entry) for entry in _expect_in(about, "architecture", list))
+    dtype, layout = _expect_in(about, "dtype", str), _expect_in(about, "layout", str)
+    if layout not in ("panel", "lane"):
+        raise InvalidValueError(f"layout: expected 'panel' or 'lane', got {layout!r}")
+    _core.block_of(architecture._core, layout, dtype)  # knows the dtypes and complains
+    models = _expect_in(about, "models", int)
+    if not 0 <= models <= _MAX_MODELS:
+        raise InvalidValueError(f"models: expected 0 to {_MAX_MODELS}, got {models}")
+    key_type = _key_type(about, models)
+    expected = tensors_of(key_type)
+    sizes = sizes_of(models, architecture, layout, dtype)
+    arrays = dict(_arrays(data[start:], header, expected, sizes))
+    seed = _seed(about) if version > 1 and key_type is not None else None
+    fallback = about.get("fallback")
+    if fallback is not None:
+        if not isinstance(fallback, (str, int)) or type(fallback) is not key_type:
+            raise InvalidValueError(f"fallback: expected a key, got {fallback!r:.80}")
+        check_key(fallback, key_type)
+    checksums = _expect_in(about, "crc32", dict)
+    names = [tensor.name for tensor in expected]
+    if checksums.keys() != set(names) or not all(isinstance(c, str) for c in checksums.values()):
+        raise InvalidValueError(
+            f"crc32: expected one for each of {', '.join(names)}, got {', '.join(checksums)}"
+        )
+    return Contents(
+        architecture=architecture,
+        dtype=dtype,
+        layout=layout,
+        models=models,
+        blocks=arrays["weights"].reshape(-1),
+        columns=ModelColumns(
+            _key_table(arrays, key_type, seed),
+            arrays["generation"],
+            arrays["loaded_at"],
+            arrays["version.offsets"],
+            arrays["version.bytes"],
+        ),
+        fallback=fallback,
+        metadata=_expect_in(about, "metadata", dict),
+        checksums=checksums,
+    )
+
+
+def _version(about: Mapping[str, Any]) -> int:
+    if about.get("format") != FORMAT:
+        raise InvalidValueError(f"format: expected {FORMAT!r}, got {about.get('format')!r}")
+    version = about.get("version")
+    if type(version) is not int or version < 1:
+        raise InvalidValueError(f"version: expected {VERSION}, got {version!r}")
+    if version > VERSION:
+        raise InvalidValueError(
+            f"version: this mlpbank reads up to {VERSION}, got {version}; a newer mlpbank wrote it"
+        )
+    return version
+
+
+def _key_type(about: Mapping[str, Any], models: int) -> type | None:
+    name = about.get("keys")
+    if name not in ("str", "int", None) or (name is None and models > 0):
+        raise InvalidValueError(f"keys: expected 'str' or 'int', got {name!r}")
+    return {"str": str, "int": int, None: None}[name]
+
+
+def _key_table(arrays: Mapping[str, Array], key_type: type | None, seed: bytes | None) -> Any:
+    if key_type is None:
+        return None
+    if key_type is int:
+        return _core.IntTable(arrays["keys"], arrays["keys.slots"], seed)
+    return _core.StringTable(
+        arrays["keys.offsets"], arrays["keys.bytes"], arrays["keys.slots"], seed
+    )
+
+
+def _seed(about: Mapping[str, Any]) -> bytes | None:
+    """Return the seed of the hash of keys. None: a hash without one, as in version 1."""
+    text = about.get("seed")
+    if text is None:
+        return None
+    if type(text) is not str or not re.fullmatch("[0-9a-f]{32}", text):
+        raise InvalidValueError(f"seed: expected 32 hexadecimal digits, got {text!r:.80}")
+    return bytes.fromhex(text)
+
+
+def _layer(entry: Any) -> LayerSpec:
+    if type(entry) is not list or len(entry) != 3:
+        raise InvalidValueError(
+            f"architecture: expected [input_size, output_size, activation], got {entry!r:.80}"
+        )
+    return LayerSpec(*entry)
+
+
+def _arrays(
+    data: npt.NDArray[np.uint8],
+    header: Mapping[str, Any],
+    expected: tuple[Tensor, ...],
+    sizes: Sizes,
+) -> Iterator[tuple[str, Array]]:
+    """Yield every tensor as a view.
+
+    Each begins where the one before ended, and the last ends the file.
+    """
+    names = [tensor.name for tensor in expected]
+    if list(header) != names:
+        raise InvalidValueError(
+            f"tensors: expected {', '.join(names)}, got {', '.join(header):.200}"
+        )
+    end = 0
+    for tensor in expected:
+        name = tensor.name
+        entry = _expect(header[name], dict, name)
+        if tensor.shape is not None:
+            shape = tensor.shape(sizes)
+        else:
+            shape = _expect_in(entry, "shape", list)
+            if len(shape) != 1 or type(shape[0]) is not int or not 0 <= shape[0] <= len(data):
+                raise InvalidValueError(
+                    f"{name}: expected a shape of one dimension, got {shape!r:.80}"
+                )
+        begin, end = end, end + _nbytes(tensor.dtype, shape)
+        wanted = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [begin, end]}
+        if entry != wanted or not all(
+            type(n) is int for n in (*entry["shape"], *entry["data_offsets"])
+        ):
+            raise InvalidValueError(f"{name}: expected {wanted}, got {entry!r:.200}")
+        if end > len(data):
+            raise InvalidValueError(f"{name}: expected bytes up to {end}, got {len(data)}")
+        yield name, data[begin:end].view(_DTYPES[tensor.dtype]).reshape(shape)
+    if end != len(data):
+        raise InvalidValueError(f"expected {end} bytes of data, got {len(data)}")
+
+
+def _read_header(data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
+    """Return the safetensors header and where the data starts."""
+    if len(data) < 8:
+        raise InvalidValueError(f"expected a header, got {len(data)} bytes")
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    if not 2 <= length <= min(len(data) - 8, _MAX_HEADER) or (8 + length) % _PAGE != 0:
+        raise InvalidValueError(
+            f"expected a header that ends at a multiple of {_PAGE} within the file's "
+            f"{len(data)} bytes, got a length of {length}"
+        )
+    return json_object(data[8 : 8 + length].tobytes().decode(), "header"), 8 + length
+
+
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """Return a JSON object in which no name comes twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            raise InvalidValueError("a key that comes twice")
+        return result
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant)
+    except ValueError as error:
+        raise InvalidValueError(f"{name}: expected JSON, got {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidValueError(f"{name}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise InvalidValueError(f"{name}")
+
+
+def _expect(value: Any, kind: type, name: str) -> Any:
+    if type(value) is not kind:
+        raise InvalidValueError(f"{name}: expected {kind.__name__}, got {value!r:.80}")
+    return value
+
+
+def _expect_in(about: Mapping[str, Any], name: str, kind: type) -> Any:
+    return _expect(about.get(name), kind, name)
