@@ -173,6 +173,15 @@ def test_python_layers_are_those_of_the_page() -> None:
     assert there <= {part for parts in on_page for part in parts}
 
 
+def test_what_decisions_are_about_is_in_the_code() -> None:
+    """Constants, functions and classes by their names, wherever they are."""
+    sources = [*(ROOT / "cpp").rglob("*.[ch]*"), *(ROOT / "python").rglob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    names = re.findall(r"`([A-Za-z_]\w*)`", section("Decisions"))
+    assert len(names) > 15
+    assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
+
+
 def test_decisions_that_comments_point_to_are_there() -> None:
     titles = re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE)
     sources = [*(ROOT / "cpp").rglob("*.[ch]*"), *(ROOT / "python").rglob("*.py")]
