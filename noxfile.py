@@ -13,7 +13,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
 ROOT = Path(__file__).parent.resolve()
-FOLDERS = ("python", "tests", "examples", "benchmarks", "noxfile.py")
+FOLDERS = ("python", "tests", "examples", "benchmarks", "tools", "noxfile.py")
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 BUILD = ("scikit-build-core>=0.11", "pybind11>=3.1", "cmake>=3.25", "ninja")
 # The parts of the Python suite in which memory is most at stake; arguments after -- replace them.
@@ -65,10 +65,9 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *(["--fix"] if fix else []), *FOLDERS)
     session.run("ruff", "format", *([] if fix else ["--check"]), *FOLDERS)
     session.run("codespell")
-    # Not an error before the sources have been formatted once.
-    sources = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("cpp/**/*.[ch]*"), *ROOT.glob("tests/cpp/*")])
-    how = ["-i"] if fix and "--cpp" in session.posargs else ["--dry-run"]
-    session.run("clang-format", *how, *sources, silent="--cpp" not in session.posargs)
+    sources = [*ROOT.glob("cpp/**/*.[ch]*"), *ROOT.glob("tests/cpp/*.[ch]*")]
+    how = ["-i"] if fix else ["--dry-run", "-Werror"]
+    session.run("clang-format", *how, *sorted(str(path.relative_to(ROOT)) for path in sources))
 
 
 @nox.session
@@ -84,7 +83,10 @@ def types(session: nox.Session) -> None:
 def asan(session: nox.Session) -> None:
     """Run Python tests with AddressSanitizer and UndefinedBehaviorSanitizer in the extension."""
     names = ("libasan", "libstdc++")
-    libraries = [session.run("g++", f"-print-file-name={name}.so", external=True, silent=True) for name in names]
+    libraries = [
+        session.run("g++", f"-print-file-name={name}.so", external=True, silent=True)
+        for name in names
+    ]
     session.install(*BUILD)
     build = {
         "SKBUILD_CMAKE_DEFINE": "MLPBANK_SANITIZE=address,undefined;MLPBANK_KERNEL_OPTIMIZATION=-O1",
@@ -116,7 +118,8 @@ def tsan(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Check the documentation: every Python example in it runs."""
     install_editable(session, "test-all")
-    session.run("pytest", "--slow", "tests/quality", "tests/convert", "-k", "readme or doc", *session.posargs)
+    folders = ("tests/quality", "tests/convert")
+    session.run("pytest", "--slow", *folders, "-k", "readme or doc", *session.posargs)
 
 
 @nox.session

@@ -115,8 +115,8 @@ __attribute__((noinline)) void models_pass(const Plan& plan, const LaneJob& job,
     const int64_t bytes = column_bytes<Weight>(layer->in) * kTileModels;
     for_each_panel(stream.layer(*layer), layer->out, kLanePanelWidth, bytes, [&](auto panel) {
       const int64_t distance = stream.prefetch_distance<Weight>(panel.address);
-      kModelsTiles<Weight, R>[panel.outputs](*layer, panel.address, x, y + panel.first* kTileModels,
-                                             stride, distance);
+      float* const outputs = y + panel.first * kTileModels;
+      kModelsTiles<Weight, R>[panel.outputs](*layer, panel.address, x, outputs, stride, distance);
     });
     for (int r = 0; r < R; ++r) {
       activate_columns(layer->activation, y + r * stride, layer->out, kTileModels);

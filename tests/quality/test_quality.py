@@ -16,7 +16,7 @@ import pytest
 import mlpbank
 from cases import RunPython, program
 
-FOLDERS = ["python", "tests", "examples", "benchmarks", "noxfile.py"]
+FOLDERS = ["python", "tests", "examples", "benchmarks", "tools", "noxfile.py"]
 
 
 @pytest.fixture(scope="session")
