@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mlpbank._keys import Table, encode, table_size
 from mlpbank.errors import InvalidTypeError, InvalidValueError
-from mlpbank.typing import Key
+from mlpbank.typing import Int64Array, Key
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ModelColumns:
     """
 
     table: Table | None
-    revisions: npt.NDArray[np.int64]
+    revisions: Int64Array
     loaded_at: npt.NDArray[np.float64]
     version_offsets: npt.NDArray[np.uint64]
     version_bytes: npt.NDArray[np.uint8]

@@ -11,13 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank._arrays import as_ids
+from mlpbank._arrays import as_int64
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError
-from mlpbank.typing import Key
+from mlpbank.typing import Int64Array, Key
 
 Table = _core.StringTable | _core.IntTable
-Int64Array = npt.NDArray[np.int64]
-Ids = Int64Array  # the older name
+Ids = Int64Array  # the older name, until no module imports it
 
 _SEED_BYTES = 16
 
@@ -87,7 +86,7 @@ def as_keys(keys: Any) -> tuple[Any, type]:
     if not isinstance(keys, list):
         if isinstance(keys, np.ndarray) and keys.dtype.kind in "iu":
             try:
-                return as_ids(keys, "keys"), int
+                return as_int64(keys, "keys"), int
             except IndexError:  # a large uint64; the check of the list below has a better message
                 pass
         # NumPy and pandas have tolist, polars has to_list.

@@ -12,6 +12,7 @@ __all__ = [
     "Dtype",
     "DtypeName",
     "Float32Array",
+    "Int64Array",
     "Isa",
     "Key",
     "Layout",
@@ -23,6 +24,7 @@ Key = str | int
 """The name of a model in a bank. All keys of one bank are of one type."""
 
 Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
 
 DtypeName = Literal["float32", "float16", "bfloat16", "int8"]
 Dtype = DtypeName | np.dtype[Any] | type[np.generic]
