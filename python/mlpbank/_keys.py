@@ -71,7 +71,7 @@ def encode(text: str, name: str = "key") -> bytes:
 
 
 def as_keys(keys: Any) -> tuple[Any, type]:
-    """Return keys as a list of str or an int64 array, and their type by the first: ``str`` or ``int``.
+    """Return keys as a list of str or an int64 array, and the type of the first, str or int.
 
     A list of str is not checked beyond its first entry.
 

@@ -12,7 +12,7 @@ from mlpbank.typing import Isa
 
 @dataclass(frozen=True)
 class CpuBudget:
-    """How many threads mlpbank may use, and why. `cpu_budget` returns it; ``int()`` of it is the number.
+    """How many threads mlpbank may use, and why. `cpu_budget` makes it; ``int()`` is the number.
 
     Attributes
     ----------

@@ -289,7 +289,7 @@ def _restored(
 
 
 def _dtype_name(dtype: Dtype) -> str:
-    """Return the name of a dtype such as "int8", np.dtype("int8") or np.int8. The core checks it."""
+    """Return the name of "int8", np.dtype("int8") or np.int8. The core checks names."""
     if isinstance(dtype, str):
         return dtype
     if isinstance(dtype, np.dtype) or (isinstance(dtype, type) and issubclass(dtype, np.generic)):

@@ -1,4 +1,4 @@
-"""``mlpbank inspect``, ``verify`` and ``predict``, and the parsers of all commands on bank files."""
+"""``mlpbank inspect``, ``verify`` and ``predict``, and the parsers of all bank commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mlpbank convert``: between bank files, plain safetensors and ONNX, or a folder into one bank."""
+"""``mlpbank convert``: between bank files, safetensors and ONNX, or a folder into one bank."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def load_flights() -> dict[str, npt.NDArray[Any]]:
 def numpy_forward(
     architecture: Architecture, weights: Arrays, biases: Arrays, x: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """Return the outputs of one network for x (rows, in), or of N stacked ones for (N, rows, in)."""
+    """Return the outputs of a network for x (rows, in), or of N stacked ones for (N, rows, in)."""
     for layer, matrix, bias in zip(architecture.layers, weights, biases, strict=True):
         x = x @ matrix + bias
         if layer.activation is Activation.RELU:
