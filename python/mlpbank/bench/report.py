@@ -21,7 +21,7 @@ _LIMIT_NAMES = {"read": "reading the parameters", "fma": "multiply-adds"}
 
 
 def three_digits(value: float) -> str:
-    """Return a number with three digits or all before the point: 1.23, 12.3, 1234. Below 0.1, two."""
+    """Return a number with three digits, or all before the point: 1.23, 12.3, 1234, and 0.012."""
     if not math.isfinite(value):
         return str(float(value))
     if 0 < abs(value) < 0.1:
