@@ -76,13 +76,14 @@ def add_commands(commands: Subparsers) -> None:
         "--key", required=True, help="column of keys; for an .npy without names its number"
     )
     predict.add_argument(
-        "--output", type=Path, help=".csv, .parquet or .npy; CSV on standard output by default"
+        "--output", type=Path, help=".csv, .parquet or .npy (default: CSV on standard output)"
     )
     predict.add_argument(
         "--features",
-        help="input columns a,b,c; by default those the bank's metadata lists, or all others",
+        help="input columns a,b,c (default: those in the bank's metadata, or all others)",
     )
-    predict.add_argument("--missing", choices=["error", "nan", "fallback"], help="for unknown keys")
+    about = "what to do about unknown keys (default: fallback if the bank has one, else error)"
+    predict.add_argument("--missing", choices=["error", "nan", "fallback"], help=about)
 
 
 def _command(

@@ -38,27 +38,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="bank file, plain .safetensors, or folder of .onnx, .pt, .safetensors",
     )
-    parser.add_argument("target", type=Path, nargs="?", help="beside the source by default")
+    parser.add_argument("target", type=Path, nargs="?", help="default: beside the source")
     parser.add_argument(
         "--to",
         choices=[suffix[1:] for suffix in SUFFIXES],
-        help="format; that of the target's name",
+        help="format of the target (default: by its name)",
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="of a bank file's weights; as it was by default"
+        "--dtype", choices=DTYPES, help="dtype of weights in a bank file (default: the source's)"
     )
     parser.add_argument(
         "--sizes", metavar="IN,...,OUT", help="layer sizes of state dicts, such as 32,64,64,1"
     )
     activations = [activation.value for activation in Activation]
-    parser.add_argument("--activation", choices=activations, help="of state dicts (default relu)")
-    layouts = ["out_in", "in_out"]
-    about = "of matrices in .safetensors: (out, in) as in PyTorch, the default, or (in, out)"
-    parser.add_argument("--weight-layout", choices=layouts, help=about)
-    parser.add_argument("--output-activation", choices=activations, help="likewise (default none)")
-    about = (
-        "convert a plain .safetensors without its further arrays (extra.*), which would be an error"
-    )
+    about = "activation of all layers but the last of state dicts (default: relu)"
+    parser.add_argument("--activation", choices=activations, help=about)
+    about = "activation of the last layer of state dicts (default: none)"
+    parser.add_argument("--output-activation", choices=activations, help=about)
+    about = "orientation of matrices in .safetensors (default: out_in, as in PyTorch)"
+    parser.add_argument("--weight-layout", choices=["out_in", "in_out"], help=about)
+    about = "leave out further arrays (extra.*) of a plain .safetensors, which are an error else"
     parser.add_argument("--drop-extra", action="store_true", help=about)
 
 

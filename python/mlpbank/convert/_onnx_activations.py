@@ -42,7 +42,7 @@ _FUNCTIONS: dict[str, Callable[..., Expression]] = {
     **{op: lambda *arguments, op=op: e.function(op.lower(), *arguments) for op in _NAMED},
 }
 _SIZES = {"Where": 3, **dict.fromkeys(("Sub", "Div", "Pow", "Greater", "Less"), 2)}
-# Operations of which an activation may consist. They compute element by element.
+# Operations that may form an activation. They compute element by element.
 ELEMENTWISE = {*_FOLDS, *_FUNCTIONS, "LeakyRelu", "Elu", "Clip", "Min", "Cast", "Sqrt", "Abs"}
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
