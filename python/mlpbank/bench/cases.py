@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from mlpbank.architecture import Architecture
 from mlpbank.typing import DtypeName, Float32Array
 
 _WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-DTYPES: tuple[DtypeName, ...] = ("float32", "float16", "bfloat16", "int8")
+DTYPES: tuple[DtypeName, ...] = get_args(DtypeName)
 _REFERENCE_FLOATS = 1 << 21  # weights that are converted to float64 at a time
 
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from mlpbank.architecture import Architecture, positive_int
 from mlpbank.bench.cases import DTYPES, SUITE, Case
@@ -19,7 +19,7 @@ from mlpbank.typing import Layout
 
 T = TypeVar("T")
 
-_LAYOUTS: tuple[Layout, ...] = ("auto", "panel", "lane")
+_LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 _CASE = {  # option: default, help
     "models": ("1000", "number of models"),
     "sizes": ("32,64,64,1", "layer sizes, input first"),

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -20,10 +20,7 @@ from mlpbank.cli._tables import CommandError, encoded, needs, read_table, write_
 from mlpbank.errors import BankFileError
 from mlpbank.files import _mapped
 from mlpbank.files._atomic import atomic_writer
-
-DTYPES = ("float32", "float16", "bfloat16", "int8")
-SUFFIXES = (".mlpbank", ".safetensors", ".onnx")
-MODEL_SUFFIXES = (".onnx", ".pt", ".pth", ".safetensors")
+from mlpbank.typing import Missing
 
 Subparsers = Any  # argparse has no public name for its type
 
@@ -83,7 +80,7 @@ def add_commands(commands: Subparsers) -> None:
         help="input columns a,b,c (default: those in the bank's metadata, or all others)",
     )
     about = "what to do about unknown keys (default: fallback if the bank has one, else error)"
-    predict.add_argument("--missing", choices=["error", "nan", "fallback"], help=about)
+    predict.add_argument("--missing", choices=get_args(Missing), help=about)
 
 
 def _command(

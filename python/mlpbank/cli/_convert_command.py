@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mlpbank._progress import on_terminal, progress_bar
 from mlpbank.architecture import Activation, Architecture
@@ -18,7 +18,6 @@ from mlpbank.files import _mapped, _plain
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.typing import DtypeName, Key
 
-DTYPES = ("float32", "float16", "bfloat16", "int8")
 SUFFIXES = (".mlpbank", ".safetensors", ".onnx")
 MODEL_SUFFIXES = (".onnx", ".pt", ".pth", ".safetensors")
 EXAMPLES = """\
@@ -45,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="format of the target (default: by its name)",
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="dtype of weights in a bank file (default: the source's)"
+        "--dtype",
+        choices=get_args(DtypeName),
+        help="dtype of weights in a bank file (default: the source's)",
     )
     parser.add_argument(
         "--sizes", metavar="IN,...,OUT", help="layer sizes of state dicts, such as 32,64,64,1"

@@ -21,6 +21,7 @@ from mlpbank.convert._onnx_activations import (
     activation,
     activation_of,
 )
+from mlpbank.convert._onnx_evaluate import evaluate
 from mlpbank.convert._recognise import agrees
 from mlpbank.errors import InvalidValueError
 
@@ -165,7 +166,9 @@ class _Graph:
         if node.op_type in _ON_CONSTANTS and all(
             name in self.constants for name in node.input if name
         ):
-            self.constants[node.output[0]] = self._evaluate([node], node.output[0], {})
+            self.constants[node.output[0]] = evaluate(
+                [node], node.output[0], {}, self.constants, self.opsets
+            )
             return True
         return False
 
@@ -341,9 +344,8 @@ class _Graph:
             if live == {node.output[0]}:  # all paths of the region join here
                 result = node.output[0]
                 found = activation_of(region, result, tensor, self.constants)
-                if found is not None and agrees(
-                    partial(self._region_of, region, result, tensor), found
-                ):
+                compute = partial(self._computed, region, result, tensor)
+                if found is not None and agrees(compute, found):
                     return Activate(found, _where(node)), result
         where = _where(users[0])
         op = users[0].op_type
@@ -356,31 +358,8 @@ class _Graph:
             f"{op} begins what is neither a chain of layers nor an activation mlpbank has",
         )
 
-    def _region_of(self, region: list[Any], result: str, tensor: str, x: Array) -> Array:
-        return self._evaluate(region, result, {tensor: x})
-
-    def _evaluate(self, nodes: list[Any], result: str, inputs: dict[str, Array]) -> Array:
-        """Return what nodes compute from inputs and constants. Inputs make it float64."""
-        from onnx.reference import ReferenceEvaluator
-
-        given = dict(inputs)
-        for node in nodes:
-            given |= {name: self.constants[name] for name in node.input if name in self.constants}
-        if inputs:
-            given = {
-                name: a.astype(np.float64) if a.dtype.kind == "f" else a
-                for name, a in given.items()
-            }
-        # A Cast to float32 would not match the float64 of the other values.
-        kept = [_without_cast(node) for node in nodes] if inputs else nodes
-        values = [
-            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), None)
-            for n, a in given.items()
-        ]
-        out = helper.make_tensor_value_info(result, TensorProto.UNDEFINED, None)
-        graph = helper.make_graph(kept, "part", values, [out])
-        model = helper.make_model(graph, opset_imports=self.opsets)
-        return np.asarray(ReferenceEvaluator(model).run(None, given)[0])
+    def _computed(self, region: list[Any], result: str, tensor: str, x: Array) -> Array:
+        return evaluate(region, result, {tensor: x}, self.constants, self.opsets)
 
     def _constant(self, name: str, where: str) -> Array:
         if name not in self.constants:
@@ -411,10 +390,6 @@ def _row(array: Array, where: str) -> Array:
     if any(size != 1 for size in array.shape[:-1]):
         raise unsupported(where, f"expected a constant for each feature, got shape {array.shape}")
     return array.reshape(array.shape[-1:])
-
-
-def _without_cast(node: Any) -> Any:
-    return helper.make_node("Identity", node.input, node.output) if node.op_type == "Cast" else node
 
 
 def _scaler(attributes: dict[str, Any], where: str) -> Step:
