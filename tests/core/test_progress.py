@@ -1,4 +1,4 @@
-"""Progress bars: the bar with tqdm, one warning without, and silence where nobody asked for a bar."""
+"""Progress bars: a bar with tqdm, one warning without it, and silent commands."""
 
 from __future__ import annotations
 
