@@ -1,4 +1,4 @@
-"""Every activation in float64: what it means, and what a converter compares a function with."""
+"""Every activation in float64: the definition, which converters compare functions with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _elu(x: Float64Array) -> Float64Array:
 
 
 def _times(x: Float64Array, share: Float64Array) -> Float64Array:
-    """Return x * share, 0 where the share is, also for infinite x."""
+    """Return x * share, and 0 where `share` is 0 even if x is infinite."""
     return np.where(share == 0, 0.0, x) * share
 
 

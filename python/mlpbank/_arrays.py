@@ -1,4 +1,4 @@
-"""What comes from users as arrays, as the core takes it: C-contiguous, aligned, native float32 or int64."""
+"""Arrays of users as the core takes them: C-contiguous, aligned, native float32 or int64."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
-from numpy.ma import (
-    MaskedArray,
-)  # now: NumPy imports it when first needed, and a fork in that moment would hang
+
+# NumPy imports numpy.ma when it is first needed; a fork at that moment would hang.
+from numpy.ma import MaskedArray
 
 from mlpbank import _core
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Float32Array, Int64Array
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FLOAT32 = np.dtype(np.float32)
 _INT64 = np.dtype(np.int64)
-_MAX_DEPTH = 64  # dimensions that NumPy has at most: what is nested deeper is no array of numbers
+_MAX_DEPTH = 64  # the most dimensions of a NumPy array: deeper nesting is no array of numbers
 
 
 def in_default_mode(function: F) -> F:
-    """Let a function compute in the floating-point mode that a process starts with, whatever the caller has set."""
+    """Run a function in the default floating-point mode, whatever mode the caller has set."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -34,9 +33,9 @@ def in_default_mode(function: F) -> F:
 
 
 def refuse_masks(values: Any, name: str) -> None:
-    """Raise TypeError if values, or lists and tuples of them at any depth, are masked.
+    """Raise TypeError if `values`, or a member of nested lists and tuples, is a masked array.
 
-    NumPy would drop a mask and hand over what lies below.
+    NumPy would silently drop the mask and use the values under it.
     """
     if _has_mask(values, _MAX_DEPTH):
         raise InvalidTypeError(
@@ -47,7 +46,7 @@ def refuse_masks(values: Any, name: str) -> None:
 def _has_mask(values: Any, depth: int) -> bool:
     if not isinstance(values, (list, tuple)):
         return isinstance(values, MaskedArray)
-    kinds = set(map(type, values))  # one step for each of a million floats, not a call
+    kinds = set(map(type, values))  # fast, also for a million floats
     if any(issubclass(kind, MaskedArray) for kind in kinds):
         return True
     if depth == 0 or not any(issubclass(kind, (list, tuple)) for kind in kinds):
@@ -56,12 +55,14 @@ def _has_mask(values: Any, depth: int) -> bool:
 
 
 def as_float32(values: Any, name: str) -> Float32Array:
-    """Return `values` as a C-contiguous, aligned float32 array, without a copy where it is one already.
+    """Return `values` as a C-contiguous, aligned float32 array. Such an array is not copied.
 
     Raises
     ------
     TypeError
-        The values are not real numbers (complex, object, string, masked), or of no common shape.
+        The values are not real numbers: complex, object, string or masked.
+    ValueError
+        The values form no array, such as lists of different lengths.
     """
     if type(values) is np.ndarray and values.dtype is _FLOAT32:
         flags = values.flags
@@ -70,28 +71,27 @@ def as_float32(values: Any, name: str) -> Float32Array:
     refuse_masks(values, name)
     try:
         array = np.asarray(values)
-    except ValueError as error:  # a list of vectors of differing lengths
+    except ValueError as error:  # vectors of different lengths
         raise InvalidValueError(
             f"{name}: expected numbers that form an array, got {error}"
         ) from None
     if array.dtype.kind not in "fiub":
         raise InvalidTypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    return _core.in_default_mode(
-        np.require, array, _FLOAT32, ["C_CONTIGUOUS", "ALIGNED"]
-    )  # it rounds
+    # The conversion rounds, so the caller's rounding mode must not apply.
+    return _core.in_default_mode(np.require, array, _FLOAT32, ["C_CONTIGUOUS", "ALIGNED"])
 
 
-def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:
-    """Return model indices as a C-contiguous int64 array of one dimension.
+def as_int64(values: Any, name: str) -> Int64Array:
+    """Return slots, handles or integer keys as a C-contiguous int64 array of one dimension.
 
     Raises
     ------
     TypeError
-        They are masked, or not integers; the message shows the first that is not.
+        The values are masked or no integers. The message shows the first that is no integer.
     ValueError
         They do not have one dimension.
     IndexError
-        One does not even fit int64.
+        A value does not fit in int64.
     """
     refuse_masks(values, name)
     try:
@@ -116,14 +116,14 @@ def as_ids(values: Any, name: str) -> npt.NDArray[np.int64]:
 def check_out(
     out: Any, shape: tuple[int, ...], inputs: Float32Array, models: Any = None
 ) -> Float32Array:
-    """Return `out` if results can be written straight into it; it is never silently replaced by a copy.
+    """Return `out` if results can be written directly into it. A copy never takes its place.
 
     Raises
     ------
     TypeError
         It is not a NumPy array of native float32.
     ValueError
-        Its shape, memory order, writability or overlap with the inputs stands in the way.
+        It has another shape, is not C-contiguous, aligned and writeable, or overlaps an input.
     """
     if not isinstance(out, np.ndarray) or isinstance(out, MaskedArray) or out.dtype != _FLOAT32:
         got = f"dtype {out.dtype}" if type(out) is np.ndarray else type(out).__name__
@@ -144,3 +144,6 @@ def check_out(
             "out: expected memory of its own, got an array that overlaps models"
         )
     return out
+
+
+as_ids = as_int64  # the older name, until no module imports it

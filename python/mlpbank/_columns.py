@@ -1,4 +1,4 @@
-"""What a bank knows of its models beside their weights, as columns."""
+"""What a bank knows about its models beside their weights, in columns."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import numpy.typing as npt
 
 from mlpbank._keys import Table, encode, table_size
 from mlpbank.errors import InvalidTypeError, InvalidValueError
-from mlpbank.typing import Key
+from mlpbank.typing import Int64Array, Key
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a bank knows of one model beside its weights.
+    """What a bank knows about one model beside its weights.
 
     Attributes
     ----------
     key : str or int
     version : str or None
-        As given when it was loaded.
+        The version given with the last load.
     revision : int
-        How often it was loaded under this key.
+        How often a model was loaded under this key.
     loaded_at : datetime
-        When it was loaded last, UTC.
+        When it was last loaded, in UTC.
     """
 
     key: Key
@@ -39,21 +39,21 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ModelColumns:
-    """What a bank knows of n models, one column for each fact; row i is about the model in slot i.
+    """What a bank knows about n models, one column for each fact. Row i describes slot i.
 
     Attributes
     ----------
     table : StringTable, IntTable or None
-        Their keys; None if there never was one.
+        The keys, or None if there never was one.
     revisions : int64 array (n,)
     loaded_at : float64 array (n,)
         Seconds since 1970.
     version_offsets, version_bytes : uint64 array (n + 1,) and uint8 array
-        Versions as UTF-8, empty for None.
+        Versions in UTF-8; an empty one means None.
     """
 
     table: Table | None
-    revisions: npt.NDArray[np.int64]
+    revisions: Int64Array
     loaded_at: npt.NDArray[np.float64]
     version_offsets: npt.NDArray[np.uint64]
     version_bytes: npt.NDArray[np.uint8]
@@ -62,12 +62,12 @@ class ModelColumns:
     def new(
         cls, table: Table | None, version: str | Sequence[str | None] | None = None
     ) -> ModelColumns:
-        """Return the columns of models that have just been loaded, all of one version or each of its own.
+        """Return the columns of newly loaded models, with one version for all or one for each.
 
         Raises
         ------
         TypeError, ValueError
-            A version is no str, or there is not one for each model.
+            A version is not a str, or there is not one for each model.
         """
         n = 0 if table is None else table_size(table)
         if version is None or isinstance(version, str):
@@ -91,13 +91,13 @@ class ModelColumns:
         return cls(table, np.ones(n, np.int64), np.full(n, time.time()), offsets, data)
 
     def version(self, i: int) -> str | None:
-        """Return the version of one model."""
+        """Return the version of the model in slot i."""
         begin, end = (int(offset) for offset in self.version_offsets[i : i + 2])
         return self.version_bytes[begin:end].tobytes().decode(errors="replace") or None
 
 
 def check_version(version: Any, name: str = "version") -> None:
-    """Raise TypeError or ValueError if this could not be the version of a model."""
+    """Raise TypeError or ValueError if `version` cannot be the version of a model."""
     if version is None:
         return
     if not isinstance(version, str):

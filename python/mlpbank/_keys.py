@@ -1,4 +1,4 @@
-"""Keys: from the names of models to their ids."""
+"""Keys, the names of models, and the tables that map them to slots."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank._arrays import as_ids
+from mlpbank._arrays import as_int64
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError
-from mlpbank.typing import Key
+from mlpbank.typing import Int64Array, Key
 
 Table = _core.StringTable | _core.IntTable
-Ids = npt.NDArray[np.int64]
+Ids = Int64Array  # the older name, until no module imports it
 
 _SEED_BYTES = 16
 
 
 def make_table(keys: Any) -> Table:
-    """Return a table in which the key at position i has id i.
+    """Return a table in which the key at position i has slot i.
 
     Raises
     ------
     TypeError
         The keys are not all str or all int.
     ValueError
-        Two are equal, or one cannot be encoded as UTF-8.
+        Two keys are equal, or one cannot be encoded in UTF-8.
     """
     keys, kind = as_keys(keys)
     seed = secrets.token_bytes(_SEED_BYTES)
     if kind is int:
-        keys = keys.copy()  # the caller may change the array that was given
+        keys = keys.copy()  # the caller may change its own array later
         buckets, duplicate = _core.int_buckets(keys, seed)
         table: Table = _core.IntTable(keys, buckets, seed)
     else:
@@ -56,12 +56,12 @@ def make_table(keys: Any) -> Table:
 
 
 def empty_table(kind: type) -> Table:
-    """Return a table of no keys of one kind, ``str`` or ``int``."""
+    """Return an empty table for keys of one kind, ``str`` or ``int``."""
     return make_table([] if kind is str else np.empty(0, np.int64))
 
 
 def encode(text: str, name: str = "key") -> bytes:
-    """Return a str as UTF-8."""
+    """Return `text` in UTF-8, or raise ValueError for a surrogate that UTF-8 cannot hold."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -71,28 +71,31 @@ def encode(text: str, name: str = "key") -> bytes:
 
 
 def as_keys(keys: Any) -> tuple[Any, type]:
-    """Return many keys as a list (of str) or an int64 array, and which of the two the first one asks for.
+    """Return keys as a list of str or an int64 array, and the type of the first, str or int.
+
+    A list of str is not checked beyond its first entry.
 
     Raises
     ------
     TypeError
-        `keys` is not a sequence or column, or an entry is neither str nor int like the first one.
+        `keys` is not a sequence or column of one dimension, its first entry is neither str nor int,
+        or one after an int is no int.
     ValueError
-        They have more than one dimension, or an int needs more than 64 bits.
+        An int needs more than 64 bits.
     """
     if not isinstance(keys, list):
         if isinstance(keys, np.ndarray) and keys.dtype.kind in "iu":
             try:
-                return as_ids(keys, "keys"), int
-            except IndexError:  # uint64; the list below says it better
+                return as_int64(keys, "keys"), int
+            except IndexError:  # a large uint64; the check of the list below has a better message
                 pass
-        to_list = getattr(keys, "tolist", None) or getattr(
-            keys, "to_list", None
-        )  # NumPy, pandas; polars
+        # NumPy and pandas have tolist, polars has to_list.
+        to_list = getattr(keys, "tolist", None) or getattr(keys, "to_list", None)
         unordered = isinstance(keys, (str, bytes, set, frozenset))
-        if hasattr(keys, "columns"):  # iterating over a data frame gives their names
+        if hasattr(keys, "columns"):  # iterating over a data frame would give column names
             raise InvalidTypeError(
-                f"keys: expected a list, tuple, array or column of str or int, got a {type(keys).__name__}"
+                "keys: expected a list, tuple, array or column of str or int, "
+                f"got a {type(keys).__name__}"
             )
         if to_list is None and (unordered or not hasattr(keys, "__iter__")):
             raise InvalidTypeError(
@@ -121,12 +124,12 @@ def _fits(key: Any) -> bool:
 
 
 def to_builtin(key: Any) -> Key:
-    """Return a key without what a subclass of str or int may add, such as another hash."""
+    """Return a key as a plain str or int: a subclass may have another hash."""
     return str.__str__(key) if isinstance(key, str) else int(key)
 
 
 def check_key(key: Any, kind: type | None) -> None:
-    """Raise TypeError or ValueError if a key could not be one of a bank whose keys are of `kind`, if they are yet."""
+    """Raise TypeError or ValueError if `key` does not fit keys of `kind`, None if that is open."""
     if not isinstance(key, (str, int, np.integer)) or isinstance(key, bool):
         raise InvalidTypeError(f"key: expected a str or an int, got {key!r}")
     if kind is not None and isinstance(key, str) != (kind is str):
@@ -140,7 +143,7 @@ def check_key(key: Any, kind: type | None) -> None:
 
 
 def could_be(key: Any, kind: type | None) -> bool:
-    """Whether a key could be one of a bank whose keys are of `kind`."""
+    """Return whether `key` fits a bank with keys of `kind`. None means that it has no keys yet."""
     if kind is None or isinstance(key, bool):
         return False
     if kind is str:
@@ -149,17 +152,17 @@ def could_be(key: Any, kind: type | None) -> bool:
 
 
 def table_size(table: Table) -> int:
-    """Return the number of keys of a table."""
+    """Return the number of keys in a table."""
     return len(table)
 
 
 def table_keys(table: Table) -> Sequence[Key]:
-    """Return all keys of a table, each at the position that is its id.
+    """Return all keys of a table, in the order of their slots.
 
     Raises
     ------
     BankFileError
-        The table came from a damaged file.
+        The table comes from a damaged file.
     """
     if isinstance(table, _core.IntTable):
         return table.values.tolist()  # type: ignore[no-any-return]
@@ -169,7 +172,7 @@ def table_keys(table: Table) -> Sequence[Key]:
 def decode_strings(
     offsets: npt.NDArray[np.uint64], data: npt.NDArray[np.uint8], name: str
 ) -> list[str]:
-    """Return strings that lie one behind the other, or raise BankFileError if they do not."""
+    """Return the strings of concatenated UTF-8, or raise BankFileError if it is damaged."""
     ends, text = offsets.tolist(), data.tobytes()
     if any(a > b for a, b in pairwise(ends)) or ends[0] != 0 or ends[-1] != len(text):
         raise BankFileError(f"{name}: expected offsets that ascend")

@@ -1,4 +1,4 @@
-"""Activation, LayerSpec and Architecture: the one network that all models of a bank share."""
+"""Activation, LayerSpec and Architecture: the network that all models of a bank share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mlpbank.errors import InvalidTypeError, InvalidValueError, TooLargeError
 
 
 class Activation(str, enum.Enum):
-    """What a layer applies to its outputs. The plain string works wherever one is expected: ``"relu"``.
+    """The function that a layer applies to its outputs.
 
-    ``leaky_relu`` has slope 0.01 and ``elu`` alpha 1; ``gelu`` is the exact one (erf),
-    ``gelu_tanh`` its approximation. ``softmax`` runs over all outputs of a row and may stand on the
-    last layer only.
+    A plain string such as ``"relu"`` works wherever an Activation is expected. The slope of
+    ``leaky_relu`` is 0.01, the alpha of ``elu`` is 1. ``gelu`` is exact (erf); ``gelu_tanh`` is the
+    tanh approximation. ``softmax`` runs over all outputs of a row, on the last layer only.
     """
 
     NONE = "none"
@@ -44,7 +44,17 @@ def _activation(value: str | Activation) -> Activation:
 
 
 def positive_int(value: object, name: str) -> int:
-    """Return `value` as an int, or raise what tells the user which `name` is not a positive integer."""
+    """Return `value` as an int. Errors call it `name`.
+
+    Raises
+    ------
+    InvalidTypeError
+        It is not an integer.
+    InvalidValueError
+        It is not positive.
+    TooLargeError
+        It does not fit in 63 bits.
+    """
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -65,14 +75,14 @@ class LayerSpec:
     Parameters
     ----------
     input_size, output_size : int
-        Units going in and coming out; W is (input_size, output_size) and b (output_size,).
+        Numbers of inputs and outputs. W is (input_size, output_size), b is (output_size,).
     activation : Activation or str
-        What is applied to each output.
+        The function applied to the outputs.
 
     Raises
     ------
     TypeError, ValueError, OverflowError
-        A size is not a positive integer that fits 63 bits, or the activation is unknown.
+        A size is not a positive integer of at most 63 bits, or the activation is unknown.
     """
 
     input_size: int
@@ -94,16 +104,16 @@ class Architecture:
     Parameters
     ----------
     layers : iterable of LayerSpec
-        At least one; each input size equals the previous output size.
+        At least one. Each input size equals the output size of the layer before.
 
     Raises
     ------
     TypeError
         An element is not a LayerSpec.
     ValueError
-        There is no layer, or two neighbours do not fit; the message names both sizes.
+        There is no layer, or two neighbours do not fit. The message names both sizes.
     OverflowError
-        The number of parameters does not fit the address space.
+        The parameters do not fit in the address space.
 
     Examples
     --------
@@ -141,7 +151,12 @@ class Architecture:
         *sizes : int
             At least two: ``mlp(32, 64, 1)`` has a layer 32 -> 64 and a layer 64 -> 1.
         activation, output_activation : Activation or str
-            Of all layers but the last, and of the last.
+            Activation of all layers but the last, and of the last.
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError
+            There are fewer than two sizes, or `LayerSpec` refuses one of them.
         """
         if len(sizes) < 2:
             raise InvalidValueError(
@@ -156,7 +171,13 @@ class Architecture:
         )
 
     def validate(self) -> None:
-        """Check what the constructor checked: at least one layer, positive sizes, neighbours that fit, no overflow."""
+        """Check again what the constructor checked.
+
+        Raises
+        ------
+        ValueError, OverflowError
+            As for the constructor.
+        """
         self._core.validate()
 
     @property
@@ -166,17 +187,17 @@ class Architecture:
 
     @property
     def input_size(self) -> int:
-        """Size of an input vector."""
+        """Number of inputs of the first layer."""
         return self._layers[0].input_size
 
     @property
     def output_size(self) -> int:
-        """Size of an output vector."""
+        """Number of outputs of the last layer."""
         return self._layers[-1].output_size
 
     @property
     def num_parameters(self) -> int:
-        """Weights and biases of one model."""
+        """Number of weights and biases of one model."""
         return self._core.num_parameters
 
     def __eq__(self, other: object) -> bool:

@@ -1,4 +1,4 @@
-"""Engine: the instruction set and the threads that compute, and how many threads there may be."""
+"""Engine: the instruction set and the threads that compute. CpuBudget: how many there may be."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mlpbank.typing import Isa
 
 @dataclass(frozen=True)
 class CpuBudget:
-    """A number of threads, and what it comes from; made by `cpu_budget`. ``int()`` gives the number.
+    """How many threads mlpbank may use, and why. `cpu_budget` makes it; ``int()`` is the number.
 
     Attributes
     ----------
     threads : int
-        The most threads that mlpbank uses in one call, and for all calls together beside the
-        threads that call.
+        The most threads of one call. All calls together start at most as many helper threads.
     limits : dict of str to int, float or None
-        Every limit that was looked at, None where there is none: ``"MLPBANK_NUM_THREADS"`` and
-        ``"OMP_NUM_THREADS"``, the variables; ``"affinity"``, the CPUs this process may run on;
-        ``"cgroup"``, the least CPU quota of its cgroups, in CPUs, which counts rounded up.
+        Every limit by name, None where it does not apply. ``"MLPBANK_NUM_THREADS"`` and
+        ``"OMP_NUM_THREADS"`` are the environment variables. ``"affinity"`` is the number of CPUs
+        that this process may run on. ``"cgroup"`` is the smallest CPU quota of its cgroups, in
+        CPUs; it is rounded up for `threads`.
     reason : str
-        The name of the limit that is the least.
+        The name of the smallest limit.
     """
 
     threads: int
@@ -36,12 +36,16 @@ class CpuBudget:
 
 
 def cpu_budget() -> CpuBudget:
-    """Return how many threads mlpbank may use in this process, as things are now.
+    """Return how many threads mlpbank may use in this process now.
 
-    It is the least of four limits: the environment variables MLPBANK_NUM_THREADS and
-    OMP_NUM_THREADS (of a list such as ``"4,2"`` the first number), the CPUs this process may run
-    on, and the CPU quota of its cgroup and of all above it (version 1 and 2). An `Engine` made now
-    gets as many threads, or fewer if it is asked to.
+    The number is the smallest of four limits: the environment variable MLPBANK_NUM_THREADS;
+    OMP_NUM_THREADS (the first number of a list such as ``"4,2"``); the CPUs that this process may
+    run on; and the CPU quota of its cgroup and all cgroups above it (version 1 and 2). An `Engine`
+    made now gets this many threads, unless it is asked for fewer.
+
+    Returns
+    -------
+    CpuBudget
 
     Raises
     ------
@@ -58,7 +62,7 @@ def cpu_budget() -> CpuBudget:
 
 
 def _read(root: str) -> CpuBudget:
-    """Return the budget as the files below `root` tell it: "" for this machine's own, else a test's."""
+    """Return the budget by the system files below `root`, which is "" except in tests."""
     budget = _core.cpu_budget(root)
     limits: dict[str, int | float | None] = {
         "MLPBANK_NUM_THREADS": budget.own_variable or None,
@@ -70,28 +74,26 @@ def _read(root: str) -> CpuBudget:
 
 
 def available_isas() -> list[str]:
-    """Return the instruction sets this machine can run, the fastest first: some of avx512, avx2, portable."""
+    """Return the instruction sets of this machine, fastest first: of avx512, avx2 and portable."""
     return _core.available_isas()
 
 
 class Engine:
-    """What all arithmetic goes through: an instruction set and a number of threads.
+    """An instruction set and a number of threads, which all arithmetic uses.
 
     Parameters
     ----------
     num_threads : int, optional
-        At most this many threads in one call. The default, and the upper bound, is the CPU budget:
-        the least of MLPBANK_NUM_THREADS, OMP_NUM_THREADS, the CPUs this process may run on and its
-        cgroup's quota.
+        The most threads of one call. The default is `cpu_budget`, which is also the upper bound.
     isa : {"avx512", "avx2", "portable"}, optional
-        The default is the fastest that this machine has. The environment variable MLPBANK_ISA
-        lowers it.
+        The default is the fastest instruction set of this machine. The environment variable
+        MLPBANK_ISA lowers it.
 
     Raises
     ------
     TypeError, ValueError
-        `num_threads` is not a positive integer; `isa`, or MLPBANK_ISA, is unknown or not available
-        here.
+        `num_threads` is not a positive integer, or `isa` or MLPBANK_ISA is unknown or not
+        available on this machine.
     """
 
     def __init__(self, num_threads: int | None = None, isa: Isa | None = None) -> None:
@@ -109,7 +111,7 @@ class Engine:
 
     @property
     def num_threads(self) -> int:
-        """The most threads one call uses."""
+        """The most threads that one call uses."""
         return self._core.num_threads
 
     @property
@@ -118,7 +120,7 @@ class Engine:
         return self._core.isa
 
     def __reduce__(self) -> tuple[type[Engine], tuple[int | None, str | None]]:
-        # By what was asked for, not by what came of it: another process may have another budget.
+        # The arguments, not what they became: another process may have another budget.
         return Engine, self._arguments
 
     def __repr__(self) -> str:

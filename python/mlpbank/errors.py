@@ -1,4 +1,4 @@
-"""Every exception that mlpbank raises by itself: a `MlpbankError`, and the built-in one that fits."""
+"""The exceptions of mlpbank. Each is a `MlpbankError` and the built-in exception that fits."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from typing import Any
 
 
 class MlpbankError(Exception):
-    """What mlpbank was given, or was asked to do, does not fit; the message says what was expected and what came.
+    """Base of all exceptions that mlpbank raises.
 
-    The base of all exceptions that mlpbank raises by itself. Each is one of Python's own kinds as
-    well, so ``except ValueError`` catches those that are.
+    The message says what was expected and what was given. Each exception also derives from the
+    built-in one that fits, so ``except ValueError`` catches an `InvalidValueError`.
     """
 
 
 class InvalidValueError(MlpbankError, ValueError):
-    """An argument has a value that does not fit."""
+    """An argument has a wrong value."""
 
 
 class InvalidTypeError(MlpbankError, TypeError):
-    """An argument is of a type that does not fit."""
+    """An argument has a wrong type."""
 
 
 class UnknownKeyError(MlpbankError, KeyError):
-    """A mapping has a key too many, or one is missing."""
+    """A mapping has an unknown key, or lacks one."""
 
 
 class OutOfRangeError(MlpbankError, IndexError):
-    """There is no model of this index."""
+    """No model has this index."""
 
 
 class TooLargeError(MlpbankError, OverflowError):
@@ -34,24 +34,24 @@ class TooLargeError(MlpbankError, OverflowError):
 
 
 class InvalidStateError(MlpbankError, RuntimeError):
-    """A call comes when, or from where, it cannot be answered."""
+    """The object cannot answer this call now, or not from this thread or event loop."""
 
 
 class MissingPackageError(MlpbankError, ImportError):
-    """A package is needed that is not installed."""
+    """A package that this call needs is not installed."""
 
 
 class BankFileError(MlpbankError, ValueError):
-    """A file is not a valid bank file; the message has its path, what was expected and what came."""
+    """A file is not a valid bank file. The message names the file and what is wrong with it."""
 
 
 class UnknownModelError(MlpbankError, KeyError):
-    """A key, or an id, of no model of the bank.
+    """The bank has no model for a key or handle.
 
     Attributes
     ----------
     keys : list
-        All that are unknown, in the order of the call.
+        All unknown keys or handles, in the order of the call.
     """
 
     def __init__(self, keys: list[Any], total: int, kind: str = "keys") -> None:
@@ -65,15 +65,15 @@ class UnknownModelError(MlpbankError, KeyError):
 
 
 class ModelNotLoadedError(MlpbankError, RuntimeError):
-    """A model whose weights were never loaded was asked for."""
+    """The weights of a model were never loaded."""
 
 
 class UnsupportedLayerError(MlpbankError, ValueError):
-    """A model has a part that mlpbank cannot express; the message names the part and where it stands."""
+    """A model has a part that mlpbank cannot express. The message names the part and its place."""
 
 
 class QueueFullError(MlpbankError, RuntimeError):
-    """So many rows wait already that a request is refused: slow down, or try again later."""
+    """Too many rows wait already, so a request is refused. Slow down, or try again later."""
 
 
 __all__ = [
@@ -93,8 +93,11 @@ __all__ = [
 ]
 
 for _name in __all__:
-    globals()[_name].__module__ = "mlpbank"  # from where users import them
+    globals()[_name].__module__ = "mlpbank"  # where users import it from
 
 
 class KeyTypeError(InvalidTypeError):
-    """A key is text where the bank's other keys are numbers, or the other way round; `Bank` says it in its words."""
+    """A key is text where the bank's other keys are numbers, or the other way round.
+
+    `Bank` raises it again with a message of its own.
+    """

@@ -1,4 +1,4 @@
-"""BatchedInference: every row through its model, in one call."""
+"""BatchedInference: many models by number, computed in one call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlpbank import _core
-from mlpbank._arrays import as_float32, as_ids, check_out
+from mlpbank._arrays import as_float32, as_int64, check_out
 from mlpbank.architecture import Architecture, positive_int
 from mlpbank.engine import Engine
 from mlpbank.errors import InvalidTypeError, InvalidValueError
@@ -23,9 +23,9 @@ class BatchedInference:
     Parameters
     ----------
     num_models : int
-        How many models.
+        Number of models. Each starts without weights.
     architecture : Architecture
-        Shared by all of them.
+        The architecture that all models share.
     engine : Engine, optional
         ``Engine()`` by default.
     layout : {"auto", "panel", "lane"}
@@ -35,16 +35,16 @@ class BatchedInference:
     Notes
     -----
     Every output is the bias plus one fused multiply-add per input in ascending order, in float32.
-    The same row through the same model therefore gives the same bits whatever else is in the call,
-    for any number of threads and rows, and with AVX2 as with AVX-512. (The portable instruction set
-    may differ by rounding.)
+    So a row gives the same bits through the same model in every call, whatever else the call
+    computes, with any number of threads, and with AVX2 as with AVX-512. The portable instruction
+    set may differ by rounding.
 
-    Any number of threads may call `forward` at once, while others load, unload and grow; the GIL is
-    released while it computes. Forwards never wait for loads. Each call sees each model as one load
-    left it, and a call that starts after a load has returned sees what was loaded.
+    Any number of threads may call `forward` at once, while others load, unload and grow. `forward`
+    releases the GIL and never waits for a load. Each call sees each model as one load left it. A
+    call that starts after a load has returned sees the new weights.
 
-    Pickles and deep copies have weights of their own. Their engine is made anew from its arguments,
-    so that another process uses the CPUs that it has.
+    Pickles and deep copies have their own weights. Their engine is made again from its arguments,
+    so that another process uses its own CPUs.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class BatchedInference:
     def from_weights(
         cls, weights: BatchedWeights, engine: Engine | None = None
     ) -> BatchedInference:
-        """Return an inference over existing weights, which it shares: what is loaded later is seen.
+        """Return a BatchedInference that shares existing weights and sees later loads.
 
         Parameters
         ----------
@@ -81,6 +81,11 @@ class BatchedInference:
             The models.
         engine : Engine, optional
             ``Engine()`` by default.
+
+        Raises
+        ------
+        TypeError
+            An argument has a wrong type.
         """
         if not isinstance(weights, BatchedWeights):
             raise InvalidTypeError(
@@ -98,7 +103,7 @@ class BatchedInference:
         self._weights = weights
         self._engine = engine
         self._core = _core.BatchedInference(weights._core, engine._core)
-        # Looked up once: forward is called for microseconds of work.
+        # Looked up once, because a forward of few models takes microseconds.
         self._direct = self._core.forward_direct
         self._input_size = weights.architecture.input_size
         self._output_size = weights.architecture.output_size
@@ -126,19 +131,19 @@ class BatchedInference:
     def load_weights(
         self, model_idx: int, weights: WeightsMapping, *, check_finite: bool = False
     ) -> None:
-        """Load the weights of one model; the same as ``self.weights.load``, see `BatchedWeights.load`."""
+        """Load the weights of one model, as `BatchedWeights.load` does."""
         self._weights.load(model_idx, weights, check_finite=check_finite)
 
     def unload(self, model_idx: int) -> None:
-        """Forget the weights of one model; the same as ``self.weights.unload``."""
+        """Remove the weights of one model, as `BatchedWeights.unload` does."""
         self._weights.unload(model_idx)
 
     def grow(self, count: int) -> None:
-        """Add `count` models without weights; the same as ``self.weights.grow``."""
+        """Add `count` models without weights, as `BatchedWeights.grow` does."""
         self._weights.grow(count)
 
     def revision(self, model_idx: int) -> int:
-        """Return how often a model was loaded; the same as ``self.weights.revision``."""
+        """Return how often a model was loaded, as `BatchedWeights.revision` does."""
         return self._weights.revision(model_idx)
 
     def forward(
@@ -155,33 +160,32 @@ class BatchedInference:
         Parameters
         ----------
         x : array_like of real numbers
-            Without `models`: (num_models, input_size), one row for each model; (num_models, rows,
-            input_size); or a list of num_models vectors. With `models`: (n, input_size) or (n,
-            rows, input_size). float32 in C order is used without a copy, anything else is
-            converted.
+            Without `models`: (num_models, input_size), one row for each model, or (num_models,
+            rows, input_size). With `models`: (n, input_size) or (n, rows, input_size). A float32
+            array in C order is used without a copy; anything else is converted.
         models : array_like of int, optional
-            Shape (n,). Entry i of x goes through model ``models[i]``; any order, repeats allowed.
+            Shape (n,). Entry i of x goes through model ``models[i]``, in any order, with repeats.
         out : float32 array, optional
-            Where the result is written, C-contiguous and not overlapping x.
+            Array for the result: C-contiguous, and not overlapping x.
         num_threads : int, optional
             Lowers the engine's number of threads for this call.
         missing : {"error", "nan"}
-            What to do about models without weights: raise, or answer NaN.
+            What to do about models without weights: raise, or return NaN.
 
         Returns
         -------
         float32 array
-            (num_models or n, output_size), or (num_models or n, rows, output_size); `out` where
-            that was given.
+            (num_models or n, output_size), or (num_models or n, rows, output_size). It is `out`
+            where that was given.
 
         Raises
         ------
         ModelNotLoadedError
-            A model has no weights; the message names it.
+            A model has no weights. The message names it.
         IndexError
-            A model index is out of range; the message gives its position.
+            A model number is out of range. The message gives its position.
         TypeError, ValueError
-            Dtype or shape of an argument; the message says what was expected and what came.
+            An argument has a wrong dtype or shape.
         """
         if models is None and num_threads is None and missing == "error":
             y = self._direct(x, out)
@@ -198,22 +202,22 @@ class BatchedInference:
         missing: str,
         names: tuple[str, str],
     ) -> Float32Array:
-        """`forward` for callers whose users know x and models by other names, which errors then use."""
+        """Do what `forward` does. `names` are the names of x and models in error messages."""
         x = as_float32(x, names[0])
         shape = x.shape
-        ids = None if models is None else as_ids(models, names[1])
-        entries = self._weights.num_models if ids is None else ids.shape[0]
+        slots = None if models is None else as_int64(models, names[1])
+        entries = self._weights.num_models if slots is None else slots.shape[0]
         if not 2 <= len(shape) <= 3 or shape[-1] != self._input_size or shape[0] != entries:
             self._raise_shape(
-                names[0], shape, "num_models" if ids is None else f"len({names[1]})", entries
+                names[0], shape, "num_models" if slots is None else f"len({names[1]})", entries
             )
         y_shape = (*shape[:-1], self._output_size)
         y = np.empty(y_shape, np.float32) if out is None else check_out(out, y_shape, x, models)
         threads, nan = _options(num_threads, missing)
-        if ids is None:
+        if slots is None:
             self._core.forward(x, y, entries, threads, nan)
         else:
-            self._core.forward_models(ids, x, y, threads, nan)
+            self._core.forward_models(slots, x, y, threads, nan)
         return y
 
     def forward_shared(
@@ -224,7 +228,7 @@ class BatchedInference:
         num_threads: int | None = None,
         missing: MissingModels = "error",
     ) -> Float32Array:
-        """Send the same rows through every model: ensembles, populations.
+        """Send the same rows through every model, as ensembles and populations need it.
 
         Parameters
         ----------
@@ -261,7 +265,8 @@ class BatchedInference:
         size = self._input_size
         if not 2 <= len(shape) <= 3:
             raise InvalidValueError(
-                f"{name}: expected shape ({entries}, {size}) or ({entries}, rows, {size}), got {shape}"
+                f"{name}: expected shape ({entries}, {size}) or ({entries}, rows, {size}), "
+                f"got {shape}"
             )
         if shape[-1] != size:
             raise InvalidValueError(f"{name}: expected last dimension {size}, got {shape[-1]}")
@@ -277,7 +282,7 @@ class BatchedInference:
 
 
 def _options(num_threads: int | None, missing: str) -> tuple[int, bool]:
-    """Return the core's options: a number of threads (0: the engine's), and whether missing models give NaN."""
+    """Return the core's arguments: threads (0 for the engine's), and whether to return NaN."""
     if not isinstance(missing, str) or missing not in _MISSING:
         raise InvalidValueError(f"missing: expected 'error' or 'nan', got {missing!r}")
     threads = 0 if num_threads is None else min(positive_int(num_threads, "num_threads"), 2**31 - 1)

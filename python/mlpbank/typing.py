@@ -1,4 +1,4 @@
-"""Types of arguments, for annotations in code that calls mlpbank."""
+"""Types of arguments, for annotations in code that uses mlpbank."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ __all__ = [
     "Dtype",
     "DtypeName",
     "Float32Array",
+    "Int64Array",
     "Isa",
     "Key",
     "Layout",
@@ -20,13 +21,14 @@ __all__ = [
 ]
 
 Key = str | int
-"""What a bank knows a model by. The keys of one bank are of one type."""
+"""The name of a model in a bank. All keys of one bank are of one type."""
 
 Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
 
 DtypeName = Literal["float32", "float16", "bfloat16", "int8"]
 Dtype = DtypeName | np.dtype[Any] | type[np.generic]
-"""How weights are stored: a name, or NumPy's own dtype of that name."""
+"""How weights are stored: a name, or NumPy's dtype of that name."""
 
 Layout = Literal["auto", "panel", "lane"]
 """How weights lie in memory."""
@@ -35,10 +37,10 @@ Isa = Literal["avx512", "avx2", "portable"]
 """Instruction sets."""
 
 Missing = Literal["error", "nan", "fallback"]
-"""What to do about keys that a bank does not have."""
+"""What to do about keys that are not in a bank."""
 
 MissingModels = Literal["error", "nan"]
-"""What to do about models by number that have no weights. A fallback is known by its key, so it needs a bank."""
+"""What to do about numbered models without weights. Only a bank can have a fallback."""
 
 ActivationName = Literal[
     "none",

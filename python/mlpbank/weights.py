@@ -15,7 +15,7 @@ from mlpbank.architecture import Architecture, positive_int
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError, UnknownKeyError
 from mlpbank.typing import Dtype, DtypeName, Float32Array, Layout
 
-# Weights as users give them: "layer_<N>" and "layer_<N>.bias" to anything NumPy can read.
+# "layer_<N>" and "layer_<N>.bias" to anything that NumPy can read.
 WeightsMapping = Mapping[str, Any]
 
 
@@ -25,35 +25,35 @@ class BatchedWeights:
     Parameters
     ----------
     num_models : int
-        How many models; each starts without weights.
+        Number of models. Each starts without weights.
     architecture : Architecture
-        Shared by all of them.
+        The architecture that all models share.
     layout : {"auto", "panel", "lane"}
-        How weights lie in memory. ``"auto"`` picks by architecture: lane (16 models side by side)
-        for tiny networks, panel (16 outputs side by side) for the others. Results do not depend on
-        it.
+        How weights lie in memory. ``"panel"`` has 16 outputs of one model side by side; ``"lane"``
+        has 16 models side by side. ``"auto"`` chooses lane for tiny networks and panel for others.
+        Results do not depend on it.
     dtype : {"float32", "float16", "bfloat16", "int8"} or NumPy dtype
-        How weights are stored; inputs, outputs, biases and sums are float32 in any case. float16
-        and bfloat16 round to nearest even. int8 is symmetric with one float32 scale for each output
-        of each model, the largest weight of that output being 127 scales. Half the bytes are nearly
-        twice the speed with one row per model.
+        How weights are stored. Inputs, outputs, biases and sums are always float32. float16 and
+        bfloat16 round to nearest even. int8 is symmetric, with one float32 scale for each output of
+        each model: the largest absolute weight of that output divided by 127. With one row per
+        model, half the bytes give nearly twice the speed.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong type, or `num_models` is not positive.
+        An argument has a wrong type, or `num_models` is not positive.
     OverflowError, MemoryError
-        The weights do not fit.
+        The weights do not fit in memory.
 
     Notes
     -----
-    Loading, unloading, growing and predicting may happen in different threads at once. A load packs
-    into free memory and then replaces the model in one step; the memory of what it replaced is used
-    again when no running forward can see it.
+    Threads may load, unload, grow and predict at the same time. A load writes to free memory and
+    then replaces the model in one step. The memory of the old weights is reused when no running
+    forward can read it.
 
-    Copies and pickles hold the weights as they are stored and give the same results to the last
-    bit. A pickle is for the version of mlpbank that made it, as processes exchange it; `Bank.save`
-    makes files to keep.
+    Copies and pickles hold the weights as they are stored and give bit-identical results. A pickle
+    is for processes that exchange it with the same version of mlpbank; `Bank.save` writes files to
+    keep.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class BatchedWeights:
 
     @classmethod
     def _from_core(cls, core: _core.BatchedWeights, architecture: Architecture) -> BatchedWeights:
-        """Return the weights that a core has already."""
+        """Return a BatchedWeights around an existing core object."""
         self = cls.__new__(cls)
         self._architecture = architecture
         self._core = core
@@ -102,25 +102,25 @@ class BatchedWeights:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the buffer."""
+        """Size of the buffer in bytes."""
         return self._core.nbytes
 
     @property
     def loaded(self) -> npt.NDArray[np.bool_]:
-        """Which models have weights, shape (num_models,); a copy."""
+        """Copy of the flags of models that have weights, bool of shape (num_models,)."""
         return self._core.loaded_flags()
 
     def load(self, model_idx: int, weights: WeightsMapping, *, check_finite: bool = False) -> None:
-        """Load the weights of one model. Everything is validated first: a load that fails changes nothing.
+        """Load the weights of one model. A load that fails changes nothing.
 
         Parameters
         ----------
         model_idx : int
             0 to num_models - 1.
         weights : mapping of str to array
-            ``"layer_<N>"``: the weight matrix of layer N as (input_size, output_size), or flat in
-            row-major order. ``"layer_<N>.bias"``: (output_size,); optional, zeros where it is
-            missing. Converted to float32.
+            ``"layer_<N>"`` is the matrix of layer N, (input_size, output_size) or flat in row-major
+            order. ``"layer_<N>.bias"`` is (output_size,) and optional; without it biases are 0.
+            Arrays are converted to float32.
         check_finite : bool
             Refuse NaN and infinity.
 
@@ -131,13 +131,13 @@ class BatchedWeights:
         KeyError
             A layer is missing, or a key is unknown.
         TypeError, ValueError
-            An array is not of real numbers, of the wrong size, or not finite where that is asked
-            for.
+            An array does not hold real numbers, has a wrong shape, or is not finite where
+            `check_finite` is set.
         """
         self._core.load(self._index(model_idx), 1, *self._collect(weights, (), check_finite))
 
     def unload(self, model_idx: int) -> None:
-        """Forget the weights of one model, as if they had never been loaded.
+        """Remove the weights of one model.
 
         Raises
         ------
@@ -147,19 +147,19 @@ class BatchedWeights:
         self._core.unload(self._index(model_idx))
 
     def grow(self, count: int) -> None:
-        """Add `count` models without weights behind the others, which stay where they are.
+        """Add `count` models without weights after the others, which keep their numbers.
 
         Raises
         ------
         TypeError, ValueError
             `count` is not a positive integer.
         OverflowError, MemoryError
-            The weights do not fit.
+            The weights do not fit in memory.
         """
         self._core.grow(positive_int(count, "count"))
 
     def revision(self, model_idx: int) -> int:
-        """Return how often a model was loaded, 0 for one that never was.
+        """Return how often a model was loaded.
 
         Raises
         ------
@@ -185,9 +185,9 @@ class BatchedWeights:
         Parameters
         ----------
         weights : mapping of str to array
-            As for `load`, each array with a leading dimension of num_models: (num_models,
-            input_size, output_size) or (num_models, input_size * output_size), biases (num_models,
-            output_size).
+            As for `load`, each array with a leading dimension of num_models. Matrices are
+            (num_models, input_size, output_size) or (num_models, input_size * output_size), biases
+            (num_models, output_size).
         check_finite : bool
             Refuse NaN and infinity.
 
@@ -196,20 +196,19 @@ class BatchedWeights:
         KeyError, TypeError, ValueError
             As for `load`.
         """
-        models = self.num_models  # read once: another thread may let the bank grow
+        models = self.num_models  # read once, because another thread may call grow
         self._core.load(0, models, *self._collect(weights, (models,), check_finite))
 
     def get(self, model_idx: int) -> dict[str, Float32Array]:
         """Return the weights of one model as they are stored.
 
-        With dtype float32 they are those that were loaded, bit for bit; else those rounded to the
-        dtype.
+        With dtype float32 they are bit-identical to the loaded ones. Other dtypes round them.
 
         Returns
         -------
-        dict of str to array
-            ``"layer_<N>"`` (input_size, output_size) and ``"layer_<N>.bias"`` (output_size,) for
-            every layer, float32.
+        dict of str to float32 array
+            ``"layer_<N>"`` (input_size, output_size) and ``"layer_<N>.bias"`` (output_size,) of
+            every layer.
 
         Raises
         ------
@@ -228,7 +227,7 @@ class BatchedWeights:
     def _collect(
         self, weights: WeightsMapping, batch: tuple[int, ...], check_finite: bool
     ) -> tuple[list[Float32Array], list[Float32Array | None]]:
-        """Return the weight and bias array of each layer, all checked, each with leading dimensions `batch`."""
+        """Return the checked matrices and biases of all layers, with leading dimensions `batch`."""
         if not isinstance(weights, Mapping):
             raise InvalidTypeError(
                 f"weights: expected a mapping of names to arrays, got {type(weights).__name__}"
@@ -283,14 +282,14 @@ def _restored(
     blocks: npt.NDArray[np.uint8],
     present: list[bool],
 ) -> BatchedWeights:
-    """Return what `BatchedWeights.__reduce__` took apart."""
+    """Return the BatchedWeights whose parts `BatchedWeights.__reduce__` returned."""
     weights = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
     weights._core.restore_blocks(blocks, present)
     return weights
 
 
 def _dtype_name(dtype: Dtype) -> str:
-    """Return the name of a dtype given as a string, np.dtype("int8") or np.float16; which exist, the core knows."""
+    """Return the name of "int8", np.dtype("int8") or np.int8. The core checks names."""
     if isinstance(dtype, str):
         return dtype
     if isinstance(dtype, np.dtype) or (isinstance(dtype, type) and issubclass(dtype, np.generic)):
@@ -298,12 +297,12 @@ def _dtype_name(dtype: Dtype) -> str:
     raise InvalidTypeError(f"dtype: expected a dtype such as 'float16', got {dtype!r}")
 
 
-# From here on a weight would round to infinity.
+# The smallest magnitudes that round to infinity.
 _OVERFLOW = {"float16": 65520.0, "bfloat16": float.fromhex("0x1.ffp127")}
 
 
 def _check_range(array: Float32Array, name: str, dtype: str) -> None:
-    """Raise ValueError, naming the weight, if one does not fit the dtype it is to be stored in."""
+    """Raise ValueError if a weight does not fit in the dtype of storage. The message names it."""
     if dtype == "float32":
         return
     if dtype == "int8":

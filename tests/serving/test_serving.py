@@ -14,6 +14,7 @@ from batching import ARCHITECTURE, MODELS, make_bank, outcomes, row, run
 from cases import one_model, random_weights
 from mlpbank import Architecture, Bank, UnknownModelError
 from mlpbank.serving import MicroBatcher
+from mlpbank.typing import Missing
 
 
 @pytest.fixture
@@ -73,6 +74,98 @@ def test_int_keys_and_fallback() -> None:
     assert np.array_equal(answers, bank.predict([20, 30, 10], np.tile(row(), (3, 1))))
     assert isinstance(of_str, TypeError)
     assert isinstance(of_bool, TypeError)
+
+
+@pytest.mark.parametrize("missing", [None, "error", "nan", "fallback"])
+@pytest.mark.parametrize("with_fallback", [False, True])
+@pytest.mark.parametrize("kind", [str, int])
+def test_missing_means_what_it_means_to_the_bank(
+    missing: Missing | None,
+    with_fallback: bool,
+    kind: type[str] | type[int],
+    options: dict[str, Any],
+) -> None:
+    weights = random_weights(ARCHITECTURE, 3, np.random.default_rng(0))
+    known = [kind(10), kind(20), kind(30)]
+    fallback = known[1] if with_fallback else None
+    bank = Bank.from_stacked(known, ARCHITECTURE, weights, fallback=fallback)
+    asked: list[tuple[Any, Any]] = [
+        (kind(10), row(0)),
+        (kind(99), row(1)),
+        (kind(98), row(2, 4)),
+        (kind(97), row(3, 0)),
+        (kind(30), row(4, 2)),
+    ]
+
+    def by_bank(key: Any, x: Any) -> Any:
+        try:
+            return bank.predict(key, x, missing=missing)
+        except UnknownModelError as error:
+            return error
+
+    async def main() -> list[Any]:
+        async with MicroBatcher(bank, **options) as batcher:
+            return await outcomes(*(batcher.predict(key, x, missing=missing) for key, x in asked))
+
+    for (key, x), answer in zip(asked, run(main()), strict=True):
+        expected = by_bank(key, x)
+        if isinstance(expected, UnknownModelError):
+            assert isinstance(answer, UnknownModelError)
+            assert answer.keys == expected.keys
+        else:
+            assert answer.dtype == np.float32
+            assert np.array_equal(answer, expected, equal_nan=True)
+
+
+def test_requests_of_one_batch_differ_in_missing(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = random_weights(ARCHITECTURE, 2, np.random.default_rng(0))
+    bank = Bank.from_stacked([1, 2], ARCHITECTURE, weights, fallback=2)
+    predict = bank.predict
+    calls: list[tuple[list[int], Missing | None]] = []
+
+    def noted(keys: Any, x: Any, *, missing: Missing | None = None, **options: Any) -> Any:
+        calls.append((list(keys), missing))
+        return predict(keys, x, missing=missing, **options)
+
+    monkeypatch.setattr(bank, "predict", noted)
+
+    async def main() -> list[Any]:
+        async with MicroBatcher(bank, max_wait=60, **options) as batcher:
+            return await outcomes(
+                batcher.predict(7, row(0)),
+                batcher.predict(7, row(0), missing="nan"),
+                batcher.predict(8, row(1)),
+                batcher.predict(7, row(0), missing="fallback"),
+                batcher.predict(1, row(2), missing="nan"),
+            )
+
+    default, nan, other, fallback, known = run(main())
+    assert calls == [([7, 8], None), ([7, 1], "nan"), ([7], "fallback")]
+    assert np.array_equal(default, predict(2, row(0)))
+    assert np.array_equal(fallback, default)
+    assert np.isnan(nan).all()
+    assert np.array_equal(other, predict(2, row(1)))
+    assert np.array_equal(known, predict(1, row(2)))
+
+
+def test_wrong_missing_fails_alone(bank: Bank, options: dict[str, Any]) -> None:
+    wrong: list[Any] = ["ignore", "", 0, ["nan"]]
+
+    async def main() -> list[Any]:
+        async with MicroBatcher(bank, **options) as batcher:
+            good = batcher.predict("model-1", row())
+            return await outcomes(
+                good, *(batcher.predict("model-1", row(), missing=value) for value in wrong)
+            )
+
+    answer, *errors = run(main())
+    assert np.array_equal(answer, bank.predict("model-1", row()))
+    for error, value in zip(errors, wrong, strict=True):
+        with pytest.raises(ValueError, match="missing: expected one of 'error', 'nan', 'fallback'"):
+            raise error
+        assert repr(value) in str(error)
 
 
 def test_bad_requests_fail_alone(bank: Bank, options: dict[str, Any]) -> None:

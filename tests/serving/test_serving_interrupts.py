@@ -11,8 +11,7 @@ import pytest
 
 from batching import make_bank, row
 from interrupts import interrupted_at
-from mlpbank.serving import MicroBatcher
-from mlpbank.serving import _batcher as serving
+from mlpbank.serving import MicroBatcher, _answers, _batcher
 
 BANK = make_bank()
 ANSWERS = {i: BANK.predict(f"model-{i}", row(i)) for i in range(12)}
@@ -58,12 +57,15 @@ def one_step(step: int, error: BaseException, **options: Any) -> list[str]:
     async def both() -> tuple[list[Any], list[Any]]:
         return await requests(batcher, 0, 5), await requests(batcher, 5, 1)
 
-    with interrupted_at(step, error, serving) as where:
+    with interrupted_at(step, error, _batcher, _answers) as where:
         some, one = run(both())
     assert check(some, 0, error) + check(one, 5, error) <= 1, where
     assert check(run(requests(batcher, 6, 4)), 6, error) == 0, where
     assert batcher.statistics().waiting == 0, where
-    with interrupted_at(step, error, serving) as closing, contextlib.suppress(type(error)):
+    with (
+        interrupted_at(step, error, _batcher, _answers) as closing,
+        contextlib.suppress(type(error)),
+    ):
         last = run(asyncio.wait_for(close(batcher), 20))
         assert check(last, 10, error) <= 1, closing
     run(asyncio.wait_for(batcher.aclose(), 20))

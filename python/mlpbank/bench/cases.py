@@ -1,9 +1,10 @@
-"""What the benchmark computes: cases, their random weights and inputs, and the right answer."""
+"""The cases of the benchmark, their random weights and inputs, and the right answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,8 @@ from mlpbank.architecture import Architecture
 from mlpbank.typing import DtypeName, Float32Array
 
 _WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-DTYPES: tuple[DtypeName, ...] = ("float32", "float16", "bfloat16", "int8")
-_REFERENCE_FLOATS = 1 << 21  # weights that become float64 at a time
+DTYPES: tuple[DtypeName, ...] = get_args(DtypeName)
+_REFERENCE_FLOATS = 1 << 21  # weights that are converted to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Case:
 
     @property
     def network(self) -> str:
-        """The models without their rows."""
+        """The number and sizes of the models, as text."""
         return f"{self.num_models} × {'-'.join(map(str, self.sizes))}"
 
     @property
@@ -50,7 +51,7 @@ class Case:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions with weights in one forward."""
+        """Number of multiplications and additions with weights in one forward."""
         weights = sum(i * o for i, o in zip(self.sizes, self.sizes[1:], strict=False))
         return 2 * self.num_models * self.rows * weights
 
@@ -58,7 +59,8 @@ class Case:
         return f"{self.network}, {'1 row' if self.rows == 1 else f'{self.rows} rows'}"
 
 
-# From tiny to large networks. One row per model: reading weights is the work. Many: arithmetic.
+# From tiny to large networks. With one row per model, reading weights is the work; with many rows,
+# arithmetic is.
 SUITE = (
     Case(1000, (4, 8, 2), 1),
     Case(100, (16, 32, 8), 1),
@@ -74,7 +76,7 @@ SUITE = (
 
 @dataclass(frozen=True)
 class Problem:
-    """A case with its numbers. Weights and biases are stacked, one array for each layer."""
+    """A case with its arrays. Weights and biases are stacked, one array for each layer."""
 
     case: Case
     x: Float32Array  # (num_models, rows, input_size)
@@ -89,7 +91,7 @@ def make_problem(
 ) -> Problem:
     """Return `case` with random numbers that keep the outputs of every layer near 1.
 
-    `progress` is told the fraction of models whose reference is computed.
+    `progress` is called with the fraction of models whose reference is computed.
     """
     rng = np.random.default_rng(seed)
 
@@ -108,7 +110,7 @@ def make_problem(
 
 
 def stored(problem: Problem, dtype: str) -> Problem:
-    """Return the problem with weights rounded to `dtype`, and the answer that belongs to those."""
+    """Return the problem with weights rounded to `dtype`, and the right answer for these."""
     if dtype == "float32":
         return problem
     weights = [round_weights(w, dtype) for w in problem.weights]
@@ -162,9 +164,9 @@ def reference(
 
 
 def tolerance(case: Case, expected: npt.NDArray[np.float64]) -> Float64Array:
-    """Return how far float32 results may be from `expected`, for each entry of its first axis.
+    """Return the allowed error of float32 results, for each entry of the first axis.
 
-    An output is a chain of sums over inputs, of terms near 1. Every term may be rounded twice.
+    An output is a chain of sums of terms near 1. Every term may be rounded twice.
     """
     scale = np.maximum(1.0, np.abs(expected).max(axis=(1, 2), keepdims=True, initial=0.0))
     roundings = 2 * sum(i + 1 for i in case.sizes[:-1])
@@ -172,7 +174,7 @@ def tolerance(case: Case, expected: npt.NDArray[np.float64]) -> Float64Array:
 
 
 def aligned_empty(shape: tuple[int, ...]) -> Float32Array:
-    """Return an uninitialised float32 array that starts at a cache line: read fastest by all."""
+    """Return an uninitialised float32 array that starts at a cache line, which reads fastest."""
     size = int(np.prod(shape))
     raw = np.empty(size + 16, np.float32)
     skip = -raw.ctypes.data % 64 // 4

@@ -1,4 +1,4 @@
-"""``mlpbank bench`` itself: plan, run, print, write."""
+"""The run of ``mlpbank bench``: plan, measure, print, write."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mlpbank.bench.options import Plan, make_plan
 from mlpbank.bench.peers import PEERS, build_mlpbank
 from mlpbank.bench.progress import ProgressBar
 
-# For the estimate, in seconds on two cores: set-up of each contender and of the slow ones, what
-# measuring one contender takes at least, and the reference by the floats it goes through.
+# For the estimate, in seconds on two cores: set-up of a contender and of the slow ones, the least
+# time to measure one, and the time of the reference per float and per operation.
 _SET_UP, _SLOW_SET_UP = 0.5, {"torch-compile": 12.0, "torch-loop": 1.0}
 _LEAST = 0.1 * (ENOUGH_ROUNDS + 1)
 _PER_FLOAT, _PER_FLOP = 3e-8, 1.5e-10
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     Returns
     -------
     int
-        0; 1 where numbers of mlpbank were wrong; 2 for wrong arguments.
+        0; 1 if outputs of mlpbank were wrong; 2 for wrong arguments.
     """
     try:
         plan = make_plan(args)
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             progress, seconds = bar.part(str(case)), plan.seconds
             result = run_case(case, builders, plan.settings, seconds=seconds, progress=progress)
             results.append(result)
-            gc.collect()  # the contenders: gigabytes, in cycles
+            gc.collect()  # contenders are gigabytes in reference cycles
             bar.print("\n" + report.case_table(result))
     if len(results) > 1:
         print("\n" + report.summary_table(results), flush=True)
@@ -69,12 +69,12 @@ def _write_files(plan: Plan, everything: dict[str, Any]) -> None:
 
 
 def estimate(plan: Plan) -> tuple[float, float]:
-    """Return about how many seconds measuring takes, and set-up with verification."""
+    """Return estimates in seconds: of measuring, and of set-up with verification."""
     peers = [name for name in plan.peers if find_spec(_MODULES.get(name, name))]
     measuring = set_up = 0.0
     for case in plan.cases:
         floats = case.nbytes / 4 + case.num_models * case.rows * sum(case.sizes)
-        work = _PER_FLOAT * floats + _PER_FLOP * case.flops  # of each contender, and the reference
+        work = _PER_FLOAT * floats + _PER_FLOP * case.flops  # of a contender or the reference
         set_up += (len(peers) + 1) * (_SET_UP + work)
         set_up += sum(_SLOW_SET_UP.get(name, 0.0) for name in peers)
         measuring += max(plan.seconds, _LEAST * (len(peers) + 1))
@@ -82,7 +82,7 @@ def estimate(plan: Plan) -> tuple[float, float]:
 
 
 def announcement(plan: Plan) -> str:
-    """Return a line that says about how long the run takes."""
+    """Return a line with the estimated duration of the run."""
     measuring, set_up = estimate(plan)
     count = len(plan.cases)
     return (

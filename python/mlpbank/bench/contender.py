@@ -1,4 +1,4 @@
-"""A contender: something that computes a problem's outputs, ready to be called again and again."""
+"""A contender: one way to compute the outputs of a problem, ready to be called repeatedly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlpbank.typing import DtypeName, Isa, Layout
 
 @dataclass(frozen=True)
 class Settings:
-    """What all contenders of a run share. All but `threads` is about mlpbank."""
+    """The settings of a run. All but `threads` are for mlpbank only."""
 
     threads: int
     isa: Isa | None = None
@@ -29,17 +29,17 @@ class Contender:
     """One library with its own copy of a problem."""
 
     name: str
-    run: Callable[[], object]  # computes all outputs once; this is what is timed
-    output: Callable[[], npt.ArrayLike]  # what the last run computed, of the size of `expected`
-    detail: str = ""  # which of several ways of using the library this is
-    ours: bool = False  # mlpbank in some form: wrong numbers fail the whole run
+    run: Callable[[], object]  # computes all outputs once; this is timed
+    output: Callable[[], npt.ArrayLike]  # returns the outputs of the last run
+    detail: str = ""  # names one of several ways to use the library
+    ours: bool = False  # whether it is mlpbank: wrong outputs then fail the whole run
 
 
 Builder = Callable[[Problem, Settings], Contender]
 
 
 class UnavailableError(MlpbankError, RuntimeError):
-    """A peer cannot take part; the message says why."""
+    """A peer cannot take part. The message says why."""
 
 
 def activation(table: Mapping[str, Any], name: str, peer: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the machine can do: how fast it reads memory, and how many multiply-adds it does."""
+"""The limits of the machine: how fast it reads memory and computes multiply-adds."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from dataclasses import dataclass
 from mlpbank import _core
 from mlpbank.engine import Engine
 
-_READ_REPEATS = 5  # of each way of reading in one measurement
+_READ_REPEATS = 5  # passes of each way to read in one measurement
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The machine's limits, and how long a case takes at least. Speeds are the best measured."""
+    """The limits of the machine, and the least time of a case. Speeds are the best measured."""
 
-    read_gb_per_s: float  # over a buffer of the size of the parameters
+    read_gb_per_s: float  # of a buffer of the size of the parameters
     fma_gflop_per_s: dict[str, float]  # by instruction set
-    read_us: float
-    fma_us: float
-    binding: str  # "read" or "fma", whichever takes longer
+    read_us: float  # to read the parameters once
+    fma_us: float  # for all multiply-adds
+    binding: str  # "read" or "fma", the one that takes longer
     share: float  # that time / the median of mlpbank
-    measured: int  # so many times
+    measured: int  # number of measurements
 
     @property
     def disturbed(self) -> bool:
-        """Whether mlpbank was faster than the limit, which then is none."""
+        """Whether mlpbank was faster than the limit, which was then measured too low."""
         return self.share > 1
 
 
 class LimitProbes:
-    """Measures the limits, again and again, for work of `nbytes` and `flops`.
+    """Measures the limits repeatedly for work of `nbytes` bytes and `flops` operations.
 
-    Whatever else runs on the machine makes a limit look lower than it is, never higher. So the
-    best of all measurements counts.
+    Other load makes a measured limit lower, never higher. So the best measurement counts.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class LimitProbes:
 
 
 def settle() -> None:
-    """Wait until the threads of this process sleep. Some pools spin for milliseconds after work."""
+    """Wait until the threads of this process sleep. Some thread pools spin for milliseconds."""
     give_up = time.perf_counter() + 0.2
     while time.perf_counter() < give_up:
         before = time.process_time()

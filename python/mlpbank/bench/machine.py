@@ -1,4 +1,4 @@
-"""What a figure needs beside it: the machine, the versions, and the BLAS under NumPy."""
+"""The machine, the versions, and the BLAS under NumPy, without which a figure says little."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# They choose the kernel of OpenBLAS or its blocking, mostly for the worse.
+# Variables that choose the kernel of OpenBLAS or its blocking, mostly for the worse.
 _BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 _PACKAGES = ("mlpbank", "numpy", "torch", "jax", "jaxlib", "onnx", "onnxruntime", "openvino")
 
@@ -32,7 +32,7 @@ def describe() -> dict[str, Any]:
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the CPU's name, on x86 with family and model: hypervisors often shorten the name."""
+    """Return the name of the CPU. On x86 it has family and model: hypervisors shorten names."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -49,14 +49,14 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 class OtherLoad:
-    """How much of the machine other processes use from now on."""
+    """Measures the CPU time of other processes since it was made."""
 
     def __init__(self) -> None:
         self._start = self._read()
 
     @staticmethod
     def _read() -> tuple[float, float, float] | None:
-        """Return seconds so far of all CPUs together: in all, not idle, and of this process."""
+        """Return seconds of all CPUs so far: total, busy, and of this process."""
         try:
             # user nice system idle iowait irq softirq steal; guest times are part of these
             fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
@@ -66,7 +66,7 @@ class OtherLoad:
         return sum(ticks), sum(ticks) - ticks[3] - ticks[4], time.process_time()
 
     def share(self) -> float | None:
-        """Return the share of the time of all CPUs that went to others, None where not known."""
+        """Return the share of the time of all CPUs that others used, or None if unknown."""
         now = self._read()
         if now is None or self._start is None or now[0] == self._start[0]:
             return None
@@ -75,12 +75,12 @@ class OtherLoad:
 
 
 def limit_blas(threads: int) -> list[dict[str, Any]]:
-    """Let the BLAS of NumPy use `threads` threads, and return what threadpoolctl knows about it."""
+    """Limit the BLAS of NumPy to `threads` threads, and describe it by threadpoolctl."""
     try:
         import threadpoolctl
     except ImportError:
         return []
-    # Only BLAS: a limit on OpenMP would be one on mlpbank.
+    # Only BLAS: a limit on OpenMP would apply to mlpbank too.
     threadpoolctl.threadpool_limits(threads, user_api="blas")
     found = [i for i in threadpoolctl.threadpool_info() if i.get("user_api") == "blas"]
     known = ("internal_api", "version", "architecture", "num_threads")
@@ -89,12 +89,11 @@ def limit_blas(threads: int) -> list[dict[str, Any]]:
 
 def blas_notes(blas: list[dict[str, Any]]) -> list[str]:
     """Return lines that tell which BLAS runs under NumPy and what may slow it down."""
-    lines = [
-        "BLAS under numpy: {internal_api} {version}, kernels for {architecture}, {num_threads} threads".format(
-            **b
-        )
-        for b in blas
-    ]
+    form = (
+        "BLAS under numpy: {internal_api} {version}, "
+        "kernels for {architecture}, {num_threads} threads"
+    )
+    lines = [form.format(**b) for b in blas]
     if not blas:
         lines.append("BLAS under numpy: unknown, as threadpoolctl is not installed")
     set_here = [name for name in _BLAS_VARIABLES if name in os.environ]

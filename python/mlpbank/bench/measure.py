@@ -1,4 +1,4 @@
-"""Verify, then time: all contenders in turns, with the machine's limits measured around them."""
+"""Verify contenders, then time them in turns, and measure the machine's limits in between."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from mlpbank.bench.contender import Builder, Contender, Settings, UnavailableErr
 from mlpbank.bench.limits import LimitProbes, Limits, settle
 from mlpbank.engine import Engine
 
-SAMPLE_SECONDS = 1e-3  # one sample repeats the call for so long
+SAMPLE_SECONDS = 1e-3  # duration of a sample, which repeats the call
 # Warm-up calls wake a contender's threads and bring its weights back into cache after the turns
-# of others: 69 MB took 17 calls until they were as fast as before.
+# of others. With 69 MB of weights, 17 calls were needed.
 _WARM_CALLS = 20
 _WARM_SECONDS = (5e-3, 60e-3)  # at least, at most
-_TURN_SECONDS = 5e-3  # samples in one turn, at most _TURN_SAMPLES of them
-_TURN_SAMPLES = 5
-_ROUNDS = (11, 301)  # at least, at most, where the time suffices
-ENOUGH_ROUNDS = 3  # whatever the time
-_LIMIT_ROUNDS = 5  # rounds before which the limits are measured as well
-# Where mlpbank was faster than a limit: repetitions, of so much of the time, after so many
-# measurements of the limits.
+_TURN_SECONDS = 5e-3  # of samples in one turn
+_TURN_SAMPLES = 5  # at most, in one turn
+_ROUNDS = (11, 301)  # at least, at most, if the time suffices
+ENOUGH_ROUNDS = 3  # at least, however long they take
+_LIMIT_ROUNDS = 5  # number of rounds that begin with a measurement of the limits
+# If mlpbank was faster than a limit: how often all is repeated, for which part of the time, and
+# how often the limits are measured before.
 _REPEATS, _REPEAT_PART, _REPEAT_PROBES = 2, 0.25, 5
 
 Progress = Callable[[float, str], None]
@@ -41,7 +41,7 @@ Float64s = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Timing:
-    """One contender's samples, in microseconds per call."""
+    """The samples of one contender, in microseconds per call."""
 
     name: str
     detail: str
@@ -51,18 +51,18 @@ class Timing:
     min_us: float
     samples: int
     calls_per_sample: int
-    speedup: float  # of the first contender over this one: the ratio of their medians
+    speedup: float  # of the first contender over this one, by their medians
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How contenders did, in the order in which they were named."""
+    """The results of contenders, in the order of their names in the call."""
 
     timings: list[Timing]
-    wrong: dict[str, str] = field(default_factory=dict)  # what is wrong with whose numbers
-    left_out: dict[str, str] = field(default_factory=dict)  # why a contender was not timed
-    failed: bool = False  # one of those that are wrong is ours
-    other_load: float | None = None  # share of all CPUs that other processes took meanwhile
+    wrong: dict[str, str] = field(default_factory=dict)  # by name, what is wrong with outputs
+    left_out: dict[str, str] = field(default_factory=dict)  # by name, why it was not timed
+    failed: bool = False  # whether a wrong one is mlpbank
+    other_load: float | None = None  # share of all CPUs that other processes used
 
     @property
     def best_peer(self) -> Timing | None:
@@ -76,7 +76,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult(Comparison):
-    """What came out for one case. `timings` starts with mlpbank, or is empty."""
+    """The results of one case. `timings` starts with mlpbank, or is empty."""
 
     case: Case
     isa: str
@@ -88,7 +88,7 @@ class CaseResult(Comparison):
 def find_difference(
     contender: Contender, expected: Float64s, tolerance: Float64s, first_axis: str = "model"
 ) -> str | None:
-    """Return where outputs are farther than `tolerance` from `expected`, None if nowhere.
+    """Return the place of the largest error beyond `tolerance` in words, None if there is none.
 
     The axes of `expected` are `first_axis`, rows, outputs.
     """
@@ -98,7 +98,7 @@ def find_difference(
         return f"expected {expected.size} outputs, got {y.size}"
     y = y.reshape(expected.shape)
     distance = np.abs(y - expected) / tolerance
-    if (distance <= 1).all():  # a NaN is not
+    if (distance <= 1).all():  # False if there is a NaN
         return None
     bad = np.unravel_index(int(np.argmax(np.nan_to_num(distance, nan=math.inf))), distance.shape)
     first, row, output = map(int, bad)
@@ -119,10 +119,10 @@ def compare(
     progress: Progress = lambda fraction, doing: None,
     probes: LimitProbes | None = None,
 ) -> Comparison:
-    """Build and verify contenders, let those whose numbers are right take turns for `seconds`.
+    """Build and verify contenders, and time those that are right in turns for `seconds`.
 
     Nothing is timed if the first is wrong or missing. `verify` returns what is wrong with a
-    contender, or None. `probes` are measured before, between and after the turns. Where the first
+    contender, or None. `probes` are measured before, between and after the turns. If the first
     contender beats its limit, all is measured again, a bounded number of times.
     """
     contenders: list[Contender] = []
@@ -207,7 +207,7 @@ def _time_all(
 
 @contextmanager
 def no_gc() -> Iterator[None]:
-    """Keep the garbage collector of Python from being timed."""
+    """Switch Python's garbage collector off, so that no sample includes it."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -218,7 +218,7 @@ def no_gc() -> Iterator[None]:
 
 
 def _time(contender: Contender, calls: int) -> float:
-    """Return seconds per call, over `calls` calls."""
+    """Return the mean duration of `calls` calls in seconds."""
     run = contender.run
     start = time.perf_counter_ns()
     for _ in range(calls):
@@ -242,11 +242,11 @@ def take_turns(
     progress: Progress = lambda fraction, doing: None,
     between: Callable[[], None] = lambda: None,
 ) -> tuple[list[list[float]], list[int]]:
-    """Return each contender's samples (seconds per call) and its calls per sample.
+    """Return the samples of each contender, in seconds per call, and its calls per sample.
 
-    Each contender has a turn in every round, in an order that changes, so that other load happens
-    to all of them. Warming up counts: no round starts after `seconds`, except the first three.
-    `between` is called before the first round and before some others.
+    Each contender has a turn in every round, in random order, so that other load affects all of
+    them alike. No round starts after `seconds`, warm-up included, except the first three. `between`
+    is called before the first round and before some others.
     """
     begin = time.perf_counter()
     calls: list[int] = []
@@ -286,7 +286,7 @@ def take_turns(
 def summarise(
     contenders: Sequence[Contender], samples: Sequence[Sequence[float]], calls: Sequence[int]
 ) -> list[Timing]:
-    """Return medians and quantiles, and how much faster the first contender is than each."""
+    """Return medians, quantiles, and how many times faster the first contender is than each."""
     medians = [float(np.median(s)) for s in samples]
     timings = []
     for contender, own, median, n in zip(contenders, samples, medians, calls, strict=True):

@@ -1,4 +1,4 @@
-"""The arguments of ``mlpbank bench``, checked before anything is computed."""
+"""The arguments of ``mlpbank bench``, and their checks before a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from mlpbank.architecture import Architecture, positive_int
 from mlpbank.bench.cases import DTYPES, SUITE, Case
@@ -19,7 +19,7 @@ from mlpbank.typing import Layout
 
 T = TypeVar("T")
 
-_LAYOUTS: tuple[Layout, ...] = ("auto", "panel", "lane")
+_LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 _CASE = {  # option: default, help
     "models": ("1000", "number of models"),
     "sizes": ("32,64,64,1", "layer sizes, input first"),
@@ -31,7 +31,7 @@ _SECONDS = "of measuring each case, shared by its contenders (default 15); set-u
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does."""
+    """The cases, peers and files of a run."""
 
     cases: tuple[Case, ...]
     peers: tuple[str, ...]
@@ -42,7 +42,7 @@ class Plan:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options as text. `make_plan` checks them, with messages of one line."""
+    """Add the options as text. `make_plan` checks them with errors of one line."""
     add = parser.add_argument
     for name, (default, help) in _CASE.items():
         add(f"--{name}", help=f"{help} (default {default})")
@@ -72,13 +72,13 @@ def make_settings(args: argparse.Namespace) -> Settings:
             raise InvalidValueError(
                 f"--threads: expected 1 to {budget}, the CPU budget, got {threads}"
             )
-    Engine(threads, args.isa)  # knows the instruction sets and complains
+    Engine(threads, args.isa)  # raises for an unknown instruction set
     layout = _one_of(args.layout, _LAYOUTS, "--layout")
     return Settings(threads, args.isa, layout, _one_of(args.dtype, DTYPES, "--dtype"))
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """Return what to run, or raise a ValueError that names the wrong argument."""
+    """Return the checked plan, or raise a ValueError that names the wrong argument."""
     settings, cases, peers = make_settings(args), _cases(args), tuple(PEERS)
     if args.peers is not None:
         names = [] if args.peers == "none" else args.peers.split(",")
@@ -141,7 +141,7 @@ def checked_seconds(text: str) -> float:
 
 
 def checked_output(text: str | None, option: str) -> Path | None:
-    """Return the path of a file to write, if any."""
+    """Return the path of a file to write, None if there is none."""
     path = None if text is None else Path(text)
     if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
         raise InvalidValueError(f"{option}: cannot write {text}")

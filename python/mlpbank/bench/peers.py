@@ -1,4 +1,4 @@
-"""The contenders by name, with mlpbank itself, NumPy and JAX."""
+"""All contenders by name, and mlpbank, NumPy and JAX as contenders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlpbank.typing import Float32Array
 
 
 def build_mlpbank(problem: Problem, settings: Settings) -> Contender:
-    """Return mlpbank as a user calls it: ``forward`` of NumPy arrays, with ``out=``."""
+    """Return mlpbank as a user calls it: ``forward`` of NumPy arrays with ``out=``."""
     case = problem.case
     inference = make_inference(problem, settings)
     x = problem.x[:, 0] if case.rows == 1 else problem.x
@@ -29,7 +29,7 @@ def build_mlpbank(problem: Problem, settings: Settings) -> Contender:
 
 
 def make_inference(problem: Problem, settings: Settings) -> BatchedInference:
-    """Return the problem's models, loaded."""
+    """Return a BatchedInference with the problem's weights."""
     case = problem.case
     inference = BatchedInference(
         case.num_models,
@@ -43,7 +43,7 @@ def make_inference(problem: Problem, settings: Settings) -> BatchedInference:
 
 
 def stacked_weights(problem: Problem) -> dict[str, Float32Array]:
-    """Return the problem's weights as `load_stacked` takes them."""
+    """Return the weights of a problem as `BatchedWeights.load_stacked` takes them."""
     weights = {f"layer_{i}": w for i, w in enumerate(problem.weights)}
     return weights | {f"layer_{i}.bias": b[:, 0] for i, b in enumerate(problem.biases)}
 
@@ -66,8 +66,8 @@ _NUMPY: dict[str, Any] = {
 
 
 def build_numpy(problem: Problem, settings: Settings) -> Contender:
-    """Return NumPy: matmul or einsum, whichever is faster, into arrays made before."""
-    del settings  # its BLAS is told the number of threads once, by machine.limit_blas
+    """Return NumPy: the faster of matmul and einsum, into preallocated arrays."""
+    del settings  # machine.limit_blas sets the number of threads once
     act = activation(_NUMPY, problem.case.activation, "numpy")
     layers = [
         (w, b, aligned_empty((w.shape[0], problem.case.rows, w.shape[2])))
@@ -93,13 +93,13 @@ def build_numpy(problem: Problem, settings: Settings) -> Contender:
 
 
 def build_jax(problem: Problem, settings: Settings) -> Contender:
-    """Return JAX: one network under vmap and jit, on arrays that JAX holds."""
+    """Return JAX: one network under vmap and jit, on device arrays."""
     if "jax" not in sys.modules:
-        os.environ.setdefault("NPROC", str(settings.threads))  # XLA listens to nothing else
+        os.environ.setdefault("NPROC", str(settings.threads))  # XLA has no other setting
     import jax
     import jax.numpy as jnp
 
-    with contextlib.suppress(AttributeError):  # a call that returns when it is done is faster
+    with contextlib.suppress(AttributeError):  # synchronous calls are faster
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     act = activation(
         {
@@ -135,7 +135,7 @@ def build_jax(problem: Problem, settings: Settings) -> Contender:
     return Contender("jax", run, lambda: np.asarray(last[0]))
 
 
-# As the user names them, in the order of the tables.
+# By the names of --peers, in the order of the tables.
 PEERS: dict[str, Builder] = {
     "numpy": build_numpy,
     "torch": peers_torch.build_torch,

@@ -9,10 +9,10 @@ from typing import Any
 from mlpbank.bench.cases import Problem, aligned_empty
 from mlpbank.bench.contender import Contender, Settings, UnavailableError, activation
 
-_OPSET, _IR_VERSION = 20, 9  # opset 20 brings Gelu
+_OPSET, _IR_VERSION = 20, 9  # the first opset with Gelu
 _PROTOBUF_LIMIT = 2**31
 
-# Operation and attributes. The slopes of leaky_relu and elu are the defaults of ONNX.
+# Operations and attributes. ONNX has the slope of leaky_relu and the alpha of elu as defaults.
 _OPERATIONS: dict[str, tuple[str, dict[str, str]]] = {
     "none": ("Identity", {}),
     "relu": ("Relu", {}),
@@ -54,7 +54,7 @@ def _graph(problem: Problem, peer: str) -> bytes:
 
 
 def build_onnxruntime(problem: Problem, settings: Settings) -> Contender:
-    """Return ONNX Runtime with input and output bound beforehand."""
+    """Return ONNX Runtime with input and output bound to arrays."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -71,8 +71,8 @@ def build_onnxruntime(problem: Problem, settings: Settings) -> Contender:
 
 
 def build_openvino(problem: Problem, settings: Settings) -> Contender:
-    """Return an OpenVINO infer request on tensors that share our memory."""
-    # With this module, importing openvino forks a process that reports the import to the network.
+    """Return an OpenVINO infer request on tensors that share memory with NumPy arrays."""
+    # If this module exists, importing openvino starts a process that reports it over the network.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 

@@ -10,7 +10,7 @@ import numpy as np
 from mlpbank.bench.cases import Problem
 from mlpbank.bench.contender import Contender, Settings, UnavailableError, activation, fastest
 
-_LOOP_MODELS = 2000  # a loop over more modules takes seconds and shows nothing new
+_LOOP_MODELS = 2000  # at most; a loop over more modules takes seconds and shows nothing new
 
 
 def _activations() -> dict[str, Any]:
@@ -43,7 +43,7 @@ def setup(problem: Problem, settings: Settings) -> tuple[Any, Any, list[Any], li
 
 
 def build_torch(problem: Problem, settings: Settings) -> Contender:
-    """Return the fastest of baddbmm and bmm on weights stored as (in, out) and (out, in)."""
+    """Return the fastest of baddbmm and bmm, with weights stored as (in, out) or (out, in)."""
     import torch
 
     act, x, weights, biases = setup(problem, settings)
@@ -69,7 +69,7 @@ def build_torch(problem: Problem, settings: Settings) -> Contender:
 
 
 def build_torch_compile(problem: Problem, settings: Settings) -> Contender:
-    """Return torch.compile of the same chain, from bmm or baddbmm, whichever is faster."""
+    """Return torch.compile of the same chain, with the faster of bmm and baddbmm."""
     import torch
 
     act, x, weights, biases = setup(problem, settings)
@@ -82,7 +82,7 @@ def build_torch_compile(problem: Problem, settings: Settings) -> Contender:
             y = torch.baddbmm(b, y, w) if fused else torch.bmm(y, w) + b
         return y
 
-    torch.compiler.reset()  # or a later case would count as another shape of an earlier one
+    torch.compiler.reset()  # else a later case counts as another shape of an earlier one
     compiled = torch.compile(chain, dynamic=False, fullgraph=True)
     last: list[Any] = [None]
 
@@ -98,7 +98,7 @@ def build_torch_compile(problem: Problem, settings: Settings) -> Contender:
                 for fused, detail in ((True, "baddbmm"), (False, "bmm"))
             ]
         )
-    except Exception as error:  # many kinds: no C++ compiler, no headers, an operation
+    except Exception as error:  # of many types: no compiler, no headers, an unsupported operation
         why = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         raise UnavailableError(f"torch.compile failed: {why}") from error
 
@@ -126,7 +126,7 @@ def make_networks(act: Any, weights: list[Any], biases: list[Any]) -> list[Any]:
 
 
 def build_torch_loop(problem: Problem, settings: Settings) -> Contender:
-    """Return a Python loop over one module per model."""
+    """Return a Python loop over the modules of all models."""
     import torch
 
     n = problem.case.num_models

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn from what `report.as_json` returns: the limits, and the peers."""
+"""Charts of a run, from the result of `report.as_json`: one of the limits, one of the peers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from mlpbank.files._atomic import atomic_writer
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish.
 _PEER_COLOURS = {
     "numpy": "#0072B2",
     "torch": "#D55E00",
@@ -40,12 +40,12 @@ Case = Mapping[str, Any]
 
 
 def draw(results: Mapping[str, Any], path: Path) -> list[Path]:
-    """Draw what ``--json`` writes, and return the files that were written.
+    """Draw the results that ``--json`` writes, and return the paths of the pictures.
 
-    ``bench.png`` gives ``bench-limits.png`` and, where a peer was timed, ``bench-peers.png``.
+    ``bench.png`` gives ``bench-limits.png`` and, if a peer was timed, ``bench-peers.png``.
     """
     import matplotlib
-    from matplotlib.figure import Figure  # without pyplot there is no display to ask for
+    from matplotlib.figure import Figure  # pyplot would need a display
 
     cases = [case for case in results["cases"] if case["timings"]]
     pictures = []
@@ -73,7 +73,7 @@ def machine_line(results: Mapping[str, Any]) -> str:
 
 
 def limit_label(case: Case) -> str:
-    """Return what stands in or beside a case's bar: the limit that binds, and the share."""
+    """Return the label of a case's bar: the limit that binds, and the share."""
     limits = case["limits"]
     name = _LIMIT_NAMES[limits["binding"]]
     if limits["share"] > 1:

@@ -1,4 +1,4 @@
-"""The progress bar of a run with several parts, on a terminal where tqdm is installed."""
+"""The progress bar of a run with several parts. It needs a terminal and tqdm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mlpbank.bench.measure import Progress
 
 
 class ProgressBar:
-    """A bar over `total` parts. What is printed through it stands above it."""
+    """A bar over `total` parts. `print` writes above it."""
 
     def __init__(self, total: int) -> None:
         self._bar: Any = None
@@ -30,7 +30,7 @@ class ProgressBar:
             self._bar.close()
 
     def part(self, name: str) -> Progress:
-        """Return what the next part reports its progress to."""
+        """Return the function to which the next part reports its progress."""
         done, self._done = self._done, self._done + 1
 
         def progress(fraction: float, doing: str) -> None:

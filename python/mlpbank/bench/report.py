@@ -16,12 +16,12 @@ from mlpbank.engine import Engine
 from mlpbank.files._atomic import atomic_writer
 
 FORMAT = 1  # of the JSON file
-QUIET = 0.05  # what other processes may take of the machine
+QUIET = 0.05  # share of the CPUs that other processes may take without a warning
 _LIMIT_NAMES = {"read": "reading the parameters", "fma": "multiply-adds"}
 
 
 def three_digits(value: float) -> str:
-    """Return three digits, or all before the point: 1.23, 12.3, 1234. Small ones have two."""
+    """Return a number with three digits, or all before the point: 1.23, 12.3, 1234, and 0.012."""
     if not math.isfinite(value):
         return str(float(value))
     if 0 < abs(value) < 0.1:
@@ -35,7 +35,7 @@ def microseconds(value: float) -> str:
 
 
 def head(about: dict[str, Any], settings: Settings) -> str:
-    """Return the lines that stand above a run: the machine and the versions."""
+    """Return the lines above the results of a run: the machine and the versions."""
     engine = Engine(settings.threads, settings.isa)
     threads = f"{engine.num_threads} of {about['cpus']} CPUs"
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
@@ -43,7 +43,7 @@ def head(about: dict[str, Any], settings: Settings) -> str:
 
 
 def load_note(other_load: float | None) -> list[str]:
-    """Return a line that warns of other processes, if they took much."""
+    """Return a line that warns of other processes if they took much CPU time."""
     if (other_load or 0) <= QUIET:
         return []
     took = f"  Other processes took {other_load:.0%} of the CPUs meanwhile"
@@ -51,10 +51,11 @@ def load_note(other_load: float | None) -> list[str]:
 
 
 def case_table(result: CaseResult) -> str:
-    """Return one case's contenders, limits and share, in lines of text."""
+    """Return the contenders, limits and share of a case as lines of text."""
     megabytes, megaflop = result.nbytes / 1e6, result.flops / 1e6
     lines = [
-        f"{result.case}: {result.case.activation}, {megabytes:.3g} MB of parameters, {megaflop:.3g} MFLOP"
+        f"{result.case}: {result.case.activation}, "
+        f"{megabytes:.3g} MB of parameters, {megaflop:.3g} MFLOP"
     ]
     if result.timings:
         lines.append(f"  {'':14}{'median':>12}{'p10':>12}{'p90':>12}   mlpbank is faster by")
@@ -125,7 +126,7 @@ def as_json(
     settings: Settings,
     results: Sequence[CaseResult],
 ) -> dict[str, Any]:
-    """Return everything a run found, of types that `json` writes."""
+    """Return all results of a run, in types that `json` writes."""
     return {
         "format": FORMAT,
         "machine": about,
@@ -148,7 +149,7 @@ def _case_as_json(result: CaseResult) -> dict[str, Any]:
 
 
 def write_json(path: Path, everything: dict[str, Any]) -> None:
-    """Write a file that appears complete or not at all, or into a pipe."""
+    """Write a file atomically, or write into a pipe."""
     data = (json.dumps(everything, indent=1, ensure_ascii=False) + "\n").encode()
     if path.exists() and not path.is_file():  # a pipe or /dev/stdout
         path.write_bytes(data)

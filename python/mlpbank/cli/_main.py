@@ -37,7 +37,7 @@ def _info(_: argparse.Namespace) -> int:
 
 
 class _Version(argparse.Action):
-    """Prints the version, which is only looked up when it is asked for."""
+    """Prints the version. Looking it up is slow, so no other command does."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, dest, nargs=0, help=help)
@@ -55,7 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments without the program's name; those of the process by default.
+        Arguments without the program's name. Those of the process by default.
+
+    Returns
+    -------
+    int
+        0, or what the command returned; 2 for wrong input; 1 for a bug; 141 if the reader of the
+        output has gone.
     """
     parser = argparse.ArgumentParser(
         prog="mlpbank", description="Many small neural networks in one call, on CPUs."
@@ -70,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "bench", help="measure speed here, against other libraries and the machine's limits"
     )
     if (sys.argv[1:] if argv is None else argv)[:1] == ["bench"]:
-        from mlpbank.bench.options import add_arguments  # only when it is asked for
+        from mlpbank.bench.options import add_arguments  # only here: it imports the benchmark
 
         add_arguments(bench)
     bench.set_defaults(run=_bench)
@@ -80,22 +86,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         code: int = args.run(args)
-        sys.stdout.flush()  # here, where a reader that has gone is no error
+        sys.stdout.flush()  # here, so that a broken pipe is caught below
     except BrokenPipeError:
-        # Whoever read the output has seen enough (`| head`). Python would complain when it closes
-        # stdout.
+        # The reader of the output has gone (`| head`), which is no error. With another stdout,
+        # Python does not complain when it closes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # as the shell has it for SIGPIPE
-    except (
-        MlpbankError,
-        OSError,
-        MemoryError,
-    ) as error:  # what the user gave does not fit, or the machine lacks
+        return 128 + 13  # the shell's code for SIGPIPE
+    except (MlpbankError, OSError, MemoryError) as error:  # wrong input, or too small a machine
         if os.environ.get("MLPBANK_DEBUG"):
             raise
-        text = (
-            error.args[0] if isinstance(error, UnknownKeyError) else error
-        )  # a KeyError's str is its repr
+        # The str of a KeyError is the repr of its message.
+        text = error.args[0] if isinstance(error, UnknownKeyError) else error
         print(
             f"mlpbank: error: {' '.join(str(text).split()) or type(error).__name__}",
             file=sys.stderr,

@@ -1,4 +1,4 @@
-"""Tables for ``mlpbank predict``: keys and inputs from CSV, Parquet and .npy files, predictions as CSV."""
+"""Tables for ``mlpbank predict``: read keys and inputs, write predictions as CSV."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _MAGIC = {b"\x1f\x8b": ".csv.gz", b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz", b
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _WORDS = {"": math.nan, "nan": math.nan, "na": math.nan, "true": 1.0, "false": 0.0}
-_TEXT: Any = {"encoding": "utf-8-sig", "newline": ""}  # with or without a byte order mark
-_BATCH = 10_000  # rows that are written at once
+_TEXT: Any = {"encoding": "utf-8-sig", "newline": ""}  # skips a byte order mark
+_BATCH = 10_000  # rows written at once
 
 Keys = list[str] | npt.NDArray[np.int64]
 Choose = Callable[[Sequence[str]], list[str]]
 
 
 class CommandError(InvalidValueError):
-    """What the user gave to a command is wrong; the message says it in one line."""
+    """An argument or input of a command is wrong. The message is one line."""
 
 
 def read_table(path: Path, key: str, choose: Choose, key_type: type | None) -> tuple[Keys, Any]:
@@ -45,18 +45,23 @@ def read_table(path: Path, key: str, choose: Choose, key_type: type | None) -> t
     Parameters
     ----------
     path : Path
-        Its suffix tells the format; ``-`` is standard input, whose beginning tells it.
+        Its suffix tells the format. ``-`` is standard input, whose first bytes tell it.
     key : str
-        The column of keys.
+        The name of the column of keys, or its number in an array without names.
     choose : callable
         Takes the names of all columns and returns those of the inputs.
     key_type : type or None
-        ``int`` for keys that are int; str otherwise.
+        ``int`` for int keys, otherwise keys are str.
+
+    Returns
+    -------
+    keys : list of str or int64 array
+    inputs : float32 array (rows, columns)
 
     Raises
     ------
     CommandError
-        The file is not such a table.
+        The file is no such table.
     """
     if str(path) in STDIN:
         with open(0, "rb", closefd=False) as pipe:
@@ -64,21 +69,20 @@ def read_table(path: Path, key: str, choose: Choose, key_type: type | None) -> t
             return _read(source, "standard input", suffix, key, choose, key_type)
     suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), "")
     if not suffix:
-        raise CommandError(
-            f"--input: expected a name that ends in {', '.join(SUFFIXES)}, or - for standard input, got {path}"
-        )
+        expected = f"a name that ends in {', '.join(SUFFIXES)}, or - for standard input"
+        raise CommandError(f"--input: expected {expected}, got {path}")
     with open(path, "rb") as file:
         return _read(file, str(path), suffix, key, choose, key_type)
 
 
 def _recognised(pipe: io.BufferedReader) -> tuple[BinaryIO, str]:
-    """Return what standard input holds, and the suffix that it would have. All but CSV is read into memory."""
+    """Return standard input and the suffix of its format. All but CSV is read into memory."""
     first = pipe.peek(1)[:1]
     if not any(magic.startswith(first) for magic in _MAGIC):
         return pipe, ".csv"
     data = pipe.read()
     suffix = next((suffix for magic, suffix in _MAGIC.items() if data.startswith(magic)), ".csv")
-    if suffix == ".parquet" and not data.endswith(b"PAR1"):  # the header of a CSV may begin so
+    if suffix == ".parquet" and not data.endswith(b"PAR1"):  # a CSV header may begin with PAR1
         suffix = ".csv"
     return io.BytesIO(data), suffix
 
@@ -121,9 +125,8 @@ def _read(
     keys = _as_keys(columns[key], key, key_type)
     for feature in features:
         if len(columns[feature]) != len(keys):
-            raise CommandError(
-                f"{name}: expected {len(keys)} rows, as {key!r} has, got {len(columns[feature])} in {feature!r}"
-            )
+            got = f"{len(columns[feature])} in {feature!r}"
+            raise CommandError(f"{name}: expected {len(keys)} rows, as {key!r} has, got {got}")
     return keys, np.concatenate(
         [_float32(columns[feature][:, None], name, [feature]) for feature in features], axis=1
     )
@@ -131,7 +134,7 @@ def _read(
 
 @contextmanager
 def foreign(expected: str, *others: type[Exception]) -> Iterator[None]:
-    """Say in one way what another library's reader raises, of whatever kind, except for what is listed."""
+    """Turn any exception of another library's reader into a CommandError, except for `others`."""
     try:
         yield
     except Exception as error:
@@ -142,7 +145,7 @@ def foreign(expected: str, *others: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def encoded(name: str) -> Iterator[None]:
-    """Say which character an output cannot hold."""
+    """Turn a UnicodeEncodeError into a CommandError that names the output and the character."""
     try:
         yield
     except UnicodeEncodeError as error:
@@ -154,7 +157,7 @@ def encoded(name: str) -> Iterator[None]:
 
 @contextmanager
 def needs(purpose: str, *packages: str) -> Iterator[None]:
-    """Name the packages to install if an import in the block fails."""
+    """Turn an ImportError into a CommandError that names the packages to install."""
     try:
         yield
     except ImportError as error:
@@ -167,7 +170,7 @@ def needs(purpose: str, *packages: str) -> Iterator[None]:
 def _read_csv(
     file: TextIO, name: str, key: str, choose: Choose, key_type: type | None
 ) -> tuple[Keys, Any]:
-    """Return keys and inputs of CSV with a header; every row has as many cells as that."""
+    """Return keys and inputs of CSV with a header. All rows have as many cells as the header."""
     rows = _csv_rows(file, name)
     _, header = next(rows, (1, []))
     if not header:
@@ -178,9 +181,9 @@ def _read_csv(
             raise CommandError(
                 f"{name}, line 1: expected one column {used!r}, got {header.count(used)}"
             )
-    at, places = header.index(key), [header.index(feature) for feature in features]
-    # With one place, itemgetter gives a cell and not a tuple.
-    pick = itemgetter(*places) if len(places) > 1 else lambda row: (row[places[0]],)
+    at, columns = header.index(key), [header.index(feature) for feature in features]
+    # With one column, itemgetter returns a cell and not a tuple.
+    pick = itemgetter(*columns) if len(columns) > 1 else lambda row: (row[columns[0]],)
     texts: list[str] = []
     ints, values = array("q"), array("d")
     for line, row in rows:
@@ -212,7 +215,7 @@ def _read_csv(
 
 
 def _float32(wide: npt.NDArray[Any], name: str, columns: Sequence[str]) -> Float32Array:
-    """Return numbers (rows, columns) as float32, or raise CommandError for the first that it cannot hold."""
+    """Return `wide` (rows, columns) as float32, or raise CommandError for the first overflow."""
     with np.errstate(over="ignore"):
         inputs = wide.astype(np.float32)
     beyond = np.argwhere(np.isinf(inputs) & np.isfinite(wide))
@@ -224,7 +227,7 @@ def _float32(wide: npt.NDArray[Any], name: str, columns: Sequence[str]) -> Float
 
 
 def _csv_rows(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row with the number of the line it begins on; blank lines at the end are none."""
+    """Yield each row with the number of its first line. Blank lines at the end are left out."""
     reader = csv.reader(file, strict=True)
     blank = 0
     line = 1
@@ -251,7 +254,7 @@ def _csv_rows(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
 
 def _integer(cell: str, where: str) -> int:
     text = cell.strip(" ")
-    # No more digits than 64 bits have: int() refuses thousands of them.
+    # 64 bits have at most 19 digits; int() refuses a text of thousands.
     if (
         not _INTEGER.fullmatch(text)
         or len(text.lstrip("+-0")) > 19
@@ -294,7 +297,7 @@ def _load_numpy(
         raise CommandError(f"{name}: expected one array, got an .npz file")
     if isinstance(arrays, dict):
         for field, array in arrays.items():
-            if not isinstance(array, np.ndarray):  # what else a zip may hold
+            if not isinstance(array, np.ndarray):  # a zip may hold any other file
                 raise CommandError(f"{name}: expected arrays, got {field!r}, which is none")
     return arrays
 
@@ -302,7 +305,7 @@ def _load_numpy(
 def _split_columns(
     name: str, table: npt.NDArray[Any], key: str, key_type: type | None
 ) -> tuple[Keys, Any]:
-    """Return the keys and the inputs of an array whose columns have no names."""
+    """Return keys and inputs of an array whose columns have no names. `key` is a number."""
     if table.ndim != 2 or not re.fullmatch("[0-9]{1,9}", key) or int(key) >= table.shape[1]:
         raise CommandError(
             f"--key: expected the number of a column of {name}, shape {table.shape}, got {key!r}"
@@ -315,7 +318,7 @@ def _split_columns(
 
 
 def _as_keys(column: npt.NDArray[Any], name: str, key_type: type | None) -> Keys:
-    """Return a column as keys of a bank, or raise CommandError for the first entry that is none."""
+    """Return a column as keys of a bank, or raise CommandError for the first that is no key."""
     wanted = "integers of 64 bits" if key_type is int else "text"
     if column.ndim != 1:
         raise CommandError(
@@ -324,7 +327,7 @@ def _as_keys(column: npt.NDArray[Any], name: str, key_type: type | None) -> Keys
     if key_type is int and column.dtype.kind in "iu":
         wrong = column > np.iinfo(np.int64).max
     elif key_type is int and column.dtype.kind == "f":
-        # From these on a float may be another integer, rounded.
+        # From this magnitude on, a float may be another integer that was rounded.
         most = min(2.0 ** (np.finfo(column.dtype).nmant + 1), 2.0**62)
         wrong = ~((column == np.trunc(column)) & (np.abs(column.astype(np.float64)) < most))
     elif (
@@ -336,18 +339,20 @@ def _as_keys(column: npt.NDArray[Any], name: str, key_type: type | None) -> Keys
     elif len(column) == 0:
         return np.empty(0, np.int64) if key_type is int else []
     else:
-        raise CommandError(
-            f"--key: expected a column of {wanted} like the bank's keys, got {name!r} of {column.dtype}"
-        )
+        got = f"{name!r} of {column.dtype}"
+        raise CommandError(f"--key: expected a column of {wanted} like the bank's keys, got {got}")
     if wrong.any():
-        raise CommandError(
-            f"--key: expected a column of {wanted}, got {column[wrong][0]} in row {np.argmax(wrong)}"
-        )
+        got = f"{column[wrong][0]} in row {np.argmax(wrong)}"
+        raise CommandError(f"--key: expected a column of {wanted}, got {got}")
     return column.astype(np.int64)
 
 
 class _Lines:
-    """Ends rows with a line feed alone: csv quotes a carriage return in a key only if rows end with one."""
+    """Writes rows that end with a line feed alone.
+
+    The csv module quotes a carriage return in a key only if its own line terminator has one, so the
+    writer ends rows with both, and this takes the carriage return away.
+    """
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -359,12 +364,12 @@ class _Lines:
 def write_csv(
     file: TextIO, key: str, keys: Sequence[Key] | Keys, names: Sequence[str], y: Float32Array
 ) -> None:
-    """Write keys and predictions with a header; NaN is an empty cell."""
+    """Write keys and predictions with a header. NaN becomes an empty cell."""
     writer = csv.writer(_Lines(file), lineterminator="\r\n")
     writer.writerow([key, *names])
     for first in range(0, len(y), _BATCH):
         part = y[first : first + _BATCH]
-        cells = part.astype(str).astype(object)  # the fewest digits that give the float32 back
+        cells = part.astype(str).astype(object)  # the fewest digits that restore the float32
         cells[np.isnan(part)] = ""
         some = keys[first : first + _BATCH]
         writer.writerows([k, *row] for k, row in zip(some, cells.tolist(), strict=True))

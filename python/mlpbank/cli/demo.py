@@ -1,7 +1,6 @@
-"""``python -m mlpbank demo``: the arrival delay of real flights, one network for each aircraft, in one call.
+"""``python -m mlpbank demo``: delays of real flights, with a network for each aircraft.
 
-The bank in data/flights.mlpbank comes from examples/flights/train.py, whose README tells how it was
-made.
+examples/flights/train.py made the bank in data/flights.mlpbank; the README there says how.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Arrays = Sequence[npt.NDArray[Any]]
 
 
 def load_bank() -> Bank:
-    """Return the bank that comes with the package: tail numbers of aircraft as keys, and "*" for all others."""
+    """Return the bank in the package. Keys are tail numbers; "*" is the model for all others."""
     with resources.as_file(resources.files("mlpbank") / "data" / "flights.mlpbank") as path:
         return Bank.open(path)
 
@@ -30,8 +29,11 @@ def load_bank() -> Bank:
 def load_flights() -> dict[str, npt.NDArray[Any]]:
     """Return flights that no network was trained on.
 
-    ``features`` (flights, inputs) float32, ``arrival_delay`` (flights,) float32 in minutes, and
-    ``model`` (flights,) int32, the position of the flight's aircraft among the bank's keys.
+    Returns
+    -------
+    dict of str to array
+        ``features`` (flights, inputs) float32; ``arrival_delay`` (flights,) float32, in minutes;
+        ``model`` (flights,) int32, the position of the flight's aircraft among the bank's keys.
     """
     with resources.as_file(resources.files("mlpbank") / "data" / "flights.safetensors") as path:
         return load_file(path)
@@ -40,7 +42,7 @@ def load_flights() -> dict[str, npt.NDArray[Any]]:
 def numpy_forward(
     architecture: Architecture, weights: Arrays, biases: Arrays, x: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """Return the outputs of one network for x (rows, in), or of many stacked ones for x (N, rows, in)."""
+    """Return the outputs of a network for x (rows, in), or of N stacked ones for (N, rows, in)."""
     for layer, matrix, bias in zip(architecture.layers, weights, biases, strict=True):
         x = x @ matrix + bias
         if layer.activation is Activation.RELU:
@@ -51,7 +53,7 @@ def numpy_forward(
 
 
 def median_seconds(function: Callable[[], object], repeats: int) -> float:
-    """Return the median duration of a call, after one that does not count."""
+    """Return the median duration of a call in seconds, after one call to warm up."""
     function()
     times = []
     for _ in range(repeats):
@@ -62,7 +64,7 @@ def median_seconds(function: Callable[[], object], repeats: int) -> float:
 
 
 def main() -> int:
-    """Predict every held-out flight with its aircraft's network and print a report; return the exit code."""
+    """Predict every held-out flight with its aircraft's network, and print a report."""
     bank, flights = load_bank(), load_flights()
     architecture = bank.architecture
     features, actual, models = (flights[name] for name in ("features", "arrival_delay", "model"))
@@ -73,7 +75,7 @@ def main() -> int:
     predicted = bank.predict(tailnums, features)[:, 0]  # the one call
     by_global = bank.predict([bank.fallback] * len(models), features)[:, 0]
 
-    # The same in float64, every flight with its own copy of its network.
+    # The same in float64. Every flight has its own copy of its network.
     stacked = bank.to_stacked().weights
     weights = [stacked[f"layer_{i}"] for i in range(len(architecture.layers))]
     biases = [stacked[f"layer_{i}.bias"] for i in range(len(architecture.layers))]
@@ -85,8 +87,7 @@ def main() -> int:
     )[:, 0, 0]
     difference = np.abs(predicted - exact).max()
 
-    # The same as a loop: each aircraft's flights through its network. What a forward needs is
-    # looked up beforehand.
+    # The same as a loop over aircraft. Weights and rows are looked up beforehand.
     aircraft = np.unique(models)
     work = [
         ([w[m] for w in weights], [b[m] for b in biases], features[models == m]) for m in aircraft
@@ -107,10 +108,12 @@ def main() -> int:
     whole = bank.metadata["mean_absolute_error_minutes"]
     print("Arrival delay of flights that left New York in December 2013, predicted at departure")
     print(
-        f"  networks                        {len(bank):8d}     {sizes}, one for each aircraft and one for all"
+        f"  networks                        {len(bank):8d}     "
+        f"{sizes}, one for each aircraft and one for all"
     )
     print(
-        f"  flights                         {len(models):8d}     of {len(aircraft)} aircraft, none was trained on"
+        f"  flights                         {len(models):8d}     "
+        f"of {len(aircraft)} aircraft, none was trained on"
     )
     print(f"  one call for all flights        {call_seconds * 1e3:8.3f} ms  {bank.engine!r}")
     print(
@@ -118,7 +121,8 @@ def main() -> int:
     )
     print(f"  largest difference from float64 {difference:8.1e} minutes")
     print(
-        f"Mean absolute error, in minutes       here  all {bank.metadata['held_out_flights']} flights of that month"
+        "Mean absolute error, in minutes       here  "
+        f"all {bank.metadata['held_out_flights']} flights of that month"
     )
     for name, guess, method in (
         ("one network for each aircraft", predicted, "aircraft"),

@@ -1,14 +1,15 @@
-"""Models people have, in mlpbank's form: PyTorch, scikit-learn, Keras, ONNX, JAX, Flax, Equinox, flat vectors.
+"""Convert models of PyTorch, scikit-learn, Keras, ONNX, JAX, Flax and Equinox, and flat vectors.
 
-No framework is imported that the process has not imported already; only `to_onnx`, and models given
-as an ONNX file or its bytes, import ``onnx``.
+A model's framework is never imported by mlpbank: the process has imported it already. Only
+`to_onnx`, and ONNX models given as a file or bytes, import ``onnx``.
 """
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,8 +19,9 @@ from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture
 from mlpbank.convert import _chain
 from mlpbank.convert._chain import Converted
+from mlpbank.convert._flat import from_flat
 from mlpbank.convert._native import is_native, native_layers
-from mlpbank.convert._params import from_flat, from_params, from_stacked_params
+from mlpbank.convert._params import from_params, from_stacked_params
 from mlpbank.convert.scalers import fold_scalers, mean_and_scale
 from mlpbank.errors import (
     InvalidTypeError,
@@ -46,7 +48,7 @@ __all__ = [
 
 Key = TypeVar("Key", bound=Hashable)
 
-# What `stack` raises again with the key in front. Errors of others stay what they are.
+# The kinds of errors that `stack` raises again with the key in front: ours, and those of others.
 _MLPBANK_KINDS = (
     UnsupportedLayerError,
     InvalidTypeError,
@@ -64,31 +66,30 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
     Parameters
     ----------
     model : model or mapping
-        - a PyTorch module that is a chain of layers; BatchNorm1d has to be in eval mode;
-        - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers and one of them, or a
-          TransformedTargetRegressor; the result computes predict, or predict_proba;
+        - a PyTorch module that is a chain of layers, with BatchNorm1d in eval mode;
+        - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers that ends with
+          one, or a TransformedTargetRegressor; the result computes predict, or predict_proba;
         - a Keras 3 model that is a chain of layers;
         - an ONNX ModelProto, its bytes, or the path of an .onnx file;
-        - with `architecture`: a PyTorch state_dict, a JAX, Flax or Equinox parameter tree (see `from_params` where the
-          order or orientation of its layers has to be told), or a mapping that is in mlpbank's form
-          already.
+        - with `architecture`: a PyTorch state_dict, a JAX, Flax or Equinox parameter tree, or a
+          mapping in mlpbank's form. `from_params` has arguments for trees that do not tell the
+          order or orientation of their layers.
     architecture : Architecture, optional
-        What the model shall be; needed where it says nothing of its activations.
+        The expected architecture. Needed where the model does not tell its activations.
 
     Returns
     -------
     Converted
-        Batch normalisation and scalers are folded into the layers in float64, rounded once to
+        Batch normalisation and scalers are folded into the layers in float64 and rounded once to
         float32.
 
     Raises
     ------
     UnsupportedLayerError
-        A ValueError: the model has a layer that mlpbank cannot express; the message names it and
-        where it stands.
+        The model has a layer that mlpbank cannot express. The message names it and its place.
     TypeError, ValueError
-        The model is of no known kind or not fitted; `architecture` is missing, or is not the
-        model's.
+        The model is of an unknown kind or not fitted, or `architecture` is missing or differs from
+        the model's.
     """
     layers = _layers(model, architecture, {})
     shape = _chain.shape_of(layers)
@@ -108,29 +109,29 @@ def stack(
     Parameters
     ----------
     models : mapping
-        Keys to what `convert` takes.
+        Keys to models, each in a form that `convert` takes.
     architecture : Architecture, optional
-        What the models shall be; that of the first by default.
+        The expected architecture of all models. That of the first by default.
     progress : bool
-        Show a progress bar, if tqdm is there.
+        Show a progress bar. It needs tqdm; without it there is a warning.
 
     Returns
     -------
     keys : list
         In the order of `models`.
     architecture : Architecture
-        That of every model.
+        The architecture of all models.
     weights : dict of str to float32 array
-        ``"layer_<i>"`` (N, in, out) and ``"layer_<i>.bias"`` (N, out): what
-        `BatchedWeights.load_stacked` takes.
+        ``"layer_<i>"`` (N, in, out) and ``"layer_<i>.bias"`` (N, out), as
+        `BatchedWeights.load_stacked` takes them.
 
     Raises
     ------
     ValueError
-        There is no model; a model differs from `architecture` or from the first, the message naming
-        the key and how; or what `convert` raises, the message beginning with the key.
-    TypeError
-        As for `convert`.
+        There is no model, or a model differs from `architecture` or from the first. The message
+        names the key and the difference.
+    UnsupportedLayerError, TypeError, ValueError, KeyError
+        As for `convert`. The message begins with the key.
     """
     if not isinstance(models, Mapping):
         raise InvalidTypeError(
@@ -181,28 +182,31 @@ def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
     Parameters
     ----------
     architecture : Architecture
-        Shared by all N models.
+        The architecture of all N models.
     weights : mapping of str to array
-        What `BatchedWeights.load_stacked` takes.
+        Stacked weights, as `BatchedWeights.load_stacked` takes them.
 
     Returns
     -------
     onnx.ModelProto
+        In opset 20.
 
     Raises
     ------
     ImportError
-        The package ``onnx`` is not there.
+        The package ``onnx`` is not installed.
     ValueError, KeyError
-        An array does not fit, or there are more bytes than an ONNX file can hold (2 GiB).
+        An array does not fit, or the weights exceed the 2 GiB that an ONNX file can hold.
     """
-    return _onnx().export(architecture, weights)
+    with _needs_onnx():
+        from mlpbank.convert import _onnx_export
+    return _onnx_export.export(architecture, weights)
 
 
 def _layers(
     model: Any, architecture: Architecture | None, plans: dict[Any, Any]
 ) -> list[_chain.Layer]:
-    """Return a model's layers, folded."""
+    """Return the folded layers of a model. `plans` is one dict for all models of a call."""
     framework = _framework(type(model))
     if framework == "torch":
         from mlpbank.convert import torch
@@ -217,25 +221,27 @@ def _layers(
 
         return _chain.fold(keras.steps(model))
     if framework == "onnx" or isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
-        onnx = _onnx()
+        with _needs_onnx():
+            from mlpbank.convert import onnx
         return _chain.fold(onnx.steps(onnx.load(model)))
     if isinstance(model, Converted):
         return native_layers(model.weights, model.architecture)
     if framework is None and not isinstance(model, (Mapping, list, tuple)):
         raise InvalidTypeError(
-            f"model: expected a PyTorch, scikit-learn, Keras, ONNX, Flax or Equinox model or a mapping of weights, "
-            f"got {type(model).__name__}"
+            "model: expected a PyTorch, scikit-learn, Keras, ONNX, Flax or Equinox model "
+            f"or a mapping of weights, got {type(model).__name__}"
         )
     if architecture is None:
+        kind = type(model).__name__
         raise InvalidValueError(
-            f"architecture: needed for weights without activations ({type(model).__name__}), got None"
+            f"architecture: needed for weights without activations ({kind}), got None"
         )
     if is_native(model):
         return native_layers(model, architecture)
     return native_layers(from_params(model, architecture).weights, architecture)
 
 
-# (name, package) of the class by which a framework's models are known.
+# (name, package) of the base class of each framework's models.
 _BASES = {
     ("Module", "torch"): "torch",
     ("BaseEstimator", "sklearn"): "sklearn",
@@ -248,23 +254,24 @@ _known: weakref.WeakKeyDictionary[type, str | None] = weakref.WeakKeyDictionary(
 
 
 def _framework(kind: type) -> str | None:
-    """Return the framework of a class, by the names of its bases: so none has to be imported to ask."""
+    """Return the framework of a class by the names of its bases, which imports no framework."""
     if kind not in _known:
         bases = ((base.__name__, base.__module__.partition(".")[0]) for base in kind.__mro__)
         _known[kind] = next((_BASES[base] for base in bases if base in _BASES), None)
     return _known[kind]
 
 
-def _onnx() -> Any:
+@contextmanager
+def _needs_onnx() -> Iterator[None]:
+    """Name the package to install if an import in the block fails."""
     try:
-        from mlpbank.convert import onnx
+        yield
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             f"ONNX models need a package that is not there: {error}; pip install 'mlpbank[onnx]'"
         ) from error
-    return onnx
 
 
 def _rounded(array: Any, name: str) -> Any:
-    """Return an array that a float32 one can be assigned from, without a copy where it is one already."""
+    """Return an array rounded to float32. A float32 one is not copied."""
     return array if array.dtype == np.float32 else _chain.to_float32(array, name)

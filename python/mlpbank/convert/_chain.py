@@ -1,4 +1,7 @@
-"""What every importer turns a model into: a chain of steps, folded into layers in float64 and rounded once."""
+"""The chain of steps that every converter makes of a model, and its layers.
+
+Folding computes in float64 and rounds to float32 once.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +26,21 @@ def unsupported(where: str, what: str) -> UnsupportedLayerError:
 
 
 def join(where: str, name: str) -> str:
-    """Return where the part `name` of the part at `where` stands."""
+    """Return the place of the part `name` within the part at `where`."""
     return f"{where}.{name}" if where else name
 
 
 def require(where: str, layer: str, option: str, got: Any, allowed: tuple[Any, ...]) -> None:
-    """Raise if an option of a layer has a value that mlpbank has not."""
+    """Raise if an option of a layer has a value that mlpbank does not support."""
     if not any(got is value if value is None else got == value for value in allowed):
         raise unsupported(
             where, f"{layer}: expected {option} {' or '.join(map(repr, allowed))}, got {got!r}"
         )
 
 
-# Tuples, not dataclasses: thousands of models are read one by one, and these are made the fastest.
+# NamedTuples and not dataclasses, because thousands of models are read and these are made faster.
 class Dense(NamedTuple):
-    """``x @ weight + bias``, weight being (in, out)."""
+    """``x @ weight + bias``, where weight is (in, out)."""
 
     weight: FloatArray
     bias: FloatArray | None
@@ -45,14 +48,14 @@ class Dense(NamedTuple):
 
 
 class Activate(NamedTuple):
-    """A nonlinear function."""
+    """An activation."""
 
     activation: Activation
     where: str
 
 
 class Affine(NamedTuple):
-    """``x * scale + shift``, element by element; each a number or one for each feature."""
+    """``x * scale + shift``, element by element. Each is one number or one for each feature."""
 
     scale: Float64Array
     shift: Float64Array
@@ -63,15 +66,14 @@ Step = Dense | Activate | Affine
 
 
 class Layer(NamedTuple):
-    """One layer after folding. The arrays are the model's own where nothing was folded into them, else float64."""
+    """One layer after folding. Arrays that nothing was folded into are the model's own."""
 
     weight: FloatArray
     bias: FloatArray | None
     activation: Activation
 
 
-# (input size, output size, activation) of each layer: what has to be equal for models to share a
-# bank.
+# (input size, output size, activation) of each layer. Models of one bank have the same.
 Shape = tuple[tuple[int, int, Activation], ...]
 
 
@@ -82,10 +84,10 @@ class Converted:
     Attributes
     ----------
     architecture : Architecture
-        Its layers.
+        The layers.
     weights : dict of str to float32 array
-        ``"layer_<i>"`` (in, out) and ``"layer_<i>.bias"`` (out,) of every layer: what
-        `BatchedWeights.load` takes.
+        ``"layer_<i>"`` (in, out) and ``"layer_<i>.bias"`` (out,) of every layer, as
+        `BatchedWeights.load` takes them.
     """
 
     architecture: Architecture
@@ -93,7 +95,7 @@ class Converted:
 
 
 def affine(scale: npt.ArrayLike, shift: npt.ArrayLike, where: str) -> Affine:
-    """Return the step, computed in float64 whatever the arrays are."""
+    """Return the step in float64."""
     return Affine(np.asarray(scale, np.float64), np.asarray(shift, np.float64), where)
 
 
@@ -116,15 +118,15 @@ def batch_norm(
 
 
 def fold(steps: Iterable[Step]) -> list[Layer]:
-    """Return the layers that compute what the steps compute.
+    """Return layers that compute the same as the steps.
 
-    An affine step goes into the layer before it where that has no activation yet, else into the
+    An affine step is folded into the layer before it if that has no activation yet, else into the
     layer after it.
 
     Raises
     ------
     UnsupportedLayerError
-        There is no layer to fold an affine step into, or the steps are no layers that mlpbank has.
+        There is no layer to fold an affine step into, or the steps form no layers of mlpbank.
     """
     layers: list[Layer] = []
     pending: Affine | None = None
@@ -217,26 +219,26 @@ def _per_feature(values: FloatArray, size: int, where: str) -> FloatArray:
 
 
 def shape_of(layers: list[Layer]) -> Shape:
-    """Return what has to be equal for models to share a bank."""
+    """Return sizes and activations of layers."""
     return tuple(
         (layer.weight.shape[0], layer.weight.shape[1], layer.activation) for layer in layers
     )
 
 
 def architecture_of(layers: list[Layer]) -> Architecture:
-    """Return the layers' architecture."""
+    """Return the architecture of layers."""
     return Architecture(LayerSpec(*layer) for layer in shape_of(layers))
 
 
 def shape_of_architecture(architecture: Architecture) -> Shape:
-    """Return what `shape_of` returns for models of this architecture."""
+    """Return the result of `shape_of` for models of an architecture."""
     return tuple(
         (layer.input_size, layer.output_size, layer.activation) for layer in architecture.layers
     )
 
 
 def difference(expected: Shape, got: Shape) -> str:
-    """Return how two differ, in words."""
+    """Return the first difference in words."""
     for i, (a, b) in enumerate(zip(expected, got, strict=False)):
         if a != b:
             return f"layer {i}: expected {_in_words(a)}, got {_in_words(b)}"
@@ -248,7 +250,7 @@ def _in_words(layer: tuple[int, int, Activation]) -> str:
 
 
 def to_float32(array: npt.NDArray[Any], name: str) -> Float32Array:
-    """Return a copy rounded to float32, in C order: nobody trains a model on and finds its weights here changed.
+    """Return a copy rounded to float32, in C order. Later training of the model does not change it.
 
     Raises
     ------
@@ -265,7 +267,7 @@ def to_float32(array: npt.NDArray[Any], name: str) -> Float32Array:
 
 
 def weights_of(layers: list[Layer]) -> dict[str, Float32Array]:
-    """Return the layers' arrays in mlpbank's form, zeros for biases that are not there."""
+    """Return the arrays of layers in mlpbank's form, with zeros for missing biases."""
     weights: dict[str, Float32Array] = {}
     for i, layer in enumerate(layers):
         name = f"layer_{i}"

@@ -1,9 +1,8 @@
-"""Functions of one number in a normal form, in which the many ways to write an activation are one.
+"""Functions of one number in a normal form, which is the same for many ways to write an activation.
 
 An expression is a polynomial: a sum of products of powers of `x` and of functions of other
-expressions. So ``0.5 * x * (1 + erf(x / sqrt(2)))`` is the same as ``x * (0.5 + 0.5 * erf(x *
-0.7071))``. What an activation is, its expression tells for every x there is; a few numbers would
-tell it for themselves only.
+expressions. So ``0.5 * x * (1 + erf(x / sqrt(2)))`` equals ``x * (0.5 + 0.5 * erf(x * 0.7071))``.
+Equal expressions prove that two functions agree for every x; a test with some numbers would not.
 """
 
 from __future__ import annotations
@@ -14,16 +13,15 @@ from typing import Any
 from mlpbank.architecture import Activation
 from mlpbank.errors import MlpbankError
 
-# (name, arguments); ((factor, power), ...); ((product, coefficient), ...), all of them sorted.
+# (name, arguments); ((factor, power), ...); ((product, coefficient), ...). All are sorted.
 Factor = tuple[str, tuple[Any, ...]]
 Product = tuple[tuple[Factor, int], ...]
 Expression = tuple[tuple[Product, float], ...]
 
-_MOST_TERMS, _MOST_PARTS = 16, 100  # above any activation: what is untrusted may not become large
+_MOST_TERMS, _MOST_PARTS = 16, 100  # more than any activation has; bounds untrusted input
 _HIGHEST_POWER = 8
-# Of float32: nothing is clipped above it, and ONNX means it where there is no bound
-_LARGEST = 3.4028234e38
-# Far above what a constant in float32 is off by, far below what makes another function.
+_LARGEST = 3.4028234e38  # of float32; as a bound of Clip it means none
+# Far above the rounding of a constant to float32, far below a difference of two functions.
 _TOLERANCE = 1e-6
 
 
@@ -82,7 +80,7 @@ def _times(a: Product, b: Product) -> Product:
     powers = dict(a)
     for factor, power in b:
         before = powers.get(factor, 0)
-        if before * power < 0 or abs(before + power) > _HIGHEST_POWER:  # x / x is no 1 where x is 0
+        if before * power < 0 or abs(before + power) > _HIGHEST_POWER:  # x / x is not 1 at x = 0
             raise Unknown
         powers[factor] = before + power
     return tuple(sorted(powers.items()))
@@ -99,7 +97,7 @@ def subtract(a: Expression, b: Expression) -> Expression:
 
 
 def power(a: Expression, exponent: Expression) -> Expression:
-    """Return a power whose exponent is a small whole number."""
+    """Return a power. The exponent must be a small positive integer."""
     value = constant(exponent)
     if value is None or value != int(value) or not 1 <= value <= _HIGHEST_POWER:
         raise Unknown
@@ -114,7 +112,7 @@ def reciprocal(a: Expression) -> Expression:
         ((product, coefficient),) = a
         return ((tuple((factor, -n) for factor, n in product), 1.0 / coefficient),)
     for product, _ in a:
-        # 1 / (1 + exp(-y)) is the sigmoid of y.
+        # 1 / (1 + exp(-y)) is sigmoid(y).
         if len(product) == 1 and product[0][0][0] == "exp" and product[0][1] == 1:
             (inner,) = product[0][0][1]
             if same(a, add(ONE, function("exp", inner))):
@@ -128,14 +126,14 @@ def divide(a: Expression, b: Expression) -> Expression:
 
 
 def constant(a: Expression) -> float | None:
-    """Return the number that an expression is, None if it is none."""
+    """Return the value of a constant expression, None for any other."""
     if not a:
         return 0.0
     return a[0][1] if len(a) == 1 and not a[0][0] else None
 
 
 def function(name: str, *arguments: Expression) -> Expression:
-    """Return a function of other expressions, by its own name if it has one form only."""
+    """Return a function of other expressions. Functions with several forms become one of them."""
     if name == "silu":
         return multiply(arguments[0], function("sigmoid", arguments[0]))
     if name == "relu":
@@ -152,7 +150,7 @@ def function(name: str, *arguments: Expression) -> Expression:
 
 
 def leaky_relu(a: Expression, slope: float) -> Expression:
-    """Return the larger of a and slope * a: what the function is for slopes up to 1."""
+    """Return leaky relu as max(a, slope * a), which holds for slopes from 0 to 1."""
     if not 0 <= slope < 1:
         raise Unknown
     return maximum(a, multiply(number(slope), a))
@@ -164,7 +162,7 @@ def maximum(*arguments: Expression) -> Expression:
 
 
 def clip(a: Expression, low: float | None, high: float | None) -> Expression:
-    """Return a between two bounds, either of which may be none."""
+    """Return `a` clipped to two bounds, each of them None for no bound."""
     if low is not None and low > -_LARGEST:
         a = maximum(number(low), a)
     if high is not None and not high >= _LARGEST:
@@ -173,7 +171,7 @@ def clip(a: Expression, low: float | None, high: float | None) -> Expression:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Return whether two expressions are the same, but for the rounding of their constants."""
+    """Return whether two expressions are equal except for the rounding of their constants."""
     if isinstance(a, float) and isinstance(b, float):
         return math.isclose(a, b, rel_tol=_TOLERANCE)
     if isinstance(a, tuple) and isinstance(b, tuple):
@@ -229,5 +227,5 @@ _FORMS = _forms()
 
 
 def activation_of(expression: Expression) -> Activation | None:
-    """Return the activation that an expression is, None if it is none that mlpbank has."""
+    """Return the activation that equals an expression, None if mlpbank has none."""
     return next((activation for activation, form in _FORMS if same(expression, form)), None)

@@ -1,4 +1,4 @@
-"""Functions of Keras tensors that are activations, known by the operations that they call."""
+"""Functions of Keras tensors that are activations, recognised by the operations they call."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ _FUNCTIONS: dict[str, Callable[..., Expression]] = {
 
 
 def function_of(function: Callable[[Any], Any]) -> Activation | None:
-    """Return the activation that a function of a tensor is, None if it is none that mlpbank has."""
+    """Return the activation that a function of a tensor computes, None if mlpbank has none."""
     try:
         first, second = _called(function), _called(function)
-    except Exception:  # whatever the user's function cannot do, it is no activation
+    except Exception:  # a function that fails for any reason is no activation
         return None
-    # It may choose anew each time it is called.
+    # A function may compute something else in each call.
     if first is None or first is not second:
         return None
     return (
@@ -73,7 +73,7 @@ def function_of(function: Callable[[Any], Any]) -> Activation | None:
 
 
 def _called(function: Callable[[Any], Any]) -> Activation | None:
-    """Return the activation that a function is when it is called."""
+    """Return the activation that one call of a function computes."""
     tensor = keras.KerasTensor((None, 3), dtype="float32")
     result = function(tensor)
     if result is tensor:
@@ -83,7 +83,7 @@ def _called(function: Callable[[Any], Any]) -> Activation | None:
 
 
 def operation_of(operation: Any, node: Any, tensor: Any) -> Activation | None:
-    """Return the activation that the operation of a node, and those before it, make of a tensor."""
+    """Return the activation that a node's operation and those before it compute from a tensor."""
     if type(operation).__name__ == "Softmax" and _is_known(operation, {"axis"}):
         alone = len(node.arguments.args) == 1 and node.arguments.args[0] is tensor
         return Activation.SOFTMAX if alone and operation.axis in (-1, 1) else None
@@ -106,12 +106,12 @@ def _expression(operation: Any, node: Any, known: dict[int, Expression]) -> Expr
         return _FUNCTIONS[name](
             *arguments, **{option: getattr(operation, option) for option in options}
         )
-    except TypeError:  # an option that other versions of Keras have
+    except TypeError:  # another version of Keras has another option
         raise e.Unknown from None
 
 
 def _is_known(operation: Any, options: set[str]) -> bool:
-    """Return whether an operation is one of Keras' own that has no other options than these."""
+    """Return whether an operation is Keras' own and has these options."""
     kind = type(operation)
     own = kind.__module__.startswith(("keras.src.ops.", "keras.src.activations."))
     return (

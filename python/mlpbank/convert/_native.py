@@ -1,4 +1,4 @@
-"""Weights that are in mlpbank's form already: ``"layer_<i>"`` and ``"layer_<i>.bias"``, of one model or stacked."""
+"""Weights in mlpbank's form: ``"layer_<i>"`` and ``"layer_<i>.bias"`` of one model or stacked."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from mlpbank.errors import InvalidValueError, UnknownKeyError
 from mlpbank.typing import Float32Array
 
 _KEY = re.compile(r"layer_\d+(\.bias)?")
+_LAYOUTS = ("in_out", "out_in")
 
 
 def is_native(model: Any) -> bool:
-    """Return whether the names are mlpbank's. Values that are mappings are a tree's, whatever its names."""
+    """Return whether a model is in mlpbank's form. With mappings as values it is a tree instead."""
     return isinstance(model, Mapping) and all(
         isinstance(key, str) and _KEY.fullmatch(key) and not isinstance(value, Mapping)
         for key, value in model.items()
@@ -27,7 +28,7 @@ def is_native(model: Any) -> bool:
 
 
 def native_layers(weights: Mapping[str, Any], architecture: Architecture) -> list[Layer]:
-    """Return one model's layers."""
+    """Return the layers of one model."""
     arrays, _ = unflattened(weights, architecture, stacked=False)
     return [
         Layer(arrays[f"layer_{i}"], arrays[f"layer_{i}.bias"], spec.activation)
@@ -38,15 +39,15 @@ def native_layers(weights: Mapping[str, Any], architecture: Architecture) -> lis
 def unflattened(
     weights: Mapping[str, Any], architecture: Architecture, stacked: bool | None = None
 ) -> tuple[dict[str, Float32Array], bool]:
-    """Return all arrays, biases included, with their dimensions, and whether they are stacked.
+    """Return all arrays in full shape, with zeros for missing biases, and whether they are stacked.
 
     Parameters
     ----------
     weights : mapping of str to array
-        Of one model or stacked, matrices flat or not, biases optional.
+        Of one model or stacked. Matrices may be flat; biases are optional.
     architecture : Architecture
     stacked : bool, optional
-        Which of the two they are; told by the first matrix if not given.
+        Whether they are stacked. By default the first matrix tells it.
 
     Raises
     ------
@@ -91,15 +92,21 @@ def unflattened(
 
 
 def as_array(values: Any, name: str) -> npt.NDArray[Any]:
-    """Return an array of any framework as NumPy's."""
-    if hasattr(values, "detach"):  # a PyTorch tensor; NumPy would refuse one that has a gradient
+    """Return an array of any framework as a NumPy array."""
+    if hasattr(values, "detach"):  # a PyTorch tensor; NumPy refuses one that requires a gradient
         from mlpbank.convert import _torch_parts
 
         return _torch_parts.to_numpy(values, name)
     refuse_masks(values, name)
     array = np.asarray(values)
-    if (
-        array.dtype.kind == "V" or array.dtype.name == "bfloat16"
-    ):  # JAX's bfloat16 is no dtype of NumPy's own
+    if array.dtype.kind == "V" or array.dtype.name == "bfloat16":  # JAX's, unknown to NumPy
         array = array.astype(np.float32)
     return array
+
+
+def check_layout(weight_layout: str | None) -> None:
+    """Raise ValueError if `weight_layout` is no orientation of matrices."""
+    if weight_layout not in _LAYOUTS:
+        raise InvalidValueError(
+            f"weight_layout: expected 'in_out' or 'out_in', got {weight_layout!r}"
+        )

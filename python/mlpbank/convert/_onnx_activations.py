@@ -1,4 +1,4 @@
-"""Activations that an ONNX graph writes with several nodes, known by the expression that these are."""
+"""Activations of ONNX graphs, as one node or as several nodes that form its expression."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ _FUNCTIONS: dict[str, Callable[..., Expression]] = {
     **{op: lambda *arguments, op=op: e.function(op.lower(), *arguments) for op in _NAMED},
 }
 _SIZES = {"Where": 3, **dict.fromkeys(("Sub", "Div", "Pow", "Greater", "Less"), 2)}
-# What an activation may be written with, one result for each element.
+# Operations that may form an activation. They compute element by element.
 ELEMENTWISE = {*_FOLDS, *_FUNCTIONS, "LeakyRelu", "Elu", "Clip", "Min", "Cast", "Sqrt", "Abs"}
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
 
 def activation(op: str, attributes: dict[str, Any], where: str) -> Activate:
-    """Return the step of one node that is an activation."""
+    """Return the step of a node that is an activation by itself."""
     if op == "LeakyRelu" and np.float32(attributes.get("alpha", 0.01)) != np.float32(0.01):
         require(where, op, "alpha", attributes["alpha"], (0.01,))
     elif op in ("Elu", "Swish"):
@@ -71,7 +71,7 @@ def activation(op: str, attributes: dict[str, Any], where: str) -> Activate:
 def activation_of(
     nodes: list[Any], result: str, tensor: str, constants: Mapping[str, npt.NDArray[Any]]
 ) -> Activation | None:
-    """Return the activation that nodes make of a tensor, None if they make none that mlpbank has."""
+    """Return the activation that nodes compute from a tensor, None if mlpbank does not have it."""
     known: dict[str, Expression] = {tensor: e.X}
     try:
         for node in nodes:
@@ -87,7 +87,7 @@ def activation_of(
 def _argument(
     name: str, known: Mapping[str, Expression], constants: Mapping[str, npt.NDArray[Any]]
 ) -> Any:
-    """Return what an input of a node is, None if it is left out."""
+    """Return the expression of an input of a node, None if the input is left out."""
     if not name or name in known:
         return known.get(name)
     value = constants[name]
@@ -102,7 +102,7 @@ def _expression(node: Any, arguments: list[Any]) -> Expression:
     op = node.op_type
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if op == "Cast":
-        # To whole numbers, it would cut off what is behind the point.
+        # A cast to integers would truncate.
         if attributes.get("to") not in FLOATS or len(arguments) != 1:
             raise e.Unknown
         return _given(arguments)[0]
@@ -124,7 +124,7 @@ def _expression(node: Any, arguments: list[Any]) -> Expression:
 
 
 def _clip(attributes: dict[str, Any], arguments: list[Any]) -> Expression:
-    """Return what Clip does: its bounds are attributes before opset 11, then inputs."""
+    """Return the expression of Clip. Its bounds are attributes before opset 11, inputs since."""
     x, *bounds = arguments
     low, high = (None if b is None else e.constant(b) for b in [*bounds, None, None][:2])
     given = [b for b in bounds if b is not None]

@@ -1,7 +1,7 @@
-"""Parameters without a model: state_dicts, parameter trees and flat vectors, with the architecture told.
+"""Parameters without a model: state_dicts and parameter trees, with the architecture given.
 
-Nothing is inferred from a shape that two layers could have: a square matrix looks the same either
-way round. Each framework's orientation is known by its names and types, or told.
+Nothing is inferred from a shape that two layers could have: a square matrix looks the same in both
+orientations. Names and types tell the orientation of each framework, or the caller does.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import as_float32, in_default_mode
+from mlpbank._arrays import in_default_mode
 from mlpbank.architecture import Architecture
 from mlpbank.convert._chain import Converted, to_float32, unsupported
-from mlpbank.convert._native import as_array
+from mlpbank.convert._native import as_array, check_layout
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Float32Array
 
@@ -30,14 +30,13 @@ _ROLES = {
     "bias": "bias",
     "b": "bias",
 }
-_LAYOUTS = ("in_out", "out_in")
 
 Path = tuple[str, ...]
 
 
 @dataclasses.dataclass
 class _DenseParams:
-    """What belongs to one layer: its arrays, and how its matrix lies if that is known."""
+    """The arrays of one layer, and the orientation of its matrix if that is known."""
 
     weight: Any = None
     bias: Any = None
@@ -61,14 +60,14 @@ def from_params(
         of mappings and sequences whose arrays are called ``weight``, ``kernel``, ``w`` or ``W``,
         and ``bias`` or ``b``, or are pairs of a matrix and a vector.
     architecture : Architecture
-        Layers and activations, which parameters say nothing of.
+        Layers and activations, which parameters do not tell.
     layers : sequence of str, optional
         The names of the layers, first to last, such as ``["encoder.0", "head"]``. Not needed where
         names end with numbers (``fc1``, ``fc2``; ``net.0``, ``net.2``) or no two layers have the
         same sizes.
     weight_layout : {"in_out", "out_in"}, optional
-        Whether matrices are (in, out), for ``x @ w``, or (out, in). Known, and not needed, for what
-        PyTorch calls ``weight``, Equinox' Linear and what is called ``kernel`` (Flax, Keras).
+        Whether matrices are (in, out), for ``x @ w``, or (out, in). Not needed where the framework
+        tells it: a ``weight`` of PyTorch, a Linear of Equinox, a ``kernel`` (Flax, Keras).
 
     Returns
     -------
@@ -77,10 +76,10 @@ def from_params(
     Raises
     ------
     UnsupportedLayerError
-        An array belongs to no dense layer; the message names it.
+        An array belongs to no dense layer. The message names it.
     TypeError, ValueError
-        Names or shapes do not fit the architecture, or the order or orientation of layers has to be
-        told.
+        Names or shapes do not fit the architecture, or the order or orientation of layers is
+        unknown.
     """
     return Converted(
         architecture, _read(params, architecture, layers, weight_layout, stacked=False)
@@ -100,16 +99,16 @@ def from_stacked_params(
     Parameters
     ----------
     params : mapping, sequence or module
-        As for `from_params`, each array with a leading dimension of N: the first of what
-        ``torch.func.stack_module_state`` returns, or what ``jax.vmap`` of an initialisation does.
+        As for `from_params`, each array with a leading dimension of N. Examples are the first
+        result of ``torch.func.stack_module_state``, and ``jax.vmap`` of an initialisation.
     architecture, layers, weight_layout
         As for `from_params`.
 
     Returns
     -------
     dict of str to float32 array
-        ``"layer_<i>"`` (N, in, out) and ``"layer_<i>.bias"`` (N, out): what
-        `BatchedWeights.load_stacked` takes.
+        ``"layer_<i>"`` (N, in, out) and ``"layer_<i>.bias"`` (N, out), as
+        `BatchedWeights.load_stacked` takes them.
 
     Raises
     ------
@@ -117,112 +116,6 @@ def from_stacked_params(
         As for `from_params`.
     """
     return _read(params, architecture, layers, weight_layout, stacked=True)
-
-
-@in_default_mode
-def from_flat(
-    vectors: npt.ArrayLike,
-    architecture: Architecture,
-    *,
-    order: str | Sequence[str],
-    weight_layout: str,
-) -> dict[str, Float32Array]:
-    """Return weights from flat parameter vectors.
-
-    Parameters
-    ----------
-    vectors : array_like
-        (N, P) for N models, or (P,) for one.
-    architecture : Architecture
-    order : str or sequence of str
-        In which order parameters follow each other: ``"weight,bias"`` or ``"bias,weight"`` in each
-        layer, layer by layer; ``"weight"`` if there are no biases; or the names of all arrays, as
-        in ``["layer_0", "layer_1", "layer_0.bias", "layer_1.bias"]``, those of biases that are not
-        there left out. PyTorch's ``parameters_to_vector``, EvoTorch and EvoX have
-        ``"weight,bias"``; ``jax.flatten_util.ravel_pytree`` of Flax parameters has
-        ``"bias,weight"``, as it sorts by name (with more than ten layers, ``Dense_10`` comes before
-        ``Dense_2``: give all names).
-    weight_layout : {"in_out", "out_in"}
-        Whether each matrix was (in, out) in C order, as in Flax, or (out, in), as in PyTorch,
-        EvoTorch, EvoX and Equinox.
-
-    Returns
-    -------
-    dict of str to float32 array
-        Stacked if `vectors` is.
-
-    Raises
-    ------
-    TypeError, ValueError
-        `order` or `weight_layout` is not one of the above, or the number of parameters differs.
-    """
-    _check_layout(weight_layout)
-    flat = as_array(vectors, "vectors")
-    if flat.dtype != np.float32:
-        flat = (
-            to_float32(flat, "vectors") if flat.dtype.kind == "f" else as_float32(flat, "vectors")
-        )
-    if flat.ndim not in (1, 2):
-        raise InvalidValueError(f"vectors: expected shape (N, P) or (P,), got {flat.shape}")
-    names = _names_in_order(architecture, order)
-    sizes = {
-        f"layer_{i}": layer.input_size * layer.output_size
-        for i, layer in enumerate(architecture.layers)
-    }
-    sizes |= {f"layer_{i}.bias": layer.output_size for i, layer in enumerate(architecture.layers)}
-    expected = sum(sizes[name] for name in names)
-    if flat.shape[-1] != expected:
-        raise InvalidValueError(
-            f"vectors: expected {expected} parameters for each model, got {flat.shape[-1]}"
-        )
-    batch = flat.shape[:-1]
-    parts: dict[str, Float32Array] = {}
-    start = 0
-    for name in names:
-        parts[name] = flat[..., start : start + sizes[name]]
-        start += sizes[name]
-    weights: dict[str, Float32Array] = {}
-    for i, layer in enumerate(architecture.layers):
-        matrix = parts[f"layer_{i}"]
-        if weight_layout == "in_out":
-            matrix = matrix.reshape(*batch, layer.input_size, layer.output_size)
-        else:
-            matrix = matrix.reshape(*batch, layer.output_size, layer.input_size).swapaxes(-1, -2)
-        weights[f"layer_{i}"] = np.array(matrix, order="C")
-        bias = parts.get(f"layer_{i}.bias", np.zeros((*batch, layer.output_size), np.float32))
-        weights[f"layer_{i}.bias"] = np.array(bias, order="C")
-    return weights
-
-
-def _names_in_order(architecture: Architecture, order: str | Sequence[str]) -> list[str]:
-    n = len(architecture.layers)
-    if isinstance(order, str):
-        suffixes = {
-            "weight": ("",),
-            "weight,bias": ("", ".bias"),
-            "bias,weight": (".bias", ""),
-        }.get(order)
-        if suffixes is None:
-            raise InvalidValueError(
-                f"order: expected 'weight,bias', 'bias,weight', 'weight' or all names, got {order!r}"
-            )
-        return [f"layer_{i}{suffix}" for i in range(n) for suffix in suffixes]
-    names = list(order)
-    matrices = {f"layer_{i}" for i in range(n)}
-    if not matrices <= set(names) <= matrices | {f"{m}.bias" for m in matrices} or len(
-        set(names)
-    ) != len(names):
-        raise InvalidValueError(
-            f"order: expected each of {', '.join(sorted(matrices))} and of their biases once, got {names}"
-        )
-    return names
-
-
-def _check_layout(weight_layout: str | None) -> None:
-    if weight_layout not in _LAYOUTS:
-        raise InvalidValueError(
-            f"weight_layout: expected 'in_out' or 'out_in', got {weight_layout!r}"
-        )
 
 
 def _read(
@@ -235,12 +128,13 @@ def _read(
     if not isinstance(architecture, Architecture):
         raise InvalidTypeError(f"architecture: expected an Architecture, got {architecture!r}")
     if weight_layout is not None:
-        _check_layout(weight_layout)
+        check_layout(weight_layout)
     groups: dict[Path, _DenseParams] = {}
     _gather(params, (), groups, None)
     if not groups:
+        kind = type(params).__name__
         raise InvalidValueError(
-            f"params: expected arrays called weight, kernel, w or W, got none in {type(params).__name__}"
+            f"params: expected arrays called weight, kernel, w or W, got none in {kind}"
         )
     arrays = {path: _matrix(path, group, weight_layout, stacked) for path, group in groups.items()}
     batch: tuple[int, ...] = ()
@@ -271,7 +165,7 @@ def _read(
 def _matrix(
     path: Path, group: _DenseParams, weight_layout: str | None, stacked: bool
 ) -> npt.NDArray[Any]:
-    """Return a layer's matrix as (in, out), with the models' dimension in front if it is stacked."""
+    """Return the matrix of a layer as (in, out), or as (N, in, out) if it is stacked."""
     name = ".".join(path)
     if group.weight is None:
         raise unsupported(name, "has a bias but no weight matrix, so it is no dense layer")
@@ -284,8 +178,8 @@ def _matrix(
     layout = weight_layout or group.layout
     if layout is None:
         raise InvalidValueError(
-            f"{name}: nothing tells which way round this matrix is; pass weight_layout='in_out' if the layer computes "
-            f"x @ w, 'out_in' if w @ x"
+            f"{name}: nothing tells which way round this matrix is; pass weight_layout='in_out' "
+            "if the layer computes x @ w, 'out_in' if w @ x"
         )
     return matrix if layout == "in_out" else matrix.swapaxes(-1, -2)
 
@@ -295,7 +189,7 @@ def _ordered(
     architecture: Architecture,
     layers: Sequence[str] | None,
 ) -> list[Path]:
-    """Return the layers' names, first to last."""
+    """Return the paths of the layers, first to last."""
     names = {".".join(path): path for path in matrices}
     if layers is not None:
         if isinstance(layers, str) or sorted(layers) != sorted(names):
@@ -303,27 +197,28 @@ def _ordered(
         paths = [names[name] for name in layers]
     else:
         paths = sorted(matrices, key=_by_number)
-    if len(paths) != len(architecture.layers):
+    if (got := len(architecture.layers)) != len(paths):
         raise InvalidValueError(
-            f"architecture: expected {len(paths)} layers for {list(names)}, got {len(architecture.layers)}"
+            f"architecture: expected {len(paths)} layers for {list(names)}, got {got}"
         )
     if layers is not None or all(_numbered(a, b) for a, b in itertools.pairwise(paths)):
         return paths
-    # Names do not tell the order, but sizes do if no two layers have the same.
+    # Names do not tell the order. Sizes do if no two layers have the same.
     sizes = [(layer.input_size, layer.output_size) for layer in architecture.layers]
     if len(set(sizes)) < len(sizes):
         raise InvalidValueError(
-            f"layers: the names {list(names)} do not tell the order of the layers; pass layers=[...]"
+            f"layers: the names {list(names)} do not tell the order of the layers; "
+            "pass layers=[...]"
         )
     by_size = {matrix.shape[-2:]: path for path, matrix in matrices.items()}
     if by_size.keys() != set(sizes):
-        got = {name: matrices[path].shape[-2:] for name, path in names.items()}
-        raise InvalidValueError(f"architecture: expected layers (in, out) {sizes}, got {got}")
+        shapes = {name: matrices[path].shape[-2:] for name, path in names.items()}
+        raise InvalidValueError(f"architecture: expected layers (in, out) {sizes}, got {shapes}")
     return [by_size[size] for size in sizes]
 
 
 def _number(part: str) -> tuple[str, int]:
-    """Return a name without the number at its end, and the number, -1 if there is none."""
+    """Return a name without the number at its end, and that number or -1."""
     match = re.fullmatch(r"(.*?)(\d+)", part, re.DOTALL)
     return (match[1], int(match[2])) if match else (part, -1)
 
@@ -333,7 +228,7 @@ def _by_number(path: Path) -> list[tuple[str, int]]:
 
 
 def _numbered(before: Path, after: Path) -> bool:
-    """Return whether two neighbours in sorted order differ first in a number, so that their order is no guess."""
+    """Return whether two sorted neighbours first differ in a number, which tells their order."""
     for a, b in zip(_by_number(before), _by_number(after), strict=False):
         if a != b:
             return a[0] == b[0] and min(a[1], b[1]) >= 0
@@ -341,19 +236,18 @@ def _numbered(before: Path, after: Path) -> bool:
 
 
 def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str | None) -> None:
-    """Put every array below a node of a tree into the group of its layer."""
+    """Add every array below a node of a tree to the group of its layer."""
     kind = type(node)
     if isinstance(node, Mapping):
         for key, value in node.items():
             _gather(value, (*path, *re.split(r"[./]", str(key))), groups, layout)
     elif _is_module(kind, "equinox"):
-        # Only the layer itself knows its orientation: another module's `weight` may be anything.
+        # Only the `weight` of Linear has a known orientation, not that of other modules.
         below = "out_in" if _is_equinox_linear(kind) else None
         for field in dataclasses.fields(node):
             value = getattr(node, field.name, None)
-            if not field.metadata.get("static") and not isinstance(
-                value, (bool, int, float, str)
-            ):  # no options
+            is_option = isinstance(value, (bool, int, float, str))
+            if not field.metadata.get("static") and not is_option:
                 _gather(value, (*path, field.name), groups, below)
     elif _is_module(kind, "flax"):
         from mlpbank.convert import jax
@@ -361,9 +255,8 @@ def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str
         _gather(jax.nnx_state(node), path, groups, layout)
     elif isinstance(node, (list, tuple)):
         if len(node) == 2 and all(map(_is_array, node)) and node[0].ndim == node[1].ndim + 1:
-            _gather(
-                {"w": node[0], "b": node[1]}, path, groups, layout
-            )  # what hand-written code has for a layer
+            # A pair of a matrix and a vector, as hand-written code has it for a layer.
+            _gather({"w": node[0], "b": node[1]}, path, groups, layout)
         else:
             for i, value in enumerate(node):
                 _gather(value, (*path, str(i)), groups, layout)
@@ -378,7 +271,7 @@ def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str
 
 
 def _put(array: Any, path: Path, groups: dict[Path, _DenseParams], layout: str | None) -> None:
-    if type(array).__name__.startswith("Rng"):  # the random state of a dropout of Flax NNX
+    if type(array).__name__.startswith("Rng"):  # the random state of a dropout in Flax NNX
         return
     *parents, name = path or ("",)
     role = _ROLES.get(name)
@@ -395,7 +288,8 @@ def _put(array: Any, path: Path, groups: dict[Path, _DenseParams], layout: str |
         if name == "kernel":
             layout = "in_out"
         elif name == "weight" and hasattr(array, "detach"):
-            # What PyTorch's layers call it; hand-written code may turn a matrix either way
+            # The `weight` of a PyTorch layer. Other names are of hand-written code, where matrices
+            # may have either orientation.
             layout = "out_in"
         group.layout = layout
 
@@ -412,7 +306,7 @@ def _is_module(kind: type, root: str) -> bool:
 
 
 def _is_equinox_linear(kind: type) -> bool:
-    """Return whether a class is Equinox' Linear, or one that computes the same: others may have the name only."""
+    """Return whether a class is Equinox' Linear or a subclass without a __call__ of its own."""
     for base in kind.__mro__:
         if base.__name__ == "Linear" and base.__module__.startswith("equinox."):
             return True

@@ -1,4 +1,4 @@
-"""PyTorch modules with a forward of their own, read through torch.fx where that is a chain of layers."""
+"""PyTorch modules with their own forward, which torch.fx traces and this reads as a chain."""
 
 from __future__ import annotations
 
@@ -87,13 +87,15 @@ _ARITHMETIC = {"add", "sub", "mul", "div"}
 def collect(
     module: Any, where: str, chain: list[Step], plans: Plans, collect_layer: CollectLayer
 ) -> None:
-    """Append the steps of a module's forward to a chain; `collect_layer` does so for the modules it calls.
+    """Append the steps of a module's forward to a chain.
+
+    `collect_layer` appends the steps of the modules that the forward calls.
 
     Raises
     ------
     UnsupportedLayerError
-        The forward cannot be traced, or is not a chain of what is supported; the message names the
-        first such part.
+        The forward cannot be traced, or is no chain of supported steps. The message names the first
+        unsupported part.
     """
     if not called_as_usual(module):
         raise unsupported(
@@ -126,14 +128,14 @@ def collect(
 
 
 class _Owner(NamedTuple):
-    """What the constants of a node are looked up in, and where the node stands."""
+    """The module that owns a node and its constants, and the place of the node."""
 
     module: Any
     made: dict[str, Any]
     where: str
 
     def value(self, argument: Any) -> Any:
-        """Return a number or tensor that is computed from a module's own tensors and constants."""
+        """Return a number or tensor computed from the module's tensors and constants alone."""
         if not isinstance(argument, fx.Node):
             return argument
         if argument.op == "get_attr":
@@ -158,7 +160,7 @@ class _Owner(NamedTuple):
         return self.value(arguments)
 
 
-# What every module has; a forward that depends on other attributes depends on their values.
+# Attributes of every module. The values of all others may change what a forward computes.
 _COMMON = frozenset(nn.Module().__dict__) - {"training"}
 _PLAIN = (
     int,
@@ -174,14 +176,13 @@ _PLAIN = (
 
 
 class _Untold(MlpbankError, ValueError):
-    """What a traced forward depends on cannot be told."""
+    """It is unknown what a traced forward depends on."""
 
 
 def _fingerprint(module: Any) -> Any:
-    """Return what a traced forward depends on, hashable; None if that cannot be told."""
-    seen: dict[
-        int, int
-    ] = {}  # layers and tensors may be shared, and the trace names the first of them
+    """Return all that a traced forward depends on, hashable, or None if that is unknown."""
+    # Shared layers and tensors by id, because a trace names the first occurrence.
+    seen: dict[int, int] = {}
     try:
         return _parts(module, seen)
     except _Untold:
@@ -218,7 +219,7 @@ def _value_parts(value: Any) -> Any:
 
 def _data_path(graph: Any, where: str) -> list[Any]:
     """Return the nodes that rows pass through, first to last."""
-    data: list[Any] = []  # nodes whose value depends on the input's, not only on its shape
+    data: list[Any] = []  # nodes that depend on the values of the input, not only on its shape
     known: set[Any] = set()
     for node in graph.nodes:
         shape_only = node.op == "call_method" and node.target in ("size", "dim")
@@ -252,7 +253,7 @@ def _data_path(graph: Any, where: str) -> list[Any]:
                 join(where, node.name), "joins several results, and only chains are supported"
             )
         node = inputs[0]
-    # A result nobody uses may still be computed in place, or show that rows take a second way.
+    # An unused result may be computed in place, or be part of a second path of the rows.
     unused = [n for n in nodes if n.op != "placeholder" and n not in path]
     if unused:
         raise unsupported(
@@ -263,7 +264,10 @@ def _data_path(graph: Any, where: str) -> list[Any]:
 
 
 def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | None:
-    """Return what a call of a function or method does, None for nothing. Rows have `width` features, if known."""
+    """Return the step of a function or method call, None if it changes nothing.
+
+    `width` is the number of features of a row, if known.
+    """
     where = owner.where
     table: Any = _METHODS if node.op == "call_method" else _FUNCTIONS
     name = table.get(node.target) if node.op in ("call_method", "call_function") else None
@@ -295,8 +299,8 @@ def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | Non
         given = _arguments(node, {"start_dim": 0, "end_dim": -1}, where)
         require_flat(given["start_dim"], given["end_dim"], where)
         return None
-    # view(n, -1) and view(-1, width) flatten rows; squeeze(-1) at the end only drops the dimension
-    # of a single output.
+    # view(n, -1) and view(-1, width) flatten rows. squeeze(-1) at the end drops the dimension of a
+    # single output.
     if name in ("view", "reshape") and len(node.args) == 3:
         count, features = node.args[1:]
         if features == -1 and _is_row_count(count):
@@ -308,12 +312,12 @@ def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | Non
     raise unsupported(where, f"{_name(node)} is not supported")
 
 
-# Arguments that change no result but its precision, and the input by its name.
+# Arguments that change nothing but the precision of a result, and the input by its name.
 _HARMLESS = {"input", "inplace", "dtype", "memory_format", "_stacklevel"}
 
 
 def _is_row_count(node: Any) -> bool:
-    """Return whether a node is the number of rows: ``y.size(0)``, ``y.shape[0]`` or ``y.size()[0]``."""
+    """Return whether a node is the row count ``y.size(0)``, ``y.shape[0]`` or ``y.size()[0]``."""
     if not isinstance(node, fx.Node) or node.kwargs:
         return False
     sized = node
@@ -327,9 +331,9 @@ def _is_row_count(node: Any) -> bool:
 
 
 def _arguments(node: Any, options: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the options a call was given, or their defaults."""
+    """Return the options of a call, with defaults for those not given."""
     given = dict(zip(options, node.args[1:], strict=False))
-    # What follows the options in place is the `inplace` of some functions, and nothing else.
+    # The only positional argument after the options is the `inplace` of some functions.
     more = node.args[1 + len(options) :]
     unknown = [name for name in node.kwargs if name not in options and name not in _HARMLESS]
     if unknown or len(more) > 1 or not all(isinstance(value, bool) for value in more):

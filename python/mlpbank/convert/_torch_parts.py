@@ -1,4 +1,4 @@
-"""What reading a PyTorch layer and reading a traced forward have in common: tensors, activations, options."""
+"""Tensors, activations and options of PyTorch, for the readers of layers and of traced forwards."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from torch import nn
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Dense, require, unsupported
 
-# Traced forwards, by what they depend on, so that thousands of modules of one class are traced
-# once.
+# Traced forwards by all that they depend on, so that modules of one class are traced only once.
 Plans = dict[Any, Any]
 
-# Stands for a squeeze, which no layer has to do, but which not everything may follow.
+# Stands for a squeeze. It changes no result, but some steps must not follow it.
 SQUEEZED = Activate(Activation.NONE, "")
 
 
 def _is_usual(kind: Any) -> bool:
-    """Return whether operations on tensors of a class are those of PyTorch."""
+    """Return whether a class of tensors has the operations of PyTorch unchanged."""
     if kind is torch.Tensor or kind is nn.Parameter:
         return True
     usual = torch.Tensor.__torch_function__.__func__, nn.Parameter.__torch_function__
@@ -34,7 +33,7 @@ def _is_usual(kind: Any) -> bool:
 
 
 def to_numpy(tensor: Any, where: str) -> npt.NDArray[Any]:
-    """Return a tensor's values, without a copy where NumPy can look at them."""
+    """Return the values of a tensor. float32 and float64 on a CPU are not copied."""
     if not _is_usual(type(tensor)):
         raise unsupported(
             where,
@@ -59,8 +58,7 @@ def dense(weight: Any, bias: Any, where: str) -> Dense:
     return Dense(matrix, None if bias is None else to_numpy(bias, where), where)
 
 
-# The options of each activation, in the order of the function's arguments, with their defaults
-# there.
+# The options of each activation in the order of the function's arguments, with its defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
     "leaky_relu": {"negative_slope": 0.01},
     "elu": {"alpha": 1.0},
@@ -68,8 +66,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "softplus": {"beta": 1, "threshold": 20},
     "softmax": {"dim": None},
 }
-# What mlpbank has of them. A row has its features in dimension 1, the last; None means that for
-# rows.
+# The supported values. The features of rows are in dimension 1, the last, which None means too.
 _ALLOWED: dict[str, dict[str, tuple[Any, ...]]] = {
     "leaky_relu": {"negative_slope": (0.01,)},
     "elu": {"alpha": (1.0,)},
@@ -90,7 +87,7 @@ def activation(name: str, options: Mapping[str, Any], where: str) -> Activate:
 
 
 def require_flat(start: int, end: int, where: str) -> None:
-    """Raise if a flatten is none that leaves rows as they are."""
+    """Raise if a flatten changes more than the features of a row."""
     if start != 1 or end not in (-1, 1):
         raise unsupported(
             where, f"expected Flatten from dimension 1 to the last, got {start} to {end}"

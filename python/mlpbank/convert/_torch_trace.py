@@ -1,9 +1,9 @@
-"""Forwards of PyTorch modules as graphs, of those that compute the same each time they are called.
+"""Forwards of PyTorch modules as graphs, if they compute the same in each call.
 
-What a forward reads while it is traced is kept as a constant. So a forward that draws random
-numbers, changes what it reads, or differs from one call to the next is refused: its graph would be
-that of one call. One that computes something else when it is not traced (``isinstance(x,
-torch.Tensor)``) is told by numbers.
+A trace keeps all that a forward reads as constants. So a forward is refused if it draws random
+numbers, changes what it reads, or differs from call to call: its graph would hold for one call
+only. A forward that computes something else when it is not traced (``isinstance(x,
+torch.Tensor)``) is found with numbers.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _WAY_OUT = "it has to compute the same from the same rows each time it is called
 
 
 class Traced(NamedTuple):
-    """A forward's graph, the tensors it makes itself, and whether modules with other parameters have the same."""
+    """A forward as a graph."""
 
     graph: Any
-    made: dict[str, Any]
-    reusable: bool
+    made: dict[str, Any]  # tensors that the forward creates
+    reusable: bool  # modules with other parameters have the same graph
 
 
 def trace(module: Any, where: str) -> Traced:
@@ -58,7 +58,7 @@ def trace(module: Any, where: str) -> Traced:
 
 
 def evaluate(call: Callable[[], Any], where: str, name: str) -> Any:
-    """Return what a call computes from a module's own tensors.
+    """Return the result of a call that uses only the module's own tensors.
 
     Raises
     ------
@@ -75,12 +75,14 @@ def evaluate(call: Callable[[], Any], where: str, name: str) -> Any:
 
 
 def check(module: Any, steps: list[Step], where: str) -> None:
-    """Raise if a module computes something else from a few rows than the steps that its graph became.
+    """Compare a module with the steps of its graph on a few rows.
+
+    A module that cannot compute these rows passes.
 
     Raises
     ------
     UnsupportedLayerError
-        It does. What it cannot compute tells nothing.
+        The results differ.
     """
     inputs = [len(step.weight) for step in steps if isinstance(step, Dense)]
     features = [max(step.scale.size, step.shift.size) for step in steps if isinstance(step, Affine)]
@@ -97,7 +99,7 @@ def check(module: Any, steps: list[Step], where: str) -> None:
                 part.training = False
         with torch.no_grad():
             got = module(rows).to("cpu", torch.float64).numpy()
-    except Exception:  # rows of another shape, say
+    except Exception:  # such as rows of an unexpected shape
         return
     finally:
         _restored(state)
@@ -114,7 +116,7 @@ def check(module: Any, steps: list[Step], where: str) -> None:
                     else ACTIVATIONS[step.activation](x)
                 )
             largest = max(largest, float(np.abs(x).max()))
-        # Far above what arithmetic in few bits is off by, far below what another function is.
+        # Far above the error of arithmetic in few bits, far below the difference of functions.
         tolerance = 0.02 * np.abs(x).max() + 100 * torch.finfo(like.dtype).eps * largest
         if got.size != x.size or (np.abs(got.reshape(x.shape) - x) > tolerance).any():
             name = type(module).__name__
@@ -140,7 +142,7 @@ _IN_PLACE |= {"setitem", "delitem", "__setitem__", "__delitem__"}
 
 
 class _Proxy(fx.Proxy):  # type: ignore[misc]
-    """A value in a graph that tells ``x += y`` from ``x = x + y``: the first also changes what else x is."""
+    """A value in a graph. It distinguishes ``x += y``, which changes x in place, from ``x + y``."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("tracer", "node"):
@@ -172,24 +174,24 @@ for _name in (
 
 
 class _Tracer(fx.Tracer):  # type: ignore[misc]  # for mypy, PyTorch is Any
-    """A tracer that looks into no tensor: a forward that branches on one cannot be traced."""
+    """A tracer without values of tensors. A forward that branches on one cannot be traced."""
 
     proxy_buffer_attributes = True
 
     def proxy(self, node: Any) -> Any:
-        """Return what stands for a node."""
+        """Return the proxy of a node."""
         return _Proxy(node, self)
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        """Return how the forward is called: with rows and nothing else, so that other parameters have defaults."""
+        """Return the arguments of the forward: rows only. Other parameters keep their defaults."""
         name, *_ = list(inspect.signature(root_fn).parameters)[1:] or ["x"]
         return root_fn, [self.root, self.create_proxy("placeholder", name.lstrip("*"), (), {})]
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[misc]
-    """Notes the first operation whose result is not known by its inputs."""
+    """Records the first operation whose result does not depend on its inputs alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,7 +207,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]
 
 
 class _Reads(TorchFunctionMode):  # type: ignore[misc]
-    """Notes whether a forward looks at values of the module's tensors, which then differ from module to module."""
+    """Records whether a forward uses the module's tensors, which differ from module to module."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -232,12 +234,11 @@ def _trace(module: Any, where: str) -> Traced:
     try:
         with _Reads(module) as reads, _Operations() as operations:
             graph = _Tracer().trace(module)
-    except Exception as error:  # whatever the user's forward raises when it is given a proxy
+    except Exception as error:  # a user's forward may raise anything for a proxy
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise unsupported(where, f"the forward of {name} cannot be traced: {reason[0]}") from error
     finally:
-        # The tracer leaves the tensors that a forward makes in the module, where they have no
-        # business.
+        # The tracer stores tensors that the forward creates in the module. Take them out again.
         made = {
             n: v
             for n, v in module.__dict__.items()
@@ -261,7 +262,7 @@ def _trace(module: Any, where: str) -> Traced:
 def _state(
     module: Any,
 ) -> list[tuple[Any, dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]]:
-    """Return what the attributes of a module and those in it are, the module first."""
+    """Return the attributes of a module and of the modules in it, the module first."""
     return [
         (part, dict(part.__dict__), [(t, dict(t)) for t in _tables(part)])
         for part in module.modules()
@@ -273,7 +274,7 @@ def _tables(module: Any) -> tuple[dict[str, Any], ...]:
 
 
 def _restored(state: list[Any]) -> str:
-    """Put attributes back to what they were, and return the name of one that had been changed, "" if there is none."""
+    """Restore attributes, and return the name of one that had been changed or ""."""
     changed = ""
     for module, attributes, tables in state:
         for now, before in ((module.__dict__, attributes), *tables):
@@ -298,8 +299,8 @@ def _versions(module: Any) -> list[int]:
 
 
 def _draws() -> tuple[Any, ...]:
-    """Return the states of the generators that a forward may draw random numbers from."""
-    numpy: Any = np.random.get_state()  # the one that others draw from  # noqa: NPY002
+    """Return the states of the random generators that a forward may use."""
+    numpy: Any = np.random.get_state()  # the global generator  # noqa: NPY002
     return random.getstate(), numpy[1].tobytes(), numpy[2:], torch.get_rng_state().numpy().tobytes()
 
 
@@ -310,7 +311,7 @@ def _changing(module: Any, where: str) -> Exception:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Return whether two parts of two graphs of one forward are the same."""
+    """Return whether two parts of two graphs of one forward are equal."""
     if a is b:
         return True
     if type(a) is not type(b):
@@ -331,8 +332,6 @@ def _same(a: Any, b: Any) -> bool:
 def called_as_usual(module: Any) -> bool:
     """Return whether calling a module is calling its forward."""
     kind = type(module)
-    if isinstance(
-        module, fx.GraphModule
-    ):  # has a call of its own, which says where an error comes from
+    if isinstance(module, fx.GraphModule):  # its own __call__ only adds the place of an error
         return getattr(kind.__call__, "__module__", "") == "torch.fx.graph_module"
     return kind.__call__ is nn.Module.__call__ and kind._call_impl is nn.Module._call_impl

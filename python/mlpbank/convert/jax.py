@@ -1,7 +1,7 @@
 """Flax NNX: modules as parameter trees.
 
-Parameters of Flax Linen and modules of Equinox are mappings, sequences and dataclasses, which
-`_params` reads as such.
+`_params` reads parameters of Flax Linen and modules of Equinox without JAX, as mappings, sequences
+and dataclasses.
 """
 
 from __future__ import annotations

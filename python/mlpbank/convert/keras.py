@@ -43,7 +43,7 @@ def steps(model: Any, where: str = "") -> list[Step]:
     Raises
     ------
     UnsupportedLayerError
-        The model is not such a chain, or has a layer that is not supported.
+        The model is no such chain, or has an unsupported layer.
     ValueError
         The model is not built.
     """
@@ -57,7 +57,7 @@ def steps(model: Any, where: str = "") -> list[Step]:
         elif isinstance(layer, keras.Model):
             chain += steps(layer, place)
         elif type(layer) is keras.layers.Flatten:
-            # Rows of a bank are flat: in C order, as this layer makes them of what is not.
+            # Rows of a bank are flat, in the C order that Flatten gives them.
             if not flat and layer.data_format != "channels_last":
                 raise unsupported(place, "Flatten with channels first, which moves features about")
             flat = True
@@ -66,16 +66,16 @@ def steps(model: Any, where: str = "") -> list[Step]:
             if not flat and any(
                 isinstance(s, Dense) or (not isinstance(s, Activate) and s.scale.ndim) for s in new
             ):
+                name = type(layer).__name__
                 raise unsupported(
-                    place,
-                    f"{type(layer).__name__} of inputs that are not flat; Flatten has to stand first",
+                    place, f"{name} of inputs that are not flat; Flatten has to stand first"
                 )
             chain += new
     return chain
 
 
 def _layers(model: Any, where: str) -> Iterator[tuple[Any, str, Any]]:
-    """Yield the layers a row passes through, first to last, each with where it stands and how it is called."""
+    """Yield the layers of a model, first to last, each with its place and the node of its call."""
     if not model.built:
         raise InvalidValueError(
             f"{where + ': ' if where else ''}expected a built model, got one without weights"
@@ -87,7 +87,7 @@ def _layers(model: Any, where: str) -> Iterator[tuple[Any, str, Any]]:
     ):
         raise unsupported(
             where,
-            f"{type(model).__name__} has a call of its own; Sequential and functional models are read",
+            f"{kind.__name__} has a call of its own; Sequential and functional models are read",
         )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise unsupported(
@@ -137,7 +137,7 @@ def _layer(layer: Any, where: str, node: Any = None) -> list[Step]:
 
 
 def _require_own_methods(layer: Any, where: str) -> None:
-    """Raise if a method was put in place of one of Keras' that say what a layer or model computes."""
+    """Raise if a layer or model replaces a method of Keras that computes."""
     for name in ("call", "__call__", "predict"):
         method = getattr(type(layer), name, None)
         if name in vars(layer) or (
@@ -220,7 +220,7 @@ def _normalization(layer: Any, where: str) -> list[Step]:
             f"{where + ': ' if where else ''}expected an adapted Normalization, got one that is not"
         )
     mean = _array(layer.mean).astype(np.float64)
-    # As the layer does it: not sqrt(variance + epsilon).
+    # The layer computes this, not sqrt(variance + epsilon).
     deviation = np.maximum(
         np.sqrt(_array(layer.variance).astype(np.float64)), keras.config.epsilon()
     )
@@ -267,7 +267,6 @@ _LAYERS: dict[type, Callable[[Any, str], list[Step]]] = {
 
 
 def _array(tensor: Any) -> npt.NDArray[Any]:
-    # The values themselves, of whatever backend: NumPy warns about the way Keras converts its
-    # Variables.
+    # The value of any backend, because NumPy warns when it converts a Variable of Keras.
     array = as_array(getattr(tensor, "value", tensor), "weights")
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)

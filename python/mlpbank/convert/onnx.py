@@ -1,10 +1,9 @@
-"""ONNX: graphs that are a chain of layers, read; and a bank as one batched graph, written."""
+"""ONNX graphs that are a chain of layers, read step by step from the input to the output."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert._chain import Activate, Dense, Step, affine, batch_norm, require, unsupported
-from mlpbank.convert._native import unflattened
 from mlpbank.convert._onnx_activations import (
     ACTIVATIONS,
     ELEMENTWISE,
@@ -24,13 +21,14 @@ from mlpbank.convert._onnx_activations import (
     activation,
     activation_of,
 )
+from mlpbank.convert._onnx_evaluate import evaluate
 from mlpbank.convert._recognise import agrees
 from mlpbank.errors import InvalidValueError
 
 Array = npt.NDArray[Any]
 
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
-# The attributes of each operation that are looked at, or change nothing; any other is refused.
+# The attributes of each operation that are read or change no result. Any other is refused.
 _KNOWN: dict[str, set[str]] = {
     **{
         op: set()
@@ -47,9 +45,9 @@ _KNOWN: dict[str, set[str]] = {
     "Reshape": {"allowzero"},
     "Squeeze": {"axes"},
 }
-_LONGEST = 32  # nodes of an activation, by far
+_LONGEST = 32  # nodes; no activation has nearly as many
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
-# What exporters do to weights inside the graph. None of them makes anything larger.
+# Operations that exporters apply to weights inside the graph. None makes an array larger.
 _ON_CONSTANTS = {
     "Transpose",
     "Identity",
@@ -64,12 +62,12 @@ _ON_CONSTANTS = {
 
 
 def load(model: Any) -> Any:
-    """Return a ModelProto, given one, its bytes, or the path of an .onnx file.
+    """Return a ModelProto from a ModelProto, its bytes, or the path of an .onnx file.
 
     Raises
     ------
     ValueError
-        The bytes are no ONNX model, or the path has another suffix.
+        The file or bytes are no ONNX model, or the path has another suffix.
     OSError
         The file cannot be read.
     """
@@ -85,7 +83,7 @@ def load(model: Any) -> Any:
         return onnx.load_model_from_string(bytes(model)) if path is None else onnx.load(path)
     except OSError:
         raise
-    except Exception as error:  # protobuf's own, and the checks of external data
+    except Exception as error:  # of protobuf, or a check of external data
         raise InvalidValueError(
             f"{name}: expected an ONNX model, got {str(error) or type(error).__name__}"
         ) from error
@@ -97,21 +95,21 @@ def steps(model: Any) -> list[Step]:
     Raises
     ------
     UnsupportedLayerError
-        The graph is not such a chain, or has a node that is not supported; the message names it.
+        The graph is no such chain, or has an unsupported node. The message names it.
     ValueError
-        The model is not a valid one.
+        The model is not valid.
     """
     try:
         return _Graph(model).steps()
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:
-        # A node lacks an input or attribute, or has one of a wrong type: files are untrusted.
+        # Files are untrusted: a node may lack an input or attribute, or have a wrong type.
         raise InvalidValueError(
             f"expected a valid ONNX graph, got {type(error).__name__}: {error}"
         ) from error
 
 
 class _Graph:
-    """A graph on the way from its input to its output."""
+    """A graph that is walked from its input to its output."""
 
     def __init__(self, model: Any) -> None:
         graph = model.graph
@@ -129,7 +127,7 @@ class _Graph:
                 "", f"{own[0]} is a function of the model's own, which may compute anything"
             )
         self.constants: dict[str, Array] = {t.name: _to_array(t) for t in graph.initializer}
-        self.nodes: list[Any] = []  # those that rows pass through
+        self.nodes: list[Any] = []  # all but the nodes of constants
         for node in graph.node:
             if not self._fold_constant(node):
                 self.nodes.append(node)
@@ -140,7 +138,7 @@ class _Graph:
             )
         self.input, self.output = inputs[0].name, graph.output[0].name
         tensor = inputs[0].type.tensor_type
-        # Rows of a bank are flat; a model whose inputs are not may begin with Flatten, which leaves
+        # Rows of a bank are flat. A model with other inputs may begin with Flatten, which keeps
         # their order.
         self.flat = not tensor.HasField("shape") or len(tensor.shape.dim) == 2
         self.whole = tensor.elem_type not in (
@@ -149,12 +147,11 @@ class _Graph:
             TensorProto.BFLOAT16,
             TensorProto.UNDEFINED,
         )
-        self.width = math.prod(
-            dim.dim_value for dim in tensor.shape.dim[1:]
-        )  # of a row; 0 if that is not known
+        # Features of a row; 0 if unknown.
+        self.width = math.prod(dim.dim_value for dim in tensor.shape.dim[1:])
 
     def _fold_constant(self, node: Any) -> bool:
-        """Compute a node whose inputs are constants, and return whether it was one."""
+        """Compute a node if all its inputs are constants, and return whether they are."""
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             attributes = _attributes(node)
             kind, value = next(iter(attributes.items()), ("nothing", None))
@@ -169,7 +166,9 @@ class _Graph:
         if node.op_type in _ON_CONSTANTS and all(
             name in self.constants for name in node.input if name
         ):
-            self.constants[node.output[0]] = self._evaluate([node], node.output[0], {})
+            self.constants[node.output[0]] = evaluate(
+                [node], node.output[0], {}, self.constants, self.opsets
+            )
             return True
         return False
 
@@ -179,9 +178,8 @@ class _Graph:
         seen = set()
         while tensor != self.output:
             users = [node for node in self.nodes if tensor in node.input]
-            if (
-                tensor in seen or not users
-            ):  # a graph in a circle is no valid one, but files are untrusted
+            # A valid graph has no circle, but files are untrusted.
+            if tensor in seen or not users:
                 raise unsupported(
                     tensor, "leads nowhere: the output does not depend on the input through a chain"
                 )
@@ -202,7 +200,7 @@ class _Graph:
         return chain
 
     def _node(self, node: Any, tensor: str) -> list[Step] | None:
-        """Return what one node does to rows, None if it is not known by itself."""
+        """Return the steps of one node, or None if only several nodes together are known."""
         where, attributes = _where(node), _attributes(node)
         op = node.op_type
         if unknown := sorted(attributes.keys() - _KNOWN.get(op, attributes.keys())):
@@ -224,9 +222,8 @@ class _Graph:
             return [activation(op, attributes, where)]
         if op == "BatchNormalization":
             require(where, op, "spatial", attributes.get("spatial", 1), (1,))
-            if attributes.get("training_mode", 0) or any(
-                node.output[1:]
-            ):  # before opset 14, by its outputs
+            # Before opset 14, further outputs mean training mode.
+            if attributes.get("training_mode", 0) or any(node.output[1:]):
                 raise unsupported(where, "BatchNormalization is in training mode")
             gamma, beta, mean, variance = (self._constant(name, where) for name in node.input[1:5])
             return [batch_norm(mean, variance, gamma, beta, attributes.get("epsilon", 1e-5), where)]
@@ -258,9 +255,8 @@ class _Graph:
                 raise unsupported(where, f"Reshape to {shape} does more than flatten rows")
             self.flat = True
             return []
-        if (
-            op == "Squeeze" and node.output[0] == self.output
-        ):  # drops the dimension of a single output
+        # At the end, Squeeze drops the dimension of a single output.
+        if op == "Squeeze" and node.output[0] == self.output:
             axes = attributes.get("axes") or (
                 self._constant(node.input[1], where).tolist() if node.input[1:] else None
             )
@@ -320,9 +316,9 @@ class _Graph:
         return [affine(1.0 / value, 0.0, where)] if first else None
 
     def _region(self, tensor: str, users: list[Any]) -> tuple[Step, str]:
-        """Return the activation that several nodes make up, told by what they are, and their result's name.
+        """Return the activation that several nodes form, and the name of their result.
 
-        Before opset 20 there is no Gelu, and silu is x * Sigmoid(x): exporters write what there is.
+        Opsets below 20 have no Gelu, and silu is x * Sigmoid(x), so exporters write several nodes.
         """
         region: list[Any] = []
         names = {tensor}
@@ -345,49 +341,25 @@ class _Graph:
             live = {
                 name for name in names if name == self.output or any(name in n.input for n in later)
             }
-            if live == {node.output[0]}:  # everything came together here
+            if live == {node.output[0]}:  # all paths of the region join here
                 result = node.output[0]
                 found = activation_of(region, result, tensor, self.constants)
-                if found is not None and agrees(
-                    partial(self._region_of, region, result, tensor), found
-                ):
+                compute = partial(self._computed, region, result, tensor)
+                if found is not None and agrees(compute, found):
                     return Activate(found, _where(node)), result
         where = _where(users[0])
+        op = users[0].op_type
         if len(users) == 1 and region:
             raise unsupported(
-                where,
-                f"{users[0].op_type} is not supported, or not part of an activation mlpbank has",
+                where, f"{op} is not supported, or not part of an activation mlpbank has"
             )
         raise unsupported(
             where,
-            f"{users[0].op_type} begins what is neither a chain of layers nor an activation mlpbank has",
+            f"{op} begins what is neither a chain of layers nor an activation mlpbank has",
         )
 
-    def _region_of(self, region: list[Any], result: str, tensor: str, x: Array) -> Array:
-        return self._evaluate(region, result, {tensor: x})
-
-    def _evaluate(self, nodes: list[Any], result: str, inputs: dict[str, Array]) -> Array:
-        """Return what nodes compute from inputs and constants, in float64 where constants are floating-point."""
-        from onnx.reference import ReferenceEvaluator
-
-        given = dict(inputs)
-        for node in nodes:
-            given |= {name: self.constants[name] for name in node.input if name in self.constants}
-        if inputs:
-            given = {
-                name: a.astype(np.float64) if a.dtype.kind == "f" else a
-                for name, a in given.items()
-            }
-        # A Cast to float32 would not fit the float64 of the others.
-        kept = [_without_cast(node) for node in nodes] if inputs else nodes
-        values = [
-            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), None)
-            for n, a in given.items()
-        ]
-        out = helper.make_tensor_value_info(result, TensorProto.UNDEFINED, None)
-        graph = helper.make_graph(kept, "part", values, [out])
-        model = helper.make_model(graph, opset_imports=self.opsets)
-        return np.asarray(ReferenceEvaluator(model).run(None, given)[0])
+    def _computed(self, region: list[Any], result: str, tensor: str, x: Array) -> Array:
+        return evaluate(region, result, {tensor: x}, self.constants, self.opsets)
 
     def _constant(self, name: str, where: str) -> Array:
         if name not in self.constants:
@@ -406,85 +378,21 @@ def _attributes(node: Any) -> dict[str, Any]:
 def _to_array(tensor: Any) -> Array:
     if tensor.data_location == TensorProto.EXTERNAL:
         raise InvalidValueError(
-            f"{tensor.name}: expected data inside the model, got a reference to a file; pass the path"
+            f"{tensor.name}: expected data inside the model, got a reference to a file; "
+            "pass the path"
         )
     array: Array = numpy_helper.to_array(tensor)
     return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
 def _row(array: Array, where: str) -> Array:
-    """Return a constant that is added to rows without the dimensions of size 1 in front."""
+    """Return a constant for each feature, without leading dimensions of size 1."""
     if any(size != 1 for size in array.shape[:-1]):
         raise unsupported(where, f"expected a constant for each feature, got shape {array.shape}")
     return array.reshape(array.shape[-1:])
 
 
-def _without_cast(node: Any) -> Any:
-    return helper.make_node("Identity", node.input, node.output) if node.op_type == "Cast" else node
-
-
 def _scaler(attributes: dict[str, Any], where: str) -> Step:
-    """Return scikit-learn's scalers as skl2onnx writes them: (x - offset) * scale."""
+    """Return the step of a scaler as skl2onnx writes it: (x - offset) * scale."""
     scale = np.asarray(attributes.get("scale", [1.0]), np.float64)
     return affine(scale, -np.asarray(attributes.get("offset", [0.0]), np.float64) * scale, where)
-
-
-# What each activation is in opset 20, as nodes from x to y.
-_NODES: dict[Activation, list[tuple[str, list[str], str, dict[str, Any]]]] = {
-    Activation.RELU: [("Relu", ["x"], "y", {})],
-    Activation.TANH: [("Tanh", ["x"], "y", {})],
-    Activation.SIGMOID: [("Sigmoid", ["x"], "y", {})],
-    Activation.LEAKY_RELU: [("LeakyRelu", ["x"], "y", {"alpha": 0.01})],
-    Activation.ELU: [("Elu", ["x"], "y", {"alpha": 1.0})],
-    Activation.GELU: [("Gelu", ["x"], "y", {"approximate": "none"})],
-    Activation.GELU_TANH: [("Gelu", ["x"], "y", {"approximate": "tanh"})],
-    Activation.SILU: [("Sigmoid", ["x"], "share", {}), ("Mul", ["x", "share"], "y", {})],
-    Activation.SOFTPLUS: [("Softplus", ["x"], "y", {})],
-    Activation.SOFTMAX: [("Softmax", ["x"], "y", {"axis": -1})],
-}
-_LARGEST = 2**31 - 2**20  # protobuf holds 2 GiB; some room for the nodes
-
-
-def export(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
-    """Return stacked models as one graph; see `mlpbank.convert.to_onnx`."""
-    arrays, _ = unflattened(weights, architecture, stacked=True)
-    n = len(arrays["layer_0"])
-    if (size := sum(array.nbytes for array in arrays.values())) > _LARGEST:
-        raise InvalidValueError(
-            f"weights: expected at most 2 GiB, as an ONNX file can hold, got {size / 2**30:.1f} GiB"
-        )
-    nodes, initializers = [], []
-    x = "input"
-    for i, layer in enumerate(architecture.layers):
-        name = f"layer_{i}"
-        for key, array in (
-            (f"{name}.weight", arrays[name]),
-            (f"{name}.bias", arrays[f"{name}.bias"][:, None, :]),
-        ):
-            initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), key))
-        nodes.append(
-            helper.make_node("MatMul", [x, f"{name}.weight"], [f"{name}.product"], f"{name}.MatMul")
-        )
-        nodes.append(
-            helper.make_node(
-                "Add", [f"{name}.product", f"{name}.bias"], [f"{name}.sum"], f"{name}.Add"
-            )
-        )
-        x = f"{name}.sum"
-        for op, inputs, output, attributes in _NODES.get(layer.activation, ()):
-            names = {"x": f"{name}.sum", "y": f"{name}.output", "share": f"{name}.share"}
-            given = [names[part] for part in inputs]
-            nodes.append(helper.make_node(op, given, [names[output]], f"{name}.{op}", **attributes))
-            x = names["y"]
-    nodes.append(helper.make_node("Identity", [x], ["output"], "output"))
-    rows = helper.make_tensor_value_info(
-        "input", TensorProto.FLOAT, [n, "rows", architecture.input_size]
-    )
-    result = helper.make_tensor_value_info(
-        "output", TensorProto.FLOAT, [n, "rows", architecture.output_size]
-    )
-    graph = helper.make_graph(nodes, "mlpbank", [rows], [result], initializers)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9, producer_name="mlpbank"
-    )
-    return model

@@ -1,8 +1,7 @@
-"""Scalers of inputs and outputs, folded into the first and the last layer so that they cost nothing at prediction.
+"""Scalers of inputs and outputs, folded into layers so that they cost nothing at prediction.
 
-A scaler is a pair ``(mean, scale)``: inputs are ``(x - mean) / scale``, outputs ``y * scale +
-mean``. Fitted scalers of scikit-learn that do such a thing are taken as well, known by their
-classes.
+A scaler is a pair ``(mean, scale)``. Inputs become ``(x - mean) / scale``, outputs ``y * scale +
+mean``. Fitted scalers of scikit-learn that are affine are recognised by their classes.
 """
 
 from __future__ import annotations
@@ -34,28 +33,28 @@ def fold_scalers(
     Parameters
     ----------
     architecture : Architecture
-        Of one model, or of all that are stacked.
+        The architecture of the models.
     weights : mapping of str to array
-        What `BatchedWeights.load` or `BatchedWeights.load_stacked` takes: ``"layer_<i>"`` (in, out)
-        or (N, in, out), flat or not, ``"layer_<i>.bias"`` (out,) or (N, out), zeros where it is
-        missing.
+        As `BatchedWeights.load` or `BatchedWeights.load_stacked` takes them: ``"layer_<i>"`` (in,
+        out) or (N, in, out), flat or not; ``"layer_<i>.bias"`` (out,) or (N, out), optional.
     input_scaler : (mean, scale) or fitted scaler, optional
-        Each a number or (in,); for stacked weights also (N, in), a scaler for each model. The
-        models were trained on ``(x - mean) / scale`` and shall be given x.
+        Mean and scale are a number or (in,) each. For stacked weights they may also be (N, in), a
+        scaler for each model. The models were trained on ``(x - mean) / scale``; the returned
+        weights take x.
     output_scaler : (mean, scale) or fitted scaler, optional
-        As above, with out for in. The models' outputs y become ``y * scale + mean``.
+        As above, with out instead of in. The outputs y of the models become ``y * scale + mean``.
 
     Returns
     -------
     dict of str to float32 array
-        Weights and biases of every layer, not flat, all of them copies. What changes is computed in
+        Copies of the weights and biases of every layer, not flat. Changed arrays are computed in
         float64 and rounded once.
 
     Raises
     ------
     ValueError
-        An output scaler meets a last activation other than "none"; a scale is 0 or not finite; a
-        shape does not fit; a scaler is none that is known.
+        There is an output scaler but the last activation is not "none", a scale is 0 or not
+        finite, a shape does not fit, or a scaler is unknown.
     KeyError, TypeError
         `weights` lacks a layer, or a scaler is neither a pair nor a fitted scaler.
     """
@@ -72,8 +71,9 @@ def fold_scalers(
         last = len(architecture.layers) - 1
         activation = architecture.layers[last].activation
         if activation is not Activation.NONE:
+            got = repr(activation.value)
             raise InvalidValueError(
-                f"output_scaler: expected a last layer with activation 'none', got {activation.value!r}"
+                f"output_scaler: expected a last layer with activation 'none', got {got}"
             )
         matrix = folded[f"layer_{last}"]
         mean, scale = _fitting(
@@ -86,21 +86,26 @@ def fold_scalers(
 
 @in_default_mode
 def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Float64Array]:
-    """Return a scaler as ``(mean, scale)`` in float64, transforming meaning ``(x - mean) / scale``.
+    """Return a scaler as ``(mean, scale)``, so that it transforms x to ``(x - mean) / scale``.
 
     Parameters
     ----------
     scaler : (mean, scale) or object
-        A pair of numbers or arrays; or of scikit-learn a fitted StandardScaler, MinMaxScaler,
+        A pair of numbers or arrays, or of scikit-learn: a fitted StandardScaler, MinMaxScaler,
         MaxAbsScaler or RobustScaler, a FunctionTransformer without functions, or a Pipeline of
-        them.
+        these.
     name : str
-        What messages call it.
+        Its name in messages.
+
+    Returns
+    -------
+    mean, scale : float64 array
+        Each () or (in,), or another shape if a pair has it.
 
     Raises
     ------
     TypeError, ValueError
-        It is none of these, not fitted, clips, or its scale has a 0 or is not finite.
+        It is none of these, is not fitted, or clips, or its scale has a 0 or is not finite.
     """
     if isinstance(scaler, (tuple, list)):
         if len(scaler) != 2:
@@ -121,14 +126,17 @@ def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Flo
 
 
 def sklearn_class(estimator: Any) -> str:
-    """Return the name of an object's class if that is scikit-learn's own, by identity: a subclass could do anything."""
+    """Return the name of an object's class if scikit-learn defines it, else "".
+
+    The class is compared by identity, because a subclass could compute anything.
+    """
     kind = type(estimator)
     module = sys.modules.get(f"sklearn.{_MODULES.get(kind.__name__)}")
     return kind.__name__ if getattr(module, kind.__name__, None) is kind else ""
 
 
 def own_method(estimator: Any) -> str:
-    """Return the name of a method that was put in place of one of scikit-learn's, "" if there is none."""
+    """Return the name of a method that replaces one of scikit-learn's, "" if there is none."""
     kind = type(estimator)
     own = [name for name in vars(estimator) if callable(getattr(kind, name, None))]
     own += [name for name in _METHODS if not _of_sklearn(getattr(kind, name, None))]
@@ -165,7 +173,8 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
     known = kind in _ATTRIBUTES or kind in ("FunctionTransformer", "Pipeline")
     if not known:
         raise InvalidValueError(
-            f"{name}: {type(scaler).__name__} is no scaler that is known, it may compute anything; {_WAY_OUT}"
+            f"{name}: {type(scaler).__name__} is no scaler that is known, it may compute anything; "
+            f"{_WAY_OUT}"
         )
     if method := own_method(scaler):
         raise InvalidValueError(
@@ -175,7 +184,8 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
         for option in ("func", "inverse_func"):
             if getattr(scaler, option) is not None:
                 raise InvalidValueError(
-                    f"{name}: FunctionTransformer has a {option}, which may compute anything; {_WAY_OUT}"
+                    f"{name}: FunctionTransformer has a {option}, which may compute anything; "
+                    f"{_WAY_OUT}"
                 )
         return np.array(0.0), np.array(1.0)
     if kind == "Pipeline":
@@ -184,7 +194,7 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
         raise InvalidValueError(f"{name}: expected a fitted {kind}, got one that is not")
     if getattr(scaler, "clip", False):
         raise InvalidValueError(f"{name}: {kind} with clip=True is not affine")
-    # Options say what is used, whatever was fitted: StandardScaler has the means all the same.
+    # Options decide, not fitted attributes: StandardScaler has means also without with_mean.
     used = (all(getattr(scaler, option, True) for option in options) for options in _OPTIONS)
     parts = (
         getattr(scaler, part) if part and use else None
@@ -197,15 +207,14 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
     return (-offset / scale, 1.0 / scale) if kind == "MinMaxScaler" else (offset, scale)
 
 
-# Where scikit-learn's scalers keep what they subtract and what they divide by; MinMaxScaler
-# multiplies, then adds.
+# The attributes that scalers subtract and divide by. MinMaxScaler multiplies, then adds.
 _ATTRIBUTES = {
     "StandardScaler": ("mean_", "scale_"),
     "RobustScaler": ("center_", "scale_"),
     "MaxAbsScaler": (None, "scale_"),
     "MinMaxScaler": ("min_", "scale_"),
 }
-# The options that switch subtracting and dividing off.
+# The options that switch off subtracting and dividing.
 _OPTIONS = (("with_mean", "with_centering"), ("with_std", "with_scaling"))
 
 
@@ -233,4 +242,4 @@ def _fitting(
         if part.shape not in shapes:
             wanted = " or ".join(str(shape) for shape in shapes[1:])
             raise InvalidValueError(f"{name}: expected {what} of shape {wanted}, got {part.shape}")
-    return mean + np.zeros(size), scale + np.zeros(size)  # a number is one for every feature
+    return mean + np.zeros(size), scale + np.zeros(size)  # one for every feature

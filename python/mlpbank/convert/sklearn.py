@@ -1,4 +1,4 @@
-"""scikit-learn: MLPRegressor, MLPClassifier, Pipelines of scalers and one of them, TransformedTargetRegressor."""
+"""scikit-learn: MLPRegressor, MLPClassifier, Pipelines to one, TransformedTargetRegressor."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _OUTPUT = {
 
 
 def steps(estimator: Any, where: str = "") -> list[Step]:
-    """Return what ``predict`` (of a regressor) or ``predict_proba`` (of a classifier) computes.
+    """Return the steps of a regressor's ``predict`` or a classifier's ``predict_proba``.
 
     Raises
     ------
     UnsupportedLayerError
-        An estimator or transformer that is not a chain of scalers and dense layers.
+        The estimator is no chain of scalers and dense layers.
     ValueError
         An estimator is not fitted.
     """
@@ -64,7 +64,7 @@ _SUPPORTED = "an MLPRegressor, an MLPClassifier or a Pipeline to one is"
 
 
 def _predicts_numbers(estimator: Any) -> bool:
-    """Return whether what a bank computes of an estimator is its ``predict``: of a classifier it is not."""
+    """Return whether the steps of an estimator are its ``predict``. A classifier's are not."""
     kind = sklearn_class(estimator)
     if kind == "Pipeline":
         return _predicts_numbers(estimator.steps[-1][1])
@@ -76,7 +76,7 @@ def _predicts_numbers(estimator: Any) -> bool:
 def _network(network: Any, where: str) -> list[Step]:
     matrices = list(_fitted(network, "coefs_", where))
     biases = list(network.intercepts_)
-    if not network.n_layers_ - 1 == len(matrices) == len(biases):  # predict goes by n_layers_
+    if not network.n_layers_ - 1 == len(matrices) == len(biases):  # predict uses n_layers_
         got = f"{len(matrices)} matrices and {len(biases)} biases"
         raise unsupported(
             where, f"expected {network.n_layers_ - 1} of coefs_ and of intercepts_, got {got}"
@@ -88,7 +88,7 @@ def _network(network: Any, where: str) -> list[Step]:
         raise unsupported(where, f"activation {network.activation!r} is not supported")
     activation = _OUTPUT[output]
     if output == "logistic" and network.n_outputs_ == 1:
-        # Two classes. predict_proba gives both, and sigmoid(z) is the second of softmax([0, z]).
+        # Two classes: predict_proba returns both, and sigmoid(z) is the second of softmax([0, z]).
         matrices[-1] = np.concatenate([np.zeros_like(matrices[-1]), matrices[-1]], axis=1)
         biases[-1] = np.concatenate([np.zeros_like(biases[-1]), biases[-1]])
         activation = Activation.SOFTMAX
@@ -123,14 +123,13 @@ def _scaler(transformer: Any, where: str) -> Affine:
 
 
 def _target(transformer: Any, where: str) -> Affine:
-    """Return the inverse of a transformer: what makes predictions of the network's outputs."""
+    """Return the inverse of a transformer, which turns outputs of the network into predictions."""
     forward = _scaler(transformer, where)
     return affine(1.0 / forward.scale, -forward.shift / forward.scale, where)
 
 
 def _fitted(estimator: Any, attribute: str, where: str) -> Any:
     if not hasattr(estimator, attribute):
-        raise InvalidValueError(
-            f"{where + ': ' if where else ''}expected a fitted {type(estimator).__name__}, got one that is not"
-        )
+        place, name = where + ": " if where else "", type(estimator).__name__
+        raise InvalidValueError(f"{place}expected a fitted {name}, got one that is not")
     return getattr(estimator, attribute)

@@ -31,20 +31,21 @@ def steps(module: Any, where: str = "", plans: Plans | None = None) -> list[Step
     ----------
     module : torch.nn.Module
     where : str
-        Where it stands, for messages.
+        Its place, for messages.
     plans : dict, optional
-        The same one for all modules of one import: traced forwards are kept in it.
+        Keeps traced forwards. Pass one dict for all modules of one call.
 
     Raises
     ------
     UnsupportedLayerError
-        The module is not such a chain, or has a layer that is not supported.
+        The module is no such chain, or has an unsupported layer.
     """
     for name in _GLOBAL_HOOKS:
         if getattr(nn.modules.module, name, None):
             raise unsupported(
                 where,
-                f"PyTorch has hooks for every module ({name}), which may do anything; remove them first",
+                f"PyTorch has hooks for every module ({name}), which may do anything; "
+                "remove them first",
             )
     chain: list[Step] = []
     collect(module, where, chain, {} if plans is None else plans)
@@ -67,11 +68,10 @@ _GLOBAL_HOOKS = (
 
 
 def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
-    """Append a module's steps to a chain."""
+    """Append the steps of a module to a chain."""
     kind = type(module)
-    if kind.__name__ == "OptimizedModule" and kind.__module__.startswith(
-        "torch."
-    ):  # what torch.compile returns
+    # torch.compile returns an OptimizedModule.
+    if kind.__name__ == "OptimizedModule" and kind.__module__.startswith("torch."):
         compiled = module.__dict__.get("forward")
         usual = (
             hasattr(compiled, "_torchdynamo_orig_callable")
@@ -89,7 +89,7 @@ def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
         or "_call_impl" in own
     ):
         raise _hooked(module, where)
-    read = _LAYERS.get(kind)  # exact types first: this runs for every layer of every model
+    read = _LAYERS.get(kind)  # exact types first, because this runs for all layers of all models
     if read is None:
         read = (
             _parametrized(module, where)
@@ -169,9 +169,10 @@ _LAYERS: dict[Any, _Reader] = {
 }
 
 
-# Their forwards as PyTorch has them: others may be put in their place.
+# The forwards of PyTorch, to notice if a program replaces one.
 _FORWARDS: dict[Any, Any] = {kind: kind.forward for kind in _LAYERS}
-# What layers are read by, and what a subclass may define without computing anything else.
+# _READ: attributes by which layers are read. _IDLE: attributes that a subclass may define without
+# a change of what it computes.
 _READ = {"weight", "bias", "running_mean", "running_var", "training", "eps", "start_dim", "end_dim"}
 _READ = _READ.union(*OPTIONS.values())
 _IDLE = {
@@ -209,7 +210,7 @@ _IDLE |= {
 
 
 def _inherited(kind: Any) -> _Reader | None:
-    """Return how to read a subclass that has nothing of its own where its base computes."""
+    """Return the reader of a subclass that computes the same as its base, else None."""
     for i, base in enumerate(kind.__mro__):
         if base in _LAYERS:
             known = _READ.union(dir(base)) - _IDLE
@@ -219,7 +220,7 @@ def _inherited(kind: Any) -> _Reader | None:
 
 
 def _parametrized(module: Any, where: str) -> _Reader | None:
-    """Return how to read a module whose parameters are computed by functions of PyTorch's own."""
+    """Return the reader of a module whose parameters functions of PyTorch compute."""
     for name, functions in module.parametrizations.items():
         if (
             functions._forward_hooks
@@ -232,8 +233,8 @@ def _parametrized(module: Any, where: str) -> _Reader | None:
             if not type(function).__module__.startswith("torch.nn.utils."):
                 raise unsupported(
                     where,
-                    f"{place} may compute anything; torch.nn.utils.parametrize.remove_parametrizations makes it a "
-                    f"parameter",
+                    f"{place} may compute anything; "
+                    "torch.nn.utils.parametrize.remove_parametrizations makes it a parameter",
                 )
             if function.training and type(function).__name__ == "_SpectralNorm":
                 raise unsupported(where, f"{place} is in training mode; call model.eval() first")
@@ -243,9 +244,7 @@ def _parametrized(module: Any, where: str) -> _Reader | None:
                 or "forward" in function.__dict__
             ):
                 raise _hooked(function, join(where, name))
-    return _inherited(
-        type(module).__mro__[1]
-    )  # the class that PyTorch made for this module comes first
+    return _inherited(type(module).__mro__[1])  # after the class that PyTorch made for the module
 
 
 def _hooked(module: Any, where: str) -> Exception:

@@ -1,6 +1,7 @@
-"""Micro-batching: many small requests of asyncio tasks, computed in one call."""
+"""Micro-batching: small requests of many asyncio tasks, computed together in few calls."""
 
-from mlpbank.serving._batcher import MicroBatcher, QueueFullError
+from mlpbank.errors import QueueFullError
+from mlpbank.serving._batcher import MicroBatcher
 from mlpbank.serving._statistics import Quantiles, Statistics
 
 __all__ = ["MicroBatcher", "Quantiles", "QueueFullError", "Statistics"]

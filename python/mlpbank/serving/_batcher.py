@@ -1,4 +1,4 @@
-"""MicroBatcher: requests of many asyncio tasks, for different models, computed in one call."""
+"""MicroBatcher: the queue of requests, and when a batch of them is computed."""
 
 from __future__ import annotations
 
@@ -9,83 +9,70 @@ from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mlpbank._arrays import as_float32
 from mlpbank.architecture import positive_int
 from mlpbank.bank import Bank
-from mlpbank.errors import (
-    InvalidStateError,
-    InvalidTypeError,
-    InvalidValueError,
-    QueueFullError,
-    UnknownModelError,
-)
-from mlpbank.serving._statistics import Quantiles, Statistics, Window
-from mlpbank.typing import Float32Array, Key
-
-__all__ = ["MicroBatcher", "Quantiles", "QueueFullError", "Statistics"]
-
-
-class _Request(NamedTuple):
-    """What waits for an answer."""
-
-    key: Key
-    x: Float32Array  # (input_size,) or (rows, input_size)
-    rows: int
-    arrived: float
+from mlpbank.errors import InvalidStateError, InvalidTypeError, InvalidValueError, QueueFullError
+from mlpbank.serving._answers import Request, answers_of
+from mlpbank.serving._statistics import Statistics, Window
+from mlpbank.typing import Float32Array, Key, Missing
 
 
 @dataclass(eq=False)
 class _Batch:
-    """What is computed at once."""
+    """Requests that are computed together."""
 
-    requests: dict[asyncio.Future[Float32Array], _Request]
+    requests: dict[asyncio.Future[Float32Array], Request]
     rows: int
     began: float
     answers: Sequence[Float32Array | BaseException] | None = None
-    job: Future[None] | None = None  # where the worker computes it
+    job: Future[None] | None = None  # set if the worker computes it
 
 
 @dataclass(eq=False)
 class _Look:
-    """A look at the queue that is to come."""
+    """A scheduled look at the queue."""
 
-    waiting: int  # rows in the queue when it was asked for
+    waiting: int  # rows in the queue when it was scheduled
     deadline: float
 
 
 class MicroBatcher:
-    """Combines the requests of many asyncio tasks into few calls, whichever models they are for.
+    """Combines the requests of many asyncio tasks, for any models, into few calls.
 
     Parameters
     ----------
     bank : Bank
-        It may change while this runs, and may be replaced by another: ``batcher.bank =
+        It may change while the batcher runs. Another bank may replace it: ``batcher.bank =
         Bank.open(...)``.
     max_batch : int
-        Rows of a batch. Only a request that has more by itself makes a larger one.
+        The most rows of a batch. A single request with more rows is a batch of its own.
     max_wait : float
-        Seconds that a request waits, at most, for others to come. It waits only as long as each
-        pass of the event loop brings further requests: if the loop has nothing else to do, waiting
-        would make nothing faster.
+        The most seconds that a request waits for others. It waits only while each pass of the event
+        loop brings new requests: in an idle loop, waiting would gain nothing.
     max_queue : int
-        Rows that may wait; a request beyond raises `QueueFullError`.
+        The most rows that wait. A further request raises `QueueFullError`.
     inline_work : int
-        Batches of up to this many multiply-adds are computed in the event loop's thread, larger
-        ones in a worker thread, one at a time, while the loop goes on. The default takes the loop
-        some half a millisecond; 0 leaves all to the worker.
+        Batches of up to this many multiply-adds are computed in the thread of the event loop. A
+        worker thread computes larger ones, one at a time, while the loop goes on. The default takes
+        about half a millisecond of the loop; 0 gives all batches to the worker.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit.
 
     Notes
     -----
-    A request that cannot be answered, be it that its model is unknown or that its rows do not fit,
-    fails alone. Results have the same bits as those of `Bank.predict`. All calls have to come from
-    one event loop.
+    A request that cannot be answered fails alone: an unknown model, rows of a wrong shape. Results
+    are bit-identical to those of `Bank.predict`. All calls must come from one event loop.
 
     For single rows and models of a few thousand weights, ``bank.predict(key, x)`` in the event loop
-    takes microseconds, less than any hand-over; docs/serving.md says from where on batching pays.
+    takes microseconds, less than a hand-over. docs/serving.md says when batching pays.
 
     Examples
     --------
@@ -94,7 +81,8 @@ class MicroBatcher:
     >>> bank["sum"], bank["difference"] = {"layer_0": [1, 1]}, {"layer_0": [1, -1]}
     >>> async def main():
     ...     async with MicroBatcher(bank) as batcher:
-    ...         return await asyncio.gather(batcher.predict("sum", [5, 3]), batcher.predict("difference", [5, 3]))
+    ...         calls = [batcher.predict(key, [5, 3]) for key in ("sum", "difference")]
+    ...         return await asyncio.gather(*calls)
     >>> asyncio.run(main())
     [array([8.], dtype=float32), array([2.], dtype=float32)]
     """
@@ -121,14 +109,14 @@ class MicroBatcher:
         self._inline_work = inline_work
 
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._queue: dict[asyncio.Future[Float32Array], _Request] = {}  # in the order of arrival
+        self._queue: dict[asyncio.Future[Float32Array], Request] = {}  # in the order of arrival
         self._waiting = 0  # rows in the queue
-        # An exception of a signal handler may come between any two lines, and before the first line
-        # of what the loop calls. So a request leaves the queue only for the batch, the batch is
-        # there until all is answered, the loop calls everything twice, and what was done before
-        # does nothing.
+        # A signal handler may raise between any two lines, also before the first line of a callback
+        # of the loop. So a request leaves the queue only for the batch, and the batch stays until
+        # all its requests are answered. Every callback is scheduled twice, and does nothing if its
+        # work is done already.
         self._batch: _Batch | None = None
-        self._look: _Look | None = None  # None: no call of _check is to come
+        self._look: _Look | None = None  # None if no call of _check is scheduled
         self._closed = False
         self._executor: ThreadPoolExecutor | None = None
 
@@ -151,7 +139,7 @@ class MicroBatcher:
 
     @property
     def bank(self) -> Bank:
-        """The bank that answers. Another of the same input and output size may take its place at any time."""
+        """The bank that answers. It may be replaced by one of the same input and output size."""
         return self._bank
 
     @bank.setter
@@ -165,21 +153,27 @@ class MicroBatcher:
                 )
         self._bind(bank)
 
-    def predict(self, key: Key, x: Any) -> Coroutine[Any, Any, Float32Array]:
-        """Send rows through the model of a key, together with what other tasks ask for.
+    def predict(
+        self, key: Key, x: Any, *, missing: Missing | None = None
+    ) -> Coroutine[Any, Any, Float32Array]:
+        """Send rows through the model of a key, together with the requests of other tasks.
 
         Parameters
         ----------
         key : str or int
         x : array_like of real numbers
             (input_size,) or (rows, input_size). Copied at once: it may change as soon as this
-            returns, before the answer is awaited.
+            method returns, before the answer is awaited.
+        missing : {"error", "nan", "fallback"}, optional
+            What to do about an unknown key, as for `Bank.predict`: raise, return NaN, or use the
+            fallback model, which is the default if the bank has one. Requests with different
+            values are computed in different calls.
 
         Returns
         -------
         coroutine
-            Of a float32 array, (output_size,) or (rows, output_size). What follows is raised when
-            it is awaited.
+            Of a float32 array, (output_size,) or (rows, output_size). It raises the errors below
+            when it is awaited.
 
         Raises
         ------
@@ -188,23 +182,27 @@ class MicroBatcher:
         QueueFullError
             Too many rows wait already.
         TypeError, ValueError
-            An argument does not fit; the message says what was expected and what came.
+            An argument does not fit.
         RuntimeError
             The batcher is closed, or belongs to another event loop.
         """
         try:
             rows = as_float32(x, "x")
-            if type(x) is not list:  # whose array is new; that of any other object may be its own
+            if type(x) is not list:  # the array of a list is new, others may share memory with x
                 rows = rows.copy()
         except Exception as error:
-            return self._predict(key, error)
-        return self._predict(key, rows)
+            return self._predict(key, error, missing)
+        return self._predict(key, rows, missing)
 
-    async def _predict(self, key: Key, x: Float32Array | Exception) -> Float32Array:
+    async def _predict(
+        self, key: Key, x: Float32Array | Exception, missing: Missing | None
+    ) -> Float32Array:
         if type(key) is not self._key_type:
             self._bank._slot_map.check(key)
         if isinstance(x, Exception):
             raise x
+        if missing is not None:
+            self._bank._checked_missing(missing)
         shape, rows = x.shape, 1
         if shape != self._row_shape:
             if len(shape) != 2 or shape[1:] != self._row_shape:
@@ -214,14 +212,14 @@ class MicroBatcher:
                 )
             rows = shape[0]
             if rows == 0:
-                return self._bank.predict(key, x)
+                return self._bank.predict(key, x, missing=missing)
         loop = asyncio.get_running_loop()
         if loop is not self._loop or self._closed or self._waiting + rows > self._max_queue:
             self._admit(loop, rows)
         future: asyncio.Future[Float32Array] = loop.create_future()
         now = time.perf_counter()
         try:
-            self._queue[future] = _Request(key, x, rows, now)
+            self._queue[future] = Request(key, x, rows, now, missing)
             self._waiting += rows
             if self._look is None:
                 self._look_soon(now + self._max_wait)
@@ -234,12 +232,12 @@ class MicroBatcher:
             if (request := self._queue.pop(future, None)) is not None:
                 self._waiting -= request.rows
             if not future.cancel() and not future.cancelled():
-                # The error came just before the cancellation: nobody will ask for it
+                # The future has an error, which asyncio would report as never retrieved.
                 future.exception()
             raise
 
     def _admit(self, loop: asyncio.AbstractEventLoop, rows: int) -> None:
-        """Raise if a request must not wait."""
+        """Raise if the batcher cannot take a request of so many rows."""
         if self._closed:
             raise InvalidStateError("MicroBatcher: closed")
         if self._loop is None:
@@ -250,8 +248,7 @@ class MicroBatcher:
             )
         if not self._queue:
             self._waiting = 0
-        # A request larger than the whole queue is taken if nothing else waits: otherwise it never
-        # would be.
+        # A request larger than the whole queue is taken if no other waits. Else it never would be.
         if self._waiting and self._waiting + rows > self._max_queue:
             self._refused += 1
             raise QueueFullError(
@@ -259,15 +256,15 @@ class MicroBatcher:
             )
 
     def _look_soon(self, deadline: float) -> None:
-        """Let `_check` run in the next pass of the loop."""
+        """Schedule `_check` for the next pass of the loop."""
         assert self._loop is not None
         look = _Look(self._waiting, deadline)
         self._loop.call_soon(self._check, look)
         self._loop.call_soon(self._check, look)
-        self._look = look  # last: without both calls it is not to come
+        self._look = look  # last, because it says that both calls are scheduled
 
     def _check(self, look: _Look) -> None:
-        """Start a batch if this pass of the loop brought nothing new, or the time is over; otherwise look again."""
+        """Start a batch if no new request came or the deadline has passed, else look again."""
         if self._look is not look:
             return
         if self._batch is not None and self._batch.job is None:
@@ -279,11 +276,11 @@ class MicroBatcher:
         if self._queue and self._batch is None:
             self._look_soon(look.deadline)
         else:
-            self._look = None  # nothing to do, or _finish will see to it
+            self._look = None  # the queue is empty, or _finish will look again
 
     def _start_batch(self) -> None:
-        """Take the oldest requests, as many as fit a batch, and compute them here or in the worker."""
-        taken: dict[asyncio.Future[Float32Array], _Request] = {}
+        """Take the oldest requests that fit a batch, and compute them here or in the worker."""
+        taken: dict[asyncio.Future[Float32Array], Request] = {}
         rows = 0
         if self._waiting <= self._max_batch:
             taken, rows = self._queue, self._waiting
@@ -303,17 +300,17 @@ class MicroBatcher:
         if rows * self._row_work > self._inline_work:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, "mlpbank-batcher")
-            with contextlib.suppress(RuntimeError):  # no thread to be had: compute here
+            with contextlib.suppress(RuntimeError):  # the system gives no thread: compute here
                 batch.job = self._executor.submit(self._work, self._bank, batch)
                 return
-        batch.answers = _predict(self._bank, list(taken.values()))
+        batch.answers = answers_of(self._bank, list(taken.values()))
         self._answer(batch)
 
     def _work(self, bank: Bank, batch: _Batch) -> None:
         """Compute a batch in the worker, where no signal handler runs."""
         assert self._loop is not None
         try:
-            batch.answers = _predict(bank, list(batch.requests.values()))
+            batch.answers = answers_of(bank, list(batch.requests.values()))
         except BaseException as error:
             batch.answers = [error] * len(batch.requests)
         with contextlib.suppress(RuntimeError):  # the loop was closed
@@ -321,7 +318,7 @@ class MicroBatcher:
             self._loop.call_soon_threadsafe(self._finish, batch)
 
     def _finish(self, batch: _Batch) -> None:
-        """Hand out what the worker computed, and go on with what came meanwhile."""
+        """Deliver the answers of the worker, and look at the requests that came meanwhile."""
         if self._batch is not batch:
             return
         if self._queue and self._look is None:
@@ -329,7 +326,7 @@ class MicroBatcher:
         self._answer(batch)
 
     def _take_back(self, batch: _Batch) -> None:
-        """Put what is not answered into the queue again: an exception came before it was."""
+        """Return unanswered requests to the queue after an exception interrupted their batch."""
         both = batch.requests | self._queue
         self._queue = {future: request for future, request in both.items() if not future.done()}
         self._waiting = sum(request.rows for request in self._queue.values())
@@ -360,11 +357,11 @@ class MicroBatcher:
 
     @property
     def batches(self) -> int:
-        """How many batches were computed."""
+        """Number of batches computed so far."""
         return self._batches
 
     def statistics(self) -> Statistics:
-        """Return what happened so far; it takes some hundred microseconds."""
+        """Return counts and latencies so far. It takes about a hundred microseconds."""
         return Statistics(
             requests=self._requests,
             rows=self._rows,
@@ -380,7 +377,10 @@ class MicroBatcher:
         )
 
     async def aclose(self) -> None:
-        """Refuse new requests, answer those that were accepted, and end the worker. Calling it again is harmless."""
+        """Refuse new requests, answer the accepted ones, and end the worker.
+
+        Further calls do nothing.
+        """
         self._closed = True
         while self._queue or self._batch is not None:
             batch = self._batch
@@ -406,30 +406,3 @@ class MicroBatcher:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
-
-
-def _predict(bank: Bank, requests: list[_Request]) -> list[Float32Array | Exception]:
-    """Return the answer to each request, or its error."""
-    try:
-        if all(request.x.ndim == 1 for request in requests):
-            x = np.concatenate([request.x for request in requests]).reshape(len(requests), -1)
-            return list(bank.predict([request.key for request in requests], x))
-        keys = [request.key for request in requests for _ in range(request.rows)]
-        y = bank.predict(keys, np.concatenate([np.atleast_2d(request.x) for request in requests]))
-        parts = np.split(y, np.cumsum([request.rows for request in requests[:-1]]))
-        return [
-            part[0] if request.x.ndim == 1 else part
-            for part, request in zip(parts, requests, strict=True)
-        ]
-    except UnknownModelError as error:
-        unknown = set(error.keys)
-        known = [request for request in requests if request.key not in unknown]
-        answers = iter(_predict(bank, known) if known else [])
-        return [
-            UnknownModelError([request.key], 1) if request.key in unknown else next(answers)
-            for request in requests
-        ]
-    except Exception as error:
-        if len(requests) == 1:
-            return [error]
-        return [_predict(bank, [request])[0] for request in requests]

@@ -1,4 +1,4 @@
-"""What a MicroBatcher tells about itself, in memory that does not grow."""
+"""Statistics of a MicroBatcher, in memory of constant size."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-_SAMPLES = 8192  # that quantiles are taken from
+_SAMPLES = 8192  # the latest ones, from which quantiles are taken
 
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Of the latest samples; all zero if there are none.
+    """Quantiles of the latest samples. All are 0 if there are none.
 
     Attributes
     ----------
@@ -27,25 +27,25 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a batcher did so far. Quantiles are those of the latest requests and batches, some thousands.
+    """What a batcher did so far. Quantiles cover the latest thousands of requests and batches.
 
     Attributes
     ----------
     requests, rows, batches : int
-        That were computed; a request that failed alone is among them.
+        Computed so far, including requests that failed alone.
     failed, cancelled, refused : int
-        Requests that got an error, that were cancelled while they waited, and that `QueueFullError`
+        Requests that got an error; that were cancelled while they waited; that `QueueFullError`
         refused.
     waiting : int
         Rows that wait now.
     batch_rows : Quantiles
         Rows of a batch.
     queue_seconds : Quantiles
-        From a request to the start of its batch.
+        Seconds from a request to the start of its batch.
     latency_seconds : Quantiles
-        From a request to its answer.
+        Seconds from a request to its answer.
     compute_seconds : Quantiles
-        From the start of a batch to its answers.
+        Seconds from the start of a batch to its answers.
     """
 
     requests: int
@@ -62,14 +62,14 @@ class Statistics:
 
 
 class Window:
-    """The latest samples of something."""
+    """The latest samples of one quantity."""
 
     def __init__(self) -> None:
         self._samples = np.zeros(_SAMPLES)
         self._count = 0
 
     def add(self, values: Any) -> None:
-        """Add samples, as an array of one dimension."""
+        """Add a list or array of samples, of one dimension."""
         values = values[-_SAMPLES:]
         begin = self._count % _SAMPLES
         fitting = min(len(values), _SAMPLES - begin)
@@ -78,7 +78,7 @@ class Window:
         self._count += len(values)
 
     def quantiles(self) -> Quantiles:
-        """Return the quantiles of what is there."""
+        """Return the quantiles of the samples."""
         if self._count == 0:
             return Quantiles(0.0, 0.0, 0.0, 0.0)
         samples = self._samples[: self._count]
