@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bank_stress import ARCH, Stress, weights_of
-from cases import RunPython, raises
+from cases import RunProgram, raises
 from mlpbank import Architecture, Bank, UnknownModelError
 
 pytestmark = pytest.mark.threads
@@ -122,7 +122,7 @@ def test_numbers_that_never_were_ids() -> None:
 def test_a_model_deleted_between_lookup_and_computing(
     by: str, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In that very moment, and its place would fit the next: it is unknown then, or still the old one."""
+    """The slot is not the next model's yet: the old key is unknown or has its own model."""
     bank = Bank(ARCH, layout=layout)
     bank["old"] = weights_of(1)
     ids = bank.handles(["old"])
@@ -215,7 +215,7 @@ def test_keys_of_a_bank_that_changes_are_those_of_one_moment() -> None:
 
 @pytest.mark.parametrize("kind", ["str", "int"])
 def test_unknown_keys_are_counted_once_however_often_a_look_up_is_repeated(kind: str) -> None:
-    """A look-up holds the GIL, so the only change beside it is one that has begun already and ends meanwhile."""
+    """A look-up holds the GIL, so only a change that has begun before can end during it."""
     arch = Architecture.mlp(300, 300)
     weights = {"layer_0": np.ones((300, 300), np.float32)}
     bank = Bank(arch)
@@ -242,119 +242,7 @@ def test_unknown_keys_are_counted_once_however_often_a_look_up_is_repeated(kind:
         thread.join()
 
 
-# Fork while other threads predict, change and save: the child's bank works, in every respect.
-FORK = """
-import os, signal, sys, threading, warnings
-import numpy as np
-sys.path.insert(0, {tests!r})
-from bank_stress import ARCH, weights_of
-from mlpbank import Bank, UnknownModelError
-from mlpbank.files import _mapped
-
-warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
-folder = {folder!r}
-bank = Bank(ARCH, layout={layout!r})
-for i in range(20):
-    bank[f"key {{i}}"] = weights_of(i)
-bank.save(folder + "/bank")
-bank = Bank.open(folder + "/bank")
-x = np.ones((20, 2), np.float32)
-keys = [f"key {{i}}" for i in range(20)]
-constant = keys[5:]
-expected = [9.0 * i * i + i for i in range(5, 20)]
-stop = threading.Event()
-errors = []
-
-
-def again(function):
-    def run():
-        try:
-            while not stop.is_set():
-                function()
-        except BaseException as error:
-            errors.append(error)
-    return run
-
-
-def change():
-    for key in keys[:5]:
-        del bank[key]
-        bank[key] = weights_of(3)
-
-
-def swap():
-    bank["other"] = weights_of(1)
-
-
-def predict():
-    assert bank.predict(constant, x[5:])[:, 0].tolist() == expected
-
-
-def save():
-    bank.save(folder + "/saved")
-
-
-def child():
-    for turn in range(3):
-        predict()
-        for key in keys[:5]:
-            bank[key] = weights_of(turn)
-            assert bank.predict(key, x[0])[0] == 9.0 * turn * turn + turn
-            ids = bank.handles([key])
-            del bank[key]
-            for other in ("x", "y", "z"):
-                bank[other] = weights_of(9)
-                assert bank.predict(other, x[0])[0] == 9.0 * 81 + 9
-                del bank[other]
-            try:
-                bank.predict_handles(ids, x[:1])
-            except UnknownModelError:
-                pass
-            else:
-                raise AssertionError("a stale id")
-    assert sorted(set(list(bank)) - {{"other"}}) == sorted(constant)
-    before = bank._weights.num_models
-    for i in range(200):  # readers that do not exist here would keep their slots
-        bank[f"turn {{i}}"] = weights_of(i)
-        del bank[f"turn {{i}}"]
-    assert bank._weights.num_models == before
-    path = folder + "/child" + str(os.getpid())
-    bank.save(path)
-    _mapped.verify(_mapped.open_file(path, map_file=True))
-    assert Bank.open(path).predict(constant, x[5:])[:, 0].tolist() == expected
-
-
-threads = [threading.Thread(target=again(function)) for function in (change, swap, predict, predict, save)]
-for thread in threads:
-    thread.start()
-try:
-    for _ in range(15):
-        pid = os.fork()
-        if pid == 0:
-            signal.alarm(60)
-            status = 1
-            try:
-                child()
-                status = 0
-            except BaseException as error:
-                print(repr(error), file=sys.stderr, flush=True)
-            os._exit(status)
-        assert os.waitpid(pid, 0)[1] == 0
-finally:
-    stop.set()
-    for thread in threads:
-        thread.join()
-assert not errors, errors
-predict()
-"""
-
-
 def test_forked_children_have_a_working_bank(
-    tmp_path: Path, layout: str, run_python: RunPython
+    tmp_path: Path, layout: str, run_program: RunProgram
 ) -> None:
-    run_python(
-        FORK.format(
-            tests=str(Path(__file__).parents[1] / "helpers"), folder=str(tmp_path), layout=layout
-        ),
-        timeout=600,
-    )
+    run_program("forked_bank", tmp_path, layout, timeout=600)

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from cases import DTYPES, ISAS, RunPython, architecture, assert_same_bits, case, one_model
+from cases import DTYPES, ISAS, RunProgram, architecture, assert_same_bits, case, one_model
 from mlpbank import Activation, Architecture, BatchedInference, BatchedWeights, Engine, cpu_budget
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def test_models_that_were_not_loaded_are_not(layout: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_is_left_of_a_model_that_was_unloaded(layout: str, dtype: str) -> None:
-    """Not even where its tile holds others: a pickle is what it would be if the model had never been there."""
+    """Not even where its tile holds others: the pickle is as if the model had never been there."""
     c = case(architecture((9, 33, 17), Activation.TANH), 20, 3)
     weights, without = (
         BatchedWeights(20, c.architecture, layout=layout, dtype=dtype) for _ in range(2)
@@ -121,23 +121,7 @@ def test_budget_can_be_pickled() -> None:
 
 
 @pytest.mark.parametrize("method", sorted(set(multiprocessing.get_all_start_methods())))
-def test_bank_is_an_argument_of_processes(run_python: RunPython, method: str) -> None:
-    output = run_python(
-        f"""
-        import multiprocessing
-        import numpy as np
-        import mlpbank
-
-        bank = mlpbank.BatchedInference(500, mlpbank.Architecture.mlp(32, 64, 1))
-        rng = np.random.default_rng(0)
-        bank.weights.load_stacked(
-            {{"layer_0": rng.standard_normal((500, 32 * 64)), "layer_1": rng.standard_normal((500, 64))}}
-        )
-        x = rng.standard_normal((500, 4, 32))
-        y = bank.forward(x)
-        with multiprocessing.get_context({method!r}).Pool(2) as pool:
-            results = pool.starmap_async(mlpbank.BatchedInference.forward, [(bank, x)] * 4).get(60)
-        print(all(np.array_equal(result, y) for result in results))
-        """
-    )
-    assert output == "True"
+def test_batched_inference_is_an_argument_of_processes(
+    run_program: RunProgram, method: str
+) -> None:
+    run_program("pool_of_processes", method)

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +57,7 @@ class Stress:
         Whether the bank begins as one that was opened, all of its models in a mapped file.
     """
 
-    def __init__(self, layout: str, folder: Path, opened: bool) -> None:
+    def __init__(self, layout: Any, folder: Path, opened: bool) -> None:
         self.folder = folder
         self.names = [f"key {i}" for i in range(KEYS)] + ["fallback"]
         bank = Bank(ARCH, layout=layout, fallback="fallback")
@@ -128,7 +129,7 @@ class Stress:
             time.sleep(0)
 
     def sweep(self, numbers: range) -> None:
-        """Load key after key, every third by deleting it first: at any moment at most one of them is behind."""
+        """Load key after key, every third after deleting it: at most one is behind the others."""
         while not self.stop.is_set():
             for number in numbers:
                 if number % 3 == 0:
@@ -180,7 +181,7 @@ class Stress:
                     f"{self.names[number]}: generation {code % GENERATIONS} since {floor[i]}"
                 )
 
-    def read(self, missing: str, rows: int, seed: int) -> None:
+    def read(self, missing: Any, rows: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         while not self.stop.is_set():
             numbers = rng.integers(0, KEYS + 1, 40)
@@ -298,7 +299,8 @@ def main() -> None:
                 stress = Stress(layout, Path(folder), opened)
                 counts = stress.run(seconds=args.seconds)
                 print(
-                    f"{layout:5s} {'opened' if opened else 'made':6s} {counts}, {stress.bank.nbytes} bytes",
+                    f"{layout:5s} {'opened' if opened else 'made':6s} {counts}, "
+                    f"{stress.bank.nbytes} bytes",
                     flush=True,
                 )
 

@@ -1,4 +1,4 @@
-"""What the tests of mlpbank.convert share: outputs of what was converted, and how far they may be off."""
+"""Helpers of the tests of mlpbank.convert: outputs of converted models, and their tolerances."""
 
 from __future__ import annotations
 

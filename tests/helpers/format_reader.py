@@ -1,4 +1,4 @@
-"""A reader of bank files, written from docs/format.md alone: no line of mlpbank, nothing but Python and NumPy.
+"""A reader of bank files, written from docs/format.md alone, with Python and NumPy only.
 
 It trusts the file; what it is for is to show that the page says enough.
 """

@@ -1,4 +1,4 @@
-"""The bank that tests of the example service ask, what they ask it, and whether an answer is right."""
+"""The bank and the requests of the tests of the example service, and the check of an answer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def weights_json(generation: int, model: int) -> dict[str, Any]:
 
 
 async def connections_to_each_worker(port: int, count: int) -> dict[int, list[Connection]]:
-    """Return open connections by the process id of the worker that they led to, at least one to each of `count`."""
+    """Return open connections by their worker's process id, to at least `count` workers."""
     found: dict[int, list[Connection]] = {}
     until = time.monotonic() + 60
     while len(found) < count and time.monotonic() < until:

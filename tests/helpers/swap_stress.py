@@ -1,6 +1,6 @@
 """Hot swap under load, checked by generation-coded weights.
 
-    python tests/helpers/swap_stress.py             # 10,000,000 observations of each kind, some minutes
+    python tests/helpers/swap_stress.py      # 10,000,000 observations of each kind, some minutes
 
 Every weight and bias of a model's generation g is the number g, so that its output on a row of ones
 is a polynomial of g that shows which generation computed it, and that no mixture of two gives.
@@ -100,7 +100,7 @@ class Stress:
                 self.result.swaps += 64
 
     def read(self, observations: int, seed: int) -> None:
-        """Call forward until this reader has seen `observations` outputs, and until writers had their turn."""
+        """Call forward until this reader has seen `observations` outputs and writers wrote."""
         rng = np.random.default_rng(seed)
         deadline = time.monotonic() + 120
         while observations > 0 or (
@@ -187,7 +187,8 @@ def main() -> None:
                 result = stress.run(args.observations if rows == 1 else args.observations // 100)
                 print(
                     f"{layout:5s} {'ids' if by_ids else 'dense':5s} {rows:3d} rows: {result}, "
-                    f"{time.perf_counter() - began:.0f} s, {before} -> {stress.bank.weights.nbytes} bytes",
+                    f"{time.perf_counter() - began:.0f} s, "
+                    f"{before} -> {stress.bank.weights.nbytes} bytes",
                     flush=True,
                 )
 
