@@ -118,7 +118,7 @@ def recent_mean(
     window: float,
     prior: float,
 ) -> npt.NDArray[np.float64]:
-    """Return, for each flight, the mean delay added by flights of its group that landed shortly before it left.
+    """Return for each flight the mean delay added by flights of its group that landed just before.
 
     Parameters
     ----------

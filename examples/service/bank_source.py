@@ -21,7 +21,7 @@ Identity = tuple[int, int, int, int]
 
 
 class BankChangedError(RuntimeError):
-    """The file under the mapping was changed in place: what the bank would answer is wrong, or kills the process."""
+    """The mapped file was changed in place: answers would be wrong, or reading it would kill."""
 
 
 def flights_bank_file() -> Path:
@@ -30,7 +30,7 @@ def flights_bank_file() -> Path:
 
 
 def bank_file() -> Path:
-    """Return the bank file that the environment variable BANK_FILE names, or else that of the flights."""
+    """Return the bank file that $BANK_FILE names, by default that of the flights."""
     return Path(os.environ["BANK_FILE"]) if os.environ.get("BANK_FILE") else flights_bank_file()
 
 
@@ -56,12 +56,18 @@ class _File:
         self.name = f"/proc/self/fd/{self.number}"  # opens this very file again
 
     def check(self) -> None:
-        """Raise BankChangedError if the file was written to, or cut, since it was opened; it takes a microsecond."""
+        """Raise BankChangedError if the file was written to or cut since it was opened.
+
+        Takes a microsecond.
+        """
         if _identity(os.fstat(self.number)) != self.identity:
             raise BankChangedError("the bank file was changed in place; waiting for a good one")
 
     def verify(self) -> None:
-        """Raise ValueError if the checksums are wrong. In a process of its own, which is what a cut file would kill."""
+        """Raise ValueError if the checksums are wrong.
+
+        Runs in a process of its own, because reading a cut file kills the process.
+        """
         command = [sys.executable, "-m", "mlpbank", "verify", self.name]
         done = subprocess.run(
             command, pass_fds=[self.number], capture_output=True, text=True, check=False
@@ -110,7 +116,7 @@ class BankSource:
 
     @contextmanager
     def using(self) -> Iterator[Bank]:
-        """Give the bank to a block, and raise BankChangedError before or after it if its file was changed in place.
+        """Give the bank to a block; raise BankChangedError if its file is changed before its end.
 
         Before, because a mapping whose file was cut kills the process that touches it; after,
         because what was read of a file while somebody wrote to it is worth nothing.
@@ -126,7 +132,7 @@ class BankSource:
         self._file.check()  # the bank that the batcher asked, if it was replaced meanwhile
 
     def start(self) -> None:
-        """Open the file anew, in a worker process, instead of answering from what its parent opened once.
+        """Open the file anew in a worker process, rather than use what its parent opened.
 
         What was changed in place, and so takes long to check, is left to `watch`.
         """
@@ -140,7 +146,7 @@ class BankSource:
             self._complain(error)
 
     def _changed_in_place(self, file: _File) -> bool:
-        """Whether somebody wrote into what is mapped, perhaps still does, and perhaps it already has its size."""
+        """Whether the mapped file was written to. The writing may still go on."""
         return file.identity[:2] == self._file.identity[:2] and file.identity != self._file.identity
 
     def look(self) -> tuple[_File, Bank] | None:
@@ -185,7 +191,7 @@ class BankSource:
             logger.error("%s: not reloaded: %s", self.path, error)
 
     async def watch(self, on_reload: Callable[[], None], seconds: float) -> None:
-        """Look for a new file for ever. Each worker process does, so all of them follow within that time."""
+        """Look for a new file at intervals. Each worker does, so all follow within one interval."""
         while True:
             try:
                 if found := await asyncio.to_thread(self.look):

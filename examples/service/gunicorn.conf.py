@@ -38,7 +38,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def pre_exec(server: Any) -> None:
-    """Let the master that takes over at SIGUSR2 have a folder of its own: this one removes its folder."""
+    """Give the master that takes over at SIGUSR2 its own folder: this one removes its folder."""
     if own_folder:
         for name in ("PROMETHEUS_MULTIPROC_DIR", "OWN_METRICS_FOLDER"):
             server.cfg.env_orig.pop(name, None)

@@ -1,4 +1,4 @@
-"""Bank: keys, adding, replacing, removing, unknown keys, ids, data frames; files and threads are tested elsewhere."""
+"""Bank: keys, adding, replacing, removing, unknown keys, handles, data frames."""
 
 from __future__ import annotations
 
@@ -420,7 +420,7 @@ def test_pickles_keep_the_engine() -> None:
 
 
 def test_scalers_of_one_model_and_of_each() -> None:
-    """Added or stacked, whichever of the two is given: a model answers in the units of its outputs."""
+    """Added or stacked, with either scaler or both: a model answers in the units of its outputs."""
     every = [weights(i) for i in range(3)]
     stacked = {name: np.stack([w[name] for w in every]) for name in every[0]}
     rng = np.random.default_rng(5)

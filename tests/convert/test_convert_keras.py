@@ -1,4 +1,4 @@
-"""Keras models compute in a bank what they compute in Keras, in float64 so that the bounds are those of float32."""
+"""Keras models give in a bank what they give in Keras, computed in float64 for tight bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX models compute in a bank what onnxruntime computes, and banks written as ONNX compute the same there."""
+"""ONNX models give in a bank what they give in onnxruntime, and so do banks written as ONNX."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def weights_of(arch: Architecture, seed: int = 0) -> Weights:
 
 
 def add_layer(builder: Builder, weights: Weights, i: int, rng: np.random.Generator) -> None:
-    """Append layer i in one of the ways exporters write one, none of which changes a bit of the weights."""
+    """Append layer i in a form that exporters write. None changes a bit of the weights."""
     matrix, bias = weights[f"layer_{i}"], weights[f"layer_{i}.bias"]
     kind = rng.integers(4)
     if kind == 0:
@@ -542,7 +542,7 @@ def test_a_single_output_may_be_squeezed() -> None:
 
 
 def test_broken_models_are_value_errors() -> None:
-    """Models in which something was removed or exchanged are refused, or read as the chains they still are."""
+    """Models with parts removed or exchanged are refused, or are still chains and read as such."""
     for seed in range(200):
         try_broken_model(np.random.default_rng(seed))
 

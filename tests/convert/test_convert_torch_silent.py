@@ -1,4 +1,4 @@
-"""PyTorch modules that compute something else than what their layers say are refused, never read in silence."""
+"""PyTorch modules that compute something else than their layers say are refused."""
 
 from __future__ import annotations
 
@@ -358,7 +358,8 @@ def test_hooks_for_every_module(register: Any, name: str) -> None:
         for model in (nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3)), Net()):
             with raises(
                 UnsupportedLayerError,
-                f"PyTorch has hooks for every module ({name}), which may do anything; remove them first",
+                f"PyTorch has hooks for every module ({name}), which may do anything; "
+                "remove them first",
             ):
                 convert.convert(model)
         with pytest.raises(
@@ -511,7 +512,8 @@ OTHERWISE: dict[str, tuple[Callable[[], Any], str]] = {
     },
     "spectral norm in training": (
         lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))),
-        "0: the parametrization _SpectralNorm of weight is in training mode; call model.eval() first",
+        "0: the parametrization _SpectralNorm of weight is in training mode; "
+        "call model.eval() first",
     ),
 }
 
@@ -608,7 +610,8 @@ def test_tied_tensors_of_any_two_modules() -> None:
 def test_parameters_written_by_hand_say_which_way_round_they_are() -> None:
     arch = Architecture.mlp(3, 3)
     matrix, bias = torch.rand(3, 3), torch.rand(3)
-    ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' if the layer computes x @ w, "
+    ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' "
+    ask += "if the layer computes x @ w, "
     for params in (
         [(matrix, bias)],
         {"0": {"w": matrix, "b": bias}},

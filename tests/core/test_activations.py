@@ -1,4 +1,4 @@
-"""Every activation against float64, over a million points and every edge, for every instruction set."""
+"""Every activation against float64 on a million points, for every instruction set."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ EDGES = np.array(
 
 @functools.lru_cache(maxsize=1)
 def points() -> Float32Array:
-    """Return a million floats spread over all bit patterns, as many where activations bend, and the edges."""
+    """Return a million floats of any bits, as many where activations bend, and the edges."""
     rng = np.random.default_rng(2)
     everywhere = rng.integers(0, 2**32, 500_000, dtype=np.uint32).view(np.float32)
     bend = rng.uniform(-12, 12, 500_000).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The same row through the same model gives the same bits, whatever else is in the call and whatever computes it.
+"""The same row through the same model gives the same bits in every call and on every engine.
 
 100 random configurations run by default, 500 with --slow; with MLPBANK_TEST_CONFIGS=10000 pytest
 --slow tests/core/test_bits.py runs more. More threads than this machine has CPUs are tested in

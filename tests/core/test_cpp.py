@@ -98,7 +98,10 @@ def test_no_kernel_object_runs_code_at_import(core_build: Path, isa: str) -> Non
 
 
 def test_kernels_include_no_cpp_header(root: Path) -> None:
-    """The linker could keep the AVX-512 copy of an inline function of one for all: C headers and the folder's own."""
+    """They include only C headers and the folder's own.
+
+    The linker could keep the AVX-512 copy of an inline C++ function for all instruction sets.
+    """
     files = [*(root / "cpp/kernels").iterdir(), root / "cpp/types.h"]
     includes = {
         (path.name, include)

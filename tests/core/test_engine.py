@@ -48,7 +48,7 @@ def test_the_forced_one_is_used(isa: str) -> None:
 
 @pytest.mark.skipif(not FUSED_ISAS, reason="this CPU has no other instruction set than portable")
 def test_the_forced_kernel_is_the_one_that_ran() -> None:
-    """Rounding tells them apart: x * x - 1 of x = 1 + 2^-12 keeps its last bit only in a fused multiply-add."""
+    """A fused multiply-add keeps the last bit of x * x - 1 at x = 1 + 2^-12."""
     x = np.float32(1 + 2.0**-12)
     for isa in ISAS:
         bi = BatchedInference(1, mlpbank.Architecture.mlp(1, 1), Engine(isa=isa))

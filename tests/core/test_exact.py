@@ -13,7 +13,7 @@ EXACT_DTYPES = ["float32", "float16", "bfloat16"]
 
 
 def test_no_partial_sum_can_be_inexact() -> None:
-    """Inputs and biases up to 3, weights up to 1: after two hidden layers of the widest size still below 2^24."""
+    """Inputs and biases up to 3, weights up to 1: two widest hidden layers stay below 2^24."""
     largest = 3
     for _ in range(3):
         largest = max(SIZES) * largest + 3

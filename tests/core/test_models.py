@@ -1,4 +1,4 @@
-"""models= chooses and repeats models; models without weights are an error, or NaN where that is asked for."""
+"""models= chooses and repeats models; models without weights are an error, or NaN on request."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_missing_models_among_entries(c: Case, layout: str) -> None:
 def test_the_first_missing_model_of_the_call_is_named(
     c: Case, layout: str, ids: list[int], first: int
 ) -> None:
-    """The first as the caller wrote them, in whatever order they are computed; also where there are no rows."""
+    """The first in the caller's order is named, in any order of computing, even without rows."""
     bi = partly_loaded(c, layout)
     for rows in (4, 1, 0):
         out = np.full((len(ids), rows, 2), 9, np.float32)

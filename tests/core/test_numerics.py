@@ -1,4 +1,4 @@
-"""Results against the float64 reference, within derived bounds, for every instruction set, layout and odd size."""
+"""Results are within derived bounds of float64, for every instruction set, layout and odd size."""
 
 from __future__ import annotations
 

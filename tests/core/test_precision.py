@@ -145,7 +145,8 @@ def test_edges_of_int8() -> None:
         (
             "float16",
             65520.0,
-            r"^layer_0: expected magnitudes that float16 can hold, below 65520, got 65520.0 at \(1, 2\)$",
+            r"^layer_0: expected magnitudes that float16 can hold, below 65520, "
+            r"got 65520.0 at \(1, 2\)$",
         ),
         (
             "bfloat16",
@@ -182,7 +183,8 @@ def test_the_exact_edge_of_what_sixteen_bits_hold(layout: str, dtype: str, sign:
         stacked = {key: np.stack([array] * 3) for key, array in model.items()}
         model[name][-1, -1] = stacked[name][2, -1, -1] = edge
         at = (shape[0] - 1, shape[1] - 1)
-        message = f"{name}: expected magnitudes that {dtype} can hold, below {TOO_LARGE[dtype]:g}, got {edge} at "
+        limit = f"below {TOO_LARGE[dtype]:g}"
+        message = f"{name}: expected magnitudes that {dtype} can hold, {limit}, got {edge} at "
         with raises(ValueError, f"{message}{at}"):
             weights.load(0, model)
         with raises(ValueError, f"{message}{(2, *at)}"):
@@ -217,7 +219,7 @@ def test_int8_refuses_what_is_not_finite_in_every_layer() -> None:
 
 @pytest.mark.parametrize("layout", ["panel", "lane"])
 def test_int8_whose_scale_is_subnormal(layout: str) -> None:
-    """The scale is rounded to few bits then, so that quotients leave the range of int8: they stay at its ends."""
+    """A scale with few bits lets quotients leave the range of int8: they stay at its ends."""
     tiny = float(np.finfo(np.float32).smallest_subnormal)
     for steps in (
         64,

@@ -1,4 +1,4 @@
-"""Properties that hold for any architecture, weights and inputs, searched for counterexamples by Hypothesis."""
+"""Properties of any architecture, weights and inputs. Hypothesis searches for counterexamples."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_reloading_one_model_changes_that_model_only(
 
 
 def any_bits(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return floats of any bit pattern, every tenth one that arithmetic or a conversion might change."""
+    """Return floats of any bits. Arithmetic or conversions might change every tenth."""
     patterns = rng.integers(0, 2**32, shape, dtype=np.uint32)
     special = np.array(
         [

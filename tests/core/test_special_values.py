@@ -1,4 +1,4 @@
-"""NaN, infinity, -0 and subnormals of one model, row or weight never touch a neighbour, padding lanes included."""
+"""NaN, infinity, -0 and subnormals of a model, row or weight never reach a neighbour or padding."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_rows_inputs_never_touch_another_row(isa: str, layout: str, rows: int)
 def test_a_weight_touches_its_own_output_only(
     isa: str, layout: str, dtype: str, out: int, value: float
 ) -> None:
-    """Inputs are zero, so that infinity times zero would betray any lane that multiplies where it should not."""
+    """Inputs are zero: a lane that multiplies infinity where it should not gives NaN."""
     for rows in (1, 5, 20, 48):
         c = case(architecture((3, out), Activation.NONE), 2, rows)
         x = np.zeros_like(c.x)

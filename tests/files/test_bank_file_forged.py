@@ -1,4 +1,4 @@
-"""Bank files whose header is right and whose tensors are not, with checksums to match: what then may happen."""
+"""Bank files with a right header, wrong tensors and matching checksums do no harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worker processes of examples/service: new bank files, memory that is shared, and workers that are killed."""
+"""Worker processes of examples/service: new bank files, shared memory, and killed workers."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_new_bank_file_takes_over_without_downtime(bank_file: Path, tmp_path: Pa
 
 
 def test_two_workers_share_one_mapped_bank(tmp_path: Path) -> None:
-    """Both read all of a bank of more than 500 MB, and have next to nothing of it in memory of their own."""
+    """Both read all of a bank of more than 500 MB and keep next to nothing in private memory."""
     architecture = Architecture.mlp(64, 512, 512, 8, activation="relu")
     models = 450
     scale = np.linspace(0.5, 1, models, dtype=np.float32)[:, None, None]
@@ -125,7 +125,7 @@ def test_two_workers_share_one_mapped_bank(tmp_path: Path) -> None:
 def test_killed_worker_loses_no_answer_and_the_service_goes_on(
     bank_file: Path, tmp_path: Path
 ) -> None:
-    """10,000 requests to two preforked workers, one of which is killed twice: who had no answer asks again."""
+    """10,000 requests to two preforked workers, one of them killed twice; clients repeat."""
     broken = 0
     answered = 0
 

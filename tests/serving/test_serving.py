@@ -1,4 +1,4 @@
-"""MicroBatcher: many tasks, one call; each gets its own answer or its own error, whatever becomes of the others."""
+"""MicroBatcher: many tasks, one call. Each gets its own answer or its own error."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ class Holder:
 def test_rows_may_be_changed_while_they_wait(
     bank: Bank, options: dict[str, Any], shape: Any, kind: Any
 ) -> None:
-    """Callers use one buffer for all their requests: each answer is that of the rows at the time of its call."""
+    """Callers share one buffer: each answer is of the rows at the time of its call."""
     rows = [row(i, *shape) for i in range(20)]
 
     async def main() -> list[Any]:
@@ -271,7 +271,7 @@ def test_rows_may_be_changed_while_they_wait(
 def test_times_of_a_clock_that_stands_still_in_between(
     bank: Bank, monkeypatch: pytest.MonkeyPatch, gap: int
 ) -> None:
-    """A request at 100, its batch at 100 + gap, its answer at 100 + 4 gap; max_wait is longer than all."""
+    """A request at 100, its batch at 100 + gap, its answer at 100 + 4 gap; max_wait is longer."""
     now = 100.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
     predict = Bank.predict

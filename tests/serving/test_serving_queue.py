@@ -1,4 +1,4 @@
-"""MicroBatcher: who waits, who is refused, what a batch holds, what becomes of it in the end, and what is counted."""
+"""MicroBatcher's queue: waiting, refusing, the contents of a batch, closing and counts."""
 
 from __future__ import annotations
 
