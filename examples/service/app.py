@@ -26,11 +26,10 @@ from mlpbank.serving import MicroBatcher, QueueFullError
 
 MAX_BODY = int(os.environ.get("MAX_BODY", 4 << 20))  # bytes
 WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 1))
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # of /docs: nothing from anywhere
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # of /docs: nothing from other hosts
 INLINE_ROWS = 100  # larger requests are worth a thread
-SINGLE_ROWS = os.environ.get(
-    "SINGLE_ROWS", "batcher"
-)  # or "blocking": docs/serving.md tells when to use which
+# Or "blocking": docs/serving.md tells when to use which.
+SINGLE_ROWS = os.environ.get("SINGLE_ROWS", "batcher")
 
 # What float32 can hold: no NaN, no infinity, neither here nor after conversion.
 Number = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]

@@ -48,9 +48,8 @@ class _File:
     """
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(
-            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-        )  # not waiting for who writes to a pipe
+        # O_NONBLOCK: opening a pipe does not wait for its writer.
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         weakref.finalize(self, os.close, self.number)
         self.identity = _identity(os.fstat(self.number))
         self.name = f"/proc/self/fd/{self.number}"  # opens this very file again
@@ -88,8 +87,8 @@ class BankSource:
     Attributes
     ----------
     bank : Bank
-        The one opened last. `using` gives it to predict with; whoever began with an older one
-        finishes with it, and it is unmapped when all have.
+        The one opened last. `using` gives it to predict with. A call that began with an older one
+        finishes with it; it is unmapped after the last such call.
     reloads : int
         How often this process opened a newer file in place of an older one.
     open_bank : callable
@@ -118,8 +117,8 @@ class BankSource:
     def using(self) -> Iterator[Bank]:
         """Give the bank to a block; raise BankChangedError if its file is changed before its end.
 
-        Before, because a mapping whose file was cut kills the process that touches it; after,
-        because what was read of a file while somebody wrote to it is worth nothing.
+        The check before the block prevents touching the mapping of a cut file, which would kill
+        the process. The check after it finds a file that was written to while it was read.
         """
         file, bank = self._file, self.bank
         file.check()
@@ -196,7 +195,7 @@ class BankSource:
             try:
                 if found := await asyncio.to_thread(self.look):
                     self._use(*found)
-                    # In the same step: nobody asks one bank and checks the other's file
+                    # In the same step: no call asks one bank and checks the other's file
                     on_reload()
                     self.reloads += 1
                     logger.info("%s: reloaded, %d models", self.path, len(self.bank))

@@ -10,7 +10,7 @@ from typing import Any
 from mlpbank import cpu_budget
 
 # Before prometheus_client is imported: where workers leave their counters for each other. A
-# variable of its own tells whose folder that is, because SIGHUP runs this file again.
+# variable of its own tells which process's folder that is, because SIGHUP runs this file again.
 own_folder = os.environ.get("OWN_METRICS_FOLDER", "")
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     own_folder = tempfile.mkdtemp(prefix="metrics-")
@@ -19,9 +19,8 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
 bind = os.environ.get("BIND", "127.0.0.1:8000")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "uvicorn_worker.UvicornWorker"
-preload_app = (
-    True  # what is imported is shared; each worker maps the bank file, whose pages are shared too
-)
+# Workers share the imported modules. Each maps the bank file, and its pages are shared too.
+preload_app = True
 control_socket_disable = True
 graceful_timeout = 30
 # Each worker predicts with its share of the CPUs, or of a container's quota, instead of all of them

@@ -23,7 +23,7 @@ def answer(code: int) -> float:
 
 
 @pytest.mark.parametrize("opened", [False, True], ids=["made", "opened"])
-def test_no_answer_is_of_another_key_or_of_no_generation(
+def test_no_answer_is_of_another_key_or_of_no_revision(
     tmp_path: Path, layout: str, opened: bool
 ) -> None:
     stress = Stress(layout, tmp_path, opened)
@@ -34,7 +34,7 @@ def test_no_answer_is_of_another_key_or_of_no_generation(
     assert min(counts.values()) > 0, counts
 
 
-def test_places_are_used_again_and_their_old_ids_are_not(layout: str) -> None:
+def test_places_are_used_again_and_their_old_handles_are_not(layout: str) -> None:
     bank = Bank(ARCH, layout=layout)
     stale = []
     for i in range(2000):
@@ -46,9 +46,9 @@ def test_places_are_used_again_and_their_old_ids_are_not(layout: str) -> None:
     assert len(bank) == 0
     assert bank.nbytes < 200_000
     bank["last"] = weights_of(5)
-    for ids in stale:
+    for handles in stale:
         with pytest.raises(UnknownModelError):
-            bank.predict_handles(ids, X)
+            bank.predict_handles(handles, X)
     assert bank.predict_handles(bank.handles(["last"]), X)[0, 0] == answer(5)
 
 
@@ -56,7 +56,7 @@ def slot_of(bank: Bank, key: str) -> int:
     return bank._slot_map.slot(key)
 
 
-def test_a_slot_whose_ids_are_used_up_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_whose_handles_are_used_up_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """After 2^31 models in one slot; here after 4."""
     from mlpbank._columns import ModelColumns
     from mlpbank.bank import _slot_map
@@ -106,26 +106,28 @@ def test_slots_are_used_again_in_the_order_of_their_removal() -> None:
         assert slot_of(bank, f"new {i}") == i
 
 
-def test_numbers_that_never_were_ids() -> None:
+def test_numbers_that_never_were_handles() -> None:
     bank = Bank(ARCH)
     bank["a"], bank["b"] = weights_of(1), weights_of(2)
     del bank["a"]
-    for ids in ([-1], [1, -(2**63)], [1, 1, 1000]):
-        last = len(ids) - 1
-        with raises(IndexError, f"handles[{last}]: expected one of Bank.handles, got {ids[last]}"):
-            bank.predict_handles(ids, np.ones((len(ids), 2)))
+    for handles in ([-1], [1, -(2**63)], [1, 1, 1000]):
+        last = len(handles) - 1
+        with raises(
+            IndexError, f"handles[{last}]: expected one of Bank.handles, got {handles[last]}"
+        ):
+            bank.predict_handles(handles, np.ones((len(handles), 2)))
     with pytest.raises(UnknownModelError, match=r"^no such model: 0 \(1 of 2 handles\)$"):
         bank.predict_handles([1, 0], np.ones((2, 2)))
 
 
-@pytest.mark.parametrize("by", ["keys", "ids"])
+@pytest.mark.parametrize("by", ["keys", "handles"])
 def test_a_model_deleted_between_lookup_and_computing(
     by: str, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The slot is not the next model's yet: the old key is unknown or has its own model."""
     bank = Bank(ARCH, layout=layout)
     bank["old"] = weights_of(1)
-    ids = bank.handles(["old"])
+    handles = bank.handles(["old"])
     owner, name = bank._slot_map, "find" if by == "keys" else "slots_of"
     lookup = getattr(owner, name)
 
@@ -138,7 +140,7 @@ def test_a_model_deleted_between_lookup_and_computing(
 
     monkeypatch.setattr(owner, name, and_then)
     with pytest.raises(UnknownModelError):
-        bank.predict(["old"], X) if by == "keys" else bank.predict_handles(ids, X)
+        bank.predict(["old"], X) if by == "keys" else bank.predict_handles(handles, X)
     assert list(bank) == ["new"]
 
 

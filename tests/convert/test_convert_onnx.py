@@ -315,13 +315,13 @@ def test_banks_as_one_batched_graph(activation: Activation) -> None:
     onnx.checker.check_model(model, full_check=True)
     for count in (1, 4):
         x = np.random.default_rng(1).standard_normal((6, count, 5)).astype(np.float32)
-        bank = BatchedInference(6, arch)
-        bank.weights.load_stacked(weights)
+        inference = BatchedInference(6, arch)
+        inference.weights.load_stacked(weights)
         got = run(model, x)
         assert got.dtype == np.float32
         assert got.shape == (6, count, 3)
         assert (
-            np.abs(got - bank.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)
+            np.abs(got - inference.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)
         ).all()
 
 
@@ -330,11 +330,13 @@ def test_banks_of_any_architecture_as_one_batched_graph(seed: int) -> None:
     arch = random_architecture(np.random.default_rng(seed))
     weights = random_weights(arch, 3, np.random.default_rng(seed))
     x = np.random.default_rng(1).standard_normal((3, 5, arch.input_size)).astype(np.float32)
-    bank = BatchedInference(3, arch)
-    bank.weights.load_stacked(weights)
+    inference = BatchedInference(3, arch)
+    inference.weights.load_stacked(weights)
     flat = {name: array.reshape(3, -1) for name, array in weights.items()}
     got = run(convert.to_onnx(arch, flat), x)
-    assert (np.abs(got - bank.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)).all()
+    assert (
+        np.abs(got - inference.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)
+    ).all()
 
 
 def test_banks_that_no_onnx_file_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_scalers_that_do_not_fit() -> None:
 
 
 class Tripled:
-    """A scaler somebody wrote: whether it scales nothing otherwise, no number of rows can tell."""
+    """A user's scaler is refused: no number of rows can prove what it computes."""
 
     n_features_in_ = 3
 

@@ -217,7 +217,7 @@ def test_numbers_leave_a_module_as_it_was() -> None:
 
 
 class Tripled(torch.Tensor):  # type: ignore[misc]
-    """Of which a layer makes something else."""
+    """Layers triple what they compute with it."""
 
     @classmethod
     def __torch_function__(
@@ -228,7 +228,7 @@ class Tripled(torch.Tensor):  # type: ignore[misc]
 
 
 class Named(torch.Tensor):  # type: ignore[misc]
-    """Of which nothing is changed."""
+    """Changes nothing."""
 
 
 def of_class(kind: Any) -> Any:
@@ -535,9 +535,8 @@ def test_a_call_put_in_place_of_a_layers(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_forward_put_in_place_of_a_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (
-        convert.convert(nn.Linear(3, 3)).architecture.output_size == 3
-    )  # the importer has seen PyTorch's own
+    # The importer has seen PyTorch's own.
+    assert convert.convert(nn.Linear(3, 3)).architecture.output_size == 3
     monkeypatch.setattr(nn.Linear, "forward", lambda self, x: torch.relu(x))
     with raises(
         UnsupportedLayerError, "0: the forward of Linear was replaced by one that may do anything"

@@ -18,9 +18,8 @@ QUICK = ("-DMLPBANK_WERROR=OFF", "-DCMAKE_BUILD_TYPE=Debug", "-DMLPBANK_KERNEL_O
 
 def run(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **variables}
-    env.pop(
-        "LD_PRELOAD", None
-    )  # the program has its own sanitizers or none, and not those that Python may run under
+    # The program has its own sanitizers or none; Python may run under others.
+    env.pop("LD_PRELOAD", None)
     return subprocess.run([path], env=env, capture_output=True, text=True, timeout=600, check=False)
 
 

@@ -1,4 +1,4 @@
-"""Copies and pickles of banks and engines, as multiprocessing and its kin make them."""
+"""Copies and pickles of inferences and engines, as multiprocessing and its kin make them."""
 
 from __future__ import annotations
 
@@ -29,30 +29,33 @@ def test_copy_gives_the_same_bits(
     layout: str, dtype: str, duplicate: Callable[[BatchedInference], BatchedInference]
 ) -> None:
     c = case(architecture((9, 33, 17), Activation.TANH), 40, 3)
-    bank = BatchedInference.from_weights(c.batched_weights(layout, dtype), Engine(1, ISAS[-1]))
-    expected = bank.forward(c.x)
-    copied = duplicate(bank)
+    inference = BatchedInference.from_weights(c.batched_weights(layout, dtype), Engine(1, ISAS[-1]))
+    expected = inference.forward(c.x)
+    copied = duplicate(inference)
     assert_same_bits(copied.forward(c.x), expected)
-    assert (copied.num_models, copied.architecture) == (bank.num_models, bank.architecture)
+    assert (copied.num_models, copied.architecture) == (
+        inference.num_models,
+        inference.architecture,
+    )
     assert (copied.weights.layout, copied.weights.dtype) == (layout, dtype)
     assert (copied.engine.num_threads, copied.engine.isa) == (1, ISAS[-1])
     for model in range(40):
-        for name, array in bank.weights.get(model).items():
+        for name, array in inference.weights.get(model).items():
             assert_same_bits(copied.weights.get(model)[name], array)
     # It has weights of its own.
     copied.load_weights(3, one_model({name: -array for name, array in c.weights.items()}, 3))
     copied.unload(4)
     copied.grow(2)
-    assert_same_bits(bank.forward(c.x), expected)
+    assert_same_bits(inference.forward(c.x), expected)
     assert_same_bits(copied.forward(c.x[5:], models=np.arange(5, 40)), expected[5:])
 
 
 def test_shallow_copy_shares_the_weights(layout: str) -> None:
-    bank = BatchedInference(3, Architecture.mlp(2, 1), layout=layout)
-    assert copy.copy(bank).weights is bank.weights
-    weights = copy.copy(bank.weights)
+    inference = BatchedInference(3, Architecture.mlp(2, 1), layout=layout)
+    assert copy.copy(inference).weights is inference.weights
+    weights = copy.copy(inference.weights)
     weights.load(0, {"layer_0": [1, 2]})
-    assert not bank.weights.loaded.any()
+    assert not inference.weights.loaded.any()
 
 
 def test_models_that_were_not_loaded_are_not(layout: str) -> None:
@@ -67,12 +70,12 @@ def test_models_that_were_not_loaded_are_not(layout: str) -> None:
     copied = pickled(weights)
     assert np.array_equal(copied.loaded, weights.loaded)
     assert [copied.revision(model) for model in (0, 1, 17, 20)] == [1, 0, 1, 0]
-    banks = [BatchedInference.from_weights(w) for w in (weights, copied)]
-    results = [bank.forward(c.x, missing="nan") for bank in banks]
+    inferences = [BatchedInference.from_weights(w) for w in (weights, copied)]
+    results = [inference.forward(c.x, missing="nan") for inference in inferences]
     assert np.array_equal(*results, equal_nan=True)
     for model in range(40):
         copied.load(model, one_model(c.weights, model))
-    assert_same_bits(banks[1].forward(c.x), c.inference(ISAS[0], layout).forward(c.x))
+    assert_same_bits(inferences[1].forward(c.x), c.inference(ISAS[0], layout).forward(c.x))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -92,14 +95,14 @@ def test_nothing_is_left_of_a_model_that_was_unloaded(layout: str, dtype: str) -
 
 
 def test_damaged_pickle_is_refused(layout: str) -> None:
-    restore, (models, arch, layout, dtype, units, there) = BatchedWeights(
+    restore, (models, arch, layout, dtype, blocks, loaded) = BatchedWeights(
         40, Architecture.mlp(3, 20, 2), layout=layout
     ).__reduce__()
     for wrong in [
-        (units[:-1], there),
-        (units[:0], there),
-        (units, there[:-1]),
-        (units, [*there, True]),
+        (blocks[:-1], loaded),
+        (blocks[:0], loaded),
+        (blocks, loaded[:-1]),
+        (blocks, [*loaded, True]),
     ]:
         with pytest.raises(ValueError, match=r"^units: not of this version of mlpbank$"):
             restore(models, arch, layout, dtype, *wrong)

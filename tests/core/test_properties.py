@@ -80,8 +80,8 @@ def test_permuting_models_permutes_outputs(c: Case, isa: str, layout: str, seed:
 @given(cases(), isas, layouts, seeds)
 def test_permuting_rows_permutes_outputs(c: Case, isa: str, layout: str, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(c.x.shape[1])
-    bi = c.inference(isa, layout)
-    assert_same_bits(bi.forward(c.x[:, order]), bi.forward(c.x)[:, order])
+    inference = c.inference(isa, layout)
+    assert_same_bits(inference.forward(c.x[:, order]), inference.forward(c.x)[:, order])
 
 
 @given(cases(), isas, layouts, st.data())
@@ -90,11 +90,11 @@ def test_reloading_one_model_changes_that_model_only(
 ) -> None:
     model = data.draw(st.integers(0, len(c.x) - 1))
     rng = np.random.default_rng(data.draw(seeds))
-    bi = c.inference(isa, layout)
-    before = bi.forward(c.x)
+    inference = c.inference(isa, layout)
+    before = inference.forward(c.x)
     new = random_weights(c.architecture, 1, rng)
-    bi.load_weights(model, one_model(new, 0))
-    after = bi.forward(c.x)
+    inference.load_weights(model, one_model(new, 0))
+    after = inference.forward(c.x)
     others = np.arange(len(c.x)) != model
     assert_same_bits(after[others], before[others])
     alone = Case(c.architecture, new, c.x[model : model + 1])

@@ -192,7 +192,7 @@ def test_what_is_there_is_known_after_any_loads_and_unloads(layout: str) -> None
     """Replace, unload, load again: a forward is refused before it writes, or all are there."""
     n, rng = 18, np.random.default_rng(3)
     weights = BatchedWeights(n, ARCH, layout=layout)
-    bi, x = BatchedInference.from_weights(weights), np.ones((n, 3), np.float32)
+    inference, x = BatchedInference.from_weights(weights), np.ones((n, 3), np.float32)
     there = np.zeros(n, bool)
     complete = 0
     for turn in range(600):
@@ -215,10 +215,10 @@ def test_what_is_there_is_known_after_any_loads_and_unloads(layout: str) -> None
         out = np.full((n, 2), 9, np.float32)
         if there.all():
             complete += 1
-            assert np.isfinite(bi.forward(x, out=out)).all()
+            assert np.isfinite(inference.forward(x, out=out)).all()
             continue
         with raises(ModelNotLoadedError, f"model {np.argmin(there)}: no weights were loaded"):
-            bi.forward(x, out=out)
+            inference.forward(x, out=out)
         assert (out == 9).all()
     assert complete > 20
 

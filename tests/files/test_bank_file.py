@@ -100,7 +100,7 @@ def test_changed_banks_come_back_as_they_are(tmp_path: Path, layout: str, keys: 
         assert _mapped.open_file(path, map_file=True).models == len(bank)
 
 
-def test_generations_and_versions_count_on(tmp_path: Path) -> None:
+def test_revisions_and_versions_count_on(tmp_path: Path) -> None:
     path = tmp_path / "bank"
     make_bank().save(path)
     bank = Bank.open(path)
@@ -167,7 +167,7 @@ def test_a_bank_without_any_key_takes_either_kind(tmp_path: Path) -> None:
         assert list(Bank.open(tmp_path / "one")) == [key]
 
 
-def test_whoever_has_the_old_file_keeps_it(tmp_path: Path) -> None:
+def test_an_opened_file_stays_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "bank"
     old = make_bank()
     old.save(path)

@@ -64,7 +64,7 @@ class Parts:
         return b"".join(array.tobytes() for array in self.tensors.values())
 
     def sign(self) -> None:
-        """Make checksums right again, as one who forges a file would."""
+        """Make checksums right again, as in a forged file."""
         self.about["crc32"] = {
             name: f"{zlib.crc32(array.tobytes()):08x}" for name, array in self.tensors.items()
         }

@@ -170,7 +170,7 @@ def case(
 
 
 def random_architecture(rng: np.random.Generator, max_size: int = 70) -> Architecture:
-    """Return 1 to 5 layers of random sizes, of which half are such that kernels go wrong at."""
+    """Return 1 to 5 layers of random sizes; half of the sizes are edges of tiles and vectors."""
     small = [size for size in SIZES if size <= max_size]
     sizes = [
         int(rng.choice(small)) if rng.random() < 0.5 else int(rng.integers(1, max_size + 1))

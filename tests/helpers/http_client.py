@@ -53,7 +53,7 @@ class Connection:
         return int(head[0].split()[1]), json.loads(body) if body.startswith(b"{") else None
 
     async def refused(self) -> None:
-        """Wait until nobody listens any more."""
+        """Wait until the port is free again."""
         while True:
             try:
                 writer = (await asyncio.open_connection("127.0.0.1", self._port))[1]

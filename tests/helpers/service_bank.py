@@ -42,11 +42,9 @@ def right(answer: Any, bank: Bank, *rows: tuple[int, int]) -> bool:
     return np.array_equal(np.array(answer["predictions"], np.float32), expected)
 
 
-def weights_json(generation: int, model: int) -> dict[str, Any]:
-    weights = {
-        name: array.tolist() for name, array in one_model(WEIGHTS[generation], model).items()
-    }
-    return {"version": str(generation), "weights": weights}
+def weights_json(revision: int, model: int) -> dict[str, Any]:
+    weights = {name: array.tolist() for name, array in one_model(WEIGHTS[revision], model).items()}
+    return {"version": str(revision), "weights": weights}
 
 
 async def connections_to_each_worker(port: int, count: int) -> dict[int, list[Connection]]:

@@ -46,8 +46,8 @@ def bank_file(tmp_path: Path) -> Path:
     return path
 
 
-def small_bank(generation: int) -> Bank:
-    weights = {name: array[:10] for name, array in WEIGHTS[generation].items()}
+def small_bank(revision: int) -> Bank:
+    weights = {name: array[:10] for name, array in WEIGHTS[revision].items()}
     return Bank.from_stacked(KEYS[:10], ARCHITECTURE, weights)
 
 
@@ -208,9 +208,8 @@ def test_worker_that_replaces_another_answers_from_the_file_as_it_is_now(
         gone.add(health["worker"])
 
         kept.rename(bank_file)
-        bank_file.write_bytes(
-            bank_file.read_bytes()[:100]
-        )  # cut in place: the next worker has nothing to answer from
+        # Cut in place: the next worker has no bank to answer from.
+        bank_file.write_bytes(bank_file.read_bytes()[:100])
         os.kill(second, signal.SIGKILL)
         connection, status, health = await new_worker(service.port, gone)
         assert status == 503

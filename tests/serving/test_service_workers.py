@@ -49,8 +49,8 @@ def test_new_bank_file_takes_over_without_downtime(bank_file: Path, tmp_path: Pa
                     "POST", "/predict", question((seed, seed))
                 )
                 assert status == 200
-                (generation,) = (g for g in (0, 1) if right(answer, BANKS[g], (seed, seed)))
-                seen.add(generation)
+                (revision,) = (g for g in (0, 1) if right(answer, BANKS[g], (seed, seed)))
+                seen.add(revision)
                 answers[seed] += 1
             await connection.close()
 
@@ -169,9 +169,8 @@ def test_killed_worker_loses_no_answer_and_the_service_goes_on(
         for line in metrics.splitlines()
         if line.startswith("predicted_rows_total")
     )
-    assert (
-        answered <= total <= answered + broken
-    )  # all workers together, those that were killed included
+    # All workers together, killed ones included.
+    assert answered <= total <= answered + broken
 
 
 def test_reload_of_the_settings_leaves_no_folder_of_metrics(

@@ -165,7 +165,7 @@ def test_bank_is_replaced_while_requests_come(bank: Bank, options: dict[str, Any
 
 
 def test_models_swapped_and_deleted_under_load(bank: Bank, options: dict[str, Any]) -> None:
-    """Each answer is that of one of the two generations, or says that the model is unknown."""
+    """Each answer is that of one of the two revisions, or says that the model is unknown."""
     weights = [random_weights(ARCHITECTURE, MODELS, np.random.default_rng(seed)) for seed in (0, 1)]
     x = row(3)
     expected = []
@@ -180,10 +180,10 @@ def test_models_swapped_and_deleted_under_load(bank: Bank, options: dict[str, An
     def change() -> None:
         rng = np.random.default_rng(5)
         while not stop.is_set():
-            i, generation = int(rng.integers(MODELS)), int(rng.integers(2))
+            i, revision = int(rng.integers(MODELS)), int(rng.integers(2))
             if rng.random() < 0.2 and f"model-{i}" in bank:
                 del bank[f"model-{i}"]
-            bank.add(f"model-{i}", one_model(weights[generation], i))
+            bank.add(f"model-{i}", one_model(weights[revision], i))
 
     async def client(batcher: MicroBatcher, seed: int) -> int:
         rng = np.random.default_rng(seed)
@@ -257,9 +257,8 @@ def test_rows_may_be_changed_while_they_wait(
             waiting = []
             for x in rows:
                 buffer[...] = x
-                waiting.append(
-                    asyncio.ensure_future(batcher.predict("model-1", view))
-                )  # has not run yet
+                # Has not run yet when the buffer changes.
+                waiting.append(asyncio.ensure_future(batcher.predict("model-1", view)))
             buffer[...] = np.nan
             return await asyncio.gather(*waiting)
 
