@@ -73,8 +73,8 @@ def build_sort_loop(traffic: Traffic, settings: Settings) -> Contender:
     def answer(i: int) -> Any:
         slots, x = requests[i]
         with torch.inference_mode():
-            by_id, order = torch.sort(slots, stable=True)
-            models, counts = torch.unique_consecutive(by_id, return_counts=True)
+            by_slot, order = torch.sort(slots, stable=True)
+            models, counts = torch.unique_consecutive(by_slot, return_counts=True)
             parts = x.index_select(0, order).split(counts.tolist())
             results = [networks[m](rows) for m, rows in zip(models.tolist(), parts, strict=True)]
             return y.index_copy_(0, order, torch.cat(results))

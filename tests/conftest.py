@@ -1,4 +1,4 @@
-"""Options and fixtures of the whole suite: `isa` and `layout` run a test for each that this machine has."""
+"""Options and fixtures of the suite. `isa` and `layout` run a test for each one available here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("cases", "tolerance")  # before they are imported
 
-from cases import ISAS, LAYOUTS, BuildCore, RunPython, program  # noqa: E402
+from cases import ISAS, LAYOUTS, BuildCore, RunProgram, RunPython, program  # noqa: E402
 
 # No deadline: the machines that run this are shared, and a slow moment is no failure.
 settings.register_profile(
@@ -52,7 +52,8 @@ ALLOWED_SKIPS = (
 ONLY_IN_TEST_ALL = (r"could not (import|find) '?(jax|flax|equinox)\b",)
 # The extra `test-threads` has none of these.
 ONLY_IN_TEST = (
-    r"could not (import|find) '?(torch|sklearn|onnx|onnxruntime|tqdm|httpx|fastapi|keras|matplotlib)\b",
+    r"could not (import|find) '?(torch|sklearn|onnx|onnxruntime|keras)\b",
+    r"could not (import|find) '?(tqdm|httpx|fastapi|matplotlib)\b",
 )
 
 
@@ -72,7 +73,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked slow, unless they are asked for by an option or by their own names."""
+    """Leave out the tests marked slow, unless an option or a test's own name asks for them."""
     if config.getoption("--slow") or any("::" in argument for argument in config.args):
         return
     wanted = bool(config.getoption("--only-slow"))
@@ -101,7 +102,7 @@ MOST_WORKERS = 8
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Use the CPUs there are, unless there is an -n, a debugger, or a test named on the command line."""
+    """Use all CPUs, unless there is an -n, a debugger or a single test on the command line."""
     if hasattr(config, "workerinput") or not config.pluginmanager.has_plugin("xdist"):
         return
     if config.option.numprocesses is not None:
@@ -183,43 +184,69 @@ def root() -> Path:
     return ROOT
 
 
+def run_interpreter(
+    arguments: list[str], folder: Path, timeout: float, variables: dict[str, str | None]
+) -> str:
+    """Run a fresh interpreter in a folder and return what it printed.
+
+    `variables` change the environment, None removes one. A failure or a timeout fails the test.
+    """
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MLPBANK_", "OMP_"))
+    }
+    for name, value in variables.items():
+        if value is None:
+            env.pop(name, None)
+        else:
+            env[name] = value
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
 @pytest.fixture
 def run_python(tmp_path: Path) -> RunPython:
-    """Run a script in a fresh interpreter, away from the source tree, and return what it printed.
+    """Run a short script, away from the source tree, and return what it printed.
 
-    Keyword arguments are environment variables, None removes one. A script that fails or hangs
-    fails the test.
+    Keyword arguments are environment variables, None removes one.
     """
 
     def run(script: str, *, timeout: float = 120, **variables: str | None) -> str:
-        env = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("MLPBANK_", "OMP_"))
-        }
-        for name, value in variables.items():
-            if value is None:
-                env.pop(name, None)
-            else:
-                env[name] = value
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script)],
-            env=env,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout.strip()
+        return run_interpreter(["-c", textwrap.dedent(script)], tmp_path, timeout, variables)
+
+    return run
+
+
+@pytest.fixture
+def run_program(tmp_path: Path) -> RunProgram:
+    """Run a program of tests/programs with arguments, and return what it printed.
+
+    Programs can import the modules of tests/helpers. Keyword arguments are environment variables,
+    None removes one.
+    """
+
+    def run(name: str, *arguments: object, timeout: float = 120, **variables: str | None) -> str:
+        command = [str(ROOT / f"tests/programs/{name}.py"), *map(str, arguments)]
+        paths = [str(ROOT / "tests/helpers"), os.environ.get("PYTHONPATH", "")]
+        variables.setdefault("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        return run_interpreter(command, tmp_path, timeout, variables)
 
     return run
 
 
 @pytest.fixture(scope="session")
 def build_core(tmp_path_factory: pytest.TempPathFactory) -> BuildCore:
-    """Build the core and tests/cpp by CMake, warnings as errors unless options say otherwise, and return the folder."""
+    """Build the core and tests/cpp, by default with warnings as errors. Return the folder."""
 
     def build(*options: str, target: str = "all") -> Path:
         folder = tmp_path_factory.mktemp("core")
@@ -252,5 +279,5 @@ def build_core(tmp_path_factory: pytest.TempPathFactory) -> BuildCore:
     ],
 )
 def core_build(request: pytest.FixtureRequest, build_core: BuildCore) -> Path:
-    """The folder of a plain build, programs and objects: without optimisation, and as users get them."""
+    """The folder of a plain build with its programs and objects, unoptimised and optimised."""
     return build_core(*request.param)

@@ -129,7 +129,8 @@ def _zipf(
     verify = request.verifier(settings.dtype)
     found = compare(builders, verify, seconds=seconds, progress=progress)
     used = len(np.unique(request.requests[0].slots))
-    title = f"{scale(ZIPF_ROWS)} rows for {problem.case.network} by Zipf's law ({used} models have some)"
+    rows = f"{scale(ZIPF_ROWS)} rows for {problem.case.network}"
+    title = f"{rows} by Zipf's law ({used} models have some)"
     return table_of(title, rows_of(found), found)
 
 

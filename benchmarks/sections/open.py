@@ -167,7 +167,7 @@ def opened(path: Path, keys: int) -> Mapping[str, float]:
     bank.predict(chosen, x)
     result["predict_ms"] = (time.perf_counter() - began) * 1e3
     result["predict_read"] = resident_bytes(path)
-    # Every page, and another process that does the same: who has which memory?
+    # Read every page, beside another process that does the same: which memory is shared?
     every = [key(i) for i in range(len(bank))]
     bank.predict(every, np.ones((len(every), 4), np.float32))
     alone = mapping(path)

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -227,24 +228,6 @@ def idle(case: Case, settings: Settings, seconds: float, progress: Progress) -> 
     return Table("CPU time after the last call", [row], wrong, failed=bool(wrong))
 
 
-ORDER = """
-import time
-import numpy as np
-{imports}
-arch = mlpbank.Architecture.mlp(32, 64, 64, 1)
-bank = mlpbank.BatchedInference(1000, arch)
-bank.weights.load_stacked({{f"layer_{{i}}": np.ones((1000, s.input_size, s.output_size), "f4")
-                           for i, s in enumerate(arch.layers)}})
-x, out = np.ones((1000, 32), "f4"), np.empty((1000, 1), "f4")
-times = []
-for _ in range(4000):
-    start = time.perf_counter()
-    bank.forward(x, out=out)
-    times.append(time.perf_counter() - start)
-print(min(times) * 1e6)  # what others on the machine disturbed least
-"""
-
-
 def import_orders(progress: Progress) -> Table:
     """Time forward with other libraries imported before and after mlpbank."""
     title = "The fastest forward in orders of import, as long as with mlpbank alone"
@@ -254,8 +237,7 @@ def import_orders(progress: Progress) -> Table:
         return Table(title, [], left_out={"import orders": f"not installed ({', '.join(missing)})"})
 
     def fastest(*order: str) -> float:
-        script = ORDER.format(imports="\n".join(f"import {library}" for library in order))
-        command = [sys.executable, "-c", script]
+        command = [sys.executable, Path(__file__).parents[1] / "import_order.py", *order]
         return float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
     orders = list(itertools.permutations(libraries))

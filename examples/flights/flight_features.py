@@ -2,7 +2,7 @@
 
 The delay that a flight *adds* is its arrival delay minus its departure delay, negative where it
 makes up time. Two features tell what flights added that HAD LANDED in the hours before this one
-left: whoever predicts at departure knows it, in the held-out month as in any other. Statistics over
+left: a prediction at departure can use it, in the held-out month as in any other. Statistics over
 longer times are taken from the training part alone.
 """
 
@@ -74,9 +74,8 @@ def prepare(flights: pd.DataFrame, airports: pd.DataFrame) -> pd.DataFrame:
     scheduled = pd.to_datetime(flights["time_hour"], utc=True) + pd.to_timedelta(
         flights["minute"], unit="min"
     )
-    clock = pd.Series(
-        0, index=flights.index
-    )  # the destination's wall clock at scheduled departure, minutes of the day
+    # The destination's wall clock at scheduled departure, in minutes of the day.
+    clock = pd.Series(0, index=flights.index)
     for name, times in scheduled.groupby(zone):
         local = times.dt.tz_convert(name)
         clock[times.index] = local.dt.hour * 60 + local.dt.minute
@@ -118,7 +117,7 @@ def recent_mean(
     window: float,
     prior: float,
 ) -> npt.NDArray[np.float64]:
-    """Return, for each flight, the mean delay added by flights of its group that landed shortly before it left.
+    """Return for each flight the mean delay added by flights of its group that landed just before.
 
     Parameters
     ----------

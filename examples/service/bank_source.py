@@ -21,7 +21,7 @@ Identity = tuple[int, int, int, int]
 
 
 class BankChangedError(RuntimeError):
-    """The file under the mapping was changed in place: what the bank would answer is wrong, or kills the process."""
+    """The mapped file was changed in place: answers would be wrong, or reading it would kill."""
 
 
 def flights_bank_file() -> Path:
@@ -30,7 +30,7 @@ def flights_bank_file() -> Path:
 
 
 def bank_file() -> Path:
-    """Return the bank file that the environment variable BANK_FILE names, or else that of the flights."""
+    """Return the bank file that $BANK_FILE names, by default that of the flights."""
     return Path(os.environ["BANK_FILE"]) if os.environ.get("BANK_FILE") else flights_bank_file()
 
 
@@ -48,20 +48,25 @@ class _File:
     """
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(
-            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-        )  # not waiting for who writes to a pipe
+        # O_NONBLOCK: opening a pipe does not wait for its writer.
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         weakref.finalize(self, os.close, self.number)
         self.identity = _identity(os.fstat(self.number))
         self.name = f"/proc/self/fd/{self.number}"  # opens this very file again
 
     def check(self) -> None:
-        """Raise BankChangedError if the file was written to, or cut, since it was opened; it takes a microsecond."""
+        """Raise BankChangedError if the file was written to or cut since it was opened.
+
+        Takes a microsecond.
+        """
         if _identity(os.fstat(self.number)) != self.identity:
             raise BankChangedError("the bank file was changed in place; waiting for a good one")
 
     def verify(self) -> None:
-        """Raise ValueError if the checksums are wrong. In a process of its own, which is what a cut file would kill."""
+        """Raise ValueError if the checksums are wrong.
+
+        Runs in a process of its own, because reading a cut file kills the process.
+        """
         command = [sys.executable, "-m", "mlpbank", "verify", self.name]
         done = subprocess.run(
             command, pass_fds=[self.number], capture_output=True, text=True, check=False
@@ -82,8 +87,8 @@ class BankSource:
     Attributes
     ----------
     bank : Bank
-        The one opened last. `using` gives it to predict with; whoever began with an older one
-        finishes with it, and it is unmapped when all have.
+        The one opened last. `using` gives it to predict with. A call that began with an older one
+        finishes with it; it is unmapped after the last such call.
     reloads : int
         How often this process opened a newer file in place of an older one.
     open_bank : callable
@@ -110,10 +115,10 @@ class BankSource:
 
     @contextmanager
     def using(self) -> Iterator[Bank]:
-        """Give the bank to a block, and raise BankChangedError before or after it if its file was changed in place.
+        """Give the bank to a block; raise BankChangedError if its file is changed before its end.
 
-        Before, because a mapping whose file was cut kills the process that touches it; after,
-        because what was read of a file while somebody wrote to it is worth nothing.
+        The check before the block prevents touching the mapping of a cut file, which would kill
+        the process. The check after it finds a file that was written to while it was read.
         """
         file, bank = self._file, self.bank
         file.check()
@@ -126,7 +131,7 @@ class BankSource:
         self._file.check()  # the bank that the batcher asked, if it was replaced meanwhile
 
     def start(self) -> None:
-        """Open the file anew, in a worker process, instead of answering from what its parent opened once.
+        """Open the file anew in a worker process, rather than use what its parent opened.
 
         What was changed in place, and so takes long to check, is left to `watch`.
         """
@@ -140,7 +145,7 @@ class BankSource:
             self._complain(error)
 
     def _changed_in_place(self, file: _File) -> bool:
-        """Whether somebody wrote into what is mapped, perhaps still does, and perhaps it already has its size."""
+        """Whether the mapped file was written to. The writing may still go on."""
         return file.identity[:2] == self._file.identity[:2] and file.identity != self._file.identity
 
     def look(self) -> tuple[_File, Bank] | None:
@@ -185,12 +190,12 @@ class BankSource:
             logger.error("%s: not reloaded: %s", self.path, error)
 
     async def watch(self, on_reload: Callable[[], None], seconds: float) -> None:
-        """Look for a new file for ever. Each worker process does, so all of them follow within that time."""
+        """Look for a new file at intervals. Each worker does, so all follow within one interval."""
         while True:
             try:
                 if found := await asyncio.to_thread(self.look):
                     self._use(*found)
-                    # In the same step: nobody asks one bank and checks the other's file
+                    # In the same step: no call asks one bank and checks the other's file
                     on_reload()
                     self.reloads += 1
                     logger.info("%s: reloaded, %d models", self.path, len(self.bank))

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 
 class LimitBody:
-    """ASGI middleware that answers 413 to larger bodies, at once if the request says how large its body is."""
+    """ASGI middleware that answers 413 to larger bodies, at once if the request states its size."""
 
     def __init__(self, app: Any, max_bytes: int) -> None:
         self.app = app

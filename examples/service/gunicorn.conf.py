@@ -10,7 +10,7 @@ from typing import Any
 from mlpbank import cpu_budget
 
 # Before prometheus_client is imported: where workers leave their counters for each other. A
-# variable of its own tells whose folder that is, because SIGHUP runs this file again.
+# variable of its own tells which process's folder that is, because SIGHUP runs this file again.
 own_folder = os.environ.get("OWN_METRICS_FOLDER", "")
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     own_folder = tempfile.mkdtemp(prefix="metrics-")
@@ -19,9 +19,8 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
 bind = os.environ.get("BIND", "127.0.0.1:8000")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "uvicorn_worker.UvicornWorker"
-preload_app = (
-    True  # what is imported is shared; each worker maps the bank file, whose pages are shared too
-)
+# Workers share the imported modules. Each maps the bank file, and its pages are shared too.
+preload_app = True
 control_socket_disable = True
 graceful_timeout = 30
 # Each worker predicts with its share of the CPUs, or of a container's quota, instead of all of them
@@ -38,7 +37,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def pre_exec(server: Any) -> None:
-    """Let the master that takes over at SIGUSR2 have a folder of its own: this one removes its folder."""
+    """Give the master that takes over at SIGUSR2 its own folder: this one removes its folder."""
     if own_folder:
         for name in ("PROMETHEUS_MULTIPROC_DIR", "OWN_METRICS_FOLDER"):
             server.cfg.env_orig.pop(name, None)

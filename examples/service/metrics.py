@@ -1,4 +1,7 @@
-"""What Prometheus is told, over all worker processes of one gunicorn if PROMETHEUS_MULTIPROC_DIR names their folder."""
+"""Metrics for Prometheus.
+
+They cover all worker processes of one gunicorn if PROMETHEUS_MULTIPROC_DIR names their folder.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def exposition() -> bytes:
 
 
 class MeasureRequests:
-    """ASGI middleware that counts requests by the route they took, never by the path: keys are without number."""
+    """ASGI middleware that counts requests by route, not by path: there are too many keys."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""Bank: keys, adding, replacing, removing, unknown keys, ids, data frames; files and threads are tested elsewhere."""
+"""Bank: keys, adding, replacing, removing, unknown keys, handles, data frames."""
 
 from __future__ import annotations
 
@@ -157,19 +157,21 @@ def test_places_of_deleted_models_are_used_again(bank: Bank, keys: list[Any]) ->
     assert bank.nbytes < before + 200_000
 
 
-def test_ids_are_refused_once_their_model_is_deleted(bank: Bank, keys: list[Any]) -> None:
+def test_handles_are_refused_once_their_model_is_deleted(bank: Bank, keys: list[Any]) -> None:
     inputs = x(2)
-    ids = bank.handles([keys[1], keys[3]])
+    handles = bank.handles([keys[1], keys[3]])
     np.testing.assert_array_equal(
-        bank.predict_handles(ids, inputs), bank.predict([keys[1], keys[3]], inputs)
+        bank.predict_handles(handles, inputs), bank.predict([keys[1], keys[3]], inputs)
     )
     del bank[keys[1]]
     with pytest.raises(UnknownModelError, match=r"1 of 2 handles"):
-        bank.predict_handles(ids, inputs)
+        bank.predict_handles(handles, inputs)
     bank["again" if isinstance(keys[0], str) else 12345] = weights(9)  # takes the place
     with pytest.raises(UnknownModelError):
-        bank.predict_handles(ids, inputs)
-    np.testing.assert_array_equal(bank.predict_handles(ids[1:], inputs[1:]), alone(3, inputs[1:]))
+        bank.predict_handles(handles, inputs)
+    np.testing.assert_array_equal(
+        bank.predict_handles(handles[1:], inputs[1:]), alone(3, inputs[1:])
+    )
     new = bank.handles(["again" if isinstance(keys[0], str) else 12345])
     np.testing.assert_array_equal(bank.predict_handles(new, inputs[:1]), alone(9, inputs[:1]))
     for bad in ([-1], [10**6], [2**62]):
@@ -275,9 +277,9 @@ def test_info(bank: Bank, keys: list[Any]) -> None:
 
 
 def test_errors_name_the_arguments_of_the_call(bank: Bank, keys: list[Any]) -> None:
-    ids = bank.handles(keys[:2])
-    for predict, entries in ((bank.predict, keys[:2]), (bank.predict_handles, ids)):
-        name = "keys" if entries is not ids else "handles"
+    handles = bank.handles(keys[:2])
+    for predict, entries in ((bank.predict, keys[:2]), (bank.predict_handles, handles)):
+        name = "keys" if entries is not handles else "handles"
         with pytest.raises(ValueError, match=r"^x: expected last dimension 3, got 2$"):
             predict(entries, np.zeros((2, 2)))
         with pytest.raises(
@@ -420,7 +422,7 @@ def test_pickles_keep_the_engine() -> None:
 
 
 def test_scalers_of_one_model_and_of_each() -> None:
-    """Added or stacked, whichever of the two is given: a model answers in the units of its outputs."""
+    """Added or stacked, with either scaler or both: a model answers in the units of its outputs."""
     every = [weights(i) for i in range(3)]
     stacked = {name: np.stack([w[name] for w in every]) for name in every[0]}
     rng = np.random.default_rng(5)

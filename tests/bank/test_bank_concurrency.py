@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bank_stress import ARCH, Stress, weights_of
-from cases import RunPython, raises
+from cases import RunProgram, raises
 from mlpbank import Architecture, Bank, UnknownModelError
 
 pytestmark = pytest.mark.threads
@@ -23,7 +23,7 @@ def answer(code: int) -> float:
 
 
 @pytest.mark.parametrize("opened", [False, True], ids=["made", "opened"])
-def test_no_answer_is_of_another_key_or_of_no_generation(
+def test_no_answer_is_of_another_key_or_of_no_revision(
     tmp_path: Path, layout: str, opened: bool
 ) -> None:
     stress = Stress(layout, tmp_path, opened)
@@ -34,7 +34,7 @@ def test_no_answer_is_of_another_key_or_of_no_generation(
     assert min(counts.values()) > 0, counts
 
 
-def test_places_are_used_again_and_their_old_ids_are_not(layout: str) -> None:
+def test_places_are_used_again_and_their_old_handles_are_not(layout: str) -> None:
     bank = Bank(ARCH, layout=layout)
     stale = []
     for i in range(2000):
@@ -46,9 +46,9 @@ def test_places_are_used_again_and_their_old_ids_are_not(layout: str) -> None:
     assert len(bank) == 0
     assert bank.nbytes < 200_000
     bank["last"] = weights_of(5)
-    for ids in stale:
+    for handles in stale:
         with pytest.raises(UnknownModelError):
-            bank.predict_handles(ids, X)
+            bank.predict_handles(handles, X)
     assert bank.predict_handles(bank.handles(["last"]), X)[0, 0] == answer(5)
 
 
@@ -56,7 +56,7 @@ def slot_of(bank: Bank, key: str) -> int:
     return bank._slot_map.slot(key)
 
 
-def test_a_slot_whose_ids_are_used_up_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_whose_handles_are_used_up_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """After 2^31 models in one slot; here after 4."""
     from mlpbank._columns import ModelColumns
     from mlpbank.bank import _slot_map
@@ -106,26 +106,28 @@ def test_slots_are_used_again_in_the_order_of_their_removal() -> None:
         assert slot_of(bank, f"new {i}") == i
 
 
-def test_numbers_that_never_were_ids() -> None:
+def test_numbers_that_never_were_handles() -> None:
     bank = Bank(ARCH)
     bank["a"], bank["b"] = weights_of(1), weights_of(2)
     del bank["a"]
-    for ids in ([-1], [1, -(2**63)], [1, 1, 1000]):
-        last = len(ids) - 1
-        with raises(IndexError, f"handles[{last}]: expected one of Bank.handles, got {ids[last]}"):
-            bank.predict_handles(ids, np.ones((len(ids), 2)))
+    for handles in ([-1], [1, -(2**63)], [1, 1, 1000]):
+        last = len(handles) - 1
+        with raises(
+            IndexError, f"handles[{last}]: expected one of Bank.handles, got {handles[last]}"
+        ):
+            bank.predict_handles(handles, np.ones((len(handles), 2)))
     with pytest.raises(UnknownModelError, match=r"^no such model: 0 \(1 of 2 handles\)$"):
         bank.predict_handles([1, 0], np.ones((2, 2)))
 
 
-@pytest.mark.parametrize("by", ["keys", "ids"])
+@pytest.mark.parametrize("by", ["keys", "handles"])
 def test_a_model_deleted_between_lookup_and_computing(
     by: str, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In that very moment, and its place would fit the next: it is unknown then, or still the old one."""
+    """The slot is not the next model's yet: the old key is unknown or has its own model."""
     bank = Bank(ARCH, layout=layout)
     bank["old"] = weights_of(1)
-    ids = bank.handles(["old"])
+    handles = bank.handles(["old"])
     owner, name = bank._slot_map, "find" if by == "keys" else "slots_of"
     lookup = getattr(owner, name)
 
@@ -138,7 +140,7 @@ def test_a_model_deleted_between_lookup_and_computing(
 
     monkeypatch.setattr(owner, name, and_then)
     with pytest.raises(UnknownModelError):
-        bank.predict(["old"], X) if by == "keys" else bank.predict_handles(ids, X)
+        bank.predict(["old"], X) if by == "keys" else bank.predict_handles(handles, X)
     assert list(bank) == ["new"]
 
 
@@ -215,7 +217,7 @@ def test_keys_of_a_bank_that_changes_are_those_of_one_moment() -> None:
 
 @pytest.mark.parametrize("kind", ["str", "int"])
 def test_unknown_keys_are_counted_once_however_often_a_look_up_is_repeated(kind: str) -> None:
-    """A look-up holds the GIL, so the only change beside it is one that has begun already and ends meanwhile."""
+    """A look-up holds the GIL, so only a change that has begun before can end during it."""
     arch = Architecture.mlp(300, 300)
     weights = {"layer_0": np.ones((300, 300), np.float32)}
     bank = Bank(arch)
@@ -242,119 +244,7 @@ def test_unknown_keys_are_counted_once_however_often_a_look_up_is_repeated(kind:
         thread.join()
 
 
-# Fork while other threads predict, change and save: the child's bank works, in every respect.
-FORK = """
-import os, signal, sys, threading, warnings
-import numpy as np
-sys.path.insert(0, {tests!r})
-from bank_stress import ARCH, weights_of
-from mlpbank import Bank, UnknownModelError
-from mlpbank.files import _mapped
-
-warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
-folder = {folder!r}
-bank = Bank(ARCH, layout={layout!r})
-for i in range(20):
-    bank[f"key {{i}}"] = weights_of(i)
-bank.save(folder + "/bank")
-bank = Bank.open(folder + "/bank")
-x = np.ones((20, 2), np.float32)
-keys = [f"key {{i}}" for i in range(20)]
-constant = keys[5:]
-expected = [9.0 * i * i + i for i in range(5, 20)]
-stop = threading.Event()
-errors = []
-
-
-def again(function):
-    def run():
-        try:
-            while not stop.is_set():
-                function()
-        except BaseException as error:
-            errors.append(error)
-    return run
-
-
-def change():
-    for key in keys[:5]:
-        del bank[key]
-        bank[key] = weights_of(3)
-
-
-def swap():
-    bank["other"] = weights_of(1)
-
-
-def predict():
-    assert bank.predict(constant, x[5:])[:, 0].tolist() == expected
-
-
-def save():
-    bank.save(folder + "/saved")
-
-
-def child():
-    for turn in range(3):
-        predict()
-        for key in keys[:5]:
-            bank[key] = weights_of(turn)
-            assert bank.predict(key, x[0])[0] == 9.0 * turn * turn + turn
-            ids = bank.handles([key])
-            del bank[key]
-            for other in ("x", "y", "z"):
-                bank[other] = weights_of(9)
-                assert bank.predict(other, x[0])[0] == 9.0 * 81 + 9
-                del bank[other]
-            try:
-                bank.predict_handles(ids, x[:1])
-            except UnknownModelError:
-                pass
-            else:
-                raise AssertionError("a stale id")
-    assert sorted(set(list(bank)) - {{"other"}}) == sorted(constant)
-    before = bank._weights.num_models
-    for i in range(200):  # readers that do not exist here would keep their slots
-        bank[f"turn {{i}}"] = weights_of(i)
-        del bank[f"turn {{i}}"]
-    assert bank._weights.num_models == before
-    path = folder + "/child" + str(os.getpid())
-    bank.save(path)
-    _mapped.verify(_mapped.open_file(path, map_file=True))
-    assert Bank.open(path).predict(constant, x[5:])[:, 0].tolist() == expected
-
-
-threads = [threading.Thread(target=again(function)) for function in (change, swap, predict, predict, save)]
-for thread in threads:
-    thread.start()
-try:
-    for _ in range(15):
-        pid = os.fork()
-        if pid == 0:
-            signal.alarm(60)
-            status = 1
-            try:
-                child()
-                status = 0
-            except BaseException as error:
-                print(repr(error), file=sys.stderr, flush=True)
-            os._exit(status)
-        assert os.waitpid(pid, 0)[1] == 0
-finally:
-    stop.set()
-    for thread in threads:
-        thread.join()
-assert not errors, errors
-predict()
-"""
-
-
 def test_forked_children_have_a_working_bank(
-    tmp_path: Path, layout: str, run_python: RunPython
+    tmp_path: Path, layout: str, run_program: RunProgram
 ) -> None:
-    run_python(
-        FORK.format(
-            tests=str(Path(__file__).parents[1] / "helpers"), folder=str(tmp_path), layout=layout
-        ),
-        timeout=600,
-    )
+    run_program("forked_bank", tmp_path, layout, timeout=600)

@@ -1,4 +1,4 @@
-"""Keys as people have them: columns, subclasses, odd strings, numbers at their limits; and what is no key."""
+"""Keys: columns, subclasses, odd strings, numbers at their limits, and what is no key."""
 
 from __future__ import annotations
 

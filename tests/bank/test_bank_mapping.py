@@ -1,4 +1,4 @@
-"""A bank as what it says it is: a mutable mapping, whose parts fit together with what makes a bank."""
+"""A bank is a mutable mapping, and its constructors accept what its methods return."""
 
 from __future__ import annotations
 

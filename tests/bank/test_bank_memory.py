@@ -29,7 +29,7 @@ def test_only_pages_that_are_needed_are_read(measured: dict[str, float]) -> None
     if measured["evicted_but"] > 0:
         pytest.skip("this filesystem keeps evicted pages in memory")
     assert measured["open_read"] <= 2 * PAGE
-    # Of each key: a tile of 3.8 kB, slots, offsets and bytes, each of which can begin on one page
+    # For each key: a tile of 3.8 kB, slots, offsets and bytes, each of which can begin on one page
     # and end on the next.
     assert KEYS * PAGE < measured["predict_read"] <= measured["open_read"] + 8 * KEYS * PAGE
     assert measured["predict_read"] < measured["file"] / 10

@@ -1,4 +1,4 @@
-"""What a caller passed is the caller's again when the call returns: changing it later changes nothing here."""
+"""Arguments belong to the caller when a call returns: changing them later changes no bank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of the predict command as people have them: every row fits the header, or the command says which does not."""
+"""Tables of the predict command: every row fits the header, or the error names one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADER = "key,x,y\n"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A bank in which key k answers k times x + y, by int keys 1 to 3; beside it one with str keys."""
+    """Two banks in which key k gives k times x + y: one with int keys 1 to 3, one with str keys."""
     weights = {"layer_0": np.array([[[k], [1.0]] for k in (1, 2, 3)])}
     Bank.from_stacked([1, 2, 3], Architecture.mlp(2, 1), weights).save(tmp_path / "ints.mlpbank")
     Bank.from_stacked(["1", "007", "7"], Architecture.mlp(2, 1), weights).save(
@@ -316,7 +316,8 @@ def test_floats_that_may_be_another_key_rounded_are_no_keys(
 
 def test_a_reader_that_has_seen_enough_is_no_error(path: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(HEADER + "3,1,5\n" * 200_000)
-    command = f"{sys.executable} -m mlpbank predict {path} --input {tmp_path}/rows.csv --key key | head -n 2"
+    predict = f"{sys.executable} -m mlpbank predict {path} --input {tmp_path}/rows.csv --key key"
+    command = f"{predict} | head -n 2"
     done = subprocess.run(
         command, shell=True, capture_output=True, text=True, timeout=120, check=False
     )

@@ -284,9 +284,8 @@ def test_a_state_dict_that_holds_code_is_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     folder = tmp_path / "models"
     folder.mkdir()
-    torch.save(
-        torch.nn.Linear(3, 2), folder / "a.pt"
-    )  # a whole module: unpickling it would run code
+    # A whole module: unpickling it would run code.
+    torch.save(torch.nn.Linear(3, 2), folder / "a.pt")
     done = run("convert", folder, tmp_path / "bank.mlpbank", "--sizes", "3,2")
     assert done.returncode == 2
     assert "would run code" in done.stderr
@@ -316,9 +315,8 @@ def test_predict(tmp_path: Path, kind: str, suffix: str) -> None:
         == 0
     )
     expected = bank.predict(keys, x)
-    np.testing.assert_allclose(
-        np.load(target), expected, rtol=1e-5, atol=1e-6
-    )  # CSV has decimal digits
+    # CSV has decimal digits.
+    np.testing.assert_allclose(np.load(target), expected, rtol=1e-5, atol=1e-6)
     done = run("predict", file, "--input", source, "--key", "key", "--features", "b,a,c")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

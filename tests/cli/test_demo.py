@@ -105,7 +105,7 @@ def test_bank_is_sound(bank: Bank) -> None:
     assert actual.shape == models.shape
     assert (x.dtype, actual.dtype, models.dtype) == (np.float32, np.float32, np.int32)
     assert models.min() >= 0
-    assert models.max() < aircraft  # the global network is nobody's own
+    assert models.max() < aircraft  # the global network belongs to no aircraft
     assert np.bincount(models).max() == 2
     weights = bank.to_stacked().weights
     for array in (x, actual, *weights.values()):

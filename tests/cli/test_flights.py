@@ -1,4 +1,4 @@
-"""The flights example: features by hand, nothing from the future, and training that is deterministic and worth it."""
+"""The flights example: features without knowledge of the future, and deterministic training."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_recent_mean_counts_what_landed_in_the_window_before_departure(
 
 
 def random_flights(n: int = 3000) -> Any:
-    """Return flights to Boston by 40 aircraft, of which each has a delay of its own, all through the year."""
+    """Return a year of flights to Boston by 40 aircraft, each with a delay of its own."""
     rng = np.random.default_rng(1)
     day, hour, aircraft = rng.integers(0, 365, n), rng.integers(5, 23, n), rng.integers(0, 40, n)
     when = pd.Series(pd.Timestamp("2013-01-01") + pd.to_timedelta(day * 24 + hour, unit="h"))
@@ -224,7 +224,7 @@ def random_flights(n: int = 3000) -> Any:
 
 
 def test_no_feature_knows_what_happened_after_departure(features: ModuleType) -> None:
-    """Whatever becomes of all flights that have not landed when one leaves, that one's features stay."""
+    """The features of a flight do not depend on flights that have not landed when it leaves."""
     table = random_flights()
     scheduled = (
         pd.to_datetime(table["time_hour"]) - pd.Timestamp("2013-01-01", tz="UTC")

@@ -201,7 +201,8 @@ def test_modules_that_are_called_as_a_layer_of_equinox() -> None:
     np.testing.assert_array_equal(
         convert.convert(same, arch).weights["layer_0"], np.asarray(same.weight).T
     )
-    ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' if the layer computes x @ w, "
+    ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' "
+    ask += "if the layer computes x @ w, "
     for layer in (Linear(jnp.ones((3, 3)), jnp.ones(3)), Turned(3, 3, key=key)):
         with raises(ValueError, f": {ask}'out_in' if w @ x"):
             convert.convert(layer, arch)

@@ -1,4 +1,4 @@
-"""Keras models compute in a bank what they compute in Keras, in float64 so that the bounds are those of float32."""
+"""Keras models give in a bank what they give in Keras, computed in float64 for tight bounds."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ CHOICES = iter([0, 1] * 100)
 
 
 @pytest.mark.parametrize("name", UNKNOWN_FUNCTIONS)
-def test_functions_that_differ_where_nobody_looks(name: str) -> None:
+def test_functions_that_differ_at_few_points(name: str) -> None:
     function = UNKNOWN_FUNCTIONS[name]
     with unsupported("d: <lambda> is no activation that mlpbank has, with the same parameters"):
         convert.convert(sequential(L.Dense(2, function, name="d")))

@@ -1,4 +1,4 @@
-"""ONNX models compute in a bank what onnxruntime computes, and banks written as ONNX compute the same there."""
+"""ONNX models give in a bank what they give in onnxruntime, and so do banks written as ONNX."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def weights_of(arch: Architecture, seed: int = 0) -> Weights:
 
 
 def add_layer(builder: Builder, weights: Weights, i: int, rng: np.random.Generator) -> None:
-    """Append layer i in one of the ways exporters write one, none of which changes a bit of the weights."""
+    """Append layer i in a form that exporters write. None changes a bit of the weights."""
     matrix, bias = weights[f"layer_{i}"], weights[f"layer_{i}.bias"]
     kind = rng.integers(4)
     if kind == 0:
@@ -315,13 +315,13 @@ def test_banks_as_one_batched_graph(activation: Activation) -> None:
     onnx.checker.check_model(model, full_check=True)
     for count in (1, 4):
         x = np.random.default_rng(1).standard_normal((6, count, 5)).astype(np.float32)
-        bank = BatchedInference(6, arch)
-        bank.weights.load_stacked(weights)
+        inference = BatchedInference(6, arch)
+        inference.weights.load_stacked(weights)
         got = run(model, x)
         assert got.dtype == np.float32
         assert got.shape == (6, count, 3)
         assert (
-            np.abs(got - bank.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)
+            np.abs(got - inference.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)
         ).all()
 
 
@@ -330,11 +330,13 @@ def test_banks_of_any_architecture_as_one_batched_graph(seed: int) -> None:
     arch = random_architecture(np.random.default_rng(seed))
     weights = random_weights(arch, 3, np.random.default_rng(seed))
     x = np.random.default_rng(1).standard_normal((3, 5, arch.input_size)).astype(np.float32)
-    bank = BatchedInference(3, arch)
-    bank.weights.load_stacked(weights)
+    inference = BatchedInference(3, arch)
+    inference.weights.load_stacked(weights)
     flat = {name: array.reshape(3, -1) for name, array in weights.items()}
     got = run(convert.to_onnx(arch, flat), x)
-    assert (np.abs(got - bank.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)).all()
+    assert (
+        np.abs(got - inference.forward(x)) <= 4 * error_bound(arch, weights, x, fused=False)
+    ).all()
 
 
 def test_banks_that_no_onnx_file_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,7 +544,7 @@ def test_a_single_output_may_be_squeezed() -> None:
 
 
 def test_broken_models_are_value_errors() -> None:
-    """Models in which something was removed or exchanged are refused, or read as the chains they still are."""
+    """Models with parts removed or exchanged are refused, or are still chains and read as such."""
     for seed in range(200):
         try_broken_model(np.random.default_rng(seed))
 

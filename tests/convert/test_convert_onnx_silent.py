@@ -1,4 +1,4 @@
-"""ONNX nodes are known by what they are: what agrees with an activation on some numbers only is refused."""
+"""ONNX nodes that agree with an activation on some numbers only are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scalers folded into weights compute what scaling outside does; parameters without a model, in any order."""
+"""Scalers folded into weights give what scaling outside gives; parameters without a model."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_scalers_that_do_not_fit() -> None:
 
 
 class Tripled:
-    """A scaler somebody wrote: whether it scales nothing otherwise, no number of rows can tell."""
+    """A user's scaler is refused: no number of rows can prove what it computes."""
 
     n_features_in_ = 3
 
@@ -200,7 +200,8 @@ def test_hand_written_parameters_say_which_way_round_they_are() -> None:
     turned = [{"W": matrix.T, "b": bias} for matrix, bias in pairs]
     assert_same_models(convert.from_params(pairs, SQUARE, weight_layout="in_out"), SQUARE, weights)
     assert_same_models(convert.from_params(turned, SQUARE, weight_layout="out_in"), SQUARE, weights)
-    ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' if the layer computes x @ w, "
+    ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' "
+    ask += "if the layer computes x @ w, "
     with raises(ValueError, f"0: {ask}'out_in' if w @ x"):
         convert.convert(pairs, SQUARE)
     stacked = {"layers": [{"w": np.stack([m, m]), "b": np.stack([b, b])} for m, b in pairs]}
@@ -281,7 +282,8 @@ def test_no_framework_is_imported(run_python: RunPython) -> None:
         convert.from_flat(np.zeros((3, 6)), arch, order="weight,bias", weight_layout="out_in")
         convert.from_params({"Dense_0": {"kernel": np.eye(2)}}, arch)
         convert.fold_scalers(arch, {"layer_0": np.eye(2)}, (0, 1), ([1, 2], 3))
-        print(sorted({"torch", "jax", "flax", "equinox", "sklearn", "keras", "onnx", "onnxruntime"} & set(sys.modules)))
+        frameworks = "torch", "jax", "flax", "equinox", "sklearn", "keras", "onnx", "onnxruntime"
+        print(sorted(set(frameworks) & set(sys.modules)))
     """
     assert run_python(script) == "[]"
 

@@ -153,7 +153,8 @@ def test_what_is_not_supported_is_named() -> None:
     for estimator, message in (
         (
             LinearRegression(),
-            "LinearRegression is not supported; an MLPRegressor, an MLPClassifier or a Pipeline to one",
+            "LinearRegression is not supported; an MLPRegressor, an MLPClassifier or a Pipeline "
+            "to one",
         ),
         (
             make_pipeline(PCA(), network),
@@ -169,11 +170,13 @@ def test_what_is_not_supported_is_named() -> None:
         ),
         (
             TransformedTargetRegressor(network, transformer=QuantileTransformer(n_quantiles=9)),
-            "transformer: QuantileTransformer: QuantileTransformer is no scaler that is known, it may compute anything",
+            "transformer: QuantileTransformer: QuantileTransformer is no scaler that is known, "
+            "it may compute anything",
         ),
         (
             TransformedTargetRegressor(network, func=np.cbrt, inverse_func=lambda z: z**3),
-            "transformer: FunctionTransformer: FunctionTransformer has a func, which may compute anything",
+            "transformer: FunctionTransformer: FunctionTransformer has a func, "
+            "which may compute anything",
         ),
         (Own(max_iter=2), "Own is a class of its own, which may compute anything"),
     ):
@@ -248,15 +251,18 @@ OTHERWISE = {
     ),
     "inverse_transform of a subclass": (
         TransformedTargetRegressor(NETWORK, transformer=OwnScaler(), check_inverse=False),
-        f"transformer: OwnScaler: OwnScaler is no scaler that is known, it may compute anything; {FOLD}",
+        "transformer: OwnScaler: OwnScaler is no scaler that is known, "
+        f"it may compute anything; {FOLD}",
     ),
     "scaler of a subclass": (
         make_pipeline(OwnScaler(), NETWORK),
-        f"ownscaler: OwnScaler: OwnScaler is no scaler that is known, it may compute anything; {FOLD}",
+        "ownscaler: OwnScaler: OwnScaler is no scaler that is known, "
+        f"it may compute anything; {FOLD}",
     ),
     "function of inputs": (
         make_pipeline(FunctionTransformer(double), NETWORK),
-        f"functiontransformer: FunctionTransformer: FunctionTransformer has a func, {ANYTHING}; {FOLD}",
+        "functiontransformer: FunctionTransformer: FunctionTransformer has a func, "
+        f"{ANYTHING}; {FOLD}",
     ),
     "pipeline": (OwnPipeline([("n", NETWORK)]), f"OwnPipeline is a class of its own, {ANYTHING}"),
     "classifier": (

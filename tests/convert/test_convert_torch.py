@@ -331,8 +331,8 @@ def test_many_models_become_stacked_arrays() -> None:
     keys, found, weights = convert.stack(models, progress=True)
     assert keys == list(models)
     assert found == arch
-    bank = BatchedInference(6, found)
-    bank.weights.load_stacked(weights)
+    inference = BatchedInference(6, found)
+    inference.weights.load_stacked(weights)
     for name, array in weights.items():
         np.testing.assert_array_equal(array, stacked[name])
 

@@ -1,4 +1,4 @@
-"""PyTorch modules that compute something else than what their layers say are refused, never read in silence."""
+"""PyTorch modules that compute something else than their layers say are refused."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_numbers_leave_a_module_as_it_was() -> None:
 
 
 class Tripled(torch.Tensor):  # type: ignore[misc]
-    """Of which a layer makes something else."""
+    """Layers triple what they compute with it."""
 
     @classmethod
     def __torch_function__(
@@ -228,7 +228,7 @@ class Tripled(torch.Tensor):  # type: ignore[misc]
 
 
 class Named(torch.Tensor):  # type: ignore[misc]
-    """Of which nothing is changed."""
+    """Changes nothing."""
 
 
 def of_class(kind: Any) -> Any:
@@ -358,7 +358,8 @@ def test_hooks_for_every_module(register: Any, name: str) -> None:
         for model in (nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3)), Net()):
             with raises(
                 UnsupportedLayerError,
-                f"PyTorch has hooks for every module ({name}), which may do anything; remove them first",
+                f"PyTorch has hooks for every module ({name}), which may do anything; "
+                "remove them first",
             ):
                 convert.convert(model)
         with pytest.raises(
@@ -511,7 +512,8 @@ OTHERWISE: dict[str, tuple[Callable[[], Any], str]] = {
     },
     "spectral norm in training": (
         lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))),
-        "0: the parametrization _SpectralNorm of weight is in training mode; call model.eval() first",
+        "0: the parametrization _SpectralNorm of weight is in training mode; "
+        "call model.eval() first",
     ),
 }
 
@@ -533,9 +535,8 @@ def test_a_call_put_in_place_of_a_layers(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_forward_put_in_place_of_a_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (
-        convert.convert(nn.Linear(3, 3)).architecture.output_size == 3
-    )  # the importer has seen PyTorch's own
+    # The importer has seen PyTorch's own.
+    assert convert.convert(nn.Linear(3, 3)).architecture.output_size == 3
     monkeypatch.setattr(nn.Linear, "forward", lambda self, x: torch.relu(x))
     with raises(
         UnsupportedLayerError, "0: the forward of Linear was replaced by one that may do anything"
@@ -608,7 +609,8 @@ def test_tied_tensors_of_any_two_modules() -> None:
 def test_parameters_written_by_hand_say_which_way_round_they_are() -> None:
     arch = Architecture.mlp(3, 3)
     matrix, bias = torch.rand(3, 3), torch.rand(3)
-    ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' if the layer computes x @ w, "
+    ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' "
+    ask += "if the layer computes x @ w, "
     for params in (
         [(matrix, bias)],
         {"0": {"w": matrix, "b": bias}},

@@ -1,4 +1,4 @@
-"""Every activation against float64, over a million points and every edge, for every instruction set."""
+"""Every activation against float64 on a million points, for every instruction set."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ EDGES = np.array(
 
 @functools.lru_cache(maxsize=1)
 def points() -> Float32Array:
-    """Return a million floats spread over all bit patterns, as many where activations bend, and the edges."""
+    """Return a million floats of any bits, as many where activations bend, and the edges."""
     rng = np.random.default_rng(2)
     everywhere = rng.integers(0, 2**32, 500_000, dtype=np.uint32).view(np.float32)
     bend = rng.uniform(-12, 12, 500_000).astype(np.float32)
@@ -69,11 +69,11 @@ def points() -> Float32Array:
 
 def apply(activation: Activation, x: Float32Array, isa: str, layout: str = "panel") -> Float32Array:
     """Return the activation of x, through a layer that changes nothing else."""
-    bi = BatchedInference(
+    inference = BatchedInference(
         1, Architecture([LayerSpec(1, 1, activation)]), Engine(isa=isa), layout=layout
     )
-    bi.load_weights(0, {"layer_0": [1.0], "layer_0.bias": [-0.0]})
-    return bi.forward(x.reshape(1, -1, 1)).reshape(-1)
+    inference.load_weights(0, {"layer_0": [1.0], "layer_0.bias": [-0.0]})
+    return inference.forward(x.reshape(1, -1, 1)).reshape(-1)
 
 
 def ulp(y: np.ndarray) -> np.ndarray:
@@ -170,11 +170,11 @@ def test_relu_of_minus_zero_is_zero(isa: str, layout: str) -> None:
 def softmax(x: Float32Array, isa: str, layout: str) -> Float32Array:
     """Return the softmax of each row of x (rows, n), through a layer that changes nothing else."""
     n = x.shape[1]
-    bi = BatchedInference(
+    inference = BatchedInference(
         1, Architecture([LayerSpec(n, n, "softmax")]), Engine(isa=isa), layout=layout
     )
-    bi.load_weights(0, {"layer_0": np.eye(n)})
-    return bi.forward(x[None])[0]
+    inference.load_weights(0, {"layer_0": np.eye(n)})
+    return inference.forward(x[None])[0]
 
 
 @pytest.mark.parametrize("n", [*SIZES, 1000])

@@ -1,4 +1,4 @@
-"""Activation, LayerSpec and Architecture: what they hold, how they compare, and every error they raise."""
+"""Activation, LayerSpec and Architecture: attributes, comparison and every error."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def test_architecture_properties() -> None:
     assert arch.num_parameters == 33 * 64 + 65 * 7 + 8
     assert arch.validate() is None  # type: ignore[func-returns-value]
     assert (
-        repr(arch)
-        == "Architecture([LayerSpec(32, 64, 'relu'), LayerSpec(64, 7, 'tanh'), LayerSpec(7, 1, 'none')])"
+        repr(arch) == "Architecture([LayerSpec(32, 64, 'relu'), LayerSpec(64, 7, 'tanh'), "
+        "LayerSpec(7, 1, 'none')])"
     )
     for name in ("layers", "input_size", "output_size", "num_parameters"):
         with pytest.raises(AttributeError):

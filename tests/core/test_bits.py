@@ -1,4 +1,4 @@
-"""The same row through the same model gives the same bits, whatever else is in the call and whatever computes it.
+"""The same row through the same model gives the same bits in every call and on every engine.
 
 100 random configurations run by default, 500 with --slow; with MLPBANK_TEST_CONFIGS=10000 pytest
 --slow tests/core/test_bits.py runs more. More threads than this machine has CPUs are tested in
@@ -58,35 +58,36 @@ def engines(
 
 
 def check_calls(
-    bi: BatchedInference, x: Float32Array, y: Float32Array, rng: np.random.Generator
+    inference: BatchedInference, x: Float32Array, y: Float32Array, rng: np.random.Generator
 ) -> None:
     """Check that every way to ask for rows of x gives the bits of y."""
     num_models, rows = y.shape[:2]
     threads = int(rng.choice(THREADS))
-    assert_same_bits(bi.forward(x, num_threads=threads), y)
+    assert_same_bits(inference.forward(x, num_threads=threads), y)
 
-    ids = rng.integers(
-        0, num_models, rng.integers(1, 2 * num_models + 1)
-    )  # some left out, some repeated, any order
-    assert_same_bits(bi.forward(x[ids], models=ids, num_threads=threads), y[ids])
+    # Some slots are left out, some repeated, in any order.
+    slots = rng.integers(0, num_models, rng.integers(1, 2 * num_models + 1))
+    assert_same_bits(inference.forward(x[slots], models=slots, num_threads=threads), y[slots])
     order = rng.permutation(num_models)
-    assert_same_bits(bi.forward(x[order], models=order, num_threads=threads), y[order])
+    assert_same_bits(inference.forward(x[order], models=order, num_threads=threads), y[order])
 
     first = int(rng.integers(rows))
     last = int(rng.integers(first, rows)) + 1
-    assert_same_bits(bi.forward(x[:, first:last], num_threads=threads), y[:, first:last])
-    assert_same_bits(bi.forward(x[:, first]), y[:, first])  # one row for each model
+    assert_same_bits(inference.forward(x[:, first:last], num_threads=threads), y[:, first:last])
+    assert_same_bits(inference.forward(x[:, first]), y[:, first])  # one row for each model
 
-    # Single rows in one ragged call: row `picked` of model `ids`.
-    picked = rng.integers(0, rows, len(ids))
-    assert_same_bits(bi.forward(x[ids, picked], models=ids, num_threads=threads), y[ids, picked])
+    # Single rows in one ragged call: row `picked` of model `slots`.
+    picked = rng.integers(0, rows, len(slots))
+    assert_same_bits(
+        inference.forward(x[slots, picked], models=slots, num_threads=threads), y[slots, picked]
+    )
 
     model = int(rng.integers(num_models))
     every = np.arange(num_models)
-    same = bi.forward(np.broadcast_to(x[model], x.shape), models=every)
+    same = inference.forward(np.broadcast_to(x[model], x.shape), models=every)
     assert_same_bits(same[model], y[model])
-    assert_same_bits(bi.forward_shared(x[model], num_threads=threads), same)
-    assert_same_bits(bi.forward_shared(x[model, first], num_threads=threads), same[:, first])
+    assert_same_bits(inference.forward_shared(x[model], num_threads=threads), same)
+    assert_same_bits(inference.forward_shared(x[model, first], num_threads=threads), same[:, first])
 
 
 def check_configuration(seed: int) -> None:
@@ -96,12 +97,12 @@ def check_configuration(seed: int) -> None:
     weights = {layout: c.batched_weights(layout, dtype) for layout in LAYOUTS}
     for group in GROUPS:
         expected = BatchedInference.from_weights(weights["panel"], Engine(1, group[0])).forward(c.x)
-        for bi in engines(group, weights, threads=4):
+        for inference in engines(group, weights, threads=4):
             try:
-                check_calls(bi, c.x, expected, rng)
+                check_calls(inference, c.x, expected, rng)
             except AssertionError as error:
                 raise AssertionError(
-                    f"configuration {seed}: {bi!r}, {dtype}, x {c.x.shape}: {error}"
+                    f"configuration {seed}: {inference!r}, {dtype}, x {c.x.shape}: {error}"
                 ) from error
 
 
@@ -118,10 +119,10 @@ def test_every_number_of_rows(group: tuple[str, ...]) -> None:
     weights = {layout: c.batched_weights(layout) for layout in LAYOUTS}
     alone = BatchedInference.from_weights(weights["panel"], Engine(1, group[0]))
     expected = np.stack([alone.forward(c.x[:, row]) for row in range(300)], axis=1)
-    for bi in engines(group, weights, threads=2):
+    for inference in engines(group, weights, threads=2):
         for rows in range(1, 301):
-            assert_same_bits(bi.forward(c.x[:, :rows]), expected[:, :rows])
-            assert_same_bits(bi.forward(c.x[:, 300 - rows :]), expected[:, 300 - rows :])
+            assert_same_bits(inference.forward(c.x[:, :rows]), expected[:, :rows])
+            assert_same_bits(inference.forward(c.x[:, 300 - rows :]), expected[:, 300 - rows :])
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=" and ".join)
@@ -131,8 +132,8 @@ def test_every_number_of_threads_when_there_is_enough_to_share(group: tuple[str,
         c = case(architecture((20, 33, 17), Activation.TANH), num_models, rows)
         weights = {layout: c.batched_weights(layout) for layout in LAYOUTS}
         expected = BatchedInference.from_weights(weights["panel"], Engine(1, group[0])).forward(c.x)
-        ids = np.random.default_rng(rows).permutation(num_models)
+        slots = np.random.default_rng(rows).permutation(num_models)
         for threads in THREADS:
-            for bi in engines(group, weights, threads):
-                assert_same_bits(bi.forward(c.x), expected)
-                assert_same_bits(bi.forward(c.x[ids], models=ids), expected[ids])
+            for inference in engines(group, weights, threads):
+                assert_same_bits(inference.forward(c.x), expected)
+                assert_same_bits(inference.forward(c.x[slots], models=slots), expected[slots])

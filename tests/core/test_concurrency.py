@@ -1,4 +1,4 @@
-"""Many Python threads at once: right values, loads beside predictions, and the GIL left to others."""
+"""Many Python threads at once: right outputs, loads beside predictions, models that come and go."""
 
 from __future__ import annotations
 
@@ -56,23 +56,26 @@ def in_threads(workers: list[Callable[[], None]]) -> None:
 
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_calls_in_many_threads_do_not_disturb_each_other(layout: str, num_threads: int) -> None:
-    """One inference and several of other sizes, above and below the grain of work that is shared out."""
+    """Networks of several sizes, with more and with less work than is shared out to helpers."""
     shapes = [((20, 33, 17), 300, 5), ((3, 5, 2), 20, 1), ((65, 64, 64, 3), 40, 30)]
     cases = [
         case(architecture(sizes, Activation.TANH), num_models, rows)
         for sizes, num_models, rows in shapes
     ]
     inferences = [c.inference(ISAS[0], layout, num_threads) for c in cases]
-    expected = [bi.forward(c.x, num_threads=1) for bi, c in zip(inferences, cases, strict=True)]
+    expected = [
+        inference.forward(c.x, num_threads=1)
+        for inference, c in zip(inferences, cases, strict=True)
+    ]
 
     def worker(seed: int) -> None:
         rng = np.random.default_rng(seed)
         for _ in range(40):
             i = int(rng.integers(len(cases)))
-            bi, c = inferences[i], cases[i]
-            assert_same_bits(bi.forward(c.x, num_threads=num_threads), expected[i])
-            ids = rng.integers(0, len(c.x), 30)
-            assert_same_bits(bi.forward(c.x[ids], models=ids), expected[i][ids])
+            inference, c = inferences[i], cases[i]
+            assert_same_bits(inference.forward(c.x, num_threads=num_threads), expected[i])
+            slots = rng.integers(0, len(c.x), 30)
+            assert_same_bits(inference.forward(c.x[slots], models=slots), expected[i][slots])
 
     in_threads([lambda seed=seed: worker(seed) for seed in range(6)])  # type: ignore[misc]
 
@@ -85,26 +88,26 @@ def test_different_instruction_sets_at_once() -> None:
     inferences = [c.inference(isa, layout) for isa in FUSED_ISAS for layout in LAYOUTS]
     expected = inferences[0].forward(c.x)
 
-    def worker(bi: BatchedInference) -> None:
+    def worker(inference: BatchedInference) -> None:
         for _ in range(40):
-            assert_same_bits(bi.forward(c.x), expected)
+            assert_same_bits(inference.forward(c.x), expected)
 
-    in_threads([lambda bi=bi: worker(bi) for bi in inferences])  # type: ignore[misc]
+    in_threads([lambda inference=inference: worker(inference) for inference in inferences])  # type: ignore[misc]
 
 
 def test_errors_in_one_thread_leave_the_others_alone(layout: str) -> None:
     c = case(architecture((20, 33, 17), Activation.TANH), 100, 5)
-    bi = c.inference(ISAS[0], layout)
-    expected = bi.forward(c.x)
+    inference = c.inference(ISAS[0], layout)
+    expected = inference.forward(c.x)
 
     def right() -> None:
         for _ in range(50):
-            assert_same_bits(bi.forward(c.x), expected)
+            assert_same_bits(inference.forward(c.x), expected)
 
     def wrong() -> None:
         for _ in range(50):
             with pytest.raises(IndexError, match=r"^models\[0\]: "):
-                bi.forward(c.x[:1], models=[100])
+                inference.forward(c.x[:1], models=[100])
 
     in_threads([right, wrong, right, wrong])
 
@@ -113,8 +116,8 @@ def test_errors_in_one_thread_leave_the_others_alone(layout: str) -> None:
 
 
 @pytest.fixture
-def generations(layout: str) -> tuple[BatchedWeights, Case, list[Weights], list[Float32Array]]:
-    """Weights, two generations of their contents, and the results of each."""
+def revisions(layout: str) -> tuple[BatchedWeights, Case, list[Weights], list[Float32Array]]:
+    """Weights, two revisions of their contents, and the results of each."""
     old = case(architecture((9, 33, 17), Activation.TANH), 40, 3)
     new = Case(old.architecture, {name: -array for name, array in old.weights.items()}, old.x)
     results = [c.inference(ISAS[0], layout).forward(c.x) for c in (old, new)]
@@ -163,61 +166,63 @@ class Stop:
             raise self._errors[0]
 
 
-def generation_of(rows: Float32Array, results: list[Float32Array], model: int) -> int:
+def revision_of(rows: Float32Array, results: list[Float32Array], model: int) -> int:
     for i, result in enumerate(results):
         if np.array_equal(rows, result[model]):
             return i
     raise AssertionError(f"model {model}: neither the old nor the new weights give this")
 
 
-def test_each_result_is_of_one_generation(
-    generations: tuple[BatchedWeights, Case, list[Weights], list[Float32Array]],
+def test_each_result_is_of_one_revision(
+    revisions: tuple[BatchedWeights, Case, list[Weights], list[Float32Array]],
 ) -> None:
-    weights, c, contents, results = generations
-    bi = BatchedInference.from_weights(weights)
+    weights, c, contents, results = revisions
+    inference = BatchedInference.from_weights(weights)
     seen = set()
 
     def predict() -> None:
-        for model, rows in enumerate(bi.forward(c.x)):
-            seen.add(generation_of(rows, results, model))
+        for model, rows in enumerate(inference.forward(c.x)):
+            seen.add(revision_of(rows, results, model))
 
     def predict_some() -> None:
-        ids = np.array([3, 39, 3, 17, 16])
-        for model, rows in zip(ids, bi.forward(c.x[ids], models=ids), strict=True):
-            generation_of(rows, results, model)
+        slots = np.array([3, 39, 3, 17, 16])
+        for model, rows in zip(slots, inference.forward(c.x[slots], models=slots), strict=True):
+            revision_of(rows, results, model)
 
     deadline = time.monotonic() + TIMEOUT
     with Stop(predict, predict_some) as busy:
         turn = 0
         while turn < 8 or (seen != {0, 1} and busy.alive and time.monotonic() < deadline):
             turn += 1
-            generation = (turn + 1) % 2
+            revision = (turn + 1) % 2
             for model in np.random.default_rng(turn).permutation(40):
-                weights.load(model, one_model(contents[generation], model))
+                weights.load(model, one_model(contents[revision], model))
             # Whatever starts after a load has returned sees it.
-            assert_same_bits(bi.forward(c.x), results[generation])
-            weights.load_stacked(contents[1 - generation])
-            assert_same_bits(bi.forward(c.x), results[1 - generation])
+            assert_same_bits(inference.forward(c.x), results[revision])
+            weights.load_stacked(contents[1 - revision])
+            assert_same_bits(inference.forward(c.x), results[1 - revision])
     assert seen == {0, 1}
 
 
-def test_all_rows_of_a_model_are_of_one_generation_however_they_are_shared_out(layout: str) -> None:
+def test_all_rows_of_a_model_are_of_one_revision_however_they_are_shared_out(layout: str) -> None:
     """Thousands of rows of one model go to several threads, piece by piece."""
     old = case(architecture((9, 33, 17), Activation.TANH), 2, 3000)
     new = Case(old.architecture, {name: -array for name, array in old.weights.items()}, old.x)
     weights = old.batched_weights(layout)
-    bi = BatchedInference.from_weights(weights)
-    ids = np.repeat([0, 1], 3000)
-    x_of_ids = old.x.reshape(6000, 9)
+    inference = BatchedInference.from_weights(weights)
+    slots = np.repeat([0, 1], 3000)
+    x_of_slots = old.x.reshape(6000, 9)
     results = [c.inference(ISAS[0], layout).forward(c.x) for c in (old, new)]
 
     def predict() -> None:
-        for model, rows in enumerate(bi.forward(old.x)):
-            generation_of(rows, results, model)
+        for model, rows in enumerate(inference.forward(old.x)):
+            revision_of(rows, results, model)
 
     def predict_entries() -> None:
-        for model, rows in enumerate(bi.forward(x_of_ids, models=ids).reshape(2, 3000, 17)):
-            generation_of(rows, results, model)
+        for model, rows in enumerate(
+            inference.forward(x_of_slots, models=slots).reshape(2, 3000, 17)
+        ):
+            revision_of(rows, results, model)
 
     with Stop(predict, predict_entries) as busy:
         turn = 0
@@ -227,10 +232,10 @@ def test_all_rows_of_a_model_are_of_one_generation_however_they_are_shared_out(l
                 weights.load(model, one_model((old, new)[turn % 2].weights, model))
 
 
-def test_a_model_read_back_is_of_one_generation(
-    generations: tuple[BatchedWeights, Case, list[Weights], list[Float32Array]],
+def test_a_model_read_back_is_of_one_revision(
+    revisions: tuple[BatchedWeights, Case, list[Weights], list[Float32Array]],
 ) -> None:
-    weights, _, contents, _ = generations
+    weights, _, contents, _ = revisions
 
     def read() -> None:
         got = weights.get(5)
@@ -251,17 +256,17 @@ def test_loads_come_through_however_busy_the_readers_are(layout: str) -> None:
     still to come.
     """
     c = case(architecture((64, 64, 64), Activation.RELU), 200, 10)
-    bi = c.inference(ISAS[0], layout, 1)
+    inference = c.inference(ISAS[0], layout, 1)
     readers, loads = 8, 150
     allowed = loads * readers * 10
     loaded = threading.Event()
 
     def load() -> None:
         for model in range(loads):
-            bi.load_weights(model % 200, one_model(c.weights, model % 200))
+            inference.load_weights(model % 200, one_model(c.weights, model % 200))
         loaded.set()
 
-    with Stop(*[lambda: bi.forward(c.x)] * readers) as busy:
+    with Stop(*[lambda: inference.forward(c.x)] * readers) as busy:
         start = busy.rounds
         loader = threading.Thread(target=load, daemon=True)
         loader.start()
@@ -300,47 +305,53 @@ def during(
 
 
 def test_a_model_that_is_unloaded_during_a_call_is_never_silently_nan(layout: str) -> None:
-    """Seen or not, its rows are right or the call is an error, until it came after the call's check at last."""
+    """Its rows are right or the call is an error, until it is unloaded after the call's check."""
     c = case(architecture((128, 128, 128), Activation.TANH), 64, 200)
-    bi = c.inference(ISAS[-1], layout, 1)
-    expected = bi.forward(c.x)
+    inference = c.inference(ISAS[-1], layout, 1)
+    expected = inference.forward(c.x)
     out = np.empty_like(expected)
     deadline, attempt = time.monotonic() + TIMEOUT, 0
     while time.monotonic() < deadline:
         attempt += 1
         out[:] = 9
-        error = during(lambda: bi.forward(c.x, out=out), lambda: bi.unload(63), attempt % 8 * 1e-3)
+        error = during(
+            lambda: inference.forward(c.x, out=out),
+            lambda: inference.unload(63),
+            attempt % 8 * 1e-3,
+        )
         if error is None:
             assert_same_bits(out, expected)
         else:
             assert error.args[0] == "model 63: no weights were loaded"
             if (out[0] != 9).all():  # the call had begun to compute
                 return
-        bi.load_weights(63, one_model(c.weights, 63))
+        inference.load_weights(63, one_model(c.weights, 63))
     pytest.fail("no model was ever unloaded in the middle of a call")
 
 
-def test_a_call_by_ids_computes_with_what_it_has_found(layout: str) -> None:
+def test_a_call_by_slots_computes_with_what_it_has_found(layout: str) -> None:
     """Models are looked up once, before anything is computed: unloading later changes nothing."""
     c = case(architecture((64, 64, 64), Activation.TANH), 40, 100)
-    bi = c.inference(ISAS[-1], layout, 1)
-    ids = np.arange(40)[::-1].copy()
-    expected = bi.forward(c.x[ids], models=ids)
-    x, out = c.x[ids], np.empty_like(expected)
+    inference = c.inference(ISAS[-1], layout, 1)
+    slots = np.arange(40)[::-1].copy()
+    expected = inference.forward(c.x[slots], models=slots)
+    x, out = c.x[slots], np.empty_like(expected)
     for attempt in range(12):
         out[:] = 9
         error = during(
-            lambda: bi.forward(x, models=ids, out=out), lambda: bi.unload(0), attempt * 1e-3
+            lambda: inference.forward(x, models=slots, out=out),
+            lambda: inference.unload(0),
+            attempt * 1e-3,
         )
         if error is None:
             assert_same_bits(out, expected)
         else:
             assert (out == 9).all()
-        bi.load_weights(0, one_model(c.weights, 0))
+        inference.load_weights(0, one_model(c.weights, 0))
 
 
 def test_calls_beside_growing_are_of_one_number_of_models(layout: str) -> None:
-    """Of as many models as there are rows; those that come while the call runs are not looked at."""
+    """The number of rows decides. Models added while the call runs are not looked at."""
     c = case(architecture((3, 5, 2), Activation.NONE), 2000, 1)
     x, results, one = (
         c.x[:, 0],
@@ -351,29 +362,32 @@ def test_calls_beside_growing_are_of_one_number_of_models(layout: str) -> None:
     deadline = time.monotonic() + TIMEOUT
     while (rounds < 3 or right < 100) and time.monotonic() < deadline:
         rounds += 1
-        bi = BatchedInference(1, c.architecture, layout=layout)
-        bi.load_weights(0, one)
+        inference = BatchedInference(1, c.architecture, layout=layout)
+        inference.load_weights(0, one)
 
-        def grow(bi: BatchedInference = bi) -> None:
+        def grow(inference: BatchedInference = inference) -> None:
             for model in range(1, 2000):
-                bi.grow(1)
-                bi.load_weights(model, one_model(c.weights, model))
+                inference.grow(1)
+                inference.load_weights(model, one_model(c.weights, model))
 
         thread = threading.Thread(target=grow)
         thread.start()
         while thread.is_alive():
-            rows = x[: bi.num_models]
+            rows = x[: inference.num_models]
+            error: Exception | None = None
             try:
-                assert_same_bits(bi.forward(rows), results[: len(rows)])
+                y = inference.forward(rows)
+            except (ValueError, ModelNotLoadedError) as raised:
+                error = raised
+            if error is None:
+                assert_same_bits(y, results[: len(rows)])
                 right += 1
-            except ValueError as error:
-                assert str(error).startswith("x: expected first dimension ")  # noqa: PT017
-            except (
-                ModelNotLoadedError
-            ) as error:  # the last one, which is there but has no weights yet
-                assert str(error) == f"model {len(rows) - 1}: no weights were loaded"  # noqa: PT017
+            elif isinstance(error, ModelNotLoadedError):  # the last model has no weights yet
+                assert str(error) == f"model {len(rows) - 1}: no weights were loaded"
+            else:
+                assert str(error).startswith("x: expected first dimension ")
         thread.join(TIMEOUT)
-        assert_same_bits(bi.forward(x), results)
+        assert_same_bits(inference.forward(x), results)
     assert right >= 100
 
 
@@ -383,20 +397,20 @@ def test_calls_beside_growing_are_of_one_number_of_models(layout: str) -> None:
 def long_calls(layout: str) -> dict[str, Callable[[], object]]:
     """Return calls that take milliseconds, each by another way into the core."""
     c = case(architecture((128, 128, 128), Activation.TANH), 64, 200)
-    bi = c.inference(ISAS[-1], layout, 1)
-    ids = np.arange(64)[::-1].copy()
+    inference = c.inference(ISAS[-1], layout, 1)
+    slots = np.arange(64)[::-1].copy()
     small = case(architecture((4, 8, 2), Activation.TANH), 1, 100_000)
     rows = small.inference(ISAS[-1], layout, 1)
     x = small.x[0, :, None]
     weights = c.batched_weights(layout)
     return {
-        "direct": lambda: bi.forward(c.x),
-        "num_threads": lambda: bi.forward(c.x, num_threads=1),
-        "ids": lambda: bi.forward(c.x, models=ids),
-        "ids in order": lambda: bi.forward(c.x, models=range(64)),
-        "shared": lambda: bi.forward_shared(c.x[0]),
+        "direct": lambda: inference.forward(c.x),
+        "num_threads": lambda: inference.forward(c.x, num_threads=1),
+        "slots": lambda: inference.forward(c.x, models=slots),
+        "slots in order": lambda: inference.forward(c.x, models=range(64)),
+        "shared": lambda: inference.forward_shared(c.x[0]),
         "rows of one small model": lambda: rows.forward(small.x),
-        "ids of one small model": lambda: rows.forward(x, models=np.zeros(len(x), int)),
+        "slots of one small model": lambda: rows.forward(x, models=np.zeros(len(x), int)),
         "load": lambda: weights.load_stacked(c.weights),
         "load one": lambda: weights.load(3, one_model(c.weights, 3)),
         "get": lambda: weights.get(3),
@@ -408,11 +422,11 @@ LONG_CALLS = (
     *(
         "direct",
         "num_threads",
-        "ids",
-        "ids in order",
+        "slots",
+        "slots in order",
         "shared",
         "rows of one small model",
-        "ids of one small model",
+        "slots of one small model",
     ),
     *("load", "load one", "get", "copy"),
 )
@@ -455,21 +469,21 @@ def test_other_python_threads_run_during(layout: str, name: str) -> None:
     assert others_run_during(long_calls(layout)[name])
 
 
-@pytest.mark.parametrize("by", ["dense", "num_threads", "shared", "ids", "keys"])
+@pytest.mark.parametrize("by", ["dense", "num_threads", "shared", "handles", "keys"])
 def test_other_python_threads_run_during_short_calls_of_mapped_banks(
     layout: str, by: str, tmp_path: Path
 ) -> None:
-    """Pages of the file may have to come from disk, so that no call of such a bank is short for certain."""
+    """Pages of the file may come from disk, so no call is certain to be short."""
     arch = Architecture.mlp(4, 8, 2)
     weights = random_weights(arch, 2, np.random.default_rng(0))
     Bank.from_stacked(["a", "b"], arch, weights, layout=layout).save(tmp_path / "bank")
     bank = Bank.open(tmp_path / "bank")
-    bi, x, ids = bank._inference, np.zeros((2, 4), np.float32), bank.handles(["b", "a"])
+    inference, x, handles = bank._inference, np.zeros((2, 4), np.float32), bank.handles(["b", "a"])
     calls: dict[str, Callable[[], object]] = {
-        "dense": lambda: bi.forward(x),
-        "num_threads": lambda: bi.forward(x, num_threads=1),
-        "shared": lambda: bi.forward_shared(x[0]),
-        "ids": lambda: bank.predict_handles(ids, x),
+        "dense": lambda: inference.forward(x),
+        "num_threads": lambda: inference.forward(x, num_threads=1),
+        "shared": lambda: inference.forward_shared(x[0]),
+        "handles": lambda: bank.predict_handles(handles, x),
         "keys": lambda: bank.predict(["b", "a"], x),
     }
     assert others_run_during(calls[by])
@@ -477,7 +491,7 @@ def test_other_python_threads_run_during_short_calls_of_mapped_banks(
 
 @pytest.mark.parametrize("name", ["add", "remove", "info", "freeze", "set key type", "unload"])
 def test_other_python_threads_run_while_a_bank_may_wait_for_its_lock(name: str) -> None:
-    """Whoever holds the lock may take long, so that no such call is short for certain."""
+    """The holder of the lock may take long, so no such call is certain to be short."""
     bank = Bank(Architecture.mlp(4, 2))
     weights = {"layer_0": np.ones((4, 2), np.float32), "layer_0.bias": np.ones(2, np.float32)}
     bank["a"] = weights
@@ -498,8 +512,10 @@ def test_inferences_are_made_and_dropped_in_many_threads() -> None:
 
     def worker() -> None:
         for n in range(1, 40):
-            bi = BatchedInference(n, arch, Engine())
-            bi.weights.load_stacked({"layer_0": np.ones((n, 60)), "layer_1": np.ones((n, 40))})
-            assert (bi.forward(np.ones((n, 3))) == 60).all()
+            inference = BatchedInference(n, arch, Engine())
+            inference.weights.load_stacked(
+                {"layer_0": np.ones((n, 60)), "layer_1": np.ones((n, 40))}
+            )
+            assert (inference.forward(np.ones((n, 3))) == 60).all()
 
     in_threads([worker] * 4)

@@ -18,9 +18,8 @@ QUICK = ("-DMLPBANK_WERROR=OFF", "-DCMAKE_BUILD_TYPE=Debug", "-DMLPBANK_KERNEL_O
 
 def run(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **variables}
-    env.pop(
-        "LD_PRELOAD", None
-    )  # the program has its own sanitizers or none, and not those that Python may run under
+    # The program has its own sanitizers or none; Python may run under others.
+    env.pop("LD_PRELOAD", None)
     return subprocess.run([path], env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
@@ -98,7 +97,10 @@ def test_no_kernel_object_runs_code_at_import(core_build: Path, isa: str) -> Non
 
 
 def test_kernels_include_no_cpp_header(root: Path) -> None:
-    """The linker could keep the AVX-512 copy of an inline function of one for all: C headers and the folder's own."""
+    """They include only C headers and the folder's own.
+
+    The linker could keep the AVX-512 copy of an inline C++ function for all instruction sets.
+    """
     files = [*(root / "cpp/kernels").iterdir(), root / "cpp/types.h"]
     includes = {
         (path.name, include)

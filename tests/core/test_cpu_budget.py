@@ -164,7 +164,8 @@ def test_affinity_lowers_the_budget(run_python: RunPython) -> None:
         import os
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         import mlpbank
-        print(int(mlpbank.cpu_budget()), mlpbank.Engine().num_threads, mlpbank.Engine(8).num_threads)
+        budget = int(mlpbank.cpu_budget())
+        print(budget, mlpbank.Engine().num_threads, mlpbank.Engine(8).num_threads)
     """
     assert run_python(script) == "1 1 1"
 
@@ -191,7 +192,7 @@ def test_affinity_changed_later_counts_for_new_engines(run_python: RunPython) ->
 
 
 def cgroup(root: Path, groups: str, **files: str) -> float:
-    """Return the quota found below `root`, whose files are given as cpu_max="group/cpu.max text"."""
+    """Return the quota found below `root`, with cpu_max="group/cpu.max text" for each file."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(groups)
     for path, text in files.items():
@@ -310,7 +311,7 @@ no mount at all
 
 
 def test_hierarchies_are_found_where_they_are_mounted(tmp_path: Path) -> None:
-    """Version 2 lies in a folder of its own on machines that have both; version 1 by its controllers' names."""
+    """Version 2 has a folder of its own then, and version 1 a folder by controllers."""
     for kind, mount, options, groups, files in [
         (
             "cgroup2",

@@ -48,13 +48,13 @@ def test_the_forced_one_is_used(isa: str) -> None:
 
 @pytest.mark.skipif(not FUSED_ISAS, reason="this CPU has no other instruction set than portable")
 def test_the_forced_kernel_is_the_one_that_ran() -> None:
-    """Rounding tells them apart: x * x - 1 of x = 1 + 2^-12 keeps its last bit only in a fused multiply-add."""
+    """A fused multiply-add keeps the last bit of x * x - 1 at x = 1 + 2^-12."""
     x = np.float32(1 + 2.0**-12)
     for isa in ISAS:
-        bi = BatchedInference(1, mlpbank.Architecture.mlp(1, 1), Engine(isa=isa))
-        bi.load_weights(0, {"layer_0": [x], "layer_0.bias": [-1.0]})
+        inference = BatchedInference(1, mlpbank.Architecture.mlp(1, 1), Engine(isa=isa))
+        inference.load_weights(0, {"layer_0": [x], "layer_0.bias": [-1.0]})
         exact = 2.0**-11 + 2.0**-24
-        fused = bi.forward([[x]]).item() == exact
+        fused = inference.forward([[x]]).item() == exact
         assert fused == (isa != "portable")
 
 
@@ -127,9 +127,10 @@ def test_no_threads_are_started_by_import_or_by_small_work(run_python: RunPython
         import numpy as np
         before = len(os.listdir("/proc/self/task"))
         import mlpbank
-        bi = mlpbank.BatchedInference(4, mlpbank.Architecture.mlp(4, 8, 2))
-        bi.weights.load_stacked({"layer_0": np.ones((4, 4, 8)), "layer_1": np.ones((4, 8, 2))})
-        bi.forward(np.ones((4, 4)))
+        inference = mlpbank.BatchedInference(4, mlpbank.Architecture.mlp(4, 8, 2))
+        stacked = {"layer_0": np.ones((4, 4, 8)), "layer_1": np.ones((4, 8, 2))}
+        inference.weights.load_stacked(stacked)
+        inference.forward(np.ones((4, 4)))
         print(len(os.listdir("/proc/self/task")) - before)
     """
     assert run_python(script) == "0"
@@ -157,11 +158,11 @@ def test_numbers_of_threads_that_are_no_integers(c: Case, wrong: Any) -> None:
     message = f"num_threads: expected a positive integer, got {wrong!r}"
     with raises(TypeError, message):
         Engine(wrong)
-    bi = c.inference(ISAS[0], "panel")
+    inference = c.inference(ISAS[0], "panel")
     with raises(TypeError, message):
-        bi.forward(c.x, num_threads=wrong)
+        inference.forward(c.x, num_threads=wrong)
     with raises(TypeError, message):
-        bi.forward_shared(c.x[0], num_threads=wrong)
+        inference.forward_shared(c.x[0], num_threads=wrong)
 
 
 @pytest.mark.parametrize("wrong", [0, -3])
@@ -169,15 +170,15 @@ def test_numbers_of_threads_that_are_not_positive(c: Case, wrong: int) -> None:
     message = f"num_threads: expected a positive integer, got {wrong}"
     with raises(ValueError, message):
         Engine(wrong)
-    bi = c.inference(ISAS[0], "panel")
+    inference = c.inference(ISAS[0], "panel")
     with raises(ValueError, message):
-        bi.forward(c.x, num_threads=wrong)
+        inference.forward(c.x, num_threads=wrong)
     with raises(ValueError, message):
-        bi.forward(c.x, models=range(5), num_threads=wrong)
+        inference.forward(c.x, models=range(5), num_threads=wrong)
 
 
 def test_any_number_of_threads_per_call(c: Case) -> None:
-    bi = c.inference(ISAS[0], "panel", 1)
-    expected = bi.forward(c.x)
+    inference = c.inference(ISAS[0], "panel", 1)
+    expected = inference.forward(c.x)
     for threads in (1, 2, 10_000, 2**31, 2**62):
-        assert_same_bits(bi.forward(c.x, num_threads=threads), expected)
+        assert_same_bits(inference.forward(c.x, num_threads=threads), expected)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mlpbank
-from cases import OWN_ERRORS, RunPython
+from cases import OWN_ERRORS, RunProgram
 from mlpbank import (
     Architecture,
     Bank,
@@ -92,7 +92,7 @@ def test_every_exception_of_the_package_has_the_base() -> None:
 
 
 def test_no_built_in_error_is_raised(root: Path) -> None:
-    """Neither in Python nor, but for OSErrors, by what the core throws: those would look like bugs."""
+    """Neither Python nor the core raises them, except for OSError: they would look like bugs."""
     kinds = "|".join(kind.__name__ for kind in OWN_ERRORS)
     for path in (root / "python/mlpbank").rglob("*.py"):
         assert not re.search(rf"raise ({kinds})\(", path.read_text()), path
@@ -129,27 +129,8 @@ def test_errors_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
         mlpbank.cpu_budget()
 
 
-def test_a_snapshot_of_before_a_fork(run_python: RunPython) -> None:
-    output = run_python(
-        """
-        import os
-        import numpy as np
-        from mlpbank import Architecture, Bank, InvalidStateError, _core
-        bank = Bank(Architecture.mlp(2, 3))
-        bank["a"] = {"layer_0": np.ones((2, 3))}
-        snapshot = bank._slot_map.core.freeze(True).weights
-        size = _core.block_of(bank.architecture._core, bank.layout, bank.dtype).bytes
-        child = os.fork()
-        if child == 0:
-            try:
-                snapshot.copy(np.zeros(1, np.int64), np.zeros(size, np.uint8))
-            except InvalidStateError as error:
-                os._exit(3 if str(error).startswith("snapshot: made before a fork") else 4)
-            os._exit(0)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        """
-    )
-    assert output == "3"
+def test_a_snapshot_of_before_a_fork(run_program: RunProgram) -> None:
+    run_program("snapshot_before_fork")
 
 
 def test_errors_of_pybind11_stay_built_in() -> None:

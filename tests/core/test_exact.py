@@ -13,7 +13,7 @@ EXACT_DTYPES = ["float32", "float16", "bfloat16"]
 
 
 def test_no_partial_sum_can_be_inexact() -> None:
-    """Inputs and biases up to 3, weights up to 1: after two hidden layers of the widest size still below 2^24."""
+    """Inputs and biases up to 3, weights up to 1: two widest hidden layers stay below 2^24."""
     largest = 3
     for _ in range(3):
         largest = max(SIZES) * largest + 3
@@ -39,10 +39,12 @@ def test_numbers_of_models_and_rows(
     for sizes in [(16, 31, 33, 2), (3, 1, 7, 1)]:
         for rows in ROWS:
             c = case(architecture(sizes, activation), num_models, rows, integer_weights)
-            bi = c.inference(isa, layout, dtype=dtype)
-            np.testing.assert_array_equal(bi.forward(c.x), c.reference)
+            inference = c.inference(isa, layout, dtype=dtype)
+            np.testing.assert_array_equal(inference.forward(c.x), c.reference)
             order = np.random.default_rng(rows).permutation(num_models)
-            np.testing.assert_array_equal(bi.forward(c.x[order], models=order), c.reference[order])
+            np.testing.assert_array_equal(
+                inference.forward(c.x[order], models=order), c.reference[order]
+            )
 
 
 def test_int8_with_one_layer(isa: str, layout: str) -> None:
@@ -53,6 +55,6 @@ def test_int8_with_one_layer(isa: str, layout: str) -> None:
             weights = {**c.weights, "layer_0": c.weights["layer_0"] * 127}
             weights["layer_0"][:, 0] = 127
             exact = Case(c.architecture, weights, c.x)
-            bi = exact.inference(isa, layout, dtype="int8")
-            np.testing.assert_array_equal(bi.forward(c.x), exact.reference)
-            np.testing.assert_array_equal(bi.forward(c.x[:, 0]), exact.reference[:, 0])
+            inference = exact.inference(isa, layout, dtype="int8")
+            np.testing.assert_array_equal(inference.forward(c.x), exact.reference)
+            np.testing.assert_array_equal(inference.forward(c.x[:, 0]), exact.reference[:, 0])

@@ -1,4 +1,4 @@
-"""Results against the float64 reference, within derived bounds, for every instruction set, layout and odd size."""
+"""Results are within derived bounds of float64, for every instruction set, layout and odd size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_two_sizes_meet(isa: str, layout: str, activation: Activation) -> 
 @pytest.mark.parametrize("part", sweep(range(4), every=4))
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "float32"])
 def test_every_two_sizes_meet_in_every_dtype(isa: str, layout: str, dtype: str, part: int) -> None:
-    """Against the reference of the weights that were kept, dense and by ids."""
+    """Against the reference of the weights that were kept, dense and by slots."""
     rng = np.random.default_rng(3)
     for i, sizes in enumerate(size_triples()):
         if (i // len(SIZES) + i) % 4 != part:
@@ -45,12 +45,12 @@ def test_every_two_sizes_meet_in_every_dtype(isa: str, layout: str, dtype: str, 
         kept = c.kept(dtype)
         # int8 is scaled after the sum: one rounding more than the weights that were kept have.
         slack = 4 if dtype == "int8" else 1
-        bi = c.inference(isa, layout, dtype=dtype)
-        y = bi.forward(c.x)
+        inference = c.inference(isa, layout, dtype=dtype)
+        y = inference.forward(c.x)
         bound = slack * kept.bound("portable" if dtype == "int8" else isa)
         assert (np.abs(y - kept.reference) <= bound).all(), c.architecture
-        ids = rng.integers(0, 3, 5)
-        assert_same_bits(bi.forward(c.x[ids], models=ids), y[ids])
+        slots = rng.integers(0, 3, 5)
+        assert_same_bits(inference.forward(c.x[slots], models=slots), y[slots])
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -95,8 +95,8 @@ def test_shared_rows(isa: str, layout: str) -> None:
 
 def test_missing_biases_are_zero(isa: str, layout: str) -> None:
     c = case(architecture((6, 18, 5), Activation.NONE), num_models=5, rows=4)
-    bi = c.inference(isa, layout)
+    inference = c.inference(isa, layout)
     without = {name: array for name, array in c.weights.items() if not name.endswith(".bias")}
-    bi.weights.load_stacked(without)  # over biases that were there
+    inference.weights.load_stacked(without)  # over biases that were there
     zero = {name: array * np.float32(name in without) for name, array in c.weights.items()}
-    assert_within(bi.forward(c.x), type(c)(c.architecture, zero, c.x), isa)
+    assert_within(inference.forward(c.x), type(c)(c.architecture, zero, c.x), isa)

@@ -13,9 +13,11 @@ from mlpbank import Activation, BatchedInference
 
 Call = Callable[[BatchedInference, Case, Any], Float32Array]
 CALLS: dict[str, Call] = {
-    "forward": lambda bi, c, out: bi.forward(c.x, out=out),
-    "models": lambda bi, c, out: bi.forward(c.x[::-1], models=[4, 3, 2, 1, 0], out=out),
-    "shared": lambda bi, c, out: bi.forward_shared(c.x[0], out=out),
+    "forward": lambda inference, c, out: inference.forward(c.x, out=out),
+    "models": lambda inference, c, out: inference.forward(
+        c.x[::-1], models=[4, 3, 2, 1, 0], out=out
+    ),
+    "shared": lambda inference, c, out: inference.forward_shared(c.x[0], out=out),
 }
 SHAPE = (5, 4, 3)
 
@@ -31,42 +33,44 @@ def call(request: pytest.FixtureRequest) -> Call:
 
 
 @pytest.fixture
-def bi(c: Case, layout: str) -> BatchedInference:
+def inference(c: Case, layout: str) -> BatchedInference:
     return BatchedInference.from_weights(c.batched_weights(layout))
 
 
-def test_result_is_out_itself(bi: BatchedInference, c: Case, call: Call) -> None:
-    expected = call(bi, c, None)
+def test_result_is_out_itself(inference: BatchedInference, c: Case, call: Call) -> None:
+    expected = call(inference, c, None)
     out = np.full(SHAPE, np.nan, np.float32)
-    assert call(bi, c, out) is out
+    assert call(inference, c, out) is out
     assert_same_bits(out, expected)
 
 
-def test_each_call_returns_memory_of_its_own(bi: BatchedInference, c: Case, call: Call) -> None:
-    assert not np.may_share_memory(call(bi, c, None), call(bi, c, None))
+def test_each_call_returns_memory_of_its_own(
+    inference: BatchedInference, c: Case, call: Call
+) -> None:
+    assert not np.may_share_memory(call(inference, c, None), call(inference, c, None))
 
 
-def test_out_in_two_dimensions(bi: BatchedInference, c: Case) -> None:
+def test_out_in_two_dimensions(inference: BatchedInference, c: Case) -> None:
     out = np.empty((5, 3), np.float32)
-    assert bi.forward(c.x[:, 0], out=out) is out
-    assert_same_bits(out, bi.forward(c.x[:, 0]))
-    assert bi.forward_shared(c.x[0, 0], out=out) is out
-    assert_same_bits(out, bi.forward_shared(c.x[0, 0]))
+    assert inference.forward(c.x[:, 0], out=out) is out
+    assert_same_bits(out, inference.forward(c.x[:, 0]))
+    assert inference.forward_shared(c.x[0, 0], out=out) is out
+    assert_same_bits(out, inference.forward_shared(c.x[0, 0]))
 
 
 def test_a_contiguous_part_of_a_larger_array_is_taken(
-    bi: BatchedInference, c: Case, call: Call
+    inference: BatchedInference, c: Case, call: Call
 ) -> None:
     larger = np.full((7, 4, 3), 5, np.float32)
-    call(bi, c, larger[1:6])
-    assert_same_bits(larger[1:6], call(bi, c, None))
+    call(inference, c, larger[1:6])
+    assert_same_bits(larger[1:6], call(inference, c, None))
     assert (larger[0] == 5).all()
     assert (larger[6] == 5).all()
 
 
-def test_out_without_rows(bi: BatchedInference) -> None:
+def test_out_without_rows(inference: BatchedInference) -> None:
     out = np.empty((5, 0, 3), np.float32)
-    assert bi.forward(np.empty((5, 0, 7)), out=out) is out
+    assert inference.forward(np.empty((5, 0, 7)), out=out) is out
 
 
 @pytest.mark.parametrize(
@@ -82,18 +86,18 @@ def test_out_without_rows(bi: BatchedInference) -> None:
     ids=lambda p: p if isinstance(p, str) else "",
 )
 def test_other_types_are_refused(
-    bi: BatchedInference, c: Case, call: Call, out: Any, got: str
+    inference: BatchedInference, c: Case, call: Call, out: Any, got: str
 ) -> None:
     with raises(TypeError, f"out: expected a float32 NumPy array, got {got}"):
-        call(bi, c, out)
+        call(inference, c, out)
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (4, 5, 3), (5, 4, 4), (60,), (5, 4, 3, 1)])
 def test_other_shapes_are_refused(
-    bi: BatchedInference, c: Case, call: Call, shape: tuple[int, ...]
+    inference: BatchedInference, c: Case, call: Call, shape: tuple[int, ...]
 ) -> None:
     with raises(ValueError, f"out: expected shape {SHAPE}, got {shape}"):
-        call(bi, c, np.empty(shape, np.float32))
+        call(inference, c, np.empty(shape, np.float32))
 
 
 def _read_only() -> Float32Array:
@@ -114,29 +118,29 @@ def _read_only() -> Float32Array:
     ids=["fortran", "strided", "negative-strides", "misaligned", "read-only"],
 )
 def test_memory_that_cannot_be_written_straight_is_refused(
-    bi: BatchedInference, c: Case, call: Call, make: Callable[[], Float32Array]
+    inference: BatchedInference, c: Case, call: Call, make: Callable[[], Float32Array]
 ) -> None:
     with raises(
         ValueError, "out: expected a C-contiguous, aligned, writeable array, got one that is not"
     ):
-        call(bi, c, make())
+        call(inference, c, make())
 
 
-def test_masked_out_is_refused(bi: BatchedInference, c: Case, call: Call) -> None:
+def test_masked_out_is_refused(inference: BatchedInference, c: Case, call: Call) -> None:
     """Its mask would stay as it is over the new values."""
     with pytest.raises(TypeError, match=r"^out: "):
-        call(bi, c, np.ma.masked_all(SHAPE, np.float32))
+        call(inference, c, np.ma.masked_all(SHAPE, np.float32))
 
 
 def test_memory_of_the_inputs_is_refused(layout: str) -> None:
     """Rows are read again after the first outputs are written."""
     c = case(architecture((3, 5, 3), Activation.NONE), 4, 2)
-    bi = BatchedInference.from_weights(c.batched_weights(layout))
+    inference = BatchedInference.from_weights(c.batched_weights(layout))
     x = c.x.copy()
     for call in (
-        lambda: bi.forward(x, out=x),
-        lambda: bi.forward(x, models=range(4), out=x),
-        lambda: bi.forward_shared(x[0], out=x),
+        lambda: inference.forward(x, out=x),
+        lambda: inference.forward(x, models=range(4), out=x),
+        lambda: inference.forward_shared(x[0], out=x),
     ):
         with raises(
             ValueError, "out: expected memory of its own, got an array that overlaps the inputs"
@@ -159,15 +163,15 @@ OVERLAPS: dict[str, Callable[[int, int], int]] = {
 @pytest.mark.parametrize("where", OVERLAPS)
 def test_out_that_lies_partly_over_the_inputs_is_refused(layout: str, where: str) -> None:
     c = case(architecture((3, 5, 3), Activation.NONE), 4, 2)
-    bi = BatchedInference.from_weights(c.batched_weights(layout))
+    inference = BatchedInference.from_weights(c.batched_weights(layout))
     memory = np.zeros(100, np.float32)
     calls: list[tuple[tuple[int, ...], Any]] = [
-        ((4, 2, 3), bi.forward),
-        ((4, 3), bi.forward),
-        ((4, 2, 3), lambda x, out: bi.forward(x, num_threads=1, out=out)),
-        ((4, 2, 3), lambda x, out: bi.forward(x, models=range(4), out=out)),
-        ((4, 3), lambda x, out: bi.forward(x, models=[3, 2, 1, 0], out=out)),
-        ((2, 3), lambda x, out: bi.forward_shared(x, out=out)),
+        ((4, 2, 3), inference.forward),
+        ((4, 3), inference.forward),
+        ((4, 2, 3), lambda x, out: inference.forward(x, num_threads=1, out=out)),
+        ((4, 2, 3), lambda x, out: inference.forward(x, models=range(4), out=out)),
+        ((4, 3), lambda x, out: inference.forward(x, models=[3, 2, 1, 0], out=out)),
+        ((2, 3), lambda x, out: inference.forward_shared(x, out=out)),
     ]
     for shape, call in calls:
         out_shape = (4, 2, 3) if shape == (2, 3) else shape
@@ -188,35 +192,37 @@ def test_out_that_lies_partly_over_the_inputs_is_refused(layout: str, where: str
 @pytest.mark.parametrize("after", [True, False])
 def test_out_may_lie_directly_beside_the_inputs(layout: str, after: bool) -> None:
     c = case(architecture((3, 5, 3), Activation.NONE), 4, 2)
-    bi = BatchedInference.from_weights(c.batched_weights(layout))
+    inference = BatchedInference.from_weights(c.batched_weights(layout))
     memory = np.zeros(48, np.float32)
     x, out = (memory[:24], memory[24:]) if after else (memory[24:], memory[:24])
     x[:] = c.x.ravel()
     inputs, out = x.reshape(c.x.shape), out.reshape(4, 2, 3)
     for call in (
-        lambda: bi.forward(inputs, out=out),
-        lambda: bi.forward(inputs, models=range(4), out=out),
-        lambda: bi.forward(inputs, num_threads=1, out=out),
+        lambda: inference.forward(inputs, out=out),
+        lambda: inference.forward(inputs, models=range(4), out=out),
+        lambda: inference.forward(inputs, num_threads=1, out=out),
     ):
         out[:] = 0
-        assert_same_bits(call(), bi.forward(c.x))
+        assert_same_bits(call(), inference.forward(c.x))
         assert_same_bits(inputs, c.x)
 
 
 @pytest.mark.parametrize("start", [0, 51, 59])
-def test_out_that_lies_over_models_is_refused(bi: BatchedInference, c: Case, start: int) -> None:
+def test_out_that_lies_over_models_is_refused(
+    inference: BatchedInference, c: Case, start: int
+) -> None:
     """Numbers of models are read again after the first outputs are written."""
     memory = np.zeros(70, np.float32)
     models = np.frombuffer(memory.data, np.int64, 5, 4 * start)
     models[:] = [4, 3, 2, 1, 0]
     before = memory.copy()
     with raises(ValueError, "out: expected memory of its own, got an array that overlaps models"):
-        bi.forward(c.x[::-1], models=models, out=memory[:60].reshape(SHAPE))
+        inference.forward(c.x[::-1], models=models, out=memory[:60].reshape(SHAPE))
     assert_same_bits(memory, before)
 
 
-def test_refused_out_is_not_touched(bi: BatchedInference, c: Case, call: Call) -> None:
+def test_refused_out_is_not_touched(inference: BatchedInference, c: Case, call: Call) -> None:
     out = np.full((5, 4, 6), 9, np.float32)
     with pytest.raises(ValueError, match=r"^out: expected a C-contiguous"):
-        call(bi, c, out[..., ::2])
+        call(inference, c, out[..., ::2])
     assert (out == 9).all()

@@ -1,4 +1,4 @@
-"""Copies and pickles of banks and engines, as multiprocessing and its kin make them."""
+"""Copies and pickles of inferences and engines, as multiprocessing and its kin make them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from cases import DTYPES, ISAS, RunPython, architecture, assert_same_bits, case, one_model
+from cases import DTYPES, ISAS, RunProgram, architecture, assert_same_bits, case, one_model
 from mlpbank import Activation, Architecture, BatchedInference, BatchedWeights, Engine, cpu_budget
 
 T = TypeVar("T")
@@ -29,30 +29,33 @@ def test_copy_gives_the_same_bits(
     layout: str, dtype: str, duplicate: Callable[[BatchedInference], BatchedInference]
 ) -> None:
     c = case(architecture((9, 33, 17), Activation.TANH), 40, 3)
-    bank = BatchedInference.from_weights(c.batched_weights(layout, dtype), Engine(1, ISAS[-1]))
-    expected = bank.forward(c.x)
-    copied = duplicate(bank)
+    inference = BatchedInference.from_weights(c.batched_weights(layout, dtype), Engine(1, ISAS[-1]))
+    expected = inference.forward(c.x)
+    copied = duplicate(inference)
     assert_same_bits(copied.forward(c.x), expected)
-    assert (copied.num_models, copied.architecture) == (bank.num_models, bank.architecture)
+    assert (copied.num_models, copied.architecture) == (
+        inference.num_models,
+        inference.architecture,
+    )
     assert (copied.weights.layout, copied.weights.dtype) == (layout, dtype)
     assert (copied.engine.num_threads, copied.engine.isa) == (1, ISAS[-1])
     for model in range(40):
-        for name, array in bank.weights.get(model).items():
+        for name, array in inference.weights.get(model).items():
             assert_same_bits(copied.weights.get(model)[name], array)
     # It has weights of its own.
     copied.load_weights(3, one_model({name: -array for name, array in c.weights.items()}, 3))
     copied.unload(4)
     copied.grow(2)
-    assert_same_bits(bank.forward(c.x), expected)
+    assert_same_bits(inference.forward(c.x), expected)
     assert_same_bits(copied.forward(c.x[5:], models=np.arange(5, 40)), expected[5:])
 
 
 def test_shallow_copy_shares_the_weights(layout: str) -> None:
-    bank = BatchedInference(3, Architecture.mlp(2, 1), layout=layout)
-    assert copy.copy(bank).weights is bank.weights
-    weights = copy.copy(bank.weights)
+    inference = BatchedInference(3, Architecture.mlp(2, 1), layout=layout)
+    assert copy.copy(inference).weights is inference.weights
+    weights = copy.copy(inference.weights)
     weights.load(0, {"layer_0": [1, 2]})
-    assert not bank.weights.loaded.any()
+    assert not inference.weights.loaded.any()
 
 
 def test_models_that_were_not_loaded_are_not(layout: str) -> None:
@@ -67,17 +70,17 @@ def test_models_that_were_not_loaded_are_not(layout: str) -> None:
     copied = pickled(weights)
     assert np.array_equal(copied.loaded, weights.loaded)
     assert [copied.revision(model) for model in (0, 1, 17, 20)] == [1, 0, 1, 0]
-    banks = [BatchedInference.from_weights(w) for w in (weights, copied)]
-    results = [bank.forward(c.x, missing="nan") for bank in banks]
+    inferences = [BatchedInference.from_weights(w) for w in (weights, copied)]
+    results = [inference.forward(c.x, missing="nan") for inference in inferences]
     assert np.array_equal(*results, equal_nan=True)
     for model in range(40):
         copied.load(model, one_model(c.weights, model))
-    assert_same_bits(banks[1].forward(c.x), c.inference(ISAS[0], layout).forward(c.x))
+    assert_same_bits(inferences[1].forward(c.x), c.inference(ISAS[0], layout).forward(c.x))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_is_left_of_a_model_that_was_unloaded(layout: str, dtype: str) -> None:
-    """Not even where its tile holds others: a pickle is what it would be if the model had never been there."""
+    """Not even where its tile holds others: the pickle is as if the model had never been there."""
     c = case(architecture((9, 33, 17), Activation.TANH), 20, 3)
     weights, without = (
         BatchedWeights(20, c.architecture, layout=layout, dtype=dtype) for _ in range(2)
@@ -92,14 +95,14 @@ def test_nothing_is_left_of_a_model_that_was_unloaded(layout: str, dtype: str) -
 
 
 def test_damaged_pickle_is_refused(layout: str) -> None:
-    restore, (models, arch, layout, dtype, units, there) = BatchedWeights(
+    restore, (models, arch, layout, dtype, blocks, loaded) = BatchedWeights(
         40, Architecture.mlp(3, 20, 2), layout=layout
     ).__reduce__()
     for wrong in [
-        (units[:-1], there),
-        (units[:0], there),
-        (units, there[:-1]),
-        (units, [*there, True]),
+        (blocks[:-1], loaded),
+        (blocks[:0], loaded),
+        (blocks, loaded[:-1]),
+        (blocks, [*loaded, True]),
     ]:
         with pytest.raises(ValueError, match=r"^units: not of this version of mlpbank$"):
             restore(models, arch, layout, dtype, *wrong)
@@ -121,23 +124,7 @@ def test_budget_can_be_pickled() -> None:
 
 
 @pytest.mark.parametrize("method", sorted(set(multiprocessing.get_all_start_methods())))
-def test_bank_is_an_argument_of_processes(run_python: RunPython, method: str) -> None:
-    output = run_python(
-        f"""
-        import multiprocessing
-        import numpy as np
-        import mlpbank
-
-        bank = mlpbank.BatchedInference(500, mlpbank.Architecture.mlp(32, 64, 1))
-        rng = np.random.default_rng(0)
-        bank.weights.load_stacked(
-            {{"layer_0": rng.standard_normal((500, 32 * 64)), "layer_1": rng.standard_normal((500, 64))}}
-        )
-        x = rng.standard_normal((500, 4, 32))
-        y = bank.forward(x)
-        with multiprocessing.get_context({method!r}).Pool(2) as pool:
-            results = pool.starmap_async(mlpbank.BatchedInference.forward, [(bank, x)] * 4).get(60)
-        print(all(np.array_equal(result, y) for result in results))
-        """
-    )
-    assert output == "True"
+def test_batched_inference_is_an_argument_of_processes(
+    run_program: RunProgram, method: str
+) -> None:
+    run_program("pool_of_processes", method)

@@ -75,13 +75,16 @@ def test_sixteen_bits_equal_float32_on_the_rounded_weights(
         expected = BatchedInference(19, c.architecture)
         expected.weights.load_stacked(rounded)
         y = expected.forward(c.x)
-        ids = np.random.default_rng(1).integers(0, 19, 40)
+        slots = np.random.default_rng(1).integers(0, 19, 40)
         for isa, layout in itertools.product(FUSED, ("panel", "lane")):
-            bank = BatchedInference(19, c.architecture, Engine(isa=isa), layout=layout, dtype=dtype)
-            bank.weights.load_stacked(c.weights)
-            assert (bank.forward(c.x).view(np.uint32) == y.view(np.uint32)).all()
+            inference = BatchedInference(
+                19, c.architecture, Engine(isa=isa), layout=layout, dtype=dtype
+            )
+            inference.weights.load_stacked(c.weights)
+            assert (inference.forward(c.x).view(np.uint32) == y.view(np.uint32)).all()
             assert (
-                bank.forward(c.x[ids], models=ids).view(np.uint32) == y[ids].view(np.uint32)
+                inference.forward(c.x[slots], models=slots).view(np.uint32)
+                == y[slots].view(np.uint32)
             ).all()
 
 
@@ -92,9 +95,9 @@ def test_int8_is_symmetric_with_a_scale_for_each_output(
     sizes: tuple[int, ...], layout: str, isa: str
 ) -> None:
     c = case(Architecture.mlp(*sizes, activation="relu"), num_models=17, rows=9)
-    bank = BatchedInference(17, c.architecture, Engine(isa=isa), layout=layout, dtype="int8")
-    bank.weights.load_stacked(c.weights)
-    kept = [bank.weights.get(m) for m in range(17)]
+    inference = BatchedInference(17, c.architecture, Engine(isa=isa), layout=layout, dtype="int8")
+    inference.weights.load_stacked(c.weights)
+    kept = [inference.weights.get(m) for m in range(17)]
     for m, name in itertools.product(range(17), (f"layer_{i}" for i in range(len(sizes) - 1))):
         original = c.weights[name][m]
         scale = np.abs(original).max(axis=0) / 127
@@ -110,23 +113,25 @@ def test_int8_is_symmetric_with_a_scale_for_each_output(
     )
     bound = error_bound(c.architecture, weights, c.x, fused=False)
     for rows in (1, 9):
-        assert (np.abs(bank.forward(c.x[:, :rows]) - exact[:, :rows]) <= 4 * bound[:, :rows]).all()
+        assert (
+            np.abs(inference.forward(c.x[:, :rows]) - exact[:, :rows]) <= 4 * bound[:, :rows]
+        ).all()
 
 
 @pytest.mark.parametrize("layout", ["panel", "lane"])
 def test_int8_gives_the_same_bits_on_every_path(layout: str) -> None:
     c = case(Architecture.mlp(7, 33, 9, activation="tanh"), num_models=20, rows=40)
-    banks = [
+    inferences = [
         BatchedInference(20, c.architecture, Engine(isa=isa), layout=layout, dtype="int8")
         for isa in FUSED
     ]
-    for bank in banks:
-        bank.weights.load_stacked(c.weights)
-    y = banks[0].forward(c.x)
-    for bank in banks:
+    for inference in inferences:
+        inference.weights.load_stacked(c.weights)
+    y = inferences[0].forward(c.x)
+    for inference in inferences:
         for rows in (1, 2, 8, 9, 16, 17, 40):
             assert (
-                bank.forward(c.x[:, :rows]).view(np.uint32) == y[:, :rows].view(np.uint32)
+                inference.forward(c.x[:, :rows]).view(np.uint32) == y[:, :rows].view(np.uint32)
             ).all()
 
 
@@ -145,7 +150,8 @@ def test_edges_of_int8() -> None:
         (
             "float16",
             65520.0,
-            r"^layer_0: expected magnitudes that float16 can hold, below 65520, got 65520.0 at \(1, 2\)$",
+            r"^layer_0: expected magnitudes that float16 can hold, below 65520, "
+            r"got 65520.0 at \(1, 2\)$",
         ),
         (
             "bfloat16",
@@ -182,7 +188,8 @@ def test_the_exact_edge_of_what_sixteen_bits_hold(layout: str, dtype: str, sign:
         stacked = {key: np.stack([array] * 3) for key, array in model.items()}
         model[name][-1, -1] = stacked[name][2, -1, -1] = edge
         at = (shape[0] - 1, shape[1] - 1)
-        message = f"{name}: expected magnitudes that {dtype} can hold, below {TOO_LARGE[dtype]:g}, got {edge} at "
+        limit = f"below {TOO_LARGE[dtype]:g}"
+        message = f"{name}: expected magnitudes that {dtype} can hold, {limit}, got {edge} at "
         with raises(ValueError, f"{message}{at}"):
             weights.load(0, model)
         with raises(ValueError, f"{message}{(2, *at)}"):
@@ -217,7 +224,7 @@ def test_int8_refuses_what_is_not_finite_in_every_layer() -> None:
 
 @pytest.mark.parametrize("layout", ["panel", "lane"])
 def test_int8_whose_scale_is_subnormal(layout: str) -> None:
-    """The scale is rounded to few bits then, so that quotients leave the range of int8: they stay at its ends."""
+    """A scale with few bits lets quotients leave the range of int8: they stay at its ends."""
     tiny = float(np.finfo(np.float32).smallest_subnormal)
     for steps in (
         64,
@@ -228,7 +235,7 @@ def test_int8_whose_scale_is_subnormal(layout: str) -> None:
         250,
         300,
         1000,
-    ):  # of which 64 to 190 have a scale of one step
+    ):  # 64 to 190 have a scale of one step
         values = np.array([[steps, -steps], [-steps, steps], [1, 0]], np.float64) * tiny
         kept = stored("int8", layout, values.astype(np.float32))
         scale = max(1, round(steps / 127)) * tiny

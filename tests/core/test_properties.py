@@ -1,4 +1,4 @@
-"""Properties that hold for any architecture, weights and inputs, searched for counterexamples by Hypothesis."""
+"""Properties of any architecture, weights and inputs. Hypothesis searches for counterexamples."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_permuting_models_permutes_outputs(c: Case, isa: str, layout: str, seed:
 @given(cases(), isas, layouts, seeds)
 def test_permuting_rows_permutes_outputs(c: Case, isa: str, layout: str, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(c.x.shape[1])
-    bi = c.inference(isa, layout)
-    assert_same_bits(bi.forward(c.x[:, order]), bi.forward(c.x)[:, order])
+    inference = c.inference(isa, layout)
+    assert_same_bits(inference.forward(c.x[:, order]), inference.forward(c.x)[:, order])
 
 
 @given(cases(), isas, layouts, st.data())
@@ -90,11 +90,11 @@ def test_reloading_one_model_changes_that_model_only(
 ) -> None:
     model = data.draw(st.integers(0, len(c.x) - 1))
     rng = np.random.default_rng(data.draw(seeds))
-    bi = c.inference(isa, layout)
-    before = bi.forward(c.x)
+    inference = c.inference(isa, layout)
+    before = inference.forward(c.x)
     new = random_weights(c.architecture, 1, rng)
-    bi.load_weights(model, one_model(new, 0))
-    after = bi.forward(c.x)
+    inference.load_weights(model, one_model(new, 0))
+    after = inference.forward(c.x)
     others = np.arange(len(c.x)) != model
     assert_same_bits(after[others], before[others])
     alone = Case(c.architecture, new, c.x[model : model + 1])
@@ -102,7 +102,7 @@ def test_reloading_one_model_changes_that_model_only(
 
 
 def any_bits(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return floats of any bit pattern, every tenth one that arithmetic or a conversion might change."""
+    """Return floats of any bits. Arithmetic or conversions might change every tenth."""
     patterns = rng.integers(0, 2**32, shape, dtype=np.uint32)
     special = np.array(
         [

@@ -1,4 +1,4 @@
-"""NaN, infinity, -0 and subnormals of one model, row or weight never touch a neighbour, padding lanes included."""
+"""NaN, infinity, -0 and subnormals of a model, row or weight never reach a neighbour or padding."""
 
 from __future__ import annotations
 
@@ -34,20 +34,21 @@ def test_a_models_weights_never_touch_another_model(
         c = case(architecture(sizes, Activation.TANH), num_models, 3)
         clean = c.inference(isa, layout, dtype=dtype).forward(c.x)
         for model in range(num_models):
-            bi = c.inference(isa, layout, dtype=dtype)
+            inference = c.inference(isa, layout, dtype=dtype)
             value = SPECIAL[(num_models + model) % len(SPECIAL)]
-            bi.load_weights(
+            inference.load_weights(
                 model,
                 {name: np.full_like(array[model], value) for name, array in c.weights.items()},
             )
             others = np.flatnonzero(np.arange(num_models) != model)
-            assert_same_bits(bi.forward(c.x)[others], clean[others])
-            assert_same_bits(bi.forward(c.x[others], models=others), clean[others])
-            ids = np.repeat(np.arange(num_models), 2)[
+            assert_same_bits(inference.forward(c.x)[others], clean[others])
+            assert_same_bits(inference.forward(c.x[others], models=others), clean[others])
+            slots = np.repeat(np.arange(num_models), 2)[
                 ::-1
             ]  # the poisoned model computed beside the others
             assert_same_bits(
-                bi.forward(c.x[ids], models=ids)[ids != model], clean[ids[ids != model]]
+                inference.forward(c.x[slots], models=slots)[slots != model],
+                clean[slots[slots != model]],
             )
 
 
@@ -55,23 +56,23 @@ def test_a_models_weights_never_touch_another_model(
 def test_a_rows_inputs_never_touch_another_row(isa: str, layout: str, rows: int) -> None:
     for num_models in (1, 3, 16, 17):
         c = case(architecture((5, 19, 3), Activation.TANH), num_models, rows)
-        bi = c.inference(isa, layout)
-        clean = bi.forward(c.x)
-        shared_clean = bi.forward_shared(c.x[0])
+        inference = c.inference(isa, layout)
+        clean = inference.forward(c.x)
+        shared_clean = inference.forward_shared(c.x[0])
         for row in range(rows):
             model = row % num_models
             x = c.x.copy()
             x[model, row] = SPECIAL[row % len(SPECIAL)]
             mask = np.ones((num_models, rows), bool)
             mask[model, row] = False
-            assert_same_bits(bi.forward(x)[mask], clean[mask])
+            assert_same_bits(inference.forward(x)[mask], clean[mask])
             order = np.random.default_rng(row).permutation(num_models)
             assert_same_bits(
-                bi.forward(x[order], models=order)[mask[order]], clean[order][mask[order]]
+                inference.forward(x[order], models=order)[mask[order]], clean[order][mask[order]]
             )
             others = np.arange(rows) != row
             assert_same_bits(
-                bi.forward_shared(x[0] if model == 0 else c.x[0])[:, others],
+                inference.forward_shared(x[0] if model == 0 else c.x[0])[:, others],
                 shared_clean[:, others],
             )
 
@@ -82,7 +83,7 @@ def test_a_rows_inputs_never_touch_another_row(isa: str, layout: str, rows: int)
 def test_a_weight_touches_its_own_output_only(
     isa: str, layout: str, dtype: str, out: int, value: float
 ) -> None:
-    """Inputs are zero, so that infinity times zero would betray any lane that multiplies where it should not."""
+    """Inputs are zero: a lane that multiplies infinity where it should not gives NaN."""
     for rows in (1, 5, 20, 48):
         c = case(architecture((3, out), Activation.NONE), 2, rows)
         x = np.zeros_like(c.x)
@@ -140,20 +141,20 @@ def test_nan_comes_through_every_activation(isa: str, layout: str, activation: A
 def test_infinity_follows_ieee_arithmetic(isa: str, layout: str) -> None:
     arch = Architecture([LayerSpec(2, 3)])
     weights = {"layer_0": np.array([[[1, -1, 1], [1, 1, -1]]], np.float32)}
-    bi = BatchedInference(1, arch, Engine(isa=isa), layout=layout)
-    bi.weights.load_stacked(weights)
-    y = bi.forward(np.array([[[np.inf, 2], [np.inf, np.inf], [-np.inf, 0]]]))[0]
+    inference = BatchedInference(1, arch, Engine(isa=isa), layout=layout)
+    inference.weights.load_stacked(weights)
+    y = inference.forward(np.array([[[np.inf, 2], [np.inf, np.inf], [-np.inf, 0]]]))[0]
     np.testing.assert_array_equal(
         y, [[np.inf, -np.inf, np.inf], [np.inf, np.nan, np.nan], [-np.inf, np.inf, -np.inf]]
     )
 
 
 def test_overflow_gives_infinity(isa: str, layout: str) -> None:
-    bi = BatchedInference(1, Architecture([LayerSpec(2, 1)]), Engine(isa=isa), layout=layout)
-    bi.load_weights(0, {"layer_0": [3e38, 3e38]})
-    assert bi.forward([[1.0, 1.0]]).item() == np.inf
-    assert bi.forward([[-1.0, -1.0]]).item() == -np.inf
-    assert bi.forward([[1.0, -1.0]]).item() == 0
+    inference = BatchedInference(1, Architecture([LayerSpec(2, 1)]), Engine(isa=isa), layout=layout)
+    inference.load_weights(0, {"layer_0": [3e38, 3e38]})
+    assert inference.forward([[1.0, 1.0]]).item() == np.inf
+    assert inference.forward([[-1.0, -1.0]]).item() == -np.inf
+    assert inference.forward([[1.0, -1.0]]).item() == 0
 
 
 def test_subnormals_are_computed_and_not_flushed_to_zero(isa: str, layout: str) -> None:
@@ -171,10 +172,14 @@ def test_subnormals_are_computed_and_not_flushed_to_zero(isa: str, layout: str) 
 def test_minus_zero_keeps_its_sign(isa: str, layout: str) -> None:
     """-0 + (-0 * 1) is -0 only if the sum starts at the bias and not at 0."""
     for out in (1, 3, 17):
-        bi = BatchedInference(2, Architecture([LayerSpec(2, out)]), Engine(isa=isa), layout=layout)
+        inference = BatchedInference(
+            2, Architecture([LayerSpec(2, out)]), Engine(isa=isa), layout=layout
+        )
         minus_zero = np.full(out, -0.0, np.float32)
         for model in range(2):
-            bi.load_weights(model, {"layer_0": np.ones((2, out)), "layer_0.bias": minus_zero})
+            inference.load_weights(
+                model, {"layer_0": np.ones((2, out)), "layer_0.bias": minus_zero}
+            )
         for rows in (1, 6, 48):
-            y = bi.forward(np.full((2, rows, 2), -0.0, np.float32))
+            y = inference.forward(np.full((2, rows, 2), -0.0, np.float32))
             assert (bits(y) == 0x80000000).all()

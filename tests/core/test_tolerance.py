@@ -1,4 +1,4 @@
-"""The tolerances that the numerical tests use are true bounds, and tight enough to see a broken weight."""
+"""The tolerances of the numerical tests are true bounds, yet show a broken weight."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _with_broken_weight(c: Case, layer: int) -> Case:
 )
 @pytest.mark.parametrize("size", SIZES)
 def test_bound_notices_one_slightly_broken_weight(size: int, activation: Activation) -> None:
-    """Of relu a weight may rightly not matter (hardly of leaky_relu), of softmax with one output no weight does."""
+    """With relu some weights do not matter, with softmax of one output none does."""
     c = case(architecture((size, size, size), activation), num_models=3, rows=16)
     for layer in range(2):
         broken = _with_broken_weight(c, layer)

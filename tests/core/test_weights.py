@@ -1,4 +1,4 @@
-"""BatchedWeights: its properties, loading in every form, getting back, and loads that fail and change nothing."""
+"""BatchedWeights: its properties, loading in every form, getting back and unloading."""
 
 from __future__ import annotations
 
@@ -189,10 +189,10 @@ def test_stacked_weights_of_a_bank_that_grows_meanwhile(layout: str) -> None:
 
 
 def test_what_is_there_is_known_after_any_loads_and_unloads(layout: str) -> None:
-    """Replaced, unloaded twice, loaded again: a forward is refused before it writes, or all models are there."""
+    """Replace, unload, load again: a forward is refused before it writes, or all are there."""
     n, rng = 18, np.random.default_rng(3)
     weights = BatchedWeights(n, ARCH, layout=layout)
-    bi, x = BatchedInference.from_weights(weights), np.ones((n, 3), np.float32)
+    inference, x = BatchedInference.from_weights(weights), np.ones((n, 3), np.float32)
     there = np.zeros(n, bool)
     complete = 0
     for turn in range(600):
@@ -215,10 +215,10 @@ def test_what_is_there_is_known_after_any_loads_and_unloads(layout: str) -> None
         out = np.full((n, 2), 9, np.float32)
         if there.all():
             complete += 1
-            assert np.isfinite(bi.forward(x, out=out)).all()
+            assert np.isfinite(inference.forward(x, out=out)).all()
             continue
         with raises(ModelNotLoadedError, f"model {np.argmin(there)}: no weights were loaded"):
-            bi.forward(x, out=out)
+            inference.forward(x, out=out)
         assert (out == 9).all()
     assert complete > 20
 
@@ -297,7 +297,8 @@ WRONG: list[tuple[Callable[[Weights], Any], type[Exception], str]] = [
     (
         lambda w: {**w, "layer_0.biass": w["layer_0.bias"]},
         KeyError,
-        "weights: unknown key 'layer_0.biass', expected 'layer_0' to 'layer_1', each also with '.bias'",
+        "weights: unknown key 'layer_0.biass', expected 'layer_0' to 'layer_1', "
+        "each also with '.bias'",
     ),
     (
         lambda w: {**w, 3: w["layer_0"]},
@@ -351,7 +352,10 @@ WRONG: list[tuple[Callable[[Weights], Any], type[Exception], str]] = [
         "layer_0: expected an array without mask, got a masked array; fill it first",
     ),
 ]
-WRONG_NAMES = "missing unknown unknown-int list narrow transposed bias bias-scalar complex object string none masked"
+WRONG_NAMES = (
+    "missing unknown unknown-int list narrow transposed "
+    "bias bias-scalar complex object string none masked"
+)
 
 
 @pytest.fixture(params=zip(WRONG, WRONG_NAMES.split(), strict=True), ids=lambda p: p[1])
@@ -360,7 +364,7 @@ def wrong(request: pytest.FixtureRequest) -> Any:
 
 
 def check_load_changes_nothing(layout: str, load: Callable[[BatchedWeights], None]) -> None:
-    """Run a load that fails on weights of which models 0 to 3 are loaded, and see that they are as before."""
+    """Run a load that fails where models 0 to 3 are loaded, and check that nothing changes."""
     weights = BatchedWeights(5, ARCH, layout=layout)
     for m in range(4):
         weights.load(m, one_model(stacked(), m))

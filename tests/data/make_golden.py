@@ -1,4 +1,4 @@
-"""Make bank_v2.mlpbank: only ever for a new version of the format, under a new name. The old files stay.
+"""Make bank_v2.mlpbank. Run it only for a new version of the format, under a new name.
 
 python tests/data/make_golden.py bank_v2.mlpbank
 """

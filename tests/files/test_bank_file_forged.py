@@ -1,4 +1,4 @@
-"""Bank files whose header is right and whose tensors are not, with checksums to match: what then may happen."""
+"""Bank files with a right header, wrong tensors and matching checksums do no harm."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_full_table_is_searched_once_around() -> None:
         assert bank.predict([known], X).shape == (1, 1)
 
 
-def test_generations_stay_within_64_bits() -> None:
+def test_revisions_stay_within_64_bits() -> None:
     bank = forged("str", set_all("generation", 2**63 - 1))
     bank["key 0"] = bank["key 1"]
     assert bank.info("key 0").revision == 2**63 - 1

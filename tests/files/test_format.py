@@ -1,4 +1,4 @@
-"""docs/format.md: a reader written from it alone reads what Bank writes, and a file of each version stays readable."""
+"""docs/format.md suffices to read what Bank writes, and a file of each version stays readable."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_reader_of_the_documented_format_gives_the_weights_of_the_bank(
 
 
 def test_what_the_page_says_is_zero_is_zero(tmp_path: Path, layout: str) -> None:
-    """Written over with ones, so that a byte that is not zero in the file is one that belongs to a model."""
+    """Models of ones are removed, so that leftovers would show as bytes that are not zero."""
     arch = ARCHITECTURES["3-19-1"]
     parts = arch.num_parameters
     ones = {

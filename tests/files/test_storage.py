@@ -1,4 +1,4 @@
-"""Plain bank files: what is saved comes back, saving is all or nothing, and no file, however broken, does harm."""
+"""Plain bank files: what is saved comes back, saving is atomic, and broken files do no harm."""
 
 from __future__ import annotations
 
@@ -321,7 +321,8 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
         ({"version": 0}, "metadata 'mlpbank': expected format 'mlpbank-plain', version 1, got {"),
         (
             {"architecture": [[3, 4, "tanh", 0], [4, 2, "relu"]]},
-            "architecture: expected [input_size, output_size, activation] for each layer, got [3, 4, 'tanh', 0]",
+            "architecture: expected [input_size, output_size, activation] for each layer, "
+            "got [3, 4, 'tanh', 0]",
         ),
         (
             {"architecture": [[3, 4]]},

@@ -23,7 +23,7 @@ KNOWN_ERRORS = (BankFileError, UnknownModelError, ModelNotLoadedError)
 
 
 def small_bank(
-    kind: str = "str", layout: str = "lane", models: int = 3, dtype: str = "float32"
+    kind: str = "str", layout: Any = "lane", models: int = 3, dtype: Any = "float32"
 ) -> Bank:
     arch = Architecture.mlp(2, 3, 1)
     keys: Any = [f"key {i}" for i in range(models)] if kind == "str" else np.arange(models) * 10
@@ -64,7 +64,7 @@ class Parts:
         return b"".join(array.tobytes() for array in self.tensors.values())
 
     def sign(self) -> None:
-        """Make checksums right again, as one who forges a file would."""
+        """Make checksums right again, as in a forged file."""
         self.about["crc32"] = {
             name: f"{zlib.crc32(array.tobytes()):08x}" for name, array in self.tensors.items()
         }
@@ -111,8 +111,8 @@ def survives(data: bytes) -> Bank | None:
         lambda: bank.predict(keys, x, missing="nan"),
         lambda: bank.predict_handles(bank.handles(keys[:2]), x[:2]),
         lambda: [key in bank for key in keys],
-        *(lambda key=key: bank[key] for key in keys),  # type: ignore[misc]
-        *(lambda key=key: bank.info(key) for key in keys),  # type: ignore[misc]
+        *(lambda key=key: bank[key] for key in keys),
+        *(lambda key=key: bank.info(key) for key in keys),
         lambda: pickle.dumps(bank),
         lambda: bank.add(keys[0], weights),
         lambda: bank.add(keys[2], weights),
@@ -128,7 +128,7 @@ def survives(data: bytes) -> Bank | None:
 
 
 def attempt(step: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """Return what a step gives, and its error if that is one of mlpbank, with a message of reasonable length."""
+    """Return a step's result and its error: one of mlpbank, with a message of reasonable length."""
     try:
         return step(), None
     except KNOWN_ERRORS as error:

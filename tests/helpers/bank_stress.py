@@ -1,10 +1,10 @@
-"""A bank that is changed while others predict, checked by weights that tell key and generation.
+"""A bank that is changed while others predict, checked by weights that tell key and revision.
 
     python tests/helpers/bank_stress.py             # a minute of each kind
 
 Every weight and bias of a model is one number, its code: 64 times the number of its key, plus its
-generation modulo 64. An output on a row of ones is a polynomial of the code, so it shows whose
-model of which generation computed it, and a mixture of two models gives none. Each key has one
+revision modulo 64. An output on a row of ones is a polynomial of the code, so it shows whose
+model of which revision computed it, and a mixture of two models gives none. Each key has one
 writer, which says before and after each change what readers may see.
 """
 
@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from mlpbank import Architecture, Bank, UnknownModelError
 from mlpbank.files import _mapped
 
 ARCH = Architecture.mlp(2, 3, 2, activation="none")
-GENERATIONS = 64
+REVISIONS = 64
 KEYS = 15  # 64 * 15 codes: 9 c^2 + c is exact in float32
 FALLBACK = KEYS  # number of the key that is always there
 
@@ -40,7 +41,7 @@ def weights_of(code: int) -> dict[str, npt.NDArray[np.float32]]:
     }
 
 
-CODES = [weights_of(code) for code in range(GENERATIONS * (KEYS + 1))]
+CODES = [weights_of(code) for code in range(REVISIONS * (KEYS + 1))]
 CODE_OF = {9 * code * code + code: code for code in range(len(CODES))}
 
 
@@ -56,15 +57,15 @@ class Stress:
         Whether the bank begins as one that was opened, all of its models in a mapped file.
     """
 
-    def __init__(self, layout: str, folder: Path, opened: bool) -> None:
+    def __init__(self, layout: Any, folder: Path, opened: bool) -> None:
         self.folder = folder
         self.names = [f"key {i}" for i in range(KEYS)] + ["fallback"]
         bank = Bank(ARCH, layout=layout, fallback="fallback")
         for number, name in enumerate(self.names):
-            bank[name] = CODES[number * GENERATIONS]
+            bank[name] = CODES[number * REVISIONS]
         bank.save(folder / "begin")
         self.bank = Bank.open(folder / "begin") if opened else bank
-        # Of each key, what its only writer says: readers that begin now see generation `floor` or a
+        # Of each key, what its only writer says: readers that begin now see revision `floor` or a
         # later one, never one from `started + 1` on; `removals` counts the deletions that have
         # begun, and `there` is the truth between.
         self.floor = np.zeros(KEYS + 1, np.int64)
@@ -85,11 +86,11 @@ class Stress:
     # Writers.
 
     def load(self, number: int) -> None:
-        """Add the next generation, or swap it in."""
-        generation = int(self.started[number]) + 1
-        self.started[number] = generation
-        self.bank[self.names[number]] = CODES[number * GENERATIONS + generation % GENERATIONS]
-        self.floor[number] = generation
+        """Add the next revision, or swap it in."""
+        revision = int(self.started[number]) + 1
+        self.started[number] = revision
+        self.bank[self.names[number]] = CODES[number * REVISIONS + revision % REVISIONS]
+        self.floor[number] = revision
         self.there[number] = True
 
     def delete(self, number: int) -> None:
@@ -121,14 +122,14 @@ class Stress:
                             f"the error names {error.keys} for {handles}"
                         ) from error
                 else:
-                    raise AssertionError(f"id {handles} of a deleted model gave {y}")
+                    raise AssertionError(f"handle {handles} of a deleted model gave {y}")
                 self.count("stale handles")
             if len(stale) > 100:  # the old ones too, now and then
                 del stale[rng.integers(len(stale))]
             time.sleep(0)
 
     def sweep(self, numbers: range) -> None:
-        """Load key after key, every third by deleting it first: at any moment at most one of them is behind."""
+        """Load key after key, every third after deleting it: at most one is behind the others."""
         while not self.stop.is_set():
             for number in numbers:
                 if number % 3 == 0:
@@ -138,7 +139,7 @@ class Stress:
     # Readers.
 
     def before(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], ...]:
-        # A key that is there, and of which no removal began since this line, is there all the time.
+        # A key that is there now is there all the time unless a removal begins after this line.
         removals = self.removals[numbers]
         there = self.there[numbers]
         return there, removals, self.floor[numbers]
@@ -158,7 +159,7 @@ class Stress:
         for i, number in enumerate(numbers.tolist()):
             value = float(y[i, 0])
             unknown = np.isnan(value) or (
-                CODE_OF.get(int(value), 0) // GENERATIONS == FALLBACK != number
+                CODE_OF.get(int(value), 0) // REVISIONS == FALLBACK != number
             )
             if seen.setdefault(number, value) != value and not (
                 np.isnan(value) and np.isnan(seen[number])
@@ -171,16 +172,16 @@ class Stress:
                     )
                 continue
             code = CODE_OF.get(int(value))
-            if code is None or code // GENERATIONS != number:
+            if code is None or code // REVISIONS != number:
                 raise AssertionError(
                     f"{self.names[number]}: got {value}, code {code}, of another model or of none"
                 )
-            if (code - floor[i]) % GENERATIONS > started[i] - floor[i]:
+            if (code - floor[i]) % REVISIONS > started[i] - floor[i]:
                 raise AssertionError(
-                    f"{self.names[number]}: generation {code % GENERATIONS} since {floor[i]}"
+                    f"{self.names[number]}: revision {code % REVISIONS} since {floor[i]}"
                 )
 
-    def read(self, missing: str, rows: int, seed: int) -> None:
+    def read(self, missing: Any, rows: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         while not self.stop.is_set():
             numbers = rng.integers(0, KEYS + 1, 40)
@@ -197,8 +198,8 @@ class Stress:
             self.check(numbers, y.reshape(len(numbers), -1), before)
             self.count("predictions")
 
-    def read_ids(self, seed: int) -> None:
-        """Ids that are looked up once and used until they fail."""
+    def read_handles(self, seed: int) -> None:
+        """Handles that are looked up once and used until they fail."""
         rng = np.random.default_rng(seed)
         while not self.stop.is_set():
             numbers = rng.integers(0, KEYS + 1, 2)
@@ -228,12 +229,12 @@ class Stress:
             y = file.predict(self.names, np.ones((KEYS + 1, 2), np.float32), missing="nan")
             for number in np.flatnonzero(~np.isnan(y[:, 0])).tolist():
                 code = CODE_OF.get(int(y[number, 0]), -1)
-                if code // GENERATIONS != number or (code - before[2][number]) % GENERATIONS > (
+                if code // REVISIONS != number or (code - before[2][number]) % REVISIONS > (
                     started[number] - before[2][number]
                 ):
                     raise AssertionError(f"{self.names[number]}: file has {y[number]}")
-            codes = [CODE_OF[int(v)] % GENERATIONS for v in y[swept, 0] if not np.isnan(v)]
-            behind = [(codes[0] - code) % GENERATIONS for code in codes]
+            codes = [CODE_OF[int(v)] % REVISIONS for v in y[swept, 0] if not np.isnan(v)]
+            behind = [(codes[0] - code) % REVISIONS for code in codes]
             if len(codes) < len(swept) - 1 or behind != sorted(behind) or behind[-1] > 1:
                 raise AssertionError(f"a file of more than one moment: {y[swept, 0]}, {codes}")
             files += 1
@@ -252,7 +253,7 @@ class Stress:
             lambda: self.read("fallback", 1, 12),
             lambda: self.read("error", 1, 13),
             lambda: self.read("nan", 30, 14),
-            lambda: self.read_ids(15),
+            lambda: self.read_handles(15),
             lambda: self.save(swept),
         ]
 
@@ -298,7 +299,8 @@ def main() -> None:
                 stress = Stress(layout, Path(folder), opened)
                 counts = stress.run(seconds=args.seconds)
                 print(
-                    f"{layout:5s} {'opened' if opened else 'made':6s} {counts}, {stress.bank.nbytes} bytes",
+                    f"{layout:5s} {'opened' if opened else 'made':6s} {counts}, "
+                    f"{stress.bank.nbytes} bytes",
                     flush=True,
                 )
 

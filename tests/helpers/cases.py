@@ -22,8 +22,9 @@ from tolerance import error_bound
 
 Float32Array = npt.NDArray[np.float32]
 Weights = dict[str, Float32Array]
-# What two fixtures of conftest.py give.
+# Types of fixtures in conftest.py.
 RunPython = Callable[..., str]
+RunProgram = Callable[..., str]
 BuildCore = Callable[..., Path]
 
 # Around every vector width, panel and tile: one less, the width, one more.
@@ -43,7 +44,7 @@ ELEMENTWISE = tuple(a for a in ACTIVATIONS if a.value not in LAST_LAYER_ONLY)
 
 
 def sweep(values: Iterable[Any], every: int) -> list[Any]:
-    """Return parameters of a test: by default every n-th value, from the first on; the others are marked slow."""
+    """Return parameters of a test: all but every n-th value, from the first on, are slow."""
     return [
         pytest.param(value, marks=[pytest.mark.slow] if i % every else [])
         for i, value in enumerate(values)
@@ -51,7 +52,7 @@ def sweep(values: Iterable[Any], every: int) -> list[Any]:
 
 
 def size_triples() -> Iterator[tuple[int, int, int]]:
-    """Yield (input, hidden, output) sizes so that every two of SIZES meet in every two of the three places."""
+    """Yield (input, hidden, output) sizes: each pair of SIZES meets in each pair of places."""
     n = len(SIZES)
     for i in range(n):
         for j in range(n):
@@ -126,14 +127,14 @@ class Case:
         """How far an ISA may be off, for each output."""
         return self._bounds[isa != "portable"]
 
-    def batched_weights(self, layout: str, dtype: str = "float32") -> BatchedWeights:
+    def batched_weights(self, layout: Any, dtype: Any = "float32") -> BatchedWeights:
         """Return the weights, loaded."""
         weights = BatchedWeights(len(self.x), self.architecture, layout=layout, dtype=dtype)
         weights.load_stacked(self.weights)
         return weights
 
     def inference(
-        self, isa: str, layout: str, num_threads: int | None = None, dtype: str = "float32"
+        self, isa: Any, layout: str, num_threads: int | None = None, dtype: str = "float32"
     ) -> BatchedInference:
         """Return the models on an engine with this ISA."""
         return BatchedInference.from_weights(
@@ -158,7 +159,7 @@ def case(
     rows: int,
     make_weights: Callable[[Architecture, int, np.random.Generator], Weights] = random_weights,
 ) -> Case:
-    """Return a case, the same one for the same arguments, so that its reference is computed once."""
+    """Return a case, cached by its arguments so that its reference is computed once."""
     rng = np.random.default_rng([num_models, rows, *(layer.output_size for layer in arch.layers)])
     shape = (num_models, rows, arch.input_size)
     if make_weights is integer_weights:
@@ -169,7 +170,7 @@ def case(
 
 
 def random_architecture(rng: np.random.Generator, max_size: int = 70) -> Architecture:
-    """Return 1 to 5 layers of random sizes, of which half are such that kernels go wrong at."""
+    """Return 1 to 5 layers of random sizes; half of the sizes are edges of tiles and vectors."""
     small = [size for size in SIZES if size <= max_size]
     sizes = [
         int(rng.choice(small)) if rng.random() < 0.5 else int(rng.integers(1, max_size + 1))
@@ -195,7 +196,8 @@ def assert_same_bits(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.f
     if len(different):
         where = tuple(int(i) for i in different[0])
         raise AssertionError(
-            f"{len(different)} of {actual.size} differ, first {where}: {actual[where]!r} for {expected[where]!r}"
+            f"{len(different)} of {actual.size} differ, "
+            f"first {where}: {actual[where]!r} for {expected[where]!r}"
         )
 
 
@@ -207,8 +209,8 @@ def assert_within(actual: npt.NDArray[np.float32], case_: Case, isa: str) -> Non
         int(np.nanargmax(np.where(np.isnan(excess), np.inf, excess))), excess.shape
     )
     assert excess[worst] <= 1, (
-        f"{case_.architecture}: {tuple(map(int, worst))}: got {actual[worst]!r}, expected {case_.reference[worst]!r}, "
-        f"off by {excess[worst]:.3g} times the bound"
+        f"{case_.architecture}: {tuple(map(int, worst))}: got {actual[worst]!r}, "
+        f"expected {case_.reference[worst]!r}, off by {excess[worst]:.3g} times the bound"
     )
 
 
@@ -225,7 +227,7 @@ OWN_ERRORS: dict[type[BaseException], type[mlpbank.MlpbankError]] = {
 
 @contextlib.contextmanager
 def raises(error: type[BaseException], message: str) -> Iterator[None]:
-    """Check that exactly this error comes, with exactly this message; of a built-in one, the class of mlpbank's own."""
+    """Check for exactly this error and message. A built-in class stands for mlpbank's own."""
     with pytest.raises(error) as caught:
         yield
     assert type(caught.value) is OWN_ERRORS.get(error, error)
@@ -233,7 +235,7 @@ def raises(error: type[BaseException], message: str) -> Iterator[None]:
 
 
 def program(name: str) -> str:
-    """Return the path of a program, first of this environment's own, whether or not it is activated."""
+    """Return the path of a program, by preference in this environment, activated or not."""
     beside = Path(sysconfig.get_path("scripts")) / name
     found = str(beside) if beside.exists() else shutil.which(name)
     assert found, f"{name} is not there; if it is of the extra: pip install '.[test]'"

@@ -1,4 +1,4 @@
-"""What the tests of mlpbank.convert share: outputs of what was converted, and how far they may be off."""
+"""Helpers of the tests of mlpbank.convert: outputs of converted models, and their tolerances."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SQUARE = Architecture.mlp(6, 6, 6, activation="tanh")
 
 def outputs(architecture: Architecture, weights: Weights, x: Float32Array) -> Float32Array:
     """Return what one model makes of rows."""
-    bank = BatchedInference(1, architecture)
-    bank.load_weights(0, weights)
-    return bank.forward(x[None])[0]
+    inference = BatchedInference(1, architecture)
+    inference.load_weights(0, weights)
+    return inference.forward(x[None])[0]
 
 
 def assert_computes(

@@ -1,4 +1,4 @@
-"""A reader of bank files, written from docs/format.md alone: no line of mlpbank, nothing but Python and NumPy.
+"""A reader of bank files, written from docs/format.md alone, with Python and NumPy only.
 
 It trusts the file; what it is for is to show that the page says enough.
 """
@@ -77,7 +77,7 @@ def round_up(n: int, step: int) -> int:
 
 @dataclass
 class Panel:
-    """Where the outputs [first, first + width) of a layer lie in a unit."""
+    """Where the outputs [first, first + width) of a layer lie in a block."""
 
     layer: int
     inputs: int
@@ -110,12 +110,12 @@ class BankFile:
         self.models: int = self.about["models"]
         self.layers: list[tuple[int, int]] = [(i, o) for i, o, _ in self.about["architecture"]]
         self.lane = self.about["layout"] == "lane"
-        self.unit_models = 16 if self.lane else 1
+        self.block_models = 16 if self.lane else 1
         self.element = ELEMENT_BYTES[self.about["dtype"]]
         self.header_rows = 2 if self.about["dtype"] == "int8" else 1
-        self.panels, self.unit_bytes = self._panels()
-        units = round_up(self.models, self.unit_models) // self.unit_models
-        assert self.tensors["weights"].shape == (units, self.unit_bytes)
+        self.panels, self.block_bytes = self._panels()
+        blocks = round_up(self.models, self.block_models) // self.block_models
+        assert self.tensors["weights"].shape == (blocks, self.block_bytes)
 
     def _panels(self) -> tuple[list[Panel], int]:
         panels, position, furthest = [], 0, 0
@@ -128,7 +128,7 @@ class BankFile:
                 weights_end = position + 4 * r * w + (inputs - 1) * w * e + 16 * e
                 header_end = position + 4 * (r - 1) * w + 4 * 16
                 furthest = max(furthest, weights_end, header_end)
-                position += (inputs * e + 4 * r) * w * self.unit_models
+                position += (inputs * e + 4 * r) * w * self.block_models
         return panels, round_up(position, 64) + 64 if self.lane else round_up(furthest, 64)
 
     def keys(self) -> list[Any]:
@@ -172,16 +172,16 @@ class BankFile:
 
     def marks(self) -> list[int]:
         """Of all tiles."""
-        end = self.unit_bytes - 64
+        end = self.block_bytes - 64
         return [
-            int.from_bytes(unit[end : end + 4].tobytes(), "little")
-            for unit in self.tensors["weights"]
+            int.from_bytes(block[end : end + 4].tobytes(), "little")
+            for block in self.tensors["weights"]
         ]
 
     def model(self, i: int) -> dict[str, npt.NDArray[np.float32]]:
         """The weights of model i, each layer's W (input_size, output_size) and b (output_size,)."""
-        unit = self.tensors["weights"][i // self.unit_models]
-        m, lane = self.unit_models, i % self.unit_models
+        block = self.tensors["weights"][i // self.block_models]
+        m, lane = self.block_models, i % self.block_models
         result = {}
         for layer, (inputs, outputs) in enumerate(self.layers):
             result[f"layer_{layer}"] = np.zeros((inputs, outputs), np.float32)
@@ -189,10 +189,10 @@ class BankFile:
 
         for p in self.panels:
             columns = slice(p.first, p.first + p.width)
-            rows = unit[p.start : p.start + 4 * self.header_rows * p.width * m].view("<f4")
+            rows = block[p.start : p.start + 4 * self.header_rows * p.width * m].view("<f4")
             rows = rows.reshape(self.header_rows, p.width, m)[:, :, lane]
             begin = p.start + 4 * self.header_rows * p.width * m
-            weights = self._decode(unit[begin : begin + p.inputs * p.width * m * self.element])
+            weights = self._decode(block[begin : begin + p.inputs * p.width * m * self.element])
             weights = weights.reshape(p.inputs, p.width, m)[:, :, lane]
             result[f"layer_{p.layer}.bias"][columns] = rows[0]
             result[f"layer_{p.layer}"][:, columns] = (

@@ -29,7 +29,7 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def begin(self, method: str, path: str, body: bytes, *, send: int | None = None) -> None:
-        """Send a request; or only the first bytes of its body, and wait until the service asks for the body."""
+        """Send a request, or only its start and wait until the service asks for the body."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 26)
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -53,7 +53,7 @@ class Connection:
         return int(head[0].split()[1]), json.loads(body) if body.startswith(b"{") else None
 
     async def refused(self) -> None:
-        """Wait until nobody listens any more."""
+        """Wait until the port is free again."""
         while True:
             try:
                 writer = (await asyncio.open_connection("127.0.0.1", self._port))[1]
@@ -102,7 +102,7 @@ class Service:
 
 @contextlib.contextmanager
 def running(*command: str, folder: Path, **variables: str) -> Iterator[Service]:
-    """Run `command`, in which {port} is a free one, in the service's folder until the block ends."""
+    """Run `command` in the service's folder until the block ends. {port} is a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Print the public names of the package with their signatures, as tests/quality/public_api.txt keeps them.
+"""Print the public names of the package with their signatures, for tests/quality/public_api.txt.
 
     python tests/helpers/public_api.py > tests/quality/public_api.txt
 
@@ -61,7 +61,7 @@ def unquoted(function: Any) -> inspect.Signature:
 
 
 def signature(function: Any) -> str:
-    """Return a signature as one line, without what differs between versions of Python or between machines."""
+    """Return a signature as one line, the same for all versions of Python and all machines."""
     try:
         text = str(unquoted(function))
     except (TypeError, ValueError):  # compiled
@@ -72,7 +72,7 @@ def signature(function: Any) -> str:
 
 
 def members(cls: type) -> Iterator[str]:
-    """Yield a line for each public member of a class, those of base classes outside the package left out."""
+    """Yield a line for each public member of a class, without those of foreign base classes."""
     if issubclass(cls, enum.Enum):
         for member in cls:
             yield f"{member.name} = {member.value!r}"

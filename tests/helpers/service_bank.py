@@ -1,4 +1,4 @@
-"""The bank that tests of the example service ask, what they ask it, and whether an answer is right."""
+"""The bank and the requests of the tests of the example service, and the check of an answer."""
 
 from __future__ import annotations
 
@@ -42,15 +42,13 @@ def right(answer: Any, bank: Bank, *rows: tuple[int, int]) -> bool:
     return np.array_equal(np.array(answer["predictions"], np.float32), expected)
 
 
-def weights_json(generation: int, model: int) -> dict[str, Any]:
-    weights = {
-        name: array.tolist() for name, array in one_model(WEIGHTS[generation], model).items()
-    }
-    return {"version": str(generation), "weights": weights}
+def weights_json(revision: int, model: int) -> dict[str, Any]:
+    weights = {name: array.tolist() for name, array in one_model(WEIGHTS[revision], model).items()}
+    return {"version": str(revision), "weights": weights}
 
 
 async def connections_to_each_worker(port: int, count: int) -> dict[int, list[Connection]]:
-    """Return open connections by the process id of the worker that they led to, at least one to each of `count`."""
+    """Return open connections by their worker's process id, to at least `count` workers."""
     found: dict[int, list[Connection]] = {}
     until = time.monotonic() + 60
     while len(found) < count and time.monotonic() < until:

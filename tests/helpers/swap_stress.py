@@ -1,10 +1,10 @@
-"""Hot swap under load, checked by generation-coded weights.
+"""Hot swap under load, checked by revision-coded weights.
 
-    python tests/helpers/swap_stress.py             # 10,000,000 observations of each kind, some minutes
+    python tests/helpers/swap_stress.py      # 10,000,000 observations of each kind, some minutes
 
-Every weight and bias of a model's generation g is the number g, so that its output on a row of ones
-is a polynomial of g that shows which generation computed it, and that no mixture of two gives.
-Writers load generation after generation; readers check that every output belongs to one generation,
+Every weight and bias of a model's revision g is the number g, so that its output on a row of ones
+is a polynomial of g that shows which revision computed it, and that no mixture of two gives.
+Writers load revision after revision; readers check that every output belongs to one revision,
 not older than what had been loaded when the call began.
 """
 
@@ -20,12 +20,12 @@ import numpy.typing as npt
 
 import mlpbank
 
-GENERATIONS = 1024  # codes are used in turn; 9 g^2 + g is exact in float32 up to here
+REVISIONS = 1024  # codes are used in turn; 9 g^2 + g is exact in float32 up to here
 ARCHITECTURE = mlpbank.Architecture.mlp(2, 3, 2, activation="none")
 
 
 def expected(code: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the output of generation code g for a row of ones: h = 2 g + g, y = 3 g h + g."""
+    """Return the output of revision code g for a row of ones: h = 2 g + g, y = 3 g h + g."""
     return 9 * code * code + code
 
 
@@ -45,17 +45,17 @@ class Result:
 
     observations: int = 0  # (call, model) pairs
     swaps: int = 0
-    mixed: int = 0  # outputs of no generation
-    stale: int = 0  # outputs of a generation older than promised
+    mixed: int = 0  # outputs of no revision
+    stale: int = 0  # outputs of a revision older than promised
 
 
 class Stress:
-    """Readers and writers on one bank, for as long as `run` lets them.
+    """Readers and writers on one inference, for as long as `run` lets them.
 
     Parameters
     ----------
     layout : {"panel", "lane"}
-    by_ids : bool
+    by_slots : bool
         Whether readers ask for random models with repeats instead of all.
     rows : int
         Rows of each model in a call: many are shared out over threads.
@@ -67,18 +67,20 @@ class Stress:
     def __init__(
         self,
         layout: str,
-        by_ids: bool,
+        by_slots: bool,
         rows: int = 1,
         num_models: int = 500,
         dtype: str = "float32",
     ) -> None:
-        self.by_ids, self.rows, self.num_models = by_ids, rows, num_models
-        self.bank = mlpbank.BatchedInference(num_models, ARCHITECTURE, layout=layout, dtype=dtype)
-        self.codes = [weights_of(code) for code in range(GENERATIONS)]
-        self.known = dict(
-            zip(expected(np.arange(GENERATIONS)).tolist(), range(GENERATIONS), strict=True)
+        self.by_slots, self.rows, self.num_models = by_slots, rows, num_models
+        self.inference = mlpbank.BatchedInference(
+            num_models, ARCHITECTURE, layout=layout, dtype=dtype
         )
-        # Generation of each model whose load has returned; a model has one writer, which alone
+        self.codes = [weights_of(code) for code in range(REVISIONS)]
+        self.known = dict(
+            zip(expected(np.arange(REVISIONS)).tolist(), range(REVISIONS), strict=True)
+        )
+        # Revision of each model whose load has returned; a model has one writer, which alone
         # changes its entry.
         self.returned = np.zeros(num_models, np.int64)
         self.stop = threading.Event()
@@ -86,58 +88,58 @@ class Stress:
         self.lock = threading.Lock()
         self.errors: list[BaseException] = []
         for i in range(num_models):
-            self.bank.load_weights(i, self.codes[0])
+            self.inference.load_weights(i, self.codes[0])
 
     def write(self, models: range, seed: int) -> None:
-        """Load random ones of `models`, generation after generation."""
+        """Load random ones of `models`, revision after revision."""
         rng = np.random.default_rng(seed)
         while not self.stop.is_set():
             for model in rng.choice(np.asarray(models), 64).tolist():
-                generation = int(self.returned[model]) + 1
-                self.bank.load_weights(model, self.codes[generation % GENERATIONS])
-                self.returned[model] = generation
+                revision = int(self.returned[model]) + 1
+                self.inference.load_weights(model, self.codes[revision % REVISIONS])
+                self.returned[model] = revision
             with self.lock:
                 self.result.swaps += 64
 
     def read(self, observations: int, seed: int) -> None:
-        """Call forward until this reader has seen `observations` outputs, and until writers had their turn."""
+        """Call forward until this reader has seen `observations` outputs and writers wrote."""
         rng = np.random.default_rng(seed)
         deadline = time.monotonic() + 120
         while observations > 0 or (
             self.result.swaps == 0 and time.monotonic() < deadline and not self.stop.is_set()
         ):
-            ids = (
+            slots = (
                 rng.integers(0, self.num_models, self.num_models)
-                if self.by_ids
+                if self.by_slots
                 else np.arange(self.num_models)
             )
-            x = np.ones((len(ids), self.rows, 2), np.float32)
-            before = self.returned[ids]
-            y = self.bank.forward(x, models=ids if self.by_ids else None)
-            after = self.returned[ids]
-            self.check(ids, y.reshape(len(ids), -1).astype(np.int64), before, after)
-            observations -= len(ids)
+            x = np.ones((len(slots), self.rows, 2), np.float32)
+            before = self.returned[slots]
+            y = self.inference.forward(x, models=slots if self.by_slots else None)
+            after = self.returned[slots]
+            self.check(slots, y.reshape(len(slots), -1).astype(np.int64), before, after)
+            observations -= len(slots)
 
     def check(
         self,
-        ids: npt.NDArray[np.int64],
+        slots: npt.NDArray[np.int64],
         y: npt.NDArray[np.int64],
         before: npt.NDArray[np.int64],
         after: npt.NDArray[np.int64],
     ) -> None:
         """Count what one call got wrong."""
         one = (y == y[:, :1]).all(axis=1)  # every row and output of an entry agrees,
-        order = np.argsort(ids, kind="stable")  # and every entry of a model
-        same_model = ids[order][1:] == ids[order][:-1]
+        order = np.argsort(slots, kind="stable")  # and every entry of a model
+        same_model = slots[order][1:] == slots[order][:-1]
         agree = not (same_model & (y[order, 0][1:] != y[order, 0][:-1])).any()
         code = np.array([self.known.get(value, -1) for value in y[:, 0].tolist()])
         # At most one load more than `after` can have been published; codes repeat, so count from
         # `before`.
-        ahead = (code - before) % GENERATIONS
+        ahead = (code - before) % REVISIONS
         mixed = int((~one | (code < 0)).sum()) + (not agree)
         stale = int(((code >= 0) & (ahead > after + 1 - before)).sum())
         with self.lock:
-            self.result.observations += len(ids)
+            self.result.observations += len(slots)
             self.result.mixed += mixed
             self.result.stale += stale
 
@@ -180,14 +182,15 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
     args = parser.parse_args()
     for layout in ("panel", "lane"):
-        for by_ids in (False, True):
+        for by_slots in (False, True):
             for rows in (1, 200):
-                stress = Stress(layout, by_ids, rows, 500 if rows == 1 else 6, args.dtype)
-                before, began = stress.bank.weights.nbytes, time.perf_counter()
+                stress = Stress(layout, by_slots, rows, 500 if rows == 1 else 6, args.dtype)
+                before, began = stress.inference.weights.nbytes, time.perf_counter()
                 result = stress.run(args.observations if rows == 1 else args.observations // 100)
                 print(
-                    f"{layout:5s} {'ids' if by_ids else 'dense':5s} {rows:3d} rows: {result}, "
-                    f"{time.perf_counter() - began:.0f} s, {before} -> {stress.bank.weights.nbytes} bytes",
+                    f"{layout:5s} {'slots' if by_slots else 'dense':5s} {rows:3d} rows: {result}, "
+                    f"{time.perf_counter() - began:.0f} s, "
+                    f"{before} -> {stress.inference.weights.nbytes} bytes",
                     flush=True,
                 )
 

@@ -1,4 +1,4 @@
-"""How far a float32 forward may lie from the float64 reference: derived from sizes and magnitudes, not chosen.
+"""Bounds on the error of a float32 forward, derived from sizes and magnitudes.
 
 Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, SIAM 2002,
 chapter 3. With the unit roundoff u = 2^-24 and gamma_n = n u / (1 - n u), a sum of products in
@@ -8,8 +8,8 @@ most `in` times; without fusing, each product is rounded once more.
 
 Layer by layer, with e_x the bound on the error of the layer's inputs:
 
-    e_z = e_x |W| + gamma_n ((|x| + e_x) |W| + |b|)      inputs' error carried through, and the layer's own roundings
-    e_y = L e_z + own(|y| + L e_z)                       L: Lipschitz constant of the activation, own: its own error
+    e_z = e_x |W| + gamma_n ((|x| + e_x) |W| + |b|)      inputs' error, and roundings of the layer
+    e_y = L e_z + own(|y| + L e_z)                       L: Lipschitz constant, own: its error
 
 The reference has roundings too, of 2^-53; gamma_n exceeds n u by n^2 u^2 = n^2 2^-48, which covers
 them.
@@ -86,7 +86,8 @@ def softmax_own_error(y: Float64Array) -> Float64Array:
         + gamma(y.shape[-1])
     )
     relative = shift * UNIT_ROUNDOFF + OWN_ULPS * EPSILON + denominator + UNIT_ROUNDOFF
-    return y * relative / (1 - relative) + OWN_ULPS * SMALLEST_SUBNORMAL
+    bound: Float64Array = y * relative / (1 - relative) + OWN_ULPS * SMALLEST_SUBNORMAL
+    return bound
 
 
 def activation_error(activation: Activation, y: Float64Array, e_z: Float64Array) -> Float64Array:

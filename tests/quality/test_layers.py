@@ -44,13 +44,13 @@ class Import:
 
 
 def module_name(path: Path, package: Path) -> str:
-    """Return bank._bank for bank/_bank.py, bank for bank/__init__.py, and __init__ for the package itself."""
+    """Return bank._bank for bank/_bank.py, bank for bank/__init__.py, __init__ for the package."""
     parts = path.relative_to(package).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
 def imports_of(path: Path, package: Path, modules: set[str]) -> Iterator[Import]:
-    """Yield what a module imports of the package anywhere in it, in functions and under TYPE_CHECKING too."""
+    """Yield all imports of the package in a module, in functions and under TYPE_CHECKING too."""
     importer = module_name(path, package)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -91,7 +91,7 @@ def level(module: str, layers: tuple[tuple[str, ...], ...] = LAYERS) -> int:
 
 
 def circles(imports: list[Import]) -> set[tuple[str, ...]]:
-    """Return the modules of each circle: the strongly connected components that have more than one."""
+    """Return the modules of each circle: strongly connected components of more than one module."""
     after: dict[str, set[str]] = {}
     for found in imports:
         after.setdefault(found.importer, set()).add(found.imported)

@@ -15,7 +15,8 @@ def test_public_names_and_signatures_are_those_on_file(root: Path) -> None:
     )
     text = "\n".join(changes)
     assert not text, (
-        f"if this is meant: python tests/helpers/public_api.py > tests/quality/public_api.txt\n{text}"
+        "if this is meant: python tests/helpers/public_api.py > tests/quality/public_api.txt\n"
+        f"{text}"
     )
 
 

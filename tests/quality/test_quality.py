@@ -1,4 +1,4 @@
-"""Everything around the code that can break: style, types, the stub, the version, the README's example."""
+"""Style, types, the stub, the version and the README's example."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
     caches = {
         "RUFF_CACHE_DIR": str(tmp_path_factory.mktemp("ruff")),
         "MYPY_CACHE_DIR": str(tmp_path_factory.mktemp("mypy")),
-        "MYPYPATH": str(root / "python"),
+        "MYPYPATH": f"{root / 'python'}:{root / 'tests/helpers'}",
         "PATH": "/usr/bin:/bin",
     }
     # Without the first two a core that has sanitizers in it cannot be imported; without the last an
@@ -52,6 +52,10 @@ def test_ruff_would_format_nothing(check: Callable[..., None]) -> None:
 
 def test_package_is_strictly_typed(check: Callable[..., None]) -> None:
     check(sys.executable, "-m", "mypy", "--strict", "python/mlpbank")
+
+
+def test_programs_of_the_tests_are_strictly_typed(check: Callable[..., None]) -> None:
+    check(sys.executable, "-m", "mypy", "--strict", "tests/programs")
 
 
 def test_package_ships_its_types() -> None:
@@ -137,8 +141,9 @@ def test_doctests(root: Path, run_python: RunPython) -> None:
         import doctest, importlib, pkgutil
         import mlpbank
         attempted = failed = 0
+        skipped = tuple(f"mlpbank.{name}" for name in ("bench", "convert.", "_core", "__main__"))
         for module in pkgutil.walk_packages(mlpbank.__path__, "mlpbank."):
-            if module.name.startswith(("mlpbank.bench", "mlpbank.convert.", "mlpbank._core", "mlpbank.__main__")):
+            if module.name.startswith(skipped):
                 continue
             result = doctest.testmod(importlib.import_module(module.name))
             attempted, failed = attempted + result.attempted, failed + result.failed

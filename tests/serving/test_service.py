@@ -229,7 +229,10 @@ def test_metrics(flights: Service) -> None:
 @pytest.mark.slow
 def test_schemathesis_provokes_no_server_error(flights: Service, tmp_path: Path) -> None:
     pytest.importorskip("schemathesis")
-    script = "import sys, schemathesis.cli; sys.argv[0] = 'schemathesis'; schemathesis.cli.schemathesis()"
+    script = (
+        "import sys, schemathesis.cli; sys.argv[0] = 'schemathesis'; "
+        "schemathesis.cli.schemathesis()"
+    )
     command = [sys.executable, "-c", script, "run", flights.url + "/openapi.json", "--seed", "1"]
     command += [
         "--checks",
@@ -247,7 +250,7 @@ def test_schemathesis_provokes_no_server_error(flights: Service, tmp_path: Path)
 
 @pytest.mark.slow
 def test_answers_under_load_while_models_are_swapped(bank_file: Path, tmp_path: Path) -> None:
-    """Each answer is that of one generation; who has swapped a model sees the new one from then on."""
+    """Each answer is of one revision. A client that has swapped a model sees the new one."""
 
     async def client(port: int, seed: int) -> None:
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""examples/service when its bank file is changed in place, missing, of another kind, or new to a worker."""
+"""examples/service when its bank file is changed in place, missing, of another kind or replaced."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def bank_file(tmp_path: Path) -> Path:
     return path
 
 
-def small_bank(generation: int) -> Bank:
-    weights = {name: array[:10] for name, array in WEIGHTS[generation].items()}
+def small_bank(revision: int) -> Bank:
+    weights = {name: array[:10] for name, array in WEIGHTS[revision].items()}
     return Bank.from_stacked(KEYS[:10], ARCHITECTURE, weights)
 
 
@@ -67,7 +67,7 @@ async def new_worker(port: int, old: Any) -> tuple[Connection, int, dict[str, An
 
 
 def test_file_copied_over_the_one_that_is_mapped(bank_file: Path, tmp_path: Path) -> None:
-    """`cp` cuts the mapped file: no worker dies of it, no answer is wrong, and all follow, then and after a rename.
+    """`cp` cuts the mapped file: no worker dies, no answer is wrong, and all workers follow.
 
     The clients pause for the moment of the cut: nothing but another copy could help a prediction
     that runs just then.
@@ -181,7 +181,7 @@ def test_bad_file_under_the_mapping_is_answered_503_until_a_good_one_comes(
 def test_worker_that_replaces_another_answers_from_the_file_as_it_is_now(
     bank_file: Path, tmp_path: Path
 ) -> None:
-    """Be it another than that of its parent, or that one changed in place; without waiting for the watch."""
+    """A file other than its parent's, or one changed in place. The watch need not come first."""
     small = small_bank(0)
     small.save(tmp_path / "small")
 
@@ -208,9 +208,8 @@ def test_worker_that_replaces_another_answers_from_the_file_as_it_is_now(
         gone.add(health["worker"])
 
         kept.rename(bank_file)
-        bank_file.write_bytes(
-            bank_file.read_bytes()[:100]
-        )  # cut in place: the next worker has nothing to answer from
+        # Cut in place: the next worker has no bank to answer from.
+        bank_file.write_bytes(bank_file.read_bytes()[:100])
         os.kill(second, signal.SIGKILL)
         connection, status, health = await new_worker(service.port, gone)
         assert status == 503

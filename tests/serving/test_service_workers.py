@@ -1,4 +1,4 @@
-"""Worker processes of examples/service: new bank files, memory that is shared, and workers that are killed."""
+"""Worker processes of examples/service: new bank files, shared memory, and killed workers."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_new_bank_file_takes_over_without_downtime(bank_file: Path, tmp_path: Pa
                     "POST", "/predict", question((seed, seed))
                 )
                 assert status == 200
-                (generation,) = (g for g in (0, 1) if right(answer, BANKS[g], (seed, seed)))
-                seen.add(generation)
+                (revision,) = (g for g in (0, 1) if right(answer, BANKS[g], (seed, seed)))
+                seen.add(revision)
                 answers[seed] += 1
             await connection.close()
 
@@ -86,7 +86,7 @@ def test_new_bank_file_takes_over_without_downtime(bank_file: Path, tmp_path: Pa
 
 
 def test_two_workers_share_one_mapped_bank(tmp_path: Path) -> None:
-    """Both read all of a bank of more than 500 MB, and have next to nothing of it in memory of their own."""
+    """Both read all of a bank of more than 500 MB and keep next to nothing in private memory."""
     architecture = Architecture.mlp(64, 512, 512, 8, activation="relu")
     models = 450
     scale = np.linspace(0.5, 1, models, dtype=np.float32)[:, None, None]
@@ -125,7 +125,7 @@ def test_two_workers_share_one_mapped_bank(tmp_path: Path) -> None:
 def test_killed_worker_loses_no_answer_and_the_service_goes_on(
     bank_file: Path, tmp_path: Path
 ) -> None:
-    """10,000 requests to two preforked workers, one of which is killed twice: who had no answer asks again."""
+    """10,000 requests to two preforked workers, one of them killed twice; clients repeat."""
     broken = 0
     answered = 0
 
@@ -169,9 +169,8 @@ def test_killed_worker_loses_no_answer_and_the_service_goes_on(
         for line in metrics.splitlines()
         if line.startswith("predicted_rows_total")
     )
-    assert (
-        answered <= total <= answered + broken
-    )  # all workers together, those that were killed included
+    # All workers together, killed ones included.
+    assert answered <= total <= answered + broken
 
 
 def test_reload_of_the_settings_leaves_no_folder_of_metrics(

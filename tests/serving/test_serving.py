@@ -1,4 +1,4 @@
-"""MicroBatcher: many tasks, one call; each gets its own answer or its own error, whatever becomes of the others."""
+"""MicroBatcher: many tasks, one call. Each gets its own answer or its own error."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_bank_is_replaced_while_requests_come(bank: Bank, options: dict[str, Any
 
 
 def test_models_swapped_and_deleted_under_load(bank: Bank, options: dict[str, Any]) -> None:
-    """Each answer is that of one of the two generations, or says that the model is unknown."""
+    """Each answer is that of one of the two revisions, or says that the model is unknown."""
     weights = [random_weights(ARCHITECTURE, MODELS, np.random.default_rng(seed)) for seed in (0, 1)]
     x = row(3)
     expected = []
@@ -273,10 +273,10 @@ def test_models_swapped_and_deleted_under_load(bank: Bank, options: dict[str, An
     def change() -> None:
         rng = np.random.default_rng(5)
         while not stop.is_set():
-            i, generation = int(rng.integers(MODELS)), int(rng.integers(2))
+            i, revision = int(rng.integers(MODELS)), int(rng.integers(2))
             if rng.random() < 0.2 and f"model-{i}" in bank:
                 del bank[f"model-{i}"]
-            bank.add(f"model-{i}", one_model(weights[generation], i))
+            bank.add(f"model-{i}", one_model(weights[revision], i))
 
     async def client(batcher: MicroBatcher, seed: int) -> int:
         rng = np.random.default_rng(seed)
@@ -340,7 +340,7 @@ class Holder:
 def test_rows_may_be_changed_while_they_wait(
     bank: Bank, options: dict[str, Any], shape: Any, kind: Any
 ) -> None:
-    """Callers use one buffer for all their requests: each answer is that of the rows at the time of its call."""
+    """Callers share one buffer: each answer is of the rows at the time of its call."""
     rows = [row(i, *shape) for i in range(20)]
 
     async def main() -> list[Any]:
@@ -350,9 +350,8 @@ def test_rows_may_be_changed_while_they_wait(
             waiting = []
             for x in rows:
                 buffer[...] = x
-                waiting.append(
-                    asyncio.ensure_future(batcher.predict("model-1", view))
-                )  # has not run yet
+                # Has not run yet when the buffer changes.
+                waiting.append(asyncio.ensure_future(batcher.predict("model-1", view)))
             buffer[...] = np.nan
             return await asyncio.gather(*waiting)
 
@@ -364,7 +363,7 @@ def test_rows_may_be_changed_while_they_wait(
 def test_times_of_a_clock_that_stands_still_in_between(
     bank: Bank, monkeypatch: pytest.MonkeyPatch, gap: int
 ) -> None:
-    """A request at 100, its batch at 100 + gap, its answer at 100 + 4 gap; max_wait is longer than all."""
+    """A request at 100, its batch at 100 + gap, its answer at 100 + 4 gap; max_wait is longer."""
     now = 100.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
     predict = Bank.predict

@@ -1,4 +1,4 @@
-"""MicroBatcher where an exception comes between any two of its instructions: no request is lost, and none waits."""
+"""MicroBatcher with an exception between any two instructions: no request is lost or hangs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def requests(batcher: MicroBatcher, first: int, count: int) -> list[Any]:
 
 
 def check(results: list[Any], first: int, error: BaseException) -> int:
-    """Each request has its answer, or the error that came while it was made; return how many have that."""
+    """Check that each request has its answer or an error, and return the number of errors."""
     for i, result in enumerate(results, first):
         assert result is error or np.array_equal(result, ANSWERS[i]), (i, result)
     return sum(result is error for result in results)

@@ -1,4 +1,4 @@
-"""MicroBatcher: who waits, who is refused, what a batch holds, what becomes of it in the end, and what is counted."""
+"""MicroBatcher's queue: waiting, refusing, the contents of a batch, closing and counts."""
 
 from __future__ import annotations
 
@@ -66,9 +66,8 @@ def test_cancelling_just_after_the_answer_leaves_nothing_behind(
             unlucky = asyncio.create_task(batcher.predict("nobody", row()))
             await asyncio.sleep(0)
             lucky = asyncio.create_task(batcher.predict("model-1", row()))
-            asyncio.get_running_loop().call_soon(
-                unlucky.cancel
-            )  # runs after the batch, before the task hears of it
+            # Runs after the batch and before the task gets its answer.
+            asyncio.get_running_loop().call_soon(unlucky.cancel)
             assert (await lucky).shape == (3,)
             assert isinstance((await outcomes(unlucky))[0], asyncio.CancelledError)
 
@@ -100,10 +99,8 @@ def test_full_queue_refuses_until_there_is_room(
                 await batcher.predict("model-6", row())
             gate.open()
             assert [y.shape for y in await asyncio.gather(*accepted)] == [(3,), (2, 3), (3,), (3,)]
-            assert (await batcher.predict("model-3", row(0, 9))).shape == (
-                9,
-                3,
-            )  # more than fits, but alone
+            # More than fits, but alone.
+            assert (await batcher.predict("model-3", row(0, 9))).shape == (9, 3)
             assert batcher.statistics().refused == 2
 
     run(main())
