@@ -1,4 +1,4 @@
-"""The workshop: `nox -s NAME` runs a session, `nox -l` lists them; CONTRIBUTING.md says when to use which."""
+"""The workshop: `nox -s NAME` runs a session, `nox -l` lists them. See CONTRIBUTING.md."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def install_editable(session: nox.Session, extra: str) -> None:
 
 @nox.session(venv_backend="venv")
 def dev(session: nox.Session) -> None:
-    """Make .venv: an editable install that rebuilds at import, and all that the tests and linters need."""
+    """Make .venv: an editable install that rebuilds at import, with tests and linters."""
     folder = ROOT / ".venv"
     session.run("python", "-m", "venv", str(folder))
     pip = (str(folder / "bin/python"), "-m", "pip", "install")
@@ -38,14 +38,14 @@ def dev(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests that `pytest` runs by default, about two minutes; arguments after -- go to pytest."""
+    """Run the tests that `pytest` runs by default. Arguments after -- go to pytest."""
     install_editable(session, "test")
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the tests marked slow and no others, with every framework installed and no unlisted skip."""
+    """Run the tests marked slow, with every framework installed and no unlisted skip."""
     install_editable(session, "test-all")
     session.run("pytest", "--only-slow", "--strict-skips", *session.posargs)
 
@@ -89,7 +89,9 @@ def asan(session: nox.Session) -> None:
     ]
     session.install(*BUILD)
     build = {
-        "SKBUILD_CMAKE_DEFINE": "MLPBANK_SANITIZE=address,undefined;MLPBANK_KERNEL_OPTIMIZATION=-O1",
+        "SKBUILD_CMAKE_DEFINE": (
+            "MLPBANK_SANITIZE=address,undefined;MLPBANK_KERNEL_OPTIMIZATION=-O1"
+        ),
         "SKBUILD_CMAKE_BUILD_TYPE": "Debug",
         "SKBUILD_BUILD_DIR": "build/asan-{wheel_tag}",
     }
@@ -99,7 +101,7 @@ def asan(session: nox.Session) -> None:
         *(session.posargs or ASAN_TESTS),
         env={
             "LD_PRELOAD": " ".join(str(library).strip() for library in libraries),
-            # The tests ask for more memory than there is, and Python keeps what it has until it ends.
+            # Tests ask for more memory than there is, and Python keeps its own until it ends.
             "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
             "PYTHONMALLOC": "malloc",
         },
@@ -131,7 +133,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def wheels(session: nox.Session) -> None:
-    """Build sdist and wheel into dist/, and mend the wheel by auditwheel where patchelf is installed."""
+    """Build sdist and wheel into dist/. auditwheel mends the wheel if patchelf is installed."""
     session.install("build", "auditwheel")
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", "dist", ".")

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "kernels/kernel.h"
+#include "types.h"
 
 namespace mlpbank {
 

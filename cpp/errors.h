@@ -1,5 +1,5 @@
-// Errors of the core that no standard exception stands for. python/register_errors.cpp gives each its
-// Python class.
+// Errors of the core that no standard exception stands for. python/register_errors.cpp gives each
+// its Python class.
 #pragma once
 
 #include <stdexcept>

@@ -1,4 +1,4 @@
-"""Print cpp/kernels/piecewise_tables.h: minimax quartics on 32 segments of |x|. Needs NumPy and SciPy; takes minutes.
+"""Print cpp/kernels/piecewise_tables.h: minimax quartics on 32 segments of |x|. Needs SciPy.
 
     python tools/fit_piecewise.py > cpp/kernels/piecewise_tables.h
 
@@ -29,7 +29,7 @@ def from_bits(word: int) -> float:
 
 
 def log_segments(offset: float, limit: float) -> list[tuple[int, float, float]]:
-    """(row, low, high) of the segments in which bits 20 to 24 of |x| + offset, a float32, stay the same."""
+    """(row, low, high) of the segments with equal bits 20 to 24 of the float32 |x| + offset."""
     segments, word = [], to_bits(offset)
     while word <= to_bits(limit + offset):
         end = ((word >> 20) + 1) << 20
@@ -41,7 +41,7 @@ def log_segments(offset: float, limit: float) -> list[tuple[int, float, float]]:
 
 
 def linear_segments(per_unit: float) -> list[tuple[int, float, float]]:
-    """(row, low, high) of the segments in which |x| * per_unit rounds to the same row. Row 31 stays zero."""
+    """(row, low, high) of the segments with equal rounded |x| * per_unit. Row 31 stays zero."""
     return [(row, max(0.0, (row - 0.5) / per_unit), (row + 0.5) / per_unit) for row in range(31)]
 
 
@@ -63,7 +63,7 @@ def minimax(basis: np.ndarray, y: np.ndarray, unit: np.ndarray) -> np.ndarray:
 
 
 def evaluate(words: list[int], x: np.ndarray, shift: float) -> np.ndarray:
-    """What the kernels compute: in float64 the product of two float32 is exact, so rounding the sum fuses both."""
+    """What the kernels compute. In float64 the product is exact; rounding the sum fuses both."""
     c0, c1, c2, c4 = map(from_bits, words)
     shifted = x - np.float32(shift)
     p = np.full_like(x, c4)
@@ -78,7 +78,7 @@ def evaluate(words: list[int], x: np.ndarray, shift: float) -> np.ndarray:
 
 
 def fit_row(f, relative: bool, shift: float, low: float, high: float) -> tuple[list[int], float]:
-    """The words of one row and its largest error, rounding included, in ULP if relative, else in 2^-23."""
+    """The words of one row and its largest error, in ULP if relative, else in 2^-23."""
     z = (1 - np.cos(np.pi * (np.arange(56) + 0.5) / 56)) / 2
     x = np.r_[low, low + (high - low) * z, high] * (1 + 1e-7)
     x = x[x > 0]

@@ -48,7 +48,8 @@ constexpr double kWakeNanoseconds = 30000;
 // wake any (measured in docs/internals.md, "Crowded cores").
 constexpr microseconds kCrowded{2000};
 constexpr double kLongNanoseconds = 1e6;
-// Helpers that the system refused are asked for again so much later, and then at twice the interval up to the longest.
+// Helpers that the system refused are asked for again after this time, then at doubling intervals
+// up to the longest.
 constexpr std::chrono::seconds kAskAgain{1}, kAskAgainAtMost{64};
 
 inline void pause() {
@@ -248,8 +249,8 @@ class Pool {
     }
   }
 
-  // Waits for a job with an opening and joins it. Returns the job and the thread's number in it; the
-  // caller is number 0.
+  // Waits for a job with an opening and joins it. Returns the job and the thread's number in it;
+  // the caller is number 0.
   std::pair<Job*, int> join(bool crowded) {
     if (crowded) {
       crowded_until_ = (Clock::now() + kCrowded).time_since_epoch().count();
@@ -298,8 +299,8 @@ void after_fork_in_child() {
 }
 [[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
-// The pool, started at its first use. What was refused then may be granted later: a limit of threads counts those of all
-// of a user's processes, or of a container's.
+// The pool, started at its first use. Helpers that were refused may be granted later: a limit of
+// threads counts those of all processes of a user or a container.
 Pool& the_pool() {
   const std::lock_guard lock(pool_mutex);
   if (pool == nullptr) {

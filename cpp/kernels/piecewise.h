@@ -33,7 +33,7 @@ inline Vec linear_segment(Vec a, float per_unit) {
 }
 
 // From |x| = 9.02 on the result is 1 in magnitude. Powers of a - 1.5 instead of a keep what cancels
-// small where a is between 1 and 3: 2 ULP instead of 4.2, for one operation more.
+// small where a is between 1 and 3, for one operation more (docs/internals.md, "Kernels").
 struct Tanh {
   static constexpr Table table = Table(kTanhRows);
   static Vec clamped(Vec x) {
@@ -86,8 +86,8 @@ inline void over_vectors(float* values, int64_t n) {
       store(values + i, Piecewise::value(lookup(Piecewise::table, index), x));
     }
   } else {
-    // First all indices, then all rows. One at a time, each vector waits for its index to come back
-    // from memory: 57 % of relu's time instead of 34 %.
+    // First all indices, then all rows. One at a time, each vector would wait for its index to come
+    // back from memory.
     constexpr int64_t kVectors = 16;
     Index index[kVectors];
     for (; n > 0; n -= kVectors * kLanes, values += kVectors * kLanes) {

@@ -84,7 +84,7 @@ inline void to_floats(const Weight* from, int64_t count, float* to) {
 }
 
 // A panel in float32: as it lies in the block, or converted into `buffer` right before its use. So
-// it stays in L1, which takes half the time of converting the whole model first.
+// it stays in L1.
 template <class Weight>
 inline const float* float_panel(const Bytes* panel, int64_t width, int64_t in, float* buffer) {
   if (kIsFloat<Weight>) return header_of(panel);
@@ -94,7 +94,7 @@ inline const float* float_panel(const Bytes* panel, int64_t width, int64_t in, f
   return buffer;
 }
 
-// All layers for V vectors of rows, of which `rows` are real. Scaled says whether the panels that
+// All layers for V vectors of rows, `rows` real ones. Scaled says whether the panels that
 // are computed with have scales: an unpacked int8 model is float32 with scales.
 template <class Weight, bool Scaled, int V>
 void rows_pass(const Plan& plan, const BlockStream& stream, const float* x, int64_t rows, float* y,
@@ -133,14 +133,14 @@ void rows_pass(const Plan& plan, const BlockStream& stream, const float* x, int6
 }
 
 // How many of `rows` rows go through rows_pass: all but a last vector that would be at most half
-// full. Such a rest is faster through outputs_tile, by a third when exactly half full.
+// full. Such a rest is faster through outputs_tile.
 inline int64_t rows_in_vectors(int64_t rows) {
   const int64_t rest = rows % kLanes;
   return rest > kLanes / 2 ? rows : rows - rest;
 }
 
 // Three vectors at a time read fewer weights for each multiply-add than two. But where a layer's
-// inputs and outputs outgrow L1 with three and fit with two, two are up to 9 % faster.
+// inputs and outputs outgrow L1 with three and fit with two, two are faster.
 inline int64_t vectors_at_once(const Plan& plan) {
   const int64_t bytes = plan.widest_pair * kLanes * static_cast<int64_t>(sizeof(float));
   return kTwoVectorTile && 3 * bytes > (32 << 10) && 2 * bytes <= (48 << 10) ? 2 : 3;

@@ -35,8 +35,8 @@ class BatchedWeights:
     dtype : {"float32", "float16", "bfloat16", "int8"} or NumPy dtype
         How weights are stored. Inputs, outputs, biases and sums are always float32. float16 and
         bfloat16 round to nearest even. int8 is symmetric, with one float32 scale for each output of
-        each model: the largest absolute weight of that output divided by 127. With one row per
-        model, half the bytes give nearly twice the speed.
+        each model: the largest absolute weight of that output divided by 127. See
+        docs/precision.md for accuracy and speed.
 
     Raises
     ------

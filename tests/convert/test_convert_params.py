@@ -1,4 +1,4 @@
-"""Parameters without a framework: what JAX, Flax and Equinox hand over, as NumPy arrays and stand-ins."""
+"""Parameters as JAX, Flax and Equinox hand them over, in NumPy arrays and stand-ins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/internals.md says what the code is: the files and names of a call, and which part may include which."""
+"""docs/internals.md fits the code: files and names of a call, and what may include what."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs/internals.md").read_text(encoding="utf-8")
 
 
 def section(title: str) -> str:
-    """Return the text under a heading of the page, without the headings that follow on its level."""
+    """Return the text under a heading, up to the next heading of its level."""
     hashes, text = re.split(rf"^(#+) {re.escape(title)}$", PAGE, flags=re.MULTILINE)[1:]
     return re.split(rf"^#{{1,{len(hashes)}}} ", text, flags=re.MULTILINE)[0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,7 @@ from mlpbank.inference import BatchedInference
 from mlpbank.typing import Float32Array, Key
 from mlpbank.weights import BatchedWeights
 
-if TYPE_CHECKING:
-    from mlpbank.bank._bank import Bank
+AnyBank = TypeVar("AnyBank", bound="BankFiles")
 
 _CHUNK_MODELS = 1 << 14  # that are unpacked at once
 
@@ -168,8 +167,8 @@ class BankFiles(BankReads):
     def save(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
         """Save the bank as it is now; others may predict and change it meanwhile.
 
-        The file appears complete or not at all, and replaces an older one in one step: whoever has
-        that open or mapped, be it this bank, keeps it.
+        The file appears complete or not at all, and replaces an older one in one step. A process
+        that has the older one open or mapped keeps it, and so does this bank.
 
         Parameters
         ----------
@@ -212,8 +211,12 @@ class BankFiles(BankReads):
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, mmap: bool = True, engine: Engine | None = None
-    ) -> Bank:
+        cls: type[AnyBank],
+        path: str | os.PathLike[str],
+        *,
+        mmap: bool = True,
+        engine: Engine | None = None,
+    ) -> AnyBank:
         """Open a bank file.
 
         Parameters
@@ -241,15 +244,17 @@ class BankFiles(BankReads):
         return cls._from_contents(_mapped.open_file(path, map_file=mmap), engine)
 
     @classmethod
-    def _from_contents(cls, contents: _schema.Contents, engine: Engine | None) -> Bank:
+    def _from_contents(
+        cls: type[AnyBank], contents: _schema.Contents, engine: Engine | None
+    ) -> AnyBank:
         weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
         self = cls.__new__(cls)
         self._bind(weights, contents.columns, engine, contents.fallback)
         self._metadata = contents.metadata
-        return cast("Bank", self)
+        return self
 
     @classmethod
-    def _from_bytes(cls, data: bytes, engine: Engine | None = None) -> Bank:
+    def _from_bytes(cls: type[AnyBank], data: bytes, engine: Engine | None = None) -> AnyBank:
         return cls._from_contents(_mapped.from_bytes(data), engine)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -207,7 +207,7 @@ class BankReads:
         out: Float32Array | None,
         num_threads: int | None,
     ) -> Float32Array:
-        """Predict for keys or handles. `find` gives their slots, -1 for unknown, and counts those."""
+        """Predict for keys or handles. `find` gives slots (-1: unknown) and counts unknown ones."""
         guard = self._slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
             before = None
@@ -274,7 +274,8 @@ class BankReads:
     ) -> Float32Array:
         """Predict in a worker thread while the event loop goes on; all as for `predict`.
 
-        Handing over takes some 50 microseconds, more than predicting for a few small models does.
+        Handing over takes longer than predicting for a few small models; docs/serving.md has
+        figures.
         """
         return await asyncio.to_thread(
             self.predict, keys, x, missing=missing, out=out, num_threads=num_threads
