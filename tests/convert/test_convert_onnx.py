@@ -340,9 +340,9 @@ def test_banks_of_any_architecture_as_one_batched_graph(seed: int) -> None:
 
 
 def test_banks_that_no_onnx_file_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlpbank.convert import onnx as importer
+    from mlpbank.convert import _onnx_export
 
-    monkeypatch.setattr(importer, "_LARGEST", 100)
+    monkeypatch.setattr(_onnx_export, "_LARGEST", 100)
     with raises(
         ValueError, "weights: expected at most 2 GiB, as an ONNX file can hold, got 0.0 GiB"
     ):
