@@ -1,5 +1,5 @@
-// Errors of the core that no standard exception stands for. python/register_errors.cpp gives each
-// its Python class.
+// Errors of the core without a standard exception. python/register_errors.cpp maps each to its
+// Python class.
 #pragma once
 
 #include <stdexcept>
@@ -18,7 +18,7 @@ class KeyTypeError : public std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
-// A call comes from where it cannot be answered.
+// A call that is not possible in the present state, such as after a fork.
 class InvalidState : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

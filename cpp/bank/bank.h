@@ -48,9 +48,9 @@ class Bank {
     EpochGuard guard_;
   };
 
-  // Runs `look_up`, which looks many keys up and may run several times, so that all its answers are
-  // of one moment: one call must not find a key in one row and miss it in the next. Takes the lock
-  // only where changes come faster than look-ups.
+  // Runs `look_up`, which looks up many keys, until all its answers are of one moment: a call must
+  // not find a key in one row and miss it in the next. Takes the lock only where changes come
+  // faster than look-ups.
   template <class LookUp>
   void at_one_moment(LookUp look_up) const {
     constexpr int kTries = 4;
@@ -65,8 +65,8 @@ class Bank {
   // The slot or handle of a key, or kNoSlot. The caller is inside a Guard.
   int64_t find(const KeyView& key) const { return keys_.find(key); }
   int64_t find_handle(const KeyView& key) const;
-  // The slot of a handle; kNoSlot and stale where its model was removed. A number below 0 is no
-  // handle and is returned as it is.
+  // The slot of a handle; kNoSlot, with `stale` set, if its model was removed. A negative number is
+  // not a handle and is returned unchanged.
   int64_t slot_of(int64_t handle, bool& stale) const;
 
   // Changes. One that throws has changed nothing.

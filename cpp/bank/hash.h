@@ -1,7 +1,7 @@
 // KeyHash: hashes of keys.
 //
-// Keys may come from strangers, who could choose them so that all fall into one bucket of a table
-// whose hash they know. So tables hash with a secret seed: SipHash-1-3 (J.-P. Aumasson and
+// Keys may come from an attacker. If the hash were known, the attacker could choose keys that all
+// fall into one bucket. So tables hash with a secret seed: SipHash-1-3 (J.-P. Aumasson and
 // D. J. Bernstein, INDOCRYPT 2012). Files of format version 1 have no seed.
 #pragma once
 

@@ -6,9 +6,9 @@
 // bucket after the other, up to the first empty one. Opening a file of a million keys builds and
 // reads nothing; a look-up touches the pages it needs.
 //
-// The arrays may come from an untrusted file: whatever they hold, find() stays inside them and
-// ends. A table in which a search takes more than kMaxSteps was made to be slow; it is replaced by
-// one that is built anew, with a secret seed.
+// The arrays may come from an untrusted file: with any contents, find() stays inside them and ends.
+// A table in which a search takes more than kMaxSteps was made to be slow. It is replaced by a new
+// table with a secret seed.
 #pragma once
 
 #include <atomic>

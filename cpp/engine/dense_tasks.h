@@ -1,4 +1,5 @@
-// DenseTasks: the work of a forward in which every model gets as many rows, in the order of slots.
+// DenseTasks: the work of a forward in which every model gets the same number of rows, in the order
+// of slots.
 //
 // A task is one block and some of its rows: all of them, unless there are too few blocks for the
 // threads.

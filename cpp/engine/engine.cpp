@@ -47,7 +47,8 @@ std::string quoted(const std::vector<std::string>& names) {
   return list;
 }
 
-// The position of `isa` in available_isas(). Errors name `who`, which asked for it.
+// The position of `isa` in available_isas(). Error messages start with `who`, the argument or
+// variable that named it.
 std::size_t find_available(const std::string& isa, const std::string& who) {
   const auto available = available_isas();
   const auto found = std::find(available.begin(), available.end(), isa);

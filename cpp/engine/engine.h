@@ -17,7 +17,7 @@ std::vector<std::string> available_isas();
 // unknown, not available here or above the bound.
 const Kernel& choose_kernel(const std::string& isa);
 
-// What all arithmetic goes through: a kernel and a number of threads.
+// A kernel and a number of threads. All forwards of a BatchedInference use one.
 class Engine {
  public:
   // num_threads 0 takes the whole CPU budget. A number above the budget is lowered to it.

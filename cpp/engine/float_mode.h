@@ -1,4 +1,4 @@
-// The floating-point mode that results are computed in, whatever the caller's program has set.
+// The floating-point mode in which results are computed, independent of the caller's mode.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +12,9 @@
 namespace mlpbank {
 
 // For its lifetime the calling thread rounds to nearest, keeps subnormal numbers and traps no
-// exceptions. Then its own mode and exception flags are back. Libraries set other modes for the
-// thread that asks (torch.set_flush_denormal), so that without this the results of a call would
-// depend on which thread computed them.
+// exceptions. Then its own mode and exception flags are restored. Libraries set other modes for
+// single threads (torch.set_flush_denormal); without this class, results would depend on the thread
+// that computes them.
 class DefaultFloatMode {
  public:
   DefaultFloatMode(const DefaultFloatMode&) = delete;

@@ -71,7 +71,7 @@ struct ForwardContext {
   const Plan plan;
   const int64_t in, out, block_models;
   const int threads;
-  const bool nan;  // for models that are missing; otherwise they are an error
+  const bool nan;  // missing models give NaN; otherwise they are an error
 
   // Throws std::invalid_argument.
   ForwardContext(const BatchedWeights& w, const Engine& engine, const ForwardOptions& options)
@@ -118,7 +118,7 @@ struct ForwardContext {
   }
 };
 
-// Errors of a parallel section, which must not throw; raised when it has ended.
+// Collects errors of a parallel section, which must not throw, and raises them after its end.
 class DeferredErrors {
  public:
   void no_memory() { no_memory_ = true; }

@@ -44,7 +44,7 @@ class GroupedTasks {
       const bool again = i > 0 && groups[i - 1].block == group.block;
       const Bytes* block = again ? block_snapshot_.back() : context.guard.block(group.block);
       block_snapshot_.push_back(block);
-      // One look at a tile instead of one for each of its entries.
+      // One check of a tile instead of one for each of its entries.
       if (context.nan || context.has_first(block, context.block_models)) continue;
       for (int64_t j = group.begin; j < group.end; ++j) {
         if (!context.has(block, grouping.slot(j))) {
@@ -144,8 +144,8 @@ class GroupedTasks {
   }
 
   // Lane layout: entries go to the models of one tile. Each step takes one entry of every model
-  // that has some left. The other lanes compute on whatever is in the buffer; their results are not
-  // read.
+  // that has some left. The other lanes compute on old contents of the buffer, and their results
+  // are not read.
   void compute_tile(const Group& group, const Bytes* block, const Bytes* next,
                     const Scratch& scratch) const {
     int64_t position[kTileModels], left[kTileModels] = {};

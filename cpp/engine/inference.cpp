@@ -1,4 +1,4 @@
-// BatchedInference: the course that all forwards take, over dense or grouped tasks.
+// BatchedInference: the steps that all forwards share, over dense or grouped tasks.
 #include "engine/inference.h"
 
 #include <algorithm>
@@ -28,8 +28,8 @@ bool is_arange(const int64_t* slots, int64_t count) {
   return true;
 }
 
-// Computes all tasks. Throws before anything is written if a model is missing, unless it is to give
-// NaN; throws afterwards if a model was unloaded meanwhile or a thread has no memory.
+// Computes all tasks. Missing models give NaN, or throw before anything is written, as the options
+// say. Throws afterwards if a model was unloaded meanwhile or a thread has no memory.
 template <class Tasks>
 void compute(const ForwardContext& context, const Tasks& tasks) {
   if (!context.nan) tasks.check_present();

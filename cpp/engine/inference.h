@@ -16,8 +16,8 @@ enum class Missing { error, nan };
 struct ForwardOptions {
   int num_threads = 0;  // 0: the engine's
   Missing missing = Missing::error;
-  // For how many models the arrays of a dense forward were made, 0: all. The weights may have grown
-  // since.
+  // The number of models in the arrays of a dense forward, 0: all. The weights may have grown since
+  // the arrays were made.
   int64_t num_models = 0;
 };
 
@@ -28,8 +28,8 @@ class BatchedInference {
   const BatchedWeights& weights() const { return *weights_; }
   const Engine& engine() const { return engine_; }
 
-  // Whether a forward of so many models and rows runs within microseconds on the calling thread, on
-  // memory of our own.
+  // Whether a forward of `models` models with `rows` rows each takes only microseconds, on the
+  // calling thread and without reading a mapped file.
   bool runs_inline(int64_t models, int64_t rows) const;
 
   // x (models, rows, input_size) -> y (models, rows, output_size): entry i through model i.

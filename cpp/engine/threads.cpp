@@ -2,10 +2,9 @@
 //
 // It enters its parallel region once and stays there. A region for each call would end in a barrier
 // that waits for every thread of the team, also for one that another process keeps off its core
-// (measured in docs/internals.md, "One team of helpers"). It also means one set of threads however
-// many threads call, and a clean start in a forked child. What OpenMP's users set
-// (omp_set_num_threads, threadpoolctl) and do (call from regions of their own) counts at every
-// call.
+// (measured in docs/internals.md, "One team of helpers"). One team also means one set of threads
+// for any number of callers, and a clean start in a forked child. Settings of OpenMP
+// (omp_set_num_threads, threadpoolctl) and calls from the user's own regions count at every call.
 #include "engine/threads.h"
 
 #include <omp.h>
@@ -41,15 +40,14 @@ constexpr microseconds kHelperSpin{50};
 // the core for a helper that was pushed off its own.
 constexpr microseconds kCallerSpin{20};
 // Shorter calls wake no helper: the system call costs the caller some 3 us, and helpers arrive 5 to
-// 50 us later. Calls that follow each other within kHelperSpin may all the same.
+// 50 us later. Exception: calls that follow each other within kHelperSpin.
 constexpr double kWakeNanoseconds = 30000;
 // When other processes keep the cores busy, a woken helper may be given its caller's core, where it
 // only keeps the caller waiting. Such a helper sleeps at once, and for this long only long calls
 // wake any (measured in docs/internals.md, "Crowded cores").
 constexpr microseconds kCrowded{2000};
 constexpr double kLongNanoseconds = 1e6;
-// Helpers that the system refused are asked for again after this time, then at doubling intervals
-// up to the longest.
+// Delay before helpers that the system refused are asked for again. It doubles up to the longest.
 constexpr std::chrono::seconds kAskAgain{1}, kAskAgainAtMost{64};
 
 inline void pause() {
@@ -58,7 +56,7 @@ inline void pause() {
 #endif
 }
 
-// Looks at `done` for `limit`, then gives up.
+// Polls `done` for `limit`. Returns whether it became true.
 template <class Done>
 bool spin_until(microseconds limit, Done done) {
   const auto deadline = Clock::now() + limit;
@@ -163,8 +161,8 @@ int creatable_threads(int wanted) noexcept {
 
 class Pool {
  public:
-  // Starts so many helpers more, or as many as the system grants, and returns how many. Throws
-  // std::bad_alloc before it has started any.
+  // Starts up to `helpers` more helpers, as many as the system grants. Returns how many started.
+  // Throws std::bad_alloc before any has started.
   int start(int helpers) {
     if (helpers == 0) return 0;
     std::promise<int> granted;
@@ -249,8 +247,8 @@ class Pool {
     }
   }
 
-  // Waits for a job with an opening and joins it. Returns the job and the thread's number in it;
-  // the caller is number 0.
+  // Waits for a job with an opening and joins it. Returns the job and the thread's number in it.
+  // The caller is number 0.
   std::pair<Job*, int> join(bool crowded) {
     if (crowded) {
       crowded_until_ = (Clock::now() + kCrowded).time_since_epoch().count();
@@ -285,7 +283,7 @@ class Pool {
 std::mutex pool_mutex;
 Pool* pool = nullptr;        // never destroyed: its threads run until the process ends
 std::atomic<int> budget{1};  // its helpers and one caller
-int refused = 0;             // helpers that it should have and the system would not let us have
+int refused = 0;             // helpers that the system did not grant
 Clock::time_point ask_again;
 Clock::duration ask_again_after;
 std::atomic<int> threads_at_work{0};
@@ -299,8 +297,8 @@ void after_fork_in_child() {
 }
 [[maybe_unused]] const int fork_handler = pthread_atfork(nullptr, nullptr, after_fork_in_child);
 
-// The pool, started at its first use. Helpers that were refused may be granted later: a limit of
-// threads counts those of all processes of a user or a container.
+// The pool, started at its first use. Threads that were refused then may be granted later: a limit
+// counts the threads of all processes of a user or container.
 Pool& the_pool() {
   const std::lock_guard lock(pool_mutex);
   if (pool == nullptr) {

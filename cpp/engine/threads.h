@@ -39,11 +39,11 @@ struct ChunkedWork {
 };
 
 // Runs the work on the calling thread and on helpers that are free, `threads` in all at most. Each
-// takes chunk by chunk of a range of its own and then what is left of the others', so that a core
-// that is taken away delays one chunk and not half of the work. A helper that does not get to run
-// in time is not waited for. The threads of all calls together stay within the CPU budget, beside
-// one for each caller. Serial inside another OpenMP region. After a fork the child starts helpers
-// of its own when it needs them.
+// takes chunk by chunk of a range of its own and then chunks of the others. So a core that another
+// process takes delays one chunk and not half of the work. Helpers that have not begun are not
+// waited for. The threads of all calls together stay within the CPU budget, beside one for each
+// caller. Serial inside another OpenMP region. After a fork the child starts its own helpers when
+// it needs them.
 void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* context);
 
 template <class Body>

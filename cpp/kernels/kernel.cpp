@@ -4,9 +4,9 @@
 //
 //   acc = bias;  for k = 0, 1, 2, ...:  acc = fma(x[k], w[k], acc);  y = activation(acc)
 //
-// in float32 and in that order, whatever tile computes it (reference_layer.h spells it out). So the
-// same row through the same model gives the same bits in any company. Tiles differ only in what
-// their vector lanes stand for:
+// in float32 and in that order, in every tile (reference_layer.h spells it out). So the same row
+// through the same model gives the same bits, with any other rows in the call. Tiles differ only in
+// what their vector lanes stand for:
 //
 //                 lanes are        input              weight
 //   outputs_tile  16 outputs       x[k] broadcast     w[k][16] loaded      panel.h: few rows

@@ -94,8 +94,8 @@ inline const float* float_panel(const Bytes* panel, int64_t width, int64_t in, f
   return buffer;
 }
 
-// All layers for V vectors of rows, `rows` real ones. Scaled says whether the panels that
-// are computed with have scales: an unpacked int8 model is float32 with scales.
+// All layers for V vectors of rows; only the first `rows` rows are real. Scaled says whether the
+// panels have scales: an unpacked int8 model is float32 with scales.
 template <class Weight, bool Scaled, int V>
 void rows_pass(const Plan& plan, const BlockStream& stream, const float* x, int64_t rows, float* y,
                float* scratch) {
@@ -153,7 +153,7 @@ void rows_passes(const Plan& plan, const BlockStream& stream, const float* x, in
   const int64_t in = plan.layers[0].in, out = plan.layers[plan.num_layers - 1].out;
   while (rows > 0) {
     const int64_t vectors = (rows + kLanes - 1) / kLanes;
-    // Of four vectors none stays alone, for one is the slowest tile.
+    // Four vectors go as two and two: one alone is the slowest tile.
     const int64_t v = vectors <= 3 ? vectors : vectors == 4 ? 2 : at_once;
     const int64_t n = rows < v * kLanes ? rows : v * kLanes;
     if (v == 3) {

@@ -1,7 +1,7 @@
 // Arrays as the Python package passes them, and checks of their sizes.
 //
-// The package has converted them; here they are taken with noconvert(), since array_t casts
-// silently. What is checked here is what memory safety needs. Messages for users are the package's.
+// The package has already converted them. Bindings use noconvert(), since array_t casts silently.
+// The checks here are those that memory safety needs; the package has the messages for users.
 #pragma once
 
 #include <pybind11/numpy.h>

@@ -1,7 +1,7 @@
 // The Python module mlpbank._core: a table of contents.
 //
-// Nothing outside this folder knows Python, and nothing in it computes. How arrays come in is said
-// in arrays.h, how the GIL is given up in gil.h. The stub is python/mlpbank/_core.pyi.
+// No code outside this folder uses Python, and no code in it computes. arrays.h converts arrays,
+// gil.h gives up the GIL. The stub is python/mlpbank/_core.pyi.
 #include <pybind11/pybind11.h>
 
 #include "python/register.h"
@@ -18,7 +18,7 @@ bool is_subinterpreter() { return PyInterpreterState_Get() != PyInterpreterState
 
 // PyInit__core, below, runs first and calls this.
 PYBIND11_MODULE(core_of_main_interpreter, m) {
-  // From Python 3.13 on PyInit runs in the main interpreter whichever one imports.
+  // From Python 3.13 on PyInit runs in the main interpreter, even if another one imports.
   if (is_subinterpreter()) throw py::import_error(kRefusal);
   m.doc() = "The C++ core of mlpbank. Use the package, which validates and converts.";
   mlpbank::register_errors();

@@ -1,4 +1,4 @@
-// BatchedInference: three forwards over arrays, and a direct way for the everyday call.
+// BatchedInference: three forwards over arrays, and a fast path for the usual call.
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
@@ -41,8 +41,8 @@ void forward_arrays(const Inference& self, const Floats& x, int64_t x_entries, F
   run(self.runs_inline(models, rows), [&] { forward(from, rows, to); });
 }
 
-// `num_models` is what the Python package saw when it checked shapes; another thread may have let
-// the weights grow since.
+// `num_models` is the number that the Python package saw when it checked shapes. The weights may
+// have grown since, in another thread.
 ForwardOptions dense_options(const Inference& self, int64_t num_models, int num_threads,
                              bool missing_nan) {
   expect(num_models > 0 && num_models <= self.weights().num_models(),
@@ -80,8 +80,8 @@ void forward_models(const Inference& self, const Integers& slots, const Floats& 
                  });
 }
 
-// Whether an object is what the core computes on: a native float32 array, C-contiguous and aligned,
-// of no subclass.
+// Whether an object is an array that the core can use as it is: exactly numpy.ndarray, native
+// float32, C-contiguous and aligned.
 bool is_direct(py::handle object, bool writeable) {
   using py::detail::npy_api;
   static PyObject* const float32 = py::dtype::of<float>().release().ptr();

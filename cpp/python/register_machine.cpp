@@ -1,5 +1,4 @@
-// What the machine allows and can do: the CPU budget, instruction sets, limits of speed; and
-// Engine.
+// The machine (CPU budget, instruction sets, limits of speed), and Engine.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -31,8 +30,8 @@ void mlpbank::register_machine(py::module_& m) {
   m.def("fma_peak", &fma_peak, py::arg("isa"), py::arg("num_threads"),
         py::call_guard<ReleasedGil>());
 
-  // Calls a function of the Python package whose arithmetic is NumPy's. Here, no exception can keep
-  // the mode.
+  // Calls a function of the Python package that computes with NumPy. The destructor restores the
+  // mode, also after an exception.
   m.def("in_default_mode",
         [](const py::object& function, const py::args& args, const py::kwargs& kwargs) {
           const DefaultFloatMode mode;

@@ -15,7 +15,8 @@ from mlpbank.convert import UnsupportedLayerError, _expressions
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper  # noqa: E402
-from test_convert_onnx import Builder  # noqa: E402
+
+from onnx_graphs import Builder  # noqa: E402
 
 
 def built(add: Callable[[Builder], Any], opset: int = 20, outputs: int = 3) -> Any:

@@ -26,7 +26,7 @@ def test_every_output_is_of_one_revision_and_not_an_old_one(
 
 @pytest.mark.parametrize("layout", ["panel", "lane"])
 def test_rows_shared_out_over_threads_see_one_revision(layout: str) -> None:
-    result = Stress(layout, by_ids=False, rows=2000, num_models=3).run(observations=1500)
+    result = Stress(layout, by_slots=False, rows=2000, num_models=3).run(observations=1500)
     assert result.swaps > 0
     assert (result.mixed, result.stale) == (0, 0)
 

@@ -166,7 +166,7 @@ TEST(reuse_counts) {
   CHECK(counts.of(0) == 0 && counts.of(int64_t{1} << 31) == 0);
 }
 
-// Versions of a damaged file: one that reaches outside the bytes or ends before it begins is none.
+// Versions of a damaged file: one that reaches outside the bytes or ends before it begins is empty.
 TEST(damaged_versions) {
   const std::string bytes = "abc!";  // three of them are the file's
   const int64_t revisions[] = {1, 2, 3};

@@ -145,9 +145,8 @@ int most_at_work() {
   return most;
 }
 
-// Where the system refuses threads for a while, calls do with what there is, and later ones have
-// all helpers. `first` to `last` of the threads that are created are refused; the first one starts
-// the others.
+// While the system refuses threads, calls use the granted ones; later calls have all helpers. Of
+// the created threads, `first` to `last` are refused. The first created thread starts the others.
 void check_refused_helpers_are_asked_for_again(int first, int last, int granted) {
   const int expected = std::min(4, cpu_budget().threads);
   if (expected < 4) return;  // a cgroup's quota

@@ -1,0 +1,215 @@
+"""What PyTorch models may not have is refused, and named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cases import raises
+from convert_checks import (
+    unsupported,
+)
+from mlpbank import Architecture, LayerSpec, convert
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+F = torch.nn.functional
+
+
+class Residual(nn.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+
+    def forward(self, x: Any) -> Any:
+        return x + self.fc(x)
+
+
+class Branch(Residual):
+    def forward(self, x: Any) -> Any:
+        return self.fc(x) if x.sum() > 0 else x
+
+
+class InPlace(Residual):
+    def forward(self, x: Any) -> Any:
+        x = self.fc(x)
+        F.relu(x, inplace=True)
+        return x
+
+
+class Pair(Residual):
+    def forward(self, x: Any) -> Any:
+        return self.fc(x), x
+
+
+def hooked() -> Any:
+    layer = nn.Linear(2, 2)
+    layer.register_forward_hook(lambda module, args, output: output * 2)
+    return nn.Sequential(layer)
+
+
+L = nn.Linear
+
+
+UNSUPPORTED: dict[str, tuple[Any, str]] = {
+    "layer": (
+        nn.Sequential(L(2, 2), nn.Sequential(nn.ReLU(), nn.LSTM(2, 2))),
+        "1.1: LSTM is not supported",
+    ),
+    "softmax inside": (
+        nn.Sequential(L(2, 2), nn.Softmax(-1), L(2, 2)),
+        "2: softmax can stand on the last layer only, and this layer follows it",
+    ),
+    "log softmax": (nn.Sequential(L(2, 2), nn.LogSoftmax(-1)), "1: LogSoftmax is not supported"),
+    "softmax over rows": (
+        nn.Sequential(L(2, 2), nn.Softmax(0)),
+        "1: softmax: expected dim -1 or 1 or None, got 0",
+    ),
+    "slope": (
+        nn.Sequential(L(2, 2), nn.LeakyReLU(0.2)),
+        "1: leaky_relu: expected negative_slope 0.01, got 0.2",
+    ),
+    "alpha": (nn.Sequential(L(2, 2), nn.ELU(2.0)), "1: elu: expected alpha 1.0, got 2.0"),
+    "beta": (nn.Sequential(L(2, 2), nn.Softplus(2.0)), "1: softplus: expected beta 1.0, got 2.0"),
+    "threshold": (
+        nn.Sequential(L(2, 2), nn.Softplus(1.0, 5)),
+        "1: softplus: expected threshold 20.0, got 5",
+    ),
+    "training": (
+        nn.Sequential(L(2, 2), nn.BatchNorm1d(2)),
+        "1: BatchNorm1d is in training mode; call model.eval() first",
+    ),
+    "no statistics": (
+        nn.Sequential(L(2, 2), nn.BatchNorm1d(2, track_running_stats=False)).eval(),
+        "1: BatchNorm1d without running statistics depends on the other rows",
+    ),
+    "nothing to fold into": (
+        nn.Sequential(L(2, 2), nn.ReLU(), nn.BatchNorm1d(2)).eval(),
+        "2: no dense layer follows that this scale and shift could be folded into",
+    ),
+    "between activations": (
+        nn.Sequential(L(2, 2), nn.ReLU(), nn.BatchNorm1d(2), nn.Tanh()).eval(),
+        "2: stands between two activations, so no dense layer can take it (3)",
+    ),
+    "two activations": (
+        nn.Sequential(L(2, 2), nn.ReLU(), nn.Tanh()),
+        "2: expected one activation for each layer, got tanh after another",
+    ),
+    "activation first": (
+        nn.Sequential(nn.ReLU(), L(2, 2)),
+        "0: expected a dense layer before the first activation, got relu",
+    ),
+    "sizes": (nn.Sequential(L(2, 3), L(2, 2)), "1: expected 3 inputs, got 2"),
+    "no layer": (nn.Sequential(nn.Dropout()), "expected at least one dense layer, got none"),
+    "flatten": (
+        nn.Sequential(nn.Flatten(0), L(2, 2)),
+        "0: expected Flatten from dimension 1 to the last, got 0 to -1",
+    ),
+    "meta": (nn.Sequential(L(2, 2, device="meta")), "0: its parameters cannot be read: "),
+    "hook": (
+        hooked(),
+        "0: Linear has forward hooks, or a forward of its own, that may do anything",
+    ),
+    "residual": (
+        nn.Sequential(L(2, 2), Residual()),
+        "1.add: joins several results, and only chains are supported",
+    ),
+    "in place": (
+        InPlace(),
+        "relu: stands beside the chain of layers, and only chains are supported",
+    ),
+    "pair": (Pair(), "expected a forward that returns one tensor computed from its input"),
+    "branch": (Branch(), "the forward of Branch cannot be traced: "),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_is_not_supported_is_named(name: str) -> None:
+    module, message = UNSUPPORTED[name]
+    with pytest.raises(convert.UnsupportedLayerError) as caught:
+        convert.convert(module)
+    assert str(caught.value) == message or (
+        message.endswith(": ") and str(caught.value).startswith(message)
+    )
+
+
+def test_functions_that_are_not_supported_are_named() -> None:
+    class Net(nn.Module):  # type: ignore[misc]
+        def __init__(self, function: Any) -> None:
+            super().__init__()
+            self.net, self.function = nn.Sequential(L(3, 3)), function
+
+        def forward(self, x: Any) -> Any:
+            return self.function(self.net(x))
+
+    for function, message in (
+        (F.hardtanh, "hardtanh: hardtanh is not supported"),
+        (
+            lambda x: F.leaky_relu(x, 0.3),
+            "leaky_relu: leaky_relu: expected negative_slope 0.01, got 0.3",
+        ),
+        (lambda x: F.elu(x, alpha=3.0), "elu: elu: expected alpha 1.0, got 3.0"),
+        (
+            F.dropout,
+            "dropout: dropout is active; call model.eval() first, and pass training=self.training",
+        ),
+        (lambda x: x * x, "mul: mul of two values that depend on the input is not supported"),
+        (lambda x: x.sum(1), "sum_1: sum is not supported"),
+        (lambda x: 1 / x, "truediv: a division by a result, or by 0, is not supported"),
+        (lambda x: x / 0, "truediv: a division by a result, or by 0, is not supported"),
+        (lambda x: x.T, "getattr_1: getattr is not supported"),
+        (
+            lambda x: x * x.shape[0],
+            "mul: mul of two values that depend on the input is not supported",
+        ),
+        (
+            lambda x: F.linear(torch.ones(3, 3), x),
+            "linear: depends on its input in a way that no layer does",
+        ),
+        (lambda x: torch.ones(3, 3).exp() @ x, "matmul: matmul is not supported"),
+        (
+            lambda x: torch.matmul(input=x, other=torch.ones(3, 3)),
+            "matmul: matmul is not supported",
+        ),
+        (lambda x: torch.add(x, 1, alpha=2), "add: add with options is not supported"),
+        (lambda x: x.view(-1), "view: view is not supported"),
+        (lambda x: x.view(-1, 1), "view: view is not supported"),
+        (lambda x: x.view(1, 3), "view: view is not supported"),
+        (lambda x: torch.softmax(x, 0), "softmax: softmax: expected dim -1 or 1 or None, got 0"),
+    ):
+        with unsupported(message):
+            convert.convert(Net(function))
+        with unsupported(f"0.{message}"):
+            convert.convert(nn.Sequential(Net(function)))
+
+
+def test_state_dicts_that_are_no_chain() -> None:
+    arch = Architecture.mlp(3, 3, 3)
+    for module, message in (
+        (
+            nn.Sequential(L(3, 3), nn.BatchNorm1d(3), L(3, 3)),
+            "1.running_mean: is no weight or bias of a dense layer",
+        ),
+        (
+            nn.Sequential(L(3, 3), nn.LayerNorm(3), L(3, 3)),
+            "1: expected a matrix of floating-point weights, got",
+        ),
+        (nn.LSTM(3, 3), "weight_ih_l0: is no weight or bias of a dense layer"),
+    ):
+        with pytest.raises(convert.UnsupportedLayerError) as caught:
+            convert.convert(module.state_dict(), arch)
+        assert str(caught.value).startswith(message)
+    with raises(ValueError, "architecture: expected 3 layers for ['0', '1', '2'], got 2"):
+        convert.convert(nn.Sequential(L(3, 3), L(3, 3), L(3, 3)).state_dict(), arch)
+
+
+def test_a_given_architecture_is_checked() -> None:
+    module = nn.Sequential(L(2, 3), nn.ReLU())
+    assert (
+        convert.convert(module, Architecture([LayerSpec(2, 3, "relu")])).architecture.output_size
+        == 3
+    )
+    expected = "expected 2 -> 3 with activation 'tanh', got 2 -> 3 with activation 'relu'"
+    with raises(ValueError, f"architecture: layer 0: {expected}"):
+        convert.convert(module, Architecture([LayerSpec(2, 3, "tanh")]))

@@ -1,0 +1,91 @@
+"""ONNX models for the tests of mlpbank.convert."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cases import Weights, one_model, random_weights
+from mlpbank import Architecture
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+
+class Builder:
+    """Puts a graph together: nodes in a row, each taking the result of the one before."""
+
+    def __init__(self, opset: int = 20) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.opset, self.x = opset, "x"
+
+    def constant(self, values: Any, dtype: Any = np.float32) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def add(self, op: str, *others: str, first: bool = True, **attributes: Any) -> str:
+        """Append a node that takes the last result and other inputs."""
+        y = f"t{len(self.nodes)}"
+        inputs = [self.x, *others] if first else [*others, self.x]
+        self.nodes.append(
+            helper.make_node(op, inputs, [y], f"n{len(self.nodes)}_{op}", **attributes)
+        )
+        self.x = y
+        return y
+
+    def model(self, inputs: Any, outputs: int) -> Any:
+        shape = [None, inputs] if isinstance(inputs, int) else inputs
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+        y = helper.make_tensor_value_info(self.x, TensorProto.FLOAT, [None, outputs])
+        graph = helper.make_graph(self.nodes, "g", [x], [y], self.constants)
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8
+        )
+
+
+def run(model: Any, x: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def weights_of(arch: Architecture, seed: int = 0) -> Weights:
+    return one_model(random_weights(arch, 1, np.random.default_rng(seed)), 0)
+
+
+def add_gelu(builder: Builder, form: str) -> None:
+    """Append what exporters write where the opset has no Gelu."""
+    x = builder.x
+    if form == "tanh":
+        builder.add("Pow", builder.constant(3.0))
+        builder.add("Mul", builder.constant(0.044715))
+        builder.add("Add", x)
+        builder.add("Mul", builder.constant(0.7978845608028654))
+        builder.add("Tanh")
+    else:
+        builder.add("Div", builder.constant(1.4142135623730951))
+        builder.add("Erf")
+    share = builder.add("Add", builder.constant(1.0))
+    if form == "halved first":
+        builder.x = x
+        builder.add("Mul", builder.constant(0.5))
+        builder.add("Mul", share)
+    else:
+        builder.add("Mul", x)
+        builder.add("Mul", builder.constant(0.5))
+
+
+def unary(op: str, opset: int = 20, **attributes: Any) -> Any:
+    """Return a dense layer and a node."""
+    builder = Builder(opset)
+    builder.add("MatMul", builder.constant(np.eye(3)))
+    builder.add(op, **attributes)
+    return builder.model(3, 3)
