@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from mlpbank.typing import Float32Array, Key
 from mlpbank.weights import BatchedWeights
 
 if TYPE_CHECKING:
-    from mlpbank.bank._bank import Bank
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 _CHUNK_MODELS = 1 << 14  # that are unpacked at once
 
@@ -213,7 +213,7 @@ class BankFiles(BankReads):
     @classmethod
     def open(
         cls, path: str | os.PathLike[str], *, mmap: bool = True, engine: Engine | None = None
-    ) -> Bank:
+    ) -> Self:
         """Open a bank file.
 
         Parameters
@@ -241,15 +241,15 @@ class BankFiles(BankReads):
         return cls._from_contents(_mapped.open_file(path, map_file=mmap), engine)
 
     @classmethod
-    def _from_contents(cls, contents: _schema.Contents, engine: Engine | None) -> Bank:
+    def _from_contents(cls, contents: _schema.Contents, engine: Engine | None) -> Self:
         weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
         self = cls.__new__(cls)
         self._bind(weights, contents.columns, engine, contents.fallback)
         self._metadata = contents.metadata
-        return cast("Bank", self)
+        return self
 
     @classmethod
-    def _from_bytes(cls, data: bytes, engine: Engine | None = None) -> Bank:
+    def _from_bytes(cls, data: bytes, engine: Engine | None = None) -> Self:
         return cls._from_contents(_mapped.from_bytes(data), engine)
 
     def __reduce__(self) -> tuple[Any, ...]:
