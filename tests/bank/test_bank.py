@@ -13,7 +13,15 @@ import pytest
 
 import mlpbank
 from cases import Float32Array
-from mlpbank import Architecture, Bank, BatchedInference, Engine, UnknownModelError
+from mlpbank import (
+    Architecture,
+    Bank,
+    BatchedInference,
+    Engine,
+    InvalidValueError,
+    UnknownKeyError,
+    UnknownModelError,
+)
 
 ARCHITECTURE = Architecture.mlp(3, 5, 2)
 Weights = dict[str, Float32Array]
@@ -448,3 +456,20 @@ def test_int8_with_an_input_scaler_is_warned_of() -> None:
     bank = Bank(ARCHITECTURE, dtype="int8")
     with pytest.warns(UserWarning, match="int8 weights lose accuracy"):
         bank.add("a", weights(0), input_scaler=(0.0, [1.0, 100.0, 0.01]))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_that_lack_a_column_are_refused(library: str) -> None:
+    frames = pytest.importorskip(library)
+    bank = Bank(Architecture.mlp(2, 1))
+    df = frames.DataFrame({"k": ["a"], "p": [1.0], "q": [2.0]})
+    for key, features in (("other", ["p", "q"]), ("k", ["p", "other"]), ("k", ["p", 1])):
+        with pytest.raises(UnknownKeyError, match="df: expected one column"):
+            bank.predict_frame(df, key=key, features=features)
+    with pytest.raises(TypeError, match=r"^df: expected a DataFrame, got Series$"):
+        bank.predict_frame(df["p"], key="k", features=["p", "q"])
+
+
+def test_missing_that_is_no_text_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="missing: expected one of"):
+        Bank(Architecture.mlp(2, 1)).predict(["a"], [[1, 2]], missing=np.zeros(2))  # type: ignore[arg-type]

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from cases import assert_same_bits, raises, random_weights
-from mlpbank import Architecture, Bank, BankFileError, StackedModels, UnknownModelError
+from mlpbank import (
+    Architecture,
+    Bank,
+    BankFileError,
+    InvalidValueError,
+    StackedModels,
+    UnknownKeyError,
+    UnknownModelError,
+)
 
 ARCH = Architecture.mlp(3, 5, 2, activation="tanh")
 STR_KEYS: list[Any] = ["a", "ü", "", "b" * 300]
@@ -204,3 +212,70 @@ def test_dtypes_of_numpy_are_dtypes() -> None:
         assert Bank(ARCH, dtype=dtype).dtype == make_bank(["a"], dtype=dtype).dtype == name
     with pytest.warns(UserWarning, match="^int8 weights lose accuracy"):
         make_bank(["a"], dtype=np.int8, input_scaler=(np.zeros(3), np.ones(3)))
+
+
+def test_clear_and_pop_while_others_remove() -> None:
+    """A key that another thread has just removed ends neither."""
+    bank = make_bank(list(range(9)))
+
+    class Racing(Bank):
+        def __getitem__(self, key: Any) -> dict[str, Any]:
+            weights = super().__getitem__(key)
+            Bank.__delitem__(self, key)
+            return weights
+
+        def __delitem__(self, key: Any) -> None:
+            if key == 0:
+                super().__delitem__(1)
+            super().__delitem__(key)
+
+    bank.__class__ = Racing
+    assert bank.pop(8, None) is None
+    with pytest.raises(UnknownModelError):
+        bank.pop(7)
+    bank.clear()
+    assert list(bank) == []
+
+
+def test_popitem_of_an_empty_bank() -> None:
+    with pytest.raises(UnknownKeyError, match="popitem: expected a model, got a bank without"):
+        Bank(ARCH).popitem()
+
+
+def test_clear_goes_through_the_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = make_bank(list(range(9)))
+    listed = 0
+    keys = bank._slot_map.keys
+
+    def counted() -> Any:
+        nonlocal listed
+        listed += 1
+        return keys()
+
+    monkeypatch.setattr(bank._slot_map, "keys", counted)
+    bank.clear()
+    assert listed == 1
+    assert not bank
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity"])
+def test_plain_files_with_metadata_that_no_bank_has_are_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "plain"
+    bank = make_bank(["a"])
+    bank.metadata = {"a": "here"}
+    bank.to_safetensors(path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    text = data[8 : 8 + length].decode().replace(r"\"here\"", value)
+    header = text.encode() + b" " * (-len(text) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    with pytest.raises(BankFileError):
+        Bank.from_safetensors(path)
+
+
+def test_metadata_too_long_for_the_plain_form_is_refused(tmp_path: Path) -> None:
+    bank = make_bank(["a"])
+    bank.metadata = {"a": "x" * (101 << 20)}
+    with pytest.raises(InvalidValueError, match=r"^keys, versions and metadata: expected what"):
+        bank.to_safetensors(tmp_path / "plain")
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from cases import DTYPES, RunProgram, assert_same_bits, one_model, raises, random_weights
-from mlpbank import Architecture, Bank, BankFileError
+from mlpbank import Architecture, Bank, BankFileError, MlpbankError
 from mlpbank.files import _mapped
 
 ARCH = Architecture.mlp(3, 5, 2, activation="tanh")
@@ -195,6 +196,16 @@ def test_saving_over_a_file_that_another_process_has_mapped(
     assert len(new) == 2
     assert new["a"]["layer_1.bias"].tolist() == [7, 8]
     verify(path)
+
+
+def test_metadata_nested_too_deeply_is_refused_by_mlpbank_itself() -> None:
+    """Writing JSON and reading it reach Python's limit at different depths."""
+    bank = make_bank()
+    nested: dict[str, object] = {}
+    for _ in range(1100):
+        nested = {"a": nested}
+        with contextlib.suppress(MlpbankError):
+            bank.metadata = nested
 
 
 @pytest.mark.parametrize(

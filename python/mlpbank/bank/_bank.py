@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import warnings
@@ -19,6 +20,7 @@ from mlpbank.errors import (
     InvalidValueError,
     KeyTypeError,
     ModelNotLoadedError,
+    UnknownKeyError,
     UnknownModelError,
 )
 from mlpbank.typing import Dtype, Float32Array, Key, Layout
@@ -26,6 +28,8 @@ from mlpbank.weights import BatchedWeights
 
 if TYPE_CHECKING:
     from mlpbank.files._plain import PlainBank
+
+_NO_DEFAULT: Any = object()
 
 
 class Bank(BankFiles, MutableMapping[Key, Any]):
@@ -216,6 +220,35 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         """Remove a model. Predictions that run finish; later ones do not know its key."""
         self._slot_map.remove(key)
 
+    # Those of a mapping go key by key through all keys, and stop where another thread was faster.
+    def pop(self, key: Key, default: Any = _NO_DEFAULT) -> Any:
+        """Remove a model and return its weights, or the default where the key is unknown.
+
+        Of several threads that pop one key, one gets the weights.
+        """
+        try:
+            weights = self[key]
+            del self[key]
+        except UnknownModelError:
+            if default is _NO_DEFAULT:
+                raise
+            return default
+        return weights
+
+    def popitem(self) -> tuple[Key, dict[str, Float32Array]]:
+        """Remove any model and return its key and weights; UnknownKeyError if there is none."""
+        for key in self:
+            weights = self.pop(key, None)
+            if weights is not None:  # no other thread was faster
+                return key, weights
+        raise UnknownKeyError("popitem: expected a model, got a bank without")
+
+    def clear(self) -> None:
+        """Remove all models that the bank has now; what other threads add meanwhile stays."""
+        for key in self:
+            with contextlib.suppress(UnknownModelError):  # another thread has removed it
+                del self[key]
+
     def add(
         self,
         key: Key,
@@ -339,7 +372,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             fallback=plain.fallback,
             version=plain.versions,
         )
-        self.metadata = plain.metadata
+        self._metadata = plain.metadata
         return self
 
     def __repr__(self) -> str:

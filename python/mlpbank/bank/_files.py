@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,8 @@ from mlpbank.inference import BatchedInference
 from mlpbank.typing import Float32Array, Key
 from mlpbank.weights import BatchedWeights
 
-AnyBank = TypeVar("AnyBank", bound="BankFiles")
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 _CHUNK_MODELS = 1 << 14  # that are unpacked at once
 
@@ -211,12 +212,8 @@ class BankFiles(BankReads):
 
     @classmethod
     def open(
-        cls: type[AnyBank],
-        path: str | os.PathLike[str],
-        *,
-        mmap: bool = True,
-        engine: Engine | None = None,
-    ) -> AnyBank:
+        cls, path: str | os.PathLike[str], *, mmap: bool = True, engine: Engine | None = None
+    ) -> Self:
         """Open a bank file.
 
         Parameters
@@ -244,9 +241,7 @@ class BankFiles(BankReads):
         return cls._from_contents(_mapped.open_file(path, map_file=mmap), engine)
 
     @classmethod
-    def _from_contents(
-        cls: type[AnyBank], contents: _schema.Contents, engine: Engine | None
-    ) -> AnyBank:
+    def _from_contents(cls, contents: _schema.Contents, engine: Engine | None) -> Self:
         weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
         self = cls.__new__(cls)
         self._bind(weights, contents.columns, engine, contents.fallback)
@@ -254,7 +249,7 @@ class BankFiles(BankReads):
         return self
 
     @classmethod
-    def _from_bytes(cls: type[AnyBank], data: bytes, engine: Engine | None = None) -> AnyBank:
+    def _from_bytes(cls, data: bytes, engine: Engine | None = None) -> Self:
         return cls._from_contents(_mapped.from_bytes(data), engine)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from mlpbank.errors import (
     InvalidTypeError,
     InvalidValueError,
     ModelNotLoadedError,
+    UnknownKeyError,
     UnknownModelError,
 )
 from mlpbank.inference import BatchedInference
@@ -191,7 +192,7 @@ class BankReads:
     def _checked_missing(self, missing: Missing | None) -> Missing:
         if missing is None:
             return "error" if self._fallback is None else "fallback"
-        if missing not in ("error", "nan", "fallback"):
+        if not isinstance(missing, str) or missing not in ("error", "nan", "fallback"):
             raise InvalidValueError(
                 f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}"
             )
@@ -314,6 +315,8 @@ class BankReads:
         ------
         UnknownModelError, TypeError, ValueError
             As for `predict`; also where a column of inputs is not of numbers.
+        KeyError
+            A column is missing, or there are several of its name.
         """
         wanted = self.architecture.input_size
         if isinstance(features, str) or len(features) != wanted:
@@ -324,6 +327,12 @@ class BankReads:
                 f"df: expected a pandas or polars DataFrame, got {type(df).__name__}"
             )
         library = sys.modules[kind]
+        if not isinstance(df, library.DataFrame):
+            raise InvalidTypeError(f"df: expected a DataFrame, got {type(df).__name__}")
+        columns = list(df.columns)
+        for column in (key, *features):
+            if columns.count(column) != 1:
+                raise UnknownKeyError(f"df: expected one column {column!r}, got {columns!r:.400}")
         inputs = []
         for column in features:
             values = df[column].to_numpy() if kind == "polars" else _pandas_numbers(df[column])
@@ -335,15 +344,15 @@ class BankReads:
         y = self.predict(
             df[key], np.stack(inputs, axis=1), missing=missing, num_threads=num_threads
         )
-        columns = (
+        outputs = (
             {name: y[:, 0]}
             if y.shape[1] == 1
             else {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
         )
         result = (
-            library.DataFrame(columns)
+            library.DataFrame(outputs)
             if kind == "polars"
-            else library.DataFrame(columns, index=df.index)
+            else library.DataFrame(outputs, index=df.index)
         )
         return result[name] if y.shape[1] == 1 else result
 

@@ -33,6 +33,7 @@ from mlpbank._keys import check_key, make_table, table_keys
 from mlpbank.architecture import Architecture, LayerSpec
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
+from mlpbank.files._schema import copy_json
 from mlpbank.typing import Float32Array, Key
 
 FORMAT, VERSION = "mlpbank-plain", 1
@@ -146,7 +147,14 @@ def save_plain(
         "fallback": fallback,
         "metadata": dict(metadata or {}),
     }
-    data = to_safetensors(tensors, {_ENTRY: json.dumps(header, allow_nan=False)})
+    text = json.dumps(header, allow_nan=False)
+    try:
+        data = to_safetensors(tensors, {_ENTRY: text})
+    except SafetensorError as error:  # its header has a limit
+        raise InvalidValueError(
+            f"keys, versions and metadata: expected what safetensors can hold, got {len(text)} "
+            f"bytes ({error})"
+        ) from None
     with atomic_writer(path) as file:
         file.write(data)
 
@@ -215,7 +223,7 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
             fallback = header.get("fallback")
             if fallback is not None:
                 check_key(fallback, type(keys[0]) if keys else None)
-            metadata = _typed(header, "metadata", dict)
+            metadata = copy_json(_typed(header, "metadata", dict))
             return PlainBank(architecture, weights, keys, versions, fallback, extra, metadata)
     # RecursionError: JSON nested without end. The others are what the checks here, LayerSpec and
     # safetensors raise.

@@ -400,6 +400,8 @@ def json_object(text: str, name: str) -> dict[str, Any]:
         value = json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant)
     except ValueError as error:
         raise InvalidValueError(f"{name}: expected JSON, got {error}") from None
+    except RecursionError:
+        raise InvalidValueError(f"{name}: expected JSON that is not nested so deeply") from None
     if not isinstance(value, dict):
         raise InvalidValueError(f"{name}: expected a JSON object, got {type(value).__name__}")
     return value
