@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import nox
@@ -26,11 +27,11 @@ def install_editable(session: nox.Session, extra: str) -> None:
     session.install("--no-build-isolation", "-e", f".[{extra}]")
 
 
-@nox.session(venv_backend="venv")
+@nox.session(venv_backend="none")
 def dev(session: nox.Session) -> None:
     """Make .venv: an editable install that rebuilds at import, with tests and linters."""
     folder = ROOT / ".venv"
-    session.run("python", "-m", "venv", str(folder))
+    session.run(sys.executable, "-m", "venv", str(folder), external=True)
     pip = (str(folder / "bin/python"), "-m", "pip", "install")
     session.run(*pip, *BUILD, external=True)
     session.run(*pip, "--no-build-isolation", "-e", ".[test,lint]", external=True)

@@ -45,8 +45,14 @@ CHECKS = (
     "threads_test",
 )
 
+# Half a minute without optimisation; the Python tests compare kernels with each other by default.
+LONG = ("kernel_test",)
 
-@pytest.mark.parametrize("name", CHECKS)
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in CHECKS],
+)
 def test_core_without_python(core_build: Path, name: str) -> None:
     check_passes(core_build / name)
 
