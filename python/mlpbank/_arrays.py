@@ -144,6 +144,3 @@ def check_out(
             "out: expected memory of its own, got an array that overlaps models"
         )
     return out
-
-
-as_ids = as_int64  # the older name, until no module imports it

@@ -13,10 +13,9 @@ import numpy.typing as npt
 from mlpbank import _core
 from mlpbank._arrays import as_int64
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError
-from mlpbank.typing import Int64Array, Key
+from mlpbank.typing import Key
 
 Table = _core.StringTable | _core.IntTable
-Ids = Int64Array  # the older name, until no module imports it
 
 _SEED_BYTES = 16
 

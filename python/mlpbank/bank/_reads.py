@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlpbank._arrays import as_float32, as_ids, check_out
-from mlpbank._keys import Ids, as_keys
+from mlpbank._arrays import as_float32, as_int64, check_out
+from mlpbank._keys import as_keys
 from mlpbank.architecture import Architecture
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
@@ -22,7 +22,7 @@ from mlpbank.errors import (
     UnknownModelError,
 )
 from mlpbank.inference import BatchedInference
-from mlpbank.typing import DtypeName, Float32Array, Key, Missing
+from mlpbank.typing import DtypeName, Float32Array, Int64Array, Key, Missing
 from mlpbank.weights import BatchedWeights
 
 
@@ -59,7 +59,7 @@ class BankReads:
         """Bytes of the weights, those of a mapped file included."""
         return self._weights.nbytes
 
-    def handles(self, keys: Any) -> Ids:
+    def handles(self, keys: Any) -> Int64Array:
         """Return the handles of keys, which `predict_handles` takes: look up once, predict often.
 
         Parameters
@@ -120,7 +120,7 @@ class BankReads:
         """
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a guard.
-        handles, x = as_ids(handles, "handles"), as_float32(x, "x")
+        handles, x = as_int64(handles, "handles"), as_float32(x, "x")
         return self._answer(
             handles,
             "handles",
@@ -202,7 +202,7 @@ class BankReads:
         self,
         given: Any,
         name: str,
-        find: Callable[[], tuple[Ids, int]],
+        find: Callable[[], tuple[Int64Array, int]],
         x: Float32Array,
         missing: Missing,
         out: Float32Array | None,
@@ -233,7 +233,7 @@ class BankReads:
         self,
         given: Any,
         name: str,
-        slots: Ids,
+        slots: Int64Array,
         x: Float32Array,
         missing: Missing,
         out: Float32Array | None,
@@ -366,7 +366,7 @@ def _pandas_numbers(column: Any) -> Any:
     )
 
 
-def _unknown_of(given: Any, slots: Ids, name: str) -> UnknownModelError:
+def _unknown_of(given: Any, slots: Int64Array, name: str) -> UnknownModelError:
     """Return the error for the keys or handles whose slot is -1."""
     unknown = [given[i] for i in np.flatnonzero(slots < 0)]
     return UnknownModelError(

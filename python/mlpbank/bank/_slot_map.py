@@ -12,9 +12,9 @@ import numpy as np
 
 from mlpbank import _core
 from mlpbank._columns import ModelColumns, ModelInfo
-from mlpbank._keys import Ids, check_key, could_be, empty_table, make_table, table_keys, to_builtin
+from mlpbank._keys import check_key, could_be, empty_table, make_table, table_keys, to_builtin
 from mlpbank.errors import BankFileError, InvalidTypeError, UnknownModelError
-from mlpbank.typing import Key
+from mlpbank.typing import Int64Array, Key
 from mlpbank.weights import BatchedWeights
 
 MOST_REUSES = 2**31 - 1  # of a slot: a handle has so many bits left for their number
@@ -53,17 +53,17 @@ class SlotMap:
         """Raise TypeError or ValueError if a key could not be one of these."""
         check_key(key, self.kind)
 
-    def find(self, keys: Any, kind: type) -> tuple[Ids, int]:
+    def find(self, keys: Any, kind: type) -> tuple[Int64Array, int]:
         """Return the slots of keys from `as_keys`, -1 for unknown ones, and how many those are."""
         return self._find(self.core.find, keys, kind)
 
-    def find_handles(self, keys: Any, kind: type) -> tuple[Ids, int]:
+    def find_handles(self, keys: Any, kind: type) -> tuple[Int64Array, int]:
         """Return the handles of keys like `find`."""
         return self._find(self.core.find_handles, keys, kind)
 
     def _find(
-        self, find: Callable[[Any], tuple[Ids, int]], keys: Any, given: type
-    ) -> tuple[Ids, int]:
+        self, find: Callable[[Any], tuple[Int64Array, int]], keys: Any, given: type
+    ) -> tuple[Int64Array, int]:
         kind = self.core.key_type
         if kind is given:
             found, unknown = find(keys)
@@ -84,7 +84,7 @@ class SlotMap:
         one: Any = [to_builtin(key)] if kind is str else np.array([key], np.int64)
         return int(self.core.find(one)[0][0])
 
-    def slots_of(self, handles: Ids) -> tuple[Ids, int]:
+    def slots_of(self, handles: Int64Array) -> tuple[Int64Array, int]:
         """Return the slots of handles, -1 where the model was removed, and how many were."""
         slots, stale = self.core.slots_of(handles)
         if stale is None:
@@ -119,7 +119,7 @@ class SlotMap:
         """Return all keys, in the order of the table and then of addition."""
         return self._keys_and_slots(self.core.freeze(False))[0]
 
-    def freeze(self) -> tuple[_core.Snapshot, Ids, ModelColumns]:
+    def freeze(self) -> tuple[_core.Snapshot, Int64Array, ModelColumns]:
         """Return weights, slots in the order of keys, and columns, all of one moment."""
         frozen = self.core.freeze(True)
         old = self._columns
@@ -162,7 +162,7 @@ class SlotMap:
         data = np.frombuffer(b"".join(versions), np.uint8)
         return frozen.weights, slots, ModelColumns(table, revisions, loaded_at, offsets, data)
 
-    def _keys_and_slots(self, frozen: _core.FrozenBank) -> tuple[list[Key], Ids]:
+    def _keys_and_slots(self, frozen: _core.FrozenBank) -> tuple[list[Key], Int64Array]:
         table = self._columns.table
         keys: list[Key] = [] if table is None else list(table_keys(table))
         slots = np.arange(len(keys))
