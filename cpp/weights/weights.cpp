@@ -90,17 +90,18 @@ void BatchedWeights::append(int64_t count, Bytes* base) {
   const int64_t old_blocks = layout_.num_blocks(num_models_), blocks = layout_.num_blocks(models);
   const int64_t added = blocks - old_blocks;
   const int64_t bytes = checked_mul(added, layout_.block_bytes(), kWhat);
+  // The largest first: AddressSanitizer's operator new ends the process where aligned_alloc refuses.
+  AlignedBuffer buffer;
+  if (added > 0 && base == nullptr) buffer = AlignedBuffer::of_bytes(bytes);
   revisions_.reserve(static_cast<std::size_t>(models));
   if (added > 0) {
     Table table(new std::atomic<Bytes*>[static_cast<std::size_t>(blocks)]);
     make_room(retired_tables_, 1);
     initial_addresses_.reserve(static_cast<std::size_t>(blocks));
     initial_is_free_.reserve(static_cast<std::size_t>(blocks));
-    if (base == nullptr) {
-      make_room(buffers_, 1);
-      buffers_.push_back(AlignedBuffer::of_bytes(bytes));
-    }
+    make_room(buffers_, 1);
     // Nothing fails from here on.
+    if (base == nullptr) buffers_.push_back(std::move(buffer));
     Bytes* const first = base == nullptr ? buffers_.back().bytes() : base;
     for (int64_t b = 0; b < old_blocks; ++b) {
       table[b].store(table_[b].load(), std::memory_order_relaxed);
