@@ -235,7 +235,7 @@ def test_a_bug_is_no_error_of_the_user(
     def break_down(*_: object) -> None:
         raise error("of the code")
 
-    monkeypatch.setattr("mlpbank.cli._convert_command.Counter", break_down)
+    monkeypatch.setattr("mlpbank.cli._bank_commands.Counter", break_down)
     assert main(["inspect", str(path)]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("Traceback")
@@ -252,7 +252,7 @@ def test_what_the_machine_lacks_is_no_bug(
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("mlpbank.cli._convert_command.Counter", fail)
+    monkeypatch.setattr("mlpbank.cli._bank_commands.Counter", fail)
     assert main(["inspect", str(path)]) == 2
     assert capsys.readouterr().err == "mlpbank: error: MemoryError\n"
 

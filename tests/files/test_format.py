@@ -94,7 +94,7 @@ def test_what_the_page_says_is_zero_is_zero(tmp_path: Path, layout: str) -> None
     bank.save(tmp_path / "bank")
     file = BankFile(tmp_path / "bank")
     weights = file.tensors["weights"]
-    assert file.unit_bytes == {"panel": 512, "lane": 6208}[layout], "the example of the page"
+    assert file.block_bytes == {"panel": 512, "lane": 6208}[layout], "the example of the page"
     assert np.count_nonzero(weights.view("<u4") == 0x3F800000) == 33 * parts
     assert np.count_nonzero(weights.view("<u4")) == 33 * parts + (3 if layout == "lane" else 0)
 
