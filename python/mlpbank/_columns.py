@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._keys import Table, encode, table_size
+from mlpbank._keys import Table, encode
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Int64Array, Key
 
@@ -69,7 +69,7 @@ class ModelColumns:
         TypeError, ValueError
             A version is not a str, or there is not one for each model.
         """
-        n = 0 if table is None else table_size(table)
+        n = 0 if table is None else len(table)
         if version is None or isinstance(version, str):
             check_version(version)
             encoded = [(version or "").encode()] * n

@@ -150,11 +150,6 @@ def could_be(key: Any, kind: type | None) -> bool:
     return isinstance(key, (int, np.integer)) and _fits(key)
 
 
-def table_size(table: Table) -> int:
-    """Return the number of keys in a table."""
-    return len(table)
-
-
 def table_keys(table: Table) -> Sequence[Key]:
     """Return all keys of a table, in the order of their slots.
 

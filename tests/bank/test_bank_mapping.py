@@ -279,3 +279,10 @@ def test_metadata_too_long_for_the_plain_form_is_refused(tmp_path: Path) -> None
     with pytest.raises(InvalidValueError, match=r"^keys, versions and metadata: expected what"):
         bank.to_safetensors(tmp_path / "plain")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_versions_are_checked_before_anything_is_made() -> None:
+    with raises(TypeError, "version: expected a str or a list of one for each model, got 5"):
+        Bank.from_stacked([], ARCH, {}, version=5)  # type: ignore[arg-type]
+    with raises(ValueError, "version: expected one for each of 1 models, got 2"):
+        Bank.from_stacked(["a"], ARCH, {"layer_0": "never looked at"}, version=["1", "2"])

@@ -36,13 +36,6 @@ for module in ("fastapi", "uvicorn", "uvicorn_worker", "gunicorn", "prometheus_c
 httpx = pytest.importorskip("httpx")
 
 
-@pytest.fixture
-def bank_file(tmp_path: Path) -> Path:
-    path = tmp_path / "bank.mlpbank"
-    BANKS[0].save(path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service over the flights, with no fallback, so that unknown keys are errors."""

@@ -39,13 +39,6 @@ for module in ("fastapi", "uvicorn", "uvicorn_worker", "gunicorn", "prometheus_c
 httpx = pytest.importorskip("httpx")
 
 
-@pytest.fixture
-def bank_file(tmp_path: Path) -> Path:
-    path = tmp_path / "bank.mlpbank"
-    BANKS[0].save(path)
-    return path
-
-
 def small_bank(revision: int) -> Bank:
     weights = {name: array[:10] for name, array in WEIGHTS[revision].items()}
     return Bank.from_stacked(KEYS[:10], ARCHITECTURE, weights)

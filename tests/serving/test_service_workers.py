@@ -30,13 +30,6 @@ for module in ("fastapi", "uvicorn", "uvicorn_worker", "gunicorn", "prometheus_c
 httpx = pytest.importorskip("httpx")
 
 
-@pytest.fixture
-def bank_file(tmp_path: Path) -> Path:
-    path = tmp_path / "bank.mlpbank"
-    BANKS[0].save(path)
-    return path
-
-
 def test_new_bank_file_takes_over_without_downtime(bank_file: Path, tmp_path: Path) -> None:
     async def main(service: Service) -> None:
         seen: set[int] = set()

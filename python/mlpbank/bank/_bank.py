@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from typing import TYPE_CHECKING, Any
 
 from mlpbank._columns import ModelColumns, ModelInfo, check_version
-from mlpbank._keys import make_table, table_size, to_builtin
+from mlpbank._keys import make_table, to_builtin
 from mlpbank.architecture import Architecture
 from mlpbank.bank._files import BankFiles
 from mlpbank.engine import Engine
@@ -120,7 +120,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             The message says what was expected and what came.
         """
         table = make_table(keys)
-        models = table_size(table)
+        models = len(table)
+        columns = ModelColumns.new(table, version)
         if models == 0:
             return cls(architecture, dtype=dtype, layout=layout, engine=engine, fallback=fallback)
         stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
@@ -128,7 +129,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             _folded(architecture, weights, input_scaler, output_scaler, stored.dtype)
         )
         self = cls.__new__(cls)
-        self._bind(stored, ModelColumns.new(table, version), engine, fallback)
+        self._bind(stored, columns, engine, fallback)
         return self
 
     @classmethod
@@ -357,11 +358,9 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
     def _from_plain(
         cls, plain: PlainBank, dtype: Dtype, layout: Layout, engine: Engine | None
     ) -> Bank:
-        keys = (
-            plain.keys
-            if plain.keys is not None
-            else [str(i) for i in range(len(plain.weights["layer_0"]))]
-        )
+        keys = plain.keys
+        if keys is None:
+            keys = [str(i) for i in range(len(plain.versions))]
         self = cls.from_stacked(
             keys,
             plain.architecture,

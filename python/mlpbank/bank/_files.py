@@ -64,9 +64,6 @@ class BankFiles(BankReads):
         self._slot_map = SlotMap(weights, columns)
         self.fallback = fallback
         self._metadata: dict[str, Any] = {}
-        # A kernel reads a block at once: so many models, in so many bytes.
-        block = _core.block_of(weights.architecture._core, weights.layout, weights.dtype)
-        self._block_models, self._block_bytes = block.models, block.bytes
 
     @property
     def fallback(self) -> Key | None:
@@ -98,9 +95,6 @@ class BankFiles(BankReads):
         """``str`` or ``int``, the type of all keys; None if there never was one."""
         return self._slot_map.kind
 
-    def _num_blocks(self, models: int) -> int:
-        return -(-models // self._block_models)
-
     def to_stacked(self) -> StackedModels:
         """Return all models of one moment, stacked.
 
@@ -122,7 +116,8 @@ class BankFiles(BankReads):
             weights[f"layer_{i}.bias"] = np.empty((models, layer.output_size), np.float32)
         for first in range(0, models, _CHUNK_MODELS):
             some = slots[first : first + _CHUNK_MODELS]
-            copied = _mapped.aligned_zeros(self._num_blocks(len(some)) * self._block_bytes)
+            sizes = _schema.sizes_of(len(some), self.architecture, self.layout, self.dtype)
+            copied = _mapped.aligned_zeros(sizes.blocks * sizes.block_bytes)
             snapshot.copy(some, copied)
             core = _core.BatchedWeights.from_buffer(
                 len(some), self.architecture._core, self.layout, self.dtype, copied
@@ -138,8 +133,7 @@ class BankFiles(BankReads):
         """Save the bank as it is now in the plain form, for any safetensors reader.
 
         The arrays are float32. Keys, versions, fallback and metadata are kept; dtype and layout
-        are not. docs/format.md
-        describes the form.
+        are not. docs/format.md describes the form.
 
         Parameters
         ----------
@@ -201,11 +195,11 @@ class BankFiles(BankReads):
             metadata=_schema.copy_json(self.metadata),
             checksums={},
         )
-        per_block = self._block_models
+        block = _core.block_of(self.architecture._core, self.layout, self.dtype)
 
         def copy_blocks(first: int, count: int) -> npt.NDArray[np.uint8]:
-            data = np.zeros(count * self._block_bytes, np.uint8)
-            snapshot.copy(slots[first * per_block : (first + count) * per_block], data)
+            data = np.zeros(count * block.bytes, np.uint8)
+            snapshot.copy(slots[first * block.models : (first + count) * block.models], data)
             return data
 
         _mapped.write(file, contents, copy_blocks, progress)

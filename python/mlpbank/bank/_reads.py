@@ -220,9 +220,8 @@ class BankReads:
                             x, slots, out, num_threads, "error", ("x", name)
                         )
                     return self._answer_some(given, name, slots, x, missing, out, num_threads)
-                except (
-                    ModelNotLoadedError
-                ):  # removed while this call had its slot: it is unknown now
+                except ModelNotLoadedError:
+                    # It was removed while this call had its slot, and is unknown now.
                     if before is not None and np.array_equal(slots, before):
                         raise
                     before = slots
@@ -344,17 +343,11 @@ class BankReads:
         y = self.predict(
             df[key], np.stack(inputs, axis=1), missing=missing, num_threads=num_threads
         )
-        outputs = (
-            {name: y[:, 0]}
-            if y.shape[1] == 1
-            else {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
-        )
-        result = (
-            library.DataFrame(outputs)
-            if kind == "polars"
-            else library.DataFrame(outputs, index=df.index)
-        )
-        return result[name] if y.shape[1] == 1 else result
+        index = {} if kind == "polars" else {"index": df.index}
+        if y.shape[1] == 1:
+            return library.DataFrame({name: y[:, 0]}, **index)[name]
+        outputs = {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
+        return library.DataFrame(outputs, **index)
 
 
 def _pandas_numbers(column: Any) -> Any:
