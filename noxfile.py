@@ -66,7 +66,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *(["--fix"] if fix else []), *FOLDERS)
     session.run("ruff", "format", *([] if fix else ["--check"]), *FOLDERS)
     session.run("codespell")
-    sources = [*ROOT.glob("cpp/**/*.[ch]*"), *ROOT.glob("tests/cpp/*.[ch]*")]
+    sources = [*ROOT.glob("cpp/**/*.[ch]*"), *ROOT.glob("tests/**/*.cpp")]
+    sources += ROOT.glob("tests/**/*.h")
     how = ["-i"] if fix else ["--dry-run", "-Werror"]
     session.run("clang-format", *how, *sorted(str(path.relative_to(ROOT)) for path in sources))
 

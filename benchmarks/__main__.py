@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _add_arguments(parser: argparse.ArgumentParser, module: Any) -> None:
     add_settings(parser)
-    parser.add_argument("--seconds", metavar="S", default="15", help="of a comparison (default 15)")
+    parser.add_argument(
+        "--seconds", metavar="S", default="15", help="of a comparison (default %(default)s)"
+    )
     parser.add_argument(
         "--json", metavar="FILE", help="instead of benchmarks/results/MACHINE/SECTION.json"
     )

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import numpy.typing as npt
 from benchmarks.step import Step
 from benchmarks.table import Cell, Factor, Microseconds, Milliseconds, Row, Share, Table
 from mlpbank import BatchedInference
-from mlpbank.bench.cases import Case, make_problem
+from mlpbank.bench.cases import Case, make_problem, stored
 from mlpbank.bench.contender import Contender, Settings
 from mlpbank.bench.measure import Progress, find_error
 from mlpbank.bench.peers import make_inference
@@ -62,7 +63,7 @@ def loaded(case: Case, settings: Settings) -> tuple[BatchedInference, Floats, di
     inference = make_inference(problem, settings)
     y = inference.forward(problem.x)
     contender = Contender(str(case), lambda: None, lambda: y, ours=True)
-    error = find_error(contender, problem)
+    error = find_error(contender, stored(problem, settings.dtype))
     return inference, problem.x, {} if error is None else {str(case): error}
 
 
@@ -144,7 +145,7 @@ def python_beside(case: Case, settings: Settings, seconds: float, progress: Prog
     counts = sorted({1, settings.threads})
     for i, threads in enumerate(counts):
         progress(i / len(counts), f"{threads} threads")
-        own = Settings(threads, settings.isa, settings.layout)
+        own = replace(settings, threads=threads)
         inference, x, error = loaded(case, own)
         if error:
             wrong |= error

@@ -73,6 +73,11 @@ def _read(root: str) -> CpuBudget:
     return CpuBudget(budget.threads, limits, budget.reason)
 
 
+def as_threads(num_threads: int | None) -> int:
+    """Return a number of threads as the core takes it, 0 for its default."""
+    return 0 if num_threads is None else min(positive_int(num_threads, "num_threads"), 2**31 - 1)
+
+
 def available_isas() -> list[str]:
     """Return the instruction sets of this machine, fastest first: of avx512, avx2 and portable."""
     return _core.available_isas()
@@ -97,9 +102,7 @@ class Engine:
     """
 
     def __init__(self, num_threads: int | None = None, isa: Isa | None = None) -> None:
-        threads = (
-            0 if num_threads is None else min(positive_int(num_threads, "num_threads"), 2**31 - 1)
-        )
+        threads = as_threads(num_threads)
         if isa is not None and not isinstance(isa, str):
             raise InvalidTypeError(f"isa: expected a string, got {isa!r}")
         if isa is not None and not isa:

@@ -8,8 +8,8 @@ import numpy as np
 
 from mlpbank import _core
 from mlpbank._arrays import as_float32, as_int64, check_out
-from mlpbank.architecture import Architecture, positive_int
-from mlpbank.engine import Engine
+from mlpbank.architecture import Architecture
+from mlpbank.engine import Engine, as_threads
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Dtype, Float32Array, Layout, MissingModels
 from mlpbank.weights import BatchedWeights, WeightsMapping
@@ -285,5 +285,5 @@ def _options(num_threads: int | None, missing: str) -> tuple[int, bool]:
     """Return the core's arguments: threads (0 for the engine's), and whether to return NaN."""
     if not isinstance(missing, str) or missing not in _MISSING:
         raise InvalidValueError(f"missing: expected 'error' or 'nan', got {missing!r}")
-    threads = 0 if num_threads is None else min(positive_int(num_threads, "num_threads"), 2**31 - 1)
+    threads = as_threads(num_threads)
     return threads, _MISSING[missing]

@@ -94,7 +94,9 @@ def test_every_exception_of_the_package_has_the_base() -> None:
 def test_no_built_in_error_is_raised(root: Path) -> None:
     """Neither Python nor the core raises them, except for OSError: they would look like bugs."""
     kinds = "|".join(kind.__name__ for kind in OWN_ERRORS)
-    for path in (root / "python/mlpbank").rglob("*.py"):
+    paths = list((root / "python/mlpbank").rglob("*.py"))
+    assert paths
+    for path in paths:
         assert not re.search(rf"raise ({kinds})\(", path.read_text()), path
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from cases import RunProgram, sweep
+from cases import RunProgram, program, sweep
 
 pytestmark = pytest.mark.threads
 
@@ -45,9 +44,7 @@ def test_refused_threads_are_done_without(run_program: RunProgram, tmp_path: Pat
     """The system gives two helpers where the CPUs are for seven, then none."""
     if os.getuid() != 0:
         pytest.skip("only root can become a user without other processes")
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
+    compiler = program("c++")
     source = Path(__file__).parents[1] / "programs/eight_cpus.cpp"
     library = tmp_path / "eight.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)

@@ -252,11 +252,15 @@ def test_metadata_that_does_not_fit_is_rejected(
         (None, "expected metadata 'mlpbank', got none"),
         ("", "metadata 'mlpbank': expected JSON, got "),
         ("{", "metadata 'mlpbank': expected JSON, got "),
-        ("[1]", "metadata 'mlpbank': expected format 'mlpbank-plain', version 1, got [1]"),
+        ("[1]", "metadata 'mlpbank': expected a JSON object, got list"),
+        (
+            '{"format": 1, "format": 1}',
+            "metadata 'mlpbank': expected JSON, got a key that comes twice",
+        ),
         ("[" * 1_000_000, ""),
         ('{"version": ' + "9" * 10_000 + "}", ""),
     ],
-    ids=["none", "empty", "cut", "list", "deep", "long number"],
+    ids=["none", "empty", "cut", "list", "twice", "deep", "long number"],
 )
 def test_metadata_that_is_not_ours_is_rejected(path: Path, text: str | None, message: str) -> None:
     header = header_of(path.read_bytes())

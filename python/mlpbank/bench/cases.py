@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from mlpbank._activations import ACTIVATIONS, Float64Array
 from mlpbank.architecture import Architecture
+from mlpbank.files import _mapped
 from mlpbank.typing import DtypeName, Float32Array
 
 _WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
@@ -175,7 +177,4 @@ def tolerance(case: Case, expected: npt.NDArray[np.float64]) -> Float64Array:
 
 def aligned_empty(shape: tuple[int, ...]) -> Float32Array:
     """Return an uninitialised float32 array that starts at a cache line, which reads fastest."""
-    size = int(np.prod(shape))
-    raw = np.empty(size + 16, np.float32)
-    skip = -raw.ctypes.data % 64 // 4
-    return raw[skip : skip + size].reshape(shape)
+    return _mapped.aligned_empty(4 * math.prod(shape)).view(np.float32).reshape(shape)

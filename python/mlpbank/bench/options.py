@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     for name, (default, help) in _CASE.items():
         add(f"--{name}", help=f"{help} (default {default})")
-    add("--suite", nargs="?", const="cases", metavar="cases", help="nine cases instead of one")
+    add("--suite", action="store_true", help="nine cases instead of one")
     add("--peers", metavar="A,B,...", help=f"some of {', '.join(PEERS)}, or none (default: all)")
     add_settings(parser)
     add("--seconds", metavar="S", default="15", help=_SECONDS)
@@ -94,8 +94,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 def _cases(args: argparse.Namespace) -> tuple[Case, ...]:
     given = [name for name in _CASE if getattr(args, name) is not None]
-    if args.suite is not None:
-        _one_of(args.suite, ("cases",), "--suite")
+    if args.suite:
         if given:
             raise InvalidValueError(
                 f"--{given[0]}: not together with --suite, which has its own cases"

@@ -76,7 +76,7 @@ def limit_label(case: Case) -> str:
     """Return the label of a case's bar: the limit that binds, and the share."""
     limits = case["limits"]
     name = _LIMIT_NAMES[limits["binding"]]
-    if limits["share"] > 1:
+    if case["limit_disturbed"]:
         return f"{name}: limit disturbed"
     return f"{name} {limits['share']:.0%}"
 
@@ -112,7 +112,7 @@ def _limits(figure: Any, cases: Sequence[Case], results: Mapping[str, Any]) -> N
     for row, case in enumerate(cases):
         limits = case["limits"]
         share = min(1.0, limits["share"])
-        disturbed = limits["share"] > 1
+        disturbed = case["limit_disturbed"]
         colour = "#bbbbbb" if disturbed else _LIMIT_COLOURS[limits["binding"]]
         axes.barh(row, share, 0.72, color=colour, zorder=2)
         inside = share >= _NARROW

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from mlpbank.architecture import Activation, Architecture
+from mlpbank._activations import ACTIVATIONS
+from mlpbank.architecture import Architecture
 from mlpbank.bank import Bank
 
 Arrays = Sequence[npt.NDArray[Any]]
@@ -44,11 +45,7 @@ def numpy_forward(
 ) -> npt.NDArray[Any]:
     """Return the outputs of a network for x (rows, in), or of N stacked ones for (N, rows, in)."""
     for layer, matrix, bias in zip(architecture.layers, weights, biases, strict=True):
-        x = x @ matrix + bias
-        if layer.activation is Activation.RELU:
-            x = np.maximum(x, 0)
-        elif layer.activation is Activation.TANH:
-            x = np.tanh(x)
+        x = ACTIVATIONS[layer.activation](x @ matrix + bias)
     return x
 
 

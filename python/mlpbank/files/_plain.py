@@ -33,7 +33,7 @@ from mlpbank._keys import check_key, make_table, table_keys
 from mlpbank.architecture import Architecture, LayerSpec
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
-from mlpbank.files._schema import copy_json
+from mlpbank.files._schema import copy_json, described, json_object
 from mlpbank.typing import Float32Array, Key
 
 FORMAT, VERSION = "mlpbank-plain", 1
@@ -137,9 +137,7 @@ def save_plain(
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "architecture": [
-            [s.input_size, s.output_size, s.activation.value] for s in architecture.layers
-        ],
+        "architecture": described(architecture),
         "keys": None if keys is None else _checked_keys(keys, len(arrays["layer_0"])),
         "versions": _checked_versions(list(versions), len(arrays["layer_0"]))
         if versions and any(versions)
@@ -249,14 +247,8 @@ def _tensor(key: str) -> str:
 def _header(text: str | None) -> dict[str, Any]:
     if text is None:
         raise InvalidValueError(f"expected metadata {_ENTRY!r}, got none")
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise InvalidValueError(f"metadata {_ENTRY!r}: expected JSON, got {error}") from None
-    if not isinstance(header, dict) or (header.get("format"), header.get("version")) != (
-        FORMAT,
-        VERSION,
-    ):
+    header = json_object(text, f"metadata {_ENTRY!r}")
+    if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
         raise InvalidValueError(
             f"metadata {_ENTRY!r}: expected format {FORMAT!r}, version {VERSION}, got {text[:80]}"
         )
@@ -284,10 +276,8 @@ def _layer(entry: Any) -> LayerSpec:
 def _extra_array(file: Any, name: str) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = file.get_tensor(name)
-    except (
-        TypeError,
-        AttributeError,
-    ):  # bfloat16 and the like: safetensors has them, NumPy does not
+    except (TypeError, AttributeError):
+        # safetensors has bfloat16 and the like, NumPy does not.
         array = np.empty(0, np.void)
     if array.dtype.kind not in "fiub":  # or has them from ml_dtypes, where that was imported
         raise InvalidValueError(

@@ -105,12 +105,10 @@ class Tensor(NamedTuple):
 
     name: str
     dtype: str
-    key_types: tuple[
-        type | None, ...
-    ]  # of the banks whose files have it; None: there never was a key
-    shape: (
-        Callable[[Sizes], list[int]] | None
-    )  # None: bytes of text, whose number the file alone knows
+    # Files of banks with these types of keys have it. None: there never was a key.
+    key_types: tuple[type | None, ...]
+    # None: bytes of text, whose number the file alone knows.
+    shape: Callable[[Sizes], list[int]] | None
     of: Callable[[Contents], Array]
 
 
@@ -173,9 +171,7 @@ def header_of(
     description = {
         "format": FORMAT,
         "version": VERSION,
-        "architecture": [
-            [s.input_size, s.output_size, s.activation.value] for s in contents.architecture.layers
-        ],
+        "architecture": described(contents.architecture),
         "dtype": contents.dtype,
         "layout": contents.layout,
         "models": contents.models,
@@ -203,6 +199,11 @@ def header_of(
             f"metadata: expected at most {_MAX_HEADER} bytes with the header, got {len(text)}"
         )
     return len(text).to_bytes(8, "little") + text
+
+
+def described(architecture: Architecture) -> list[list[Any]]:
+    """Return an architecture as JSON has it."""
+    return [[s.input_size, s.output_size, s.activation.value] for s in architecture.layers]
 
 
 def _nbytes(dtype: str, shape: list[int]) -> int:
