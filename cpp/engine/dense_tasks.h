@@ -32,8 +32,8 @@ class DenseTasks {
         models_(models),
         blocks_(context.layout.num_blocks(models)) {
     const int64_t threads = context.threads;
-    const int64_t wanted =
-        threads > 1 ? std::max<int64_t>(1, threads * kChunksPerThread / 2 / blocks_) : 1;
+    const int64_t parts = threads * kChunksPerThread / 2 / std::max<int64_t>(1, blocks_);
+    const int64_t wanted = threads > 1 ? std::max<int64_t>(1, parts) : 1;
     const int64_t passes = ((rows + wanted - 1) / wanted + kPass - 1) / kPass;
     part_rows_ = std::max<int64_t>(1, passes) * kPass;
     parts_ = (rows + part_rows_ - 1) / part_rows_;

@@ -90,7 +90,8 @@ void BatchedWeights::append(int64_t count, Bytes* base) {
   const int64_t old_blocks = layout_.num_blocks(num_models_), blocks = layout_.num_blocks(models);
   const int64_t added = blocks - old_blocks;
   const int64_t bytes = checked_mul(added, layout_.block_bytes(), kWhat);
-  // The largest first: AddressSanitizer's operator new ends the process where aligned_alloc refuses.
+  // The largest first: AddressSanitizer's operator new ends the process where aligned_alloc
+  // refuses.
   AlignedBuffer buffer;
   if (added > 0 && base == nullptr) buffer = AlignedBuffer::of_bytes(bytes);
   revisions_.reserve(static_cast<std::size_t>(models));

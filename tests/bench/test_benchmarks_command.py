@@ -125,7 +125,9 @@ class TestRunner:
         assert all(section in done.stdout for section in (*runner.SECTIONS, "compare"))
 
     def test_committed_results_can_be_read(self, root: Path) -> None:
-        for file in (root / "benchmarks" / "results").glob("*/*.json"):
+        files = list((root / "benchmarks" / "results").glob("*/*.json"))
+        assert files
+        for file in files:
             assert figures(read(file)), file
             assert file.parent.name == runner.machine_name(read(file)["machine"])
 

@@ -282,11 +282,6 @@ def test_output_that_cannot_say_a_key(tmp_path: Path, monkeypatch: pytest.Monkey
     assert done.returncode == 0, done.stderr
 
 
-def _debug(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLPBANK_DEBUG", "1")
-    main(args)
-
-
 @pytest.mark.parametrize("command", ["inspect", "verify", "convert", "predict"])
 def test_help_has_examples(command: str) -> None:
     done = run(command, "--help")

@@ -57,7 +57,6 @@ def test_report_is_short_and_complete(report: str, bank: Bank) -> None:
     )
     assert call > 0
     assert loop[1] == pytest.approx(loop[0] / call, rel=0.05, abs=1)
-    assert loop[1] > 1, "one call is slower than a loop over NumPy"
 
 
 def test_difference_from_float64_is_within_what_float32_may_do(report: str, bank: Bank) -> None:

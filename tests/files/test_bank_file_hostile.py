@@ -229,7 +229,7 @@ ENTRIES: list[tuple[str, str, Any]] = [
     ("offsets three", "weights", {"data_offsets": [0, END, END]}),
     ("offsets floats", "weights", {"data_offsets": [0.0, float(END)]}),
     ("offsets bool", "weights", {"data_offsets": [False, END]}),
-    ("offsets text", "weights", {"data_offsets": ["0", "END"]}),
+    ("offsets text", "weights", {"data_offsets": ["0", str(END)]}),
     ("a hole at the start", "weights", {"data_offsets": [8, END + 8]}),
     ("reversed", "generation", {"data_offsets": [END + 24, END]}),
     ("overlap", "generation", {"data_offsets": [END - 8, END + 16]}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +29,14 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         return await asyncio.wait_for(coroutine, 120)
 
     return asyncio.run(limited())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, for a minute at most."""
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until, "still not so after a minute"
+        time.sleep(0.05)
 
 
 def question(*rows: tuple[int, int]) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def any_moment() -> None:
         broken_off += leftovers
     print(seen, broken_off)
     assert broken_off > 0
+    assert min(seen) > 0
 
 
 def save_and_die(step: int) -> None:

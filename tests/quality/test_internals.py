@@ -149,12 +149,6 @@ def test_no_circle_of_includes() -> None:
         visit(file, ())
 
 
-def test_kernels_use_no_header_of_cpp() -> None:
-    for path in (ROOT / "cpp/kernels").iterdir():
-        for header in re.findall(r"^#\s*include <(.+)>", path.read_text(), re.MULTILINE):
-            assert header.endswith(".h"), f"{path.name} includes <{header}>"
-
-
 def test_python_layers_are_those_of_the_page() -> None:
     on_page = [
         re.findall(r"`(\w+)`", cells[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import site
 import subprocess
 import sys
 from pathlib import Path
@@ -55,11 +56,11 @@ WRONG = (
 def test_mypy_knows_what_arguments_may_be(tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text(PROGRAM + "".join(line + "\n" for line in WRONG))
-    environment = {
-        **os.environ,
-        "MYPYPATH": str(Path(mlpbank.__file__).parents[1]),
-        "MYPY_CACHE_DIR": str(tmp_path / "cache"),
-    }
+    environment = {**os.environ, "MYPY_CACHE_DIR": str(tmp_path / "cache")}
+    environment.pop("MYPYPATH", None)
+    folder = str(Path(mlpbank.__file__).parents[1])
+    if folder not in site.getsitepackages():  # mypy looks there itself, and refuses to be told to
+        environment["MYPYPATH"] = folder
     command = [sys.executable, "-m", "mypy", "--strict", str(path)]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     first = PROGRAM.count("\n") + 1

@@ -7,7 +7,6 @@ import os
 import runpy
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from service_bank import (
     question,
     right,
     run,
+    wait_until,
     weights_json,
 )
 
@@ -158,11 +158,9 @@ def test_bad_file_under_the_mapping_is_answered_503_until_a_good_one_comes(
                 health = client.get("/healthz")
                 assert health.status_code == 503
                 assert "changed in place" in health.json()["status"]
-                while "not reloaded" not in service.log.read_text():
-                    time.sleep(0.05)
+                wait_until(lambda: "not reloaded" in service.log.read_text())
             BANKS[1].save(bank_file)
-            while client.get("/healthz").status_code != 200:
-                time.sleep(0.05)
+            wait_until(lambda: client.get("/healthz").status_code == 200)
             answer = client.post("/predict", json=question((40, 40)))
             assert right(answer.json(), BANKS[1], (40, 40))
             assert service.process.poll() is None
