@@ -60,17 +60,7 @@ _FUNCTIONS: dict[str, Callable[..., Expression]] = {
 }
 _SIZES = {"Where": 3, **dict.fromkeys(("Sub", "Div", "Pow", "Greater", "Less"), 2)}
 # Operations that may form an activation. They compute element by element.
-ELEMENTWISE = {
-    *_FOLDS,
-    *_FUNCTIONS,
-    "LeakyRelu",
-    "Elu",
-    "Celu",
-    "HardSigmoid",
-    "Clip",
-    "Cast",
-    "Sqrt",
-}
+ELEMENTWISE = {*_FOLDS, *_FUNCTIONS, *_PARAMETERS, "Clip", "Cast", "Sqrt"}
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
 

@@ -83,9 +83,8 @@ _METHODS = {
     **{name: name for name in ("flatten", "view", "reshape")},
     **dict.fromkeys(("contiguous", "clone", "detach", "float"), "nothing"),
     **{f"{name}_": name for name in ("relu", "tanh", "sigmoid", "add", "sub", "mul", "div")},
-    **{
-        name + end: name for name in ("exp", "expm1", "clamp_min", "clamp_max") for end in ("", "_")
-    },
+    **{name: name for name in ("exp", "expm1", "clamp_min", "clamp_max")},
+    **{f"{name}_": name for name in ("exp", "expm1", "clamp_min", "clamp_max")},
     **dict.fromkeys(("clamp", "clamp_", "clip", "clip_"), "clamp"),
     "prelu": "prelu",
 }
