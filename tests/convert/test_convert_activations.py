@@ -247,12 +247,13 @@ def test_weights_in_our_form_have_slopes(slope: Any) -> None:
         Bank.from_stacked(["a", "b", "c"], arch, weights)
 
 
-class TestKeras:
-    @pytest.fixture(scope="class")
-    def keras(self) -> Any:
-        with silently():
-            return pytest.importorskip("keras")
+@pytest.fixture(name="keras")
+def imported_keras() -> Any:
+    with silently():
+        return pytest.importorskip("keras")
 
+
+class TestKeras:
     @pytest.mark.parametrize(
         ("name", "spec"),
         [

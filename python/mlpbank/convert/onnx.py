@@ -332,7 +332,9 @@ class _Graph:
         """Return the activation that several nodes form, and the name of their result.
 
         Opsets below 20 have no Gelu, and silu is x * Sigmoid(x), so exporters write several nodes.
+        Of several regions the longest counts: exp(x) begins log(1 + exp(x)).
         """
+        best: tuple[Step, str] | None = None
         region: list[Any] = []
         names = {tensor}
         for node in self.nodes:
@@ -359,7 +361,9 @@ class _Graph:
                 found = activation_of(region, result, tensor, self.constants)
                 compute = partial(self._computed, region, result, tensor)
                 if found is not None and agrees(compute, found):
-                    return found._replace(where=_where(node)), result
+                    best = found._replace(where=_where(node)), result
+        if best is not None:
+            return best
         where = _where(users[0])
         op = users[0].op_type
         if len(users) == 1 and region:
