@@ -290,12 +290,12 @@ def activation_of(expression: Expression) -> Activate | None:
     for activation, form in _FORMS:
         if same(expression, form):
             return activate(activation, "")
-    constants = dict.fromkeys((*_constants(expression), 0.0, 1.0))
+    constants = {*_constants(expression), 0.0, 1.0}
     if len(constants) > _MOST_CONSTANTS:
         return None
     for activation, forms in _FORMS_WITH.items():
         names = PARAMETERS[activation]
-        tried = [{*constants, default} for default in names.values() if math.isinf(default)]
+        tried = [constants | {default} for default in names.values() if math.isinf(default)]
         for values in itertools.product(*(tried or [constants] * len(names))):
             try:
                 equal = any(same(expression, form) for form in forms(*values))

@@ -40,7 +40,18 @@ _PARAMETERS: dict[str, dict[str, float]] = {
 }
 # Those of Selu that mlpbank has; float32 has them to seven digits.
 _SELU = {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805}
-_NAMED = ("Relu", "Tanh", "Sigmoid", "Softplus", "Erf", "Exp", "Log", "Greater", "Less", "Where")
+_NAMED: tuple[str, ...] = (
+    "Relu",
+    "Tanh",
+    "Sigmoid",
+    "Softplus",
+    "Erf",
+    "Exp",
+    "Log",
+    "Greater",
+    "Less",
+    "Where",
+)
 _NAMED += ("Softsign", "Mish", "HardSwish", "Selu", "Abs")
 _FOLDS: dict[str, Callable[..., Expression]] = {
     "Add": e.add,

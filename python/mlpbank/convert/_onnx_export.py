@@ -85,10 +85,10 @@ def export(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
             given = []
             for part in inputs:
                 if part in constants:
-                    array = constants[part]
-                    if array is not None:
-                        initializers.append(numpy_helper.from_array(array, f"{name}.{part}"))
-                    given.append("" if array is None else f"{name}.{part}")
+                    constant = constants[part]
+                    if constant is not None:
+                        initializers.append(numpy_helper.from_array(constant, f"{name}.{part}"))
+                    given.append("" if constant is None else f"{name}.{part}")
                 else:
                     given.append(names.get(part, f"{name}.{part}"))
             options = {**attributes, **attributes_of}
