@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import in_default_mode
+from mlpbank._arrays import as_array, in_default_mode
 from mlpbank.architecture import Architecture
 from mlpbank.convert._chain import Converted, to_float32, unsupported
-from mlpbank.convert._native import as_array, check_layout
+from mlpbank.convert._native import check_layout
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Float32Array
 

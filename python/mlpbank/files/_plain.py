@@ -27,7 +27,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from mlpbank._arrays import as_float32, refuse_masks
+from mlpbank._arrays import as_array, as_float32
 from mlpbank._columns import check_version
 from mlpbank._keys import check_key, make_table, table_keys
 from mlpbank.architecture import Architecture, LayerSpec
@@ -126,8 +126,7 @@ def save_plain(
             raise InvalidValueError(f"{key}: expected shape {n + shape}, got {array.shape}")
         tensors[_tensor(key)] = array
     for key, values in (extra or {}).items():
-        refuse_masks(values, f"extra[{key!r}]")
-        values = np.asarray(values)
+        values = as_array(values, f"extra[{key!r}]")
         if values.dtype.kind not in "fiub":
             raise InvalidTypeError(
                 f"extra[{key!r}]: expected numbers or booleans, got dtype {values.dtype}"
