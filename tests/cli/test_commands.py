@@ -134,7 +134,7 @@ def test_predict_unknown_keys(
     ("args", "message"),
     [
         (["inspect", "none"], "No such file"),
-        (["verify", "rows.csv"], "header"),
+        (["verify", "rows.csv"], "expected a bank file, got text that begins with"),
         (["convert", "fleet.mlpbank"], "--to"),
         (["convert", "fleet.mlpbank", "x.bin"], "expected a name that ends in"),
         (["convert", "fleet.mlpbank", "x.safetensors", "--dtype", "int8"], "--dtype"),

@@ -33,6 +33,8 @@ from mlpbank._keys import check_key, make_table, table_keys
 from mlpbank.architecture import Architecture, LayerSpec
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
+from mlpbank.files._looks import beginning_of
+from mlpbank.files._named import named
 from mlpbank.files._schema import copy_json, described, json_object
 from mlpbank.typing import Float32Array, Key
 
@@ -176,7 +178,7 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
         It cannot be opened or read.
     """
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
+        with named(path), safe_open(os.fspath(path), framework="numpy") as file:
             header = _header((file.metadata() or {}).get(_ENTRY))
             architecture = Architecture(
                 _layer(entry) for entry in _typed(header, "architecture", list)
@@ -225,7 +227,11 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
     # RecursionError: JSON nested without end. The others are what the checks here, LayerSpec and
     # safetensors raise.
     except (SafetensorError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise BankFileError(f"{os.fspath(path)}: {error}") from error
+        if isinstance(error, OSError):  # of the two kinds that are also a ValueError
+            raise
+        got = beginning_of(path) if isinstance(error, SafetensorError) else None
+        what = f"expected a safetensors file, got {got}" if got else error
+        raise BankFileError(f"{os.fspath(path)}: {what}") from error
 
 
 def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
