@@ -95,9 +95,9 @@ def _check_archive(name: str) -> None:
 
 
 def _reason(text: str) -> str:
-    found = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:class|global:?) (\S+)", text)
+    found = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"[Uu]nsupported class (\S+)", text)
     if found or ("weights_only" in text.lower() and "unsupported" in text.lower()):
-        what = f" ({(found[1] or found[2]).rstrip('.')})" if found else ""
+        what = f" ({found[1].rstrip('.')})" if found else ""
         return (
             f"expected a state dict, got a file with other objects{what}, whose loading would run "
             "code; save model.state_dict() instead"
@@ -106,10 +106,8 @@ def _reason(text: str) -> str:
     return f"expected a file of torch.save, got one that is damaged or none: {short}"
 
 
-def load_safetensors(
-    path: str | os.PathLike[str],
-) -> tuple[dict[str, npt.NDArray[Any]], Mapping[str, str]]:
-    """Return the arrays of a safetensors file and its metadata. bfloat16 becomes float32.
+def load_safetensors(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a safetensors file. bfloat16 becomes float32.
 
     Raises
     ------
@@ -129,7 +127,7 @@ def load_safetensors(
         got = beginning_of(path)
         what = error if got is None or got.startswith("a safetensors") else f"got {got}"
         raise InvalidValueError(f"{name}: expected a safetensors file, {what}") from error
-    return {key: _array(key, about, name) for key, about in tensors}, _metadata(data)
+    return {key: _array(key, about, name) for key, about in tensors}
 
 
 def _array(key: str, about: Mapping[str, Any], name: str) -> npt.NDArray[Any]:
@@ -142,10 +140,3 @@ def _array(key: str, about: Mapping[str, Any], name: str) -> npt.NDArray[Any]:
             "make it float32 first, with its scale if it has one"
         )
     return np.frombuffer(raw, _DTYPES[dtype]).reshape(shape)
-
-
-def _metadata(data: bytes) -> Mapping[str, str]:
-    import json
-
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return header.get("__metadata__") or {}
