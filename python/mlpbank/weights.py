@@ -260,9 +260,7 @@ class BatchedWeights:
             bias = f"{name}.bias"
             given = bias in weights
             biases.append(
-                _checked(
-                    weights[bias], bias, _bias_shapes(batch, layer.output_size), check_finite
-                ).reshape(*batch, layer.output_size)
+                _bias(weights[bias], bias, batch, layer.output_size, check_finite)
                 if given
                 else None
             )
@@ -304,9 +302,13 @@ def _restored(
     return weights
 
 
-def _bias_shapes(batch: tuple[int, ...], size: int) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes of a bias; those of ensembles have a dimension for the rows."""
-    return ((*batch, size), (*batch, 1, size)) if batch else ((size,),)
+def _bias(
+    value: Any, name: str, batch: tuple[int, ...], size: int, check_finite: bool
+) -> Float32Array:
+    array = as_float32(value, name)
+    if batch and array.shape == (*batch, 1, size):  # layers of ensembles
+        array = array.reshape(*batch, size)
+    return _checked(array, name, ((*batch, size),), check_finite)
 
 
 def _dtype_name(dtype: Dtype) -> str:
