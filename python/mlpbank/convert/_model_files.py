@@ -96,7 +96,7 @@ def _check_archive(name: str) -> None:
 
 def _reason(text: str) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"[Uu]nsupported class (\S+)", text)
-    if found or ("weights_only" in text.lower() and "unsupported" in text.lower()):
+    if found or re.search("unrecognized|[Cc]an only (build|create|call)", text):
         what = f" ({found[1].rstrip('.')})" if found else ""
         return (
             f"expected a state dict, got a file with other objects{what}, whose loading would run "
