@@ -122,7 +122,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]
     with named(path), open(path, "rb") as file:
         data = file.read()
     try:
-        tensors = deserialize(data)
+        tensors = deserialize(data)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         got = beginning_of(path)
         what = error if got is None or got.startswith("a safetensors") else f"got {got}"
@@ -133,10 +133,11 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]
 def _array(key: str, about: Mapping[str, Any], name: str) -> npt.NDArray[Any]:
     dtype, raw, shape = about["dtype"], about["data"], about["shape"]
     if dtype == "BF16":  # the upper half of a float32
-        return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+        upper = np.frombuffer(raw, "<u2").astype(np.uint32)
+        return np.reshape((upper << 16).view(np.float32), shape)
     if dtype not in _DTYPES:
         raise InvalidTypeError(
             f"{name}: {key}: expected a dtype of NumPy or bfloat16, got {dtype}; "
             "make it float32 first, with its scale if it has one"
         )
-    return np.frombuffer(raw, _DTYPES[dtype]).reshape(shape)
+    return np.reshape(np.frombuffer(raw, _DTYPES[dtype]), shape)

@@ -18,7 +18,7 @@ def named(path: str | os.PathLike[str], *others: str | os.PathLike[str]) -> Iter
     except BrokenPipeError:  # of a progress bar: the reader of the output has gone
         raise
     except OSError as error:
-        name, hidden = os.fspath(path), (None, *map(os.fspath, others))
+        name, hidden = os.fspath(path), (None, *(os.fspath(other) for other in others))
         if error.filename not in hidden or name in str(error):
             raise
         if error.errno is None:
