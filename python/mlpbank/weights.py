@@ -188,7 +188,8 @@ class BatchedWeights:
         weights : mapping of str to array
             As for `load`, each array with a leading dimension of num_models. Matrices are
             (num_models, input_size, output_size) or (num_models, input_size * output_size), biases
-            (num_models, output_size), slopes (num_models,).
+            (num_models, output_size), or (num_models, 1, output_size) as layers of ensembles have
+            them; slopes (num_models,).
         check_finite : bool
             Refuse NaN and infinity.
 
@@ -259,7 +260,7 @@ class BatchedWeights:
             bias = f"{name}.bias"
             given = bias in weights
             biases.append(
-                _checked(weights[bias], bias, ((*batch, layer.output_size),), check_finite)
+                _bias(weights[bias], bias, batch, layer.output_size, check_finite)
                 if given
                 else None
             )
@@ -299,6 +300,15 @@ def _restored(
     weights = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
     weights._core.restore_blocks(blocks, present)
     return weights
+
+
+def _bias(
+    value: Any, name: str, batch: tuple[int, ...], size: int, check_finite: bool
+) -> Float32Array:
+    array = as_float32(value, name)
+    if batch and array.shape == (*batch, 1, size):  # layers of ensembles
+        array = array.reshape(*batch, size)
+    return _checked(array, name, ((*batch, size),), check_finite)
 
 
 def _dtype_name(dtype: Dtype) -> str:

@@ -101,7 +101,11 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
         nn.Sequential(nn.Flatten(0), L(2, 2)),
         "0: expected Flatten from dimension 1 to the last, got 0 to -1",
     ),
-    "meta": (nn.Sequential(L(2, 2, device="meta")), "0: its parameters cannot be read: "),
+    "meta": (
+        nn.Sequential(L(2, 2, device="meta")),
+        "0: expected values, got a tensor on the meta device, which has none; "
+        "load the weights first",
+    ),
     "hook": (
         hooked(),
         "0: Linear has forward hooks, or a forward of its own, that may do anything",

@@ -19,6 +19,7 @@ from mlpbank._progress import progress_bar
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert import _chain
 from mlpbank.convert._chain import Converted
+from mlpbank.convert._checkpoints import state_dict_of
 from mlpbank.convert._flat import from_flat
 from mlpbank.convert._native import is_native, native_layers
 from mlpbank.convert._params import from_params, from_stacked_params
@@ -244,6 +245,7 @@ def _layers(
         raise InvalidValueError(
             f"architecture: needed for weights without activations ({kind}), got None"
         )
+    model = state_dict_of(model)
     if is_native(model):
         return native_layers(model, architecture)
     return native_layers(from_params(model, architecture).weights, architecture)

@@ -9,11 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from mlpbank._arrays import as_array
 from mlpbank.architecture import Activation
 from mlpbank.convert import _expressions as e
 from mlpbank.convert._chain import Activate
 from mlpbank.convert._expressions import Expression
-from mlpbank.convert._native import as_array
 from mlpbank.convert._recognise import agrees
 
 _NAMED = [

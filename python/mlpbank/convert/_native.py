@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from mlpbank._arrays import as_float32, refuse_masks
+from mlpbank._arrays import as_float32
 from mlpbank.architecture import Activation, Architecture, array_shapes
 from mlpbank.convert._chain import Layer
 from mlpbank.errors import InvalidValueError, UnknownKeyError
@@ -72,7 +71,7 @@ def unflattened(
         name = f"layer_{i}"
         if name not in weights:
             raise UnknownKeyError(f"weights: missing key {name!r}")
-        matrix = as_float32(as_array(weights[name], name), name)
+        matrix = as_float32(weights[name], name)
         size = (layer.input_size, layer.output_size)
         if i == 0:
             if stacked is None:  # one model's matrix is (in, out) or flat
@@ -86,11 +85,9 @@ def unflattened(
         arrays[name] = matrix.reshape(*batch, *size)
         name = f"{name}.bias"
         shape = (*batch, layer.output_size)
-        bias = (
-            as_float32(as_array(weights[name], name), name)
-            if name in weights
-            else np.zeros(shape, np.float32)
-        )
+        bias = as_float32(weights[name], name) if name in weights else np.zeros(shape, np.float32)
+        if stacked and bias.shape == (*batch, 1, layer.output_size):  # layers of ensembles
+            bias = bias.reshape(shape)
         if bias.shape != shape:
             raise InvalidValueError(f"{name}: expected shape {shape}, got {bias.shape}")
         arrays[name] = bias
@@ -98,26 +95,13 @@ def unflattened(
             name = f"layer_{i}.slope"
             if name not in weights:
                 raise UnknownKeyError(f"weights: missing key {name!r}, which 'prelu' has")
-            slope = as_float32(as_array(weights[name], name), name)
+            slope = as_float32(weights[name], name)
             if slope.shape not in (batch, (*batch, 1)):
                 raise InvalidValueError(
                     f"{name}: expected shape {batch} or {(*batch, 1)}, got {slope.shape}"
                 )
             arrays[name] = slope.reshape(batch)
     return arrays, bool(stacked)
-
-
-def as_array(values: Any, name: str) -> npt.NDArray[Any]:
-    """Return an array of any framework as a NumPy array."""
-    if hasattr(values, "detach"):  # a PyTorch tensor; NumPy refuses one that requires a gradient
-        from mlpbank.convert import _torch_parts
-
-        return _torch_parts.to_numpy(values, name)
-    refuse_masks(values, name)
-    array = np.asarray(values)
-    if array.dtype.kind == "V" or array.dtype.name == "bfloat16":  # JAX's, unknown to NumPy
-        array = array.astype(np.float32)
-    return array
 
 
 def check_layout(weight_layout: str | None) -> None:

@@ -9,8 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from mlpbank._arrays import as_array
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Dense, activate, prelu, require, unsupported
+from mlpbank.errors import InvalidTypeError, UnsupportedLayerError
 
 # Traced forwards by all that they depend on, so that modules of one class are traced only once.
 Plans = dict[Any, Any]
@@ -33,21 +35,18 @@ def _is_usual(kind: Any) -> bool:
 
 
 def to_numpy(tensor: Any, where: str) -> npt.NDArray[Any]:
-    """Return the values of a tensor. float32 and float64 on a CPU are not copied."""
+    """Return the values of a tensor: `as_array` with the errors of a converter."""
     if not _is_usual(type(tensor)):
         raise unsupported(
             where,
             f"{type(tensor).__name__} has a __torch_function__ of its own, which may do anything",
         )
+    if not tensor.is_floating_point() and not tensor.is_quantized:
+        raise unsupported(where, f"expected floating-point parameters, got {tensor.dtype}")
     try:
-        if tensor.dtype is not torch.float32 and tensor.dtype is not torch.float64:
-            if not tensor.is_floating_point():
-                raise unsupported(where, f"expected floating-point parameters, got {tensor.dtype}")
-            tensor = tensor.to(torch.float32)  # NumPy has no bfloat16
-        array: npt.NDArray[Any] = tensor.detach().cpu().numpy()
-    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, on the meta device
-        raise unsupported(where, f"its parameters cannot be read: {error}") from error
-    return array
+        return as_array(tensor, where or "the model")
+    except InvalidTypeError as error:  # sparse, on the meta device
+        raise UnsupportedLayerError(*error.args) from error
 
 
 def dense(weight: Any, bias: Any, where: str) -> Dense:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from mlpbank._arrays import as_array
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import (
     Activate,
@@ -23,7 +24,6 @@ from mlpbank.convert._chain import (
     unsupported,
 )
 from mlpbank.convert._keras_functions import function_of, operation_of
-from mlpbank.convert._native import as_array
 from mlpbank.errors import InvalidValueError
 
 _FUNCTIONS = {

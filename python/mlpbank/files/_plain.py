@@ -28,12 +28,14 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from mlpbank._arrays import as_float32, refuse_masks
+from mlpbank._arrays import as_array, as_float32
 from mlpbank._columns import check_version
 from mlpbank._keys import check_key, make_table, table_keys
 from mlpbank.architecture import Architecture, array_shapes
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
+from mlpbank.files._looks import beginning_of
+from mlpbank.files._named import named
 from mlpbank.files._schema import architecture_of, copy_json, described, json_object
 from mlpbank.typing import Float32Array, Key
 
@@ -127,8 +129,7 @@ def save_plain(
             raise InvalidValueError(f"{key}: expected shape {n + shape}, got {array.shape}")
         tensors[_tensor(key)] = array
     for key, values in (extra or {}).items():
-        refuse_masks(values, f"extra[{key!r}]")
-        values = np.asarray(values)
+        values = as_array(values, f"extra[{key!r}]")
         if values.dtype.kind not in "fiub":
             raise InvalidTypeError(
                 f"extra[{key!r}]: expected numbers or booleans, got dtype {values.dtype}"
@@ -178,7 +179,7 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
         It cannot be opened or read.
     """
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
+        with named(path), safe_open(os.fspath(path), framework="numpy") as file:
             header = _header((file.metadata() or {}).get(_ENTRY))
             architecture = architecture_of(_typed(header, "architecture", list))
             weights: dict[str, Float32Array] = {}
@@ -225,7 +226,11 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
     # RecursionError: JSON nested without end. The others are what the checks here, LayerSpec and
     # safetensors raise.
     except (SafetensorError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise BankFileError(f"{os.fspath(path)}: {error}") from error
+        if isinstance(error, OSError):  # of the two kinds that are also a ValueError
+            raise
+        got = beginning_of(path) if isinstance(error, SafetensorError) else None
+        what = f"expected a safetensors file, got {got}" if got else error
+        raise BankFileError(f"{os.fspath(path)}: {what}") from error
 
 
 def _tensor(key: str) -> str:

@@ -21,6 +21,7 @@ from mlpbank._columns import ModelColumns
 from mlpbank._keys import check_key
 from mlpbank.architecture import PARAMETER_NAMES, Architecture, LayerSpec
 from mlpbank.errors import InvalidTypeError, InvalidValueError
+from mlpbank.files._looks import LOOKED_AT, looks_like
 from mlpbank.typing import Key
 
 FORMAT, VERSION = "mlpbank", 2
@@ -407,6 +408,8 @@ def _read_header(data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
         raise InvalidValueError(f"expected a header, got {len(data)} bytes")
     length = int.from_bytes(data[:8].tobytes(), "little")
     if not 2 <= length <= min(len(data) - 8, _MAX_HEADER) or (8 + length) % _PAGE != 0:
+        if got := looks_like(data[:LOOKED_AT].tobytes()):
+            raise InvalidValueError(f"expected a bank file, got {got}")
         raise InvalidValueError(
             f"expected a header that ends at a multiple of {_PAGE} within the file's "
             f"{len(data)} bytes, got a length of {length}"
