@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import types
 from collections.abc import Callable
@@ -13,19 +14,37 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
+from mlpbank.convert._torch_hooks import require_known_parametrization
 from mlpbank.convert._torch_parts import (
     OPTIONS,
-    SQUEEZED,
+    Chain,
     Plans,
     activation,
     dense,
-    require_flat,
     to_numpy,
 )
-from mlpbank.convert._torch_trace import called_as_usual, check, evaluate, trace, writes
+from mlpbank.convert._torch_trace import (
+    ROW_COUNT,
+    ROWS,
+    called_as_usual,
+    check,
+    evaluate,
+    trace,
+    writes,
+)
 from mlpbank.errors import MlpbankError
 
-CollectLayer = Callable[[Any, str, list[Step], Plans], None]
+CollectLayer = Callable[[Any, str, Chain, Plans], None]
+
+# Operations that change no number where they only give rows another shape, or run over dimensions
+# of one element. So a row of one feature may lose its dimension, and get it back.
+_SHAPING = (torch.flatten, torch.squeeze, torch.unsqueeze, torch.reshape, torch.ravel)
+_SHAPING += (torch.select, torch.narrow, torch.mean, torch.sum, torch.amax, torch.amin)
+_SHAPING += (torch.atleast_2d, torch.cat, operator.getitem)
+_REDUCE = {"mean", "sum", "amax", "amin"}
+_ONE_OF_ONE = {"cat", "atleast_2d"}
+_RESHAPES = {function.__name__ for function in _SHAPING} | {"view", "view_as", "reshape_as"}
+_RESHAPES |= {"unflatten"}
 
 _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), "relu"),
@@ -46,9 +65,13 @@ _FUNCTIONS: dict[Any, str] = {
     F.softplus: "softplus",
     F.dropout: "dropout",
     F.linear: "linear",
-    torch.flatten: "flatten",
-    torch.squeeze: "squeeze",
+    **{function: function.__name__ for function in _SHAPING},
+    torch.concat: "cat",
     operator.neg: "neg",
+    torch.neg: "neg",
+    torch.negative: "neg",
+    torch.clone: "nothing",
+    torch.detach: "nothing",
 }
 _METHODS = {
     **{
@@ -63,11 +86,14 @@ _METHODS = {
             "mul",
             "div",
             "matmul",
-            "squeeze",
+            "neg",
         )
     },
-    **{name: name for name in ("flatten", "view", "reshape")},
-    **dict.fromkeys(("contiguous", "clone", "detach", "float"), "nothing"),
+    **{name: name for name in _RESHAPES if name not in ("getitem", "cat")},
+    **dict.fromkeys(
+        ("contiguous", "clone", "detach", "float", "double", "to", "type", "type_as", "cpu"),
+        "nothing",
+    ),
     **{f"{name}_": name for name in ("relu", "tanh", "sigmoid", "add", "sub", "mul", "div")},
 }
 _ACTIVATIONS = {
@@ -85,7 +111,7 @@ _ARITHMETIC = {"add", "sub", "mul", "div"}
 
 
 def collect(
-    module: Any, where: str, chain: list[Step], plans: Plans, collect_layer: CollectLayer
+    module: Any, where: str, chain: Chain, plans: Plans, collect_layer: CollectLayer
 ) -> None:
     """Append the steps of a module's forward to a chain.
 
@@ -101,30 +127,65 @@ def collect(
         raise unsupported(
             where, f"{type(module).__name__} has a __call__ of its own, which may compute anything"
         )
+    row, output = chain.row(), chain.output
     key = _fingerprint(module)
+    key = None if key is None else (key, row, output)
     plan = plans.get(key) if key is not None else None
     is_new, begin = plan is None, len(chain)
     if plan is None:
-        traced = trace(module, where)
-        plan = _data_path(traced.graph, where), traced.made
+        traced = trace(module, where, row, output)
+        plan = _data_path(traced.graph, where, module), traced
         if key is not None and traced.reusable:
             plans[key] = plan
-    path, constants = plan
-    for i, node in enumerate(path):
+    path, traced = plan
+    chain.output, chain.taken = None, output is not None
+    for node, source in path:
+        place = join(where, node.target if node.op == "call_module" else node.name)
+        shape, after = source.meta.get("shape"), node.meta.get("shape")
+        chain.is_vector = shape is not None and len(shape) == 1
         if node.op == "call_module":
             if len(node.args) + len(node.kwargs) != 1:
-                raise unsupported(join(where, node.target), "is called with more than its input")
-            collect_layer(module.get_submodule(node.target), join(where, node.target), chain, plans)
+                raise unsupported(place, "is called with more than its input")
+            part = module.get_submodule(node.target)
+            if not _is_reshape(part, shape, after):
+                _require_rows(part, shape, place)
+                collect_layer(part, place, chain, plans)
         else:
-            width = next(
-                (step.weight.shape[1] for step in reversed(chain) if isinstance(step, Dense)), None
-            )
-            owner = _Owner(module, constants, join(where, node.name))
-            step = _step(node, owner, width, last=i == len(path) - 1)
+            step = _step(node, _Owner(module, traced.made, place), shape, after)
             if step is not None:
                 chain.append(step)
+    chain.output = output
+    end = path[-1][0].meta.get("shape") if path else (ROWS, *(row or (0,)))
+    chain.is_vector = end is not None and len(end) == 1
     if is_new:
-        check(module, chain[begin:], where)
+        check(module, chain[begin:], where, traced, output)
+
+
+def _is_reshape(module: Any, before: Any, after: Any) -> bool:
+    """Return whether a layer only gives rows another shape."""
+    if type(module) not in (nn.Flatten, nn.Unflatten) or None in (before, after):
+        return False
+    return bool(after[0] == ROWS)
+
+
+def _require_rows(module: Any, shape: Any, where: str) -> None:
+    """Raise if a layer does not run over all features of each row."""
+    kind = type(module)
+    if shape is None or kind in _ELEMENTWISE:
+        return
+    width = math.prod(shape[1:])
+    if kind in (nn.BatchNorm1d, nn.Softmax):
+        is_usual = shape[1:] == (width,) or (kind is nn.Softmax and len(shape) == 1)
+    else:
+        is_usual = (isinstance(module, nn.Module) and shape[-1] == width) or len(shape) < 2
+    if not is_usual:
+        raise unsupported(
+            where, f"{kind.__name__} runs over a part of the features, rows are {shape[1:]} here"
+        )
+
+
+_ELEMENTWISE = {nn.Identity, nn.Dropout, nn.AlphaDropout, nn.ReLU, nn.Tanh, nn.Sigmoid}
+_ELEMENTWISE |= {nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus}
 
 
 class _Owner(NamedTuple):
@@ -142,15 +203,32 @@ class _Owner(NamedTuple):
             if argument.target in self.made:
                 return self.made[argument.target]
             return operator.attrgetter(argument.target)(self.module)
-        if argument.op not in ("call_method", "call_function"):
+        if argument.op not in ("call_method", "call_function", "call_module"):
             raise unsupported(self.where, "depends on its input in a way that no layer does")
         args: Any = self._values(argument.args)
         kwargs: Any = self._values(argument.kwargs)
         call = argument.target
+        if ROW_COUNT in args:
+            if call not in ("expand", "view", "reshape", "repeat"):
+                raise unsupported(self.where, "depends on the number of rows, as no layer does")
+            args = [1 if value is ROW_COUNT else value for value in args]
+        if argument.op == "call_module":
+            call = self._layer(argument.target)
         if argument.op == "call_method":
             call = getattr(args[0], call)
             args = args[1:]
         return evaluate(lambda: call(*args, **kwargs), self.where, _name(argument))
+
+    def _layer(self, target: str) -> Any:
+        """Return a layer of PyTorch that computes a constant."""
+        layer = self.module.get_submodule(target)
+        if type(layer).__name__ == "ParametrizationList":
+            require_known_parametrization(layer, target, self.where)
+        elif not type(layer).__module__.startswith("torch.nn.modules.") or (
+            layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__
+        ):
+            raise unsupported(self.where, f"{target} computes a constant, and may do anything")
+        return layer
 
     def _values(self, arguments: Any) -> Any:
         if isinstance(arguments, (tuple, list)):
@@ -161,7 +239,7 @@ class _Owner(NamedTuple):
 
 
 # Attributes of every module. The values of all others may change what a forward computes.
-_COMMON = frozenset(nn.Module().__dict__) - {"training"}
+_COMMON = frozenset(nn.Module().__dict__)
 _PLAIN = (
     int,
     float,
@@ -217,20 +295,13 @@ def _value_parts(value: Any) -> Any:
     return type(value), value
 
 
-def _data_path(graph: Any, where: str) -> list[Any]:
-    """Return the nodes that rows pass through, first to last."""
+def _data_path(graph: Any, where: str, module: Any) -> list[tuple[Any, Any]]:
+    """Return the nodes that rows pass through, first to last, each with the one before it."""
+    modules = dict(module.named_modules())
     data: list[Any] = []  # nodes that depend on the values of the input, not only on its shape
     known: set[Any] = set()
     for node in graph.nodes:
-        shape_only = node.op == "call_method" and node.target in ("size", "dim")
-        shape_only |= (
-            node.op == "call_function"
-            and node.target is getattr
-            and node.args[1] in ("shape", "ndim")
-        )
-        if node.op == "placeholder" or (
-            not shape_only and any(n in known for n in node.all_input_nodes)
-        ):
+        if node.op == "placeholder" or any(n in known for n in node.all_input_nodes):
             data.append(node)
             known.add(node)
     for node in graph.nodes:
@@ -243,30 +314,37 @@ def _data_path(graph: Any, where: str) -> list[Any]:
         raise unsupported(
             where, "expected a forward that returns one tensor computed from its input"
         )
-    path: list[Any] = []
+    path: list[tuple[Any, Any]] = []
     node = output.args[0]
     while node.op != "placeholder":
-        path.append(node)
         inputs = [n for n in node.all_input_nodes if n in known]
         if len(inputs) != 1:
             raise unsupported(
                 join(where, node.name), "joins several results, and only chains are supported"
             )
+        path.append((node, inputs[0]))
         node = inputs[0]
-    # An unused result may be computed in place, or be part of a second path of the rows.
-    unused = [n for n in nodes if n.op != "placeholder" and n not in path]
-    if unused:
-        raise unsupported(
-            join(where, unused[0].name),
-            "stands beside the chain of layers, and only chains are supported",
-        )
+    # A result that is not used, such as another head's, matters only if it is computed in place.
+    used = {node for node, _ in path}
+    for node in nodes:
+        if node not in used and node.op != "placeholder" and _may_write(node, modules):
+            raise unsupported(
+                join(where, node.name),
+                f"{_name(node)} stands beside the chain of layers and may change its rows in place",
+            )
     return path[::-1]
 
 
-def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | None:
+def _may_write(node: Any, modules: dict[str, Any]) -> bool:
+    if node.op == "call_module":
+        return getattr(modules.get(node.target), "inplace", False) is True
+    return writes(node) or any(value is True for value in node.args)
+
+
+def _step(node: Any, owner: _Owner, shape: Any, after: Any) -> Step | None:
     """Return the step of a function or method call, None if it changes nothing.
 
-    `width` is the number of features of a row, if known.
+    `shape` and `after` are the shapes of `ROWS` rows before and after it, None if unknown.
     """
     where = owner.where
     table: Any = _METHODS if node.op == "call_method" else _FUNCTIONS
@@ -274,8 +352,14 @@ def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | Non
     if name in _ARITHMETIC:
         return _arithmetic(name, node, owner)
     first = node.args[0] if node.args else node.kwargs.get("input")
+    if name in _ONE_OF_ONE and isinstance(first, (tuple, list)) and len(first) == 1:
+        first = first[0]
     if name is not None and name != "matmul" and not _depends_on_input(first):
         raise unsupported(where, "depends on its input in a way that no layer does")
+    if name in _RESHAPES and shape is not None and after is not None:
+        return _reshape(name, node, shape, after, where)
+    if name == "softmax":
+        _require_last(node, shape, where)
     if name in _ACTIVATIONS:
         return activation(name, _arguments(node, OPTIONS.get(name, {}), where), where)
     if name == "neg":
@@ -290,44 +374,54 @@ def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | Non
     if name == "dropout":
         if _arguments(node, {"p": 0.5, "training": True}, where)["training"]:
             raise unsupported(
-                where, "dropout is active; call model.eval() first, and pass training=self.training"
+                where, "dropout is active in eval mode too; pass training=self.training"
             )
         return None
     if name == "nothing":
+        dtype = node.meta.get("dtype")
+        if dtype is not None and not dtype.is_floating_point:
+            raise unsupported(where, f"{_name(node)} makes whole numbers of results ({dtype})")
         return None
-    if name == "flatten":
-        given = _arguments(node, {"start_dim": 0, "end_dim": -1}, where)
-        require_flat(given["start_dim"], given["end_dim"], where)
-        return None
-    # view(n, -1) and view(-1, width) flatten rows. squeeze(-1) at the end drops the dimension of a
-    # single output.
-    if name in ("view", "reshape") and len(node.args) == 3:
-        count, features = node.args[1:]
-        if features == -1 and _is_row_count(count):
-            return None
-        if count == -1 and isinstance(features, int) and features == (width or features):
-            return None
-    if name == "squeeze" and last and _arguments(node, {"dim": None}, where)["dim"] in (-1, 1):
-        return SQUEEZED._replace(where=where)
     raise unsupported(where, f"{_name(node)} is not supported")
+
+
+def _require_last(node: Any, shape: Any, where: str) -> None:
+    """Raise if a softmax does not run over all features of a row."""
+    dim = _arguments(node, OPTIONS["softmax"], where)["dim"]
+    if shape is None or dim not in (-1, 1, None):
+        return
+    if len(shape) != 2:
+        raise unsupported(where, f"softmax runs over rows or a part of them, of shape {shape[1:]}")
+
+
+def _reshape(name: str, node: Any, shape: Any, after: Any, where: str) -> None:
+    """Raise if an operation does more than give each row another shape."""
+    if name == "getitem" and not _is_plain_index(node.args[1]):
+        raise unsupported(where, "an index by numbers or by a tensor is not supported")
+    if math.prod(shape) != math.prod(after):
+        what = (
+            "computes one number of several" if name in _REDUCE else "takes a part of the results"
+        )
+        raise unsupported(
+            where,
+            f"{_name(node)} {what}, which no layer does; leave it out of the model, and apply it "
+            "to what the bank predicts",
+        )
+    if not after or after[0] != ROWS:
+        raise unsupported(
+            where,
+            f"{_name(node)} makes {after[1:] if after else after} of rows of {shape[1:]}, "
+            "so rows do not stay rows",
+        )
+
+
+def _is_plain_index(index: Any) -> bool:
+    parts = index if isinstance(index, (tuple, list)) else (index,)
+    return all(part is None or part is ... or type(part) in (int, slice) for part in parts)
 
 
 # Arguments that change nothing but the precision of a result, and the input by its name.
 _HARMLESS = {"input", "inplace", "dtype", "memory_format", "_stacklevel"}
-
-
-def _is_row_count(node: Any) -> bool:
-    """Return whether a node is the row count ``y.size(0)``, ``y.shape[0]`` or ``y.size()[0]``."""
-    if not isinstance(node, fx.Node) or node.kwargs:
-        return False
-    sized = node
-    if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
-        sized = node.args[0]
-        if sized.op == "call_function" and sized.target is getattr and sized.args[1] == "shape":
-            return _depends_on_input(sized.args[0])
-    given = sized.args[1:] if sized is node else (0, *sized.args[1:])
-    is_size = sized.op == "call_method" and sized.target == "size" and given == (0,)
-    return is_size and _depends_on_input(sized.args[0])
 
 
 def _arguments(node: Any, options: dict[str, Any], where: str) -> dict[str, Any]:
@@ -358,6 +452,8 @@ def _arithmetic(name: str, node: Any, owner: _Owner) -> Step:
     if reverse and writes(node):
         raise unsupported(where, f"{_name(node)} changes a tensor of the module in place")
     constant = owner.value(left if reverse else right)
+    if constant is ROW_COUNT:
+        raise unsupported(where, f"{_name(node)} depends on the number of rows, as no layer does")
     if isinstance(constant, complex) or (
         isinstance(constant, torch.Tensor) and constant.is_complex()
     ):
@@ -386,4 +482,6 @@ def _depends_on_input(node: Any) -> bool:
 
 def _name(node: Any) -> str:
     target = node.target
+    if target is getattr:
+        return str(node.args[1])
     return target if isinstance(target, str) else getattr(target, "__name__", str(target))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpbank._activations import ACTIVATIONS
 from mlpbank.convert._chain import Affine, Dense, Step, unsupported
-from mlpbank.errors import InvalidTypeError
+from mlpbank.convert._torch_mode import Snapshot
+from mlpbank.convert._torch_outputs import picked
+from mlpbank.errors import InvalidTypeError, UnsupportedLayerError
 
 _WAY_OUT = "it has to compute the same from the same rows each time it is called"
 
@@ -33,28 +34,101 @@ class Traced(NamedTuple):
     graph: Any
     made: dict[str, Any]  # tensors that the forward creates
     reusable: bool  # modules with other parameters have the same graph
+    row: tuple[int, ...]  # the shape of a row
 
 
-def trace(module: Any, where: str) -> Traced:
+def trace(module: Any, where: str, shape: tuple[int, ...] | None, output: Any) -> Traced:
     """Return the graph of a module's forward.
+
+    Parameters
+    ----------
+    shape : tuple of int, optional
+        That of a row, if it is known.
+    output : str or int, optional
+        The result to take, of a forward that has several.
 
     Raises
     ------
     UnsupportedLayerError
         The forward cannot be traced, or depends on more than the module and its input.
     """
-    first, second = _trace(module, where), _trace(module, where)
+    shapes = [shape] if shape is not None else [(size,) for size in _sizes(module)]
+    error: UnsupportedLayerError | None = None
+    for row in shapes:
+        try:
+            first = _trace(module, where, row, ROWS, output)
+            break
+        except _Untraceable as failed:
+            error = error or failed
+    else:
+        assert error is not None
+        raise UnsupportedLayerError(str(error)) from error.__cause__
+    rows = 1
+    try:
+        second = _trace(module, where, row, rows, output)
+    except _Untraceable:  # a forward that takes no single row
+        rows = 2
+        second = _trace(module, where, row, rows, output)
     nodes, others = list(first.graph.nodes), list(second.graph.nodes)
     if len(nodes) != len(others) or first.made.keys() != second.made.keys():
         raise _changing(module, where)
     for a, b in zip(nodes, others, strict=True):
-        if (a.op, a.name) != (b.op, b.name) or not _same(
-            (a.target, a.args, a.kwargs), (b.target, b.args, b.kwargs)
-        ):
+        if (a.op, a.name) != (b.op, b.name) or not _same(a.target, b.target):
             raise _changing(module, where)
+        for name in ("args", "kwargs"):
+            setattr(a, name, _merged(getattr(a, name), getattr(b, name), rows, module, where))
     if not _same(first.made, second.made):
         raise _changing(module, where)
     return first
+
+
+# The rows of a trace, a prime number that no model has as a size. A second trace has another
+# number, so what depends on it is known.
+ROWS = 1009
+
+
+class _RowCount:
+    """Stands in a graph for the number of rows."""
+
+    def __repr__(self) -> str:
+        return "the number of rows"
+
+
+ROW_COUNT = _RowCount()
+
+
+class _Untraceable(UnsupportedLayerError):
+    """A forward raised an error, maybe because the size of its rows was guessed."""
+
+
+def _sizes(module: Any) -> list[int]:
+    """Return the sizes that rows may have, likely ones first."""
+    sizes = [
+        getattr(part, name)
+        for part in module.modules()
+        for name in ("in_features", "num_features")
+        if isinstance(getattr(part, name, None), int)
+    ][:1]
+    for tensor in (*module.parameters(), *module.buffers()):
+        sizes += tensor.shape[::-1]
+    return list(dict.fromkeys(size for size in sizes if size))[:6] or [3]
+
+
+def _merged(a: Any, b: Any, rows: int, module: Any, where: str) -> Any:
+    """Return the arguments that two traces agree on, with `ROW_COUNT` for the number of rows."""
+    if type(a) is type(b):
+        if isinstance(a, dict) and a.keys() == b.keys():
+            return {name: _merged(a[name], b[name], rows, module, where) for name in a}
+        if isinstance(a, (tuple, list)) and len(a) == len(b):
+            return tuple(_merged(x, y, rows, module, where) for x, y in zip(a, b, strict=True))
+        if isinstance(a, slice):
+            x, y = (a.start, a.stop, a.step), (b.start, b.stop, b.step)
+            return slice(*_merged(x, y, rows, module, where))
+        if (a, b) == (ROWS, rows) and type(a) is int:
+            return ROW_COUNT
+    if not _same(a, b):
+        raise _changing(module, where)
+    return a
 
 
 def evaluate(call: Callable[[], Any], where: str, name: str) -> Any:
@@ -74,7 +148,7 @@ def evaluate(call: Callable[[], Any], where: str, name: str) -> Any:
     return result
 
 
-def check(module: Any, steps: list[Step], where: str) -> None:
+def check(module: Any, steps: list[Step], where: str, traced: Traced, output: Any) -> None:
     """Compare a module with the steps of its graph on a few rows.
 
     A module that cannot compute these rows passes.
@@ -84,26 +158,18 @@ def check(module: Any, steps: list[Step], where: str) -> None:
     UnsupportedLayerError
         The results differ.
     """
-    inputs = [len(step.weight) for step in steps if isinstance(step, Dense)]
-    features = [max(step.scale.size, step.shift.size) for step in steps if isinstance(step, Affine)]
-    size = inputs[0] if inputs else max(features, default=3)
-    like = next(
-        (t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()),
-        torch.empty(0),
-    )
-    rows = torch.randn(5, size, generator=torch.Generator().manual_seed(0)).to(like)
-    state = _state(module)
+    like = _like(module)
+    rows = torch.randn(5, *traced.row, generator=torch.Generator().manual_seed(0)).to(like)
+    snapshot = Snapshot(module)
     try:
-        for part in module.modules():
-            if isinstance(part, (nn.Dropout, nn.AlphaDropout)):
-                part.training = False
         with torch.no_grad():
-            got = module(rows).to("cpu", torch.float64).numpy()
+            got = picked(module(rows), output, where, "").to("cpu", torch.float64).numpy()
     except Exception:  # such as rows of an unexpected shape
         return
     finally:
-        _restored(state)
-    x = rows.to("cpu", torch.float64).numpy()
+        snapshot.restore()
+        snapshot.restore_random()
+    x = rows.to("cpu", torch.float64).numpy().reshape(len(rows), -1)
     largest = 0.0
     with np.errstate(all="ignore"):
         for step in steps:
@@ -142,12 +208,39 @@ _IN_PLACE |= {"setitem", "delitem", "__setitem__", "__delitem__"}
 
 
 class _Proxy(fx.Proxy):  # type: ignore[misc]
-    """A value in a graph. It distinguishes ``x += y``, which changes x in place, from ``x + y``."""
+    """A value in a graph. What it says of its shape and type are numbers, so code may use them.
+
+    It distinguishes ``x += y``, which changes x in place, from ``x + y``.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("tracer", "node"):
             raise InvalidTypeError(f"{name} of a tensor is set")
         super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.node.meta.get("value")
+        if isinstance(value, torch.Tensor) and name in _FACTS:
+            return getattr(value, name)
+        return super().__getattr__(name)
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+    def __iter__(self) -> Any:
+        return iter([self[i] for i in range(len(self._known()))])
+
+    def _known(self) -> Any:
+        value = self.node.meta.get("value")
+        if value is None:
+            raise InvalidTypeError(f"the length of {self.node.name} is not known")
+        return value
+
+
+# What the shape and type of a tensor tell, not its values.
+_FACTS = {"shape", "ndim", "dtype", "device", "layout", "is_cuda", "is_sparse", "requires_grad"}
+_FACTS |= {"size", "dim", "ndimension", "numel", "nelement", "is_floating_point", "is_complex"}
+_FACTS |= {"get_device", "element_size", "stride", "is_contiguous"}
 
 
 def _in_place(function: Any) -> Any:
@@ -174,9 +267,17 @@ for _name in (
 
 
 class _Tracer(fx.Tracer):  # type: ignore[misc]  # for mypy, PyTorch is Any
-    """A tracer without values of tensors. A forward that branches on one cannot be traced."""
+    """A tracer that computes each value for some rows too, to know its shape.
+
+    A forward that branches on a value of a tensor cannot be traced.
+    """
 
     proxy_buffer_attributes = True
+
+    def __init__(self, rows: Any, output: Any, where: str) -> None:
+        super().__init__()
+        self.rows, self.output, self.where = rows, output, where
+        self.paused = False  # while values are computed
 
     def proxy(self, node: Any) -> Any:
         """Return the proxy of a node."""
@@ -187,17 +288,111 @@ class _Tracer(fx.Tracer):  # type: ignore[misc]  # for mypy, PyTorch is Any
     ) -> tuple[Any, list[Any]]:
         """Return the arguments of the forward: rows only. Other parameters keep their defaults."""
         name, *_ = list(inspect.signature(root_fn).parameters)[1:] or ["x"]
-        return root_fn, [self.root, self.create_proxy("placeholder", name.lstrip("*"), (), {})]
+        rows = self.create_proxy("placeholder", name.lstrip("*"), (), {})
+        kind = type(self.root).__name__
+
+        def one(*args: Any) -> Any:
+            return picked(root_fn(*args), self.output, self.where, kind)
+
+        return one, [self.root, rows]
+
+    def is_leaf_module(self, m: Any, module_qualified_name: str) -> bool:
+        """Return whether a module is read by its type, and not by its forward."""
+        own = type(m).__module__.startswith("torch.") and not isinstance(m, fx.GraphModule)
+        return own and not isinstance(m, nn.Sequential)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return an attribute of a module: a proxy for a tensor."""
+        if self.paused:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Return what a module makes of proxies."""
+        if self.paused:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def create_proxy(
+        self, kind: Any, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any
+    ) -> Any:
+        """Return the proxy of a new node, whose value is kept beside it."""
+        proxy = super().create_proxy(kind, target, args, kwargs, *more, **named)
+        if self.paused:
+            return proxy
+        self.paused = True
+        state = torch.get_rng_state()
+        try:
+            with torch.no_grad():
+                proxy.node.meta["value"] = self._value(proxy.node)
+        finally:
+            self.paused = False
+            torch.set_rng_state(state)
+        return proxy
+
+    def _value(self, node: Any) -> Any:
+        """Return the value of a node, None if it is not known."""
+        if node.op == "placeholder":
+            return self.rows
+        if node.op == "get_attr":
+            return operator.attrgetter(node.target)(self.root).detach().clone()
+        given = fx.node.map_arg((node.args, node.kwargs), self._argument)
+        unknown: list[Any] = []
+        fx.node.map_arg(
+            (node.args, node.kwargs),
+            lambda n: unknown.append(n) if self._argument(n) is None else None,
+        )
+        if unknown:
+            return None
+        args, kwargs = given
+        if node.op == "call_module":
+            module = inner(self.root.get_submodule(node.target))
+            if type(module) not in LAYERS:
+                try:
+                    return module(*args, **kwargs)
+                except Exception:  # its reader says what is the matter with it
+                    return None
+            return module(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], node.target)(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)
+
+    def _argument(self, node: Any) -> Any:
+        if "value" not in node.meta and node.op == "get_attr":  # a constant made by the forward
+            node.meta["value"] = operator.attrgetter(node.target)(self.root).detach().clone()
+        return node.meta.get("value")
+
+
+def inner(module: Any) -> Any:
+    """Return the module that a wrapper of PyTorch runs."""
+    while (name := WRAPPERS.get(type(module).__name__)) and type(module).__module__.startswith(
+        "torch."
+    ):
+        module = getattr(module, name)
+    return module
+
+
+# The attribute of a wrapper's class that has the module.
+WRAPPERS = {
+    "OptimizedModule": "_orig_mod",  # of torch.compile
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+}
+# The layers that fail for rows of a wrong size.
+LAYERS = {nn.Linear, nn.BatchNorm1d}
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[misc]
     """Records the first operation whose result does not depend on its inputs alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracer: Any = None) -> None:
         super().__init__()
-        self.refused = ""
+        self.refused, self.tracer = "", tracer
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.tracer is not None and self.tracer.paused:
+            return func(*args, **(kwargs or {}))
         name = str(func).split(".")[1]
         random = torch.Tag.nondeterministic_seeded in func.tags
         unknown = func.namespace not in ("aten", "prim", "prims")
@@ -209,13 +404,15 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]
 class _Reads(TorchFunctionMode):  # type: ignore[misc]
     """Records whether a forward uses the module's tensors, which differ from module to module."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, tracer: Any) -> None:
         super().__init__()
+        self.tracer = tracer
         self.own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
         self.found = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found |= self._has_own((args, kwargs))
+        if not self.tracer.paused:
+            self.found |= self._has_own((args, kwargs))
         return func(*args, **(kwargs or {}))
 
     def _has_own(self, value: Any) -> bool:
@@ -226,87 +423,59 @@ class _Reads(TorchFunctionMode):  # type: ignore[misc]
         return id(value) in self.own
 
 
-def _trace(module: Any, where: str) -> Traced:
+def _like(module: Any) -> Any:
+    """Return a tensor of the type and device that rows of a module have."""
+    return next(
+        (t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()),
+        torch.empty(0),
+    )
+
+
+def _trace(module: Any, where: str, row: tuple[int, ...], count: int, output: Any) -> Traced:
     name = type(module).__name__
-    state = _state(module)
-    versions = _versions(module)
-    draws = _draws()
+    snapshot = Snapshot(module)
+    before = set(module.__dict__)
+    numbers = torch.randn(count, *row, generator=torch.Generator().manual_seed(1))
+    tracer = _Tracer(numbers.to(_like(module)), output, where)
+    made: dict[str, Any] = {}
     try:
-        with _Reads(module) as reads, _Operations() as operations:
-            graph = _Tracer().trace(module)
+        with _Reads(module, tracer) as reads, _Operations(tracer) as operations:
+            graph = tracer.trace(module)
+    except UnsupportedLayerError:
+        raise
     except Exception as error:  # a user's forward may raise anything for a proxy
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise unsupported(where, f"the forward of {name} cannot be traced: {reason[0]}") from error
+        raise _Untraceable(
+            str(unsupported(where, f"the forward of {name} cannot be traced: {reason[0]}"))
+        ) from error
     finally:
         # The tracer stores tensors that the forward creates in the module. Take them out again.
-        made = {
-            n: v
-            for n, v in module.__dict__.items()
-            if n not in state[0][1] and n.startswith("_tensor_constant")
-        }
-        for constant in made:
-            del module.__dict__[constant]
-        changed = _restored(state)
+        for constant in set(module.__dict__) - before:
+            if constant.startswith("_tensor_constant"):
+                made[constant] = module.__dict__.pop(constant)
+        changed, written = snapshot.restore()
+        drawn = snapshot.restore_random()
     if operations.refused:
         raise unsupported(
             where, f"the forward of {name} makes a tensor with {operations.refused}; {_WAY_OUT}"
         )
-    if draws != _draws():
+    if drawn:
         raise unsupported(where, f"the forward of {name} draws random numbers; {_WAY_OUT}")
-    if changed or versions != _versions(module):
+    if changed or written:
         what = repr(changed) if changed else "a tensor"
         raise unsupported(where, f"the forward of {name} changes {what} of the module; {_WAY_OUT}")
-    return Traced(graph, made, not reads.found)
-
-
-def _state(
-    module: Any,
-) -> list[tuple[Any, dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]]:
-    """Return the attributes of a module and of the modules in it, the module first."""
-    return [
-        (part, dict(part.__dict__), [(t, dict(t)) for t in _tables(part)])
-        for part in module.modules()
-    ]
-
-
-def _tables(module: Any) -> tuple[dict[str, Any], ...]:
-    return (module._parameters, module._buffers, module._modules)
-
-
-def _restored(state: list[Any]) -> str:
-    """Restore attributes, and return the name of one that had been changed or ""."""
-    changed = ""
-    for module, attributes, tables in state:
-        for now, before in ((module.__dict__, attributes), *tables):
-            names = [
-                n
-                for n in {**now, **before}
-                if n not in now or n not in before or now[n] is not before[n]
-            ]
-            if names:
-                changed = changed or names[0]
-                now.clear()
-                now.update(before)
-    return changed
-
-
-def _versions(module: Any) -> list[int]:
-    """Return how often each tensor of a module was changed in place."""
-    return [
-        0 if tensor.is_inference() else tensor._version
-        for tensor in (*module.parameters(), *module.buffers())
-    ]
-
-
-def _draws() -> tuple[Any, ...]:
-    """Return the states of the random generators that a forward may use."""
-    numpy: Any = np.random.get_state()  # the global generator  # noqa: NPY002
-    return random.getstate(), numpy[1].tobytes(), numpy[2:], torch.get_rng_state().numpy().tobytes()
+    for node in graph.nodes:  # shapes are kept with the plan, values are not
+        value = node.meta.pop("value", None)
+        if isinstance(value, torch.Tensor):
+            node.meta["shape"], node.meta["dtype"] = tuple(value.shape), value.dtype
+    return Traced(graph, made, not reads.found, row)
 
 
 def _changing(module: Any, where: str) -> Exception:
     return unsupported(
-        where, f"the forward of {type(module).__name__} differs from call to call; {_WAY_OUT}"
+        where,
+        f"the forward of {type(module).__name__} differs from call to call, or with the number "
+        f"of rows; {_WAY_OUT}",
     )
 
 
