@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 from torch.nn import functional as F
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
-from mlpbank.convert._torch_hooks import require_known_parametrization
+from mlpbank.convert._torch_hooks import require_initialized, require_known_parametrization
 from mlpbank.convert._torch_parts import (
     OPTIONS,
     Chain,
@@ -29,6 +30,7 @@ from mlpbank.convert._torch_trace import (
     called_as_usual,
     check,
     evaluate,
+    inner,
     trace,
     writes,
 )
@@ -40,7 +42,8 @@ CollectLayer = Callable[[Any, str, Chain, Plans], None]
 # of one element. So a row of one feature may lose its dimension, and get it back.
 _SHAPING = (torch.flatten, torch.squeeze, torch.unsqueeze, torch.reshape, torch.ravel)
 _SHAPING += (torch.select, torch.narrow, torch.mean, torch.sum, torch.amax, torch.amin)
-_SHAPING += (torch.atleast_2d, torch.cat, operator.getitem)
+_SHAPING += (torch.atleast_2d, torch.cat, torch.unbind, torch.chunk, torch.split)
+_SHAPING += (operator.getitem,)
 _REDUCE = {"mean", "sum", "amax", "amin"}
 _ONE_OF_ONE = {"cat", "atleast_2d"}
 _RESHAPES = {function.__name__ for function in _SHAPING} | {"view", "view_as", "reshape_as"}
@@ -66,6 +69,7 @@ _FUNCTIONS: dict[Any, str] = {
     F.dropout: "dropout",
     F.linear: "linear",
     **{function: function.__name__ for function in _SHAPING},
+    torch.rsub: "rsub",
     torch.concat: "cat",
     operator.neg: "neg",
     torch.neg: "neg",
@@ -107,7 +111,7 @@ _ACTIVATIONS = {
     "softplus",
     "softmax",
 }
-_ARITHMETIC = {"add", "sub", "mul", "div"}
+_ARITHMETIC = {"add", "sub", "rsub", "mul", "div"}
 
 
 def collect(
@@ -133,6 +137,7 @@ def collect(
     plan = plans.get(key) if key is not None else None
     is_new, begin = plan is None, len(chain)
     if plan is None:
+        require_initialized(module, where)
         traced = trace(module, where, row, output)
         plan = _data_path(traced.graph, where, module), traced
         if key is not None and traced.reusable:
@@ -169,23 +174,27 @@ def _is_reshape(module: Any, before: Any, after: Any) -> bool:
 
 
 def _require_rows(module: Any, shape: Any, where: str) -> None:
-    """Raise if a layer does not run over all features of each row."""
-    kind = type(module)
-    if shape is None or kind in _ELEMENTWISE:
+    """Raise if a layer does not run over all features of each row. Others go feature by feature."""
+    layer = inner(module)
+    if shape is None or not (isinstance(layer, _ROW_BY_ROW) or layer is not module):
         return
-    width = math.prod(shape[1:])
-    if kind in (nn.BatchNorm1d, nn.Softmax):
-        is_usual = shape[1:] == (width,) or (kind is nn.Softmax and len(shape) == 1)
-    else:
-        is_usual = (isinstance(module, nn.Module) and shape[-1] == width) or len(shape) < 2
-    if not is_usual:
-        raise unsupported(
-            where, f"{kind.__name__} runs over a part of the features, rows are {shape[1:]} here"
-        )
+    if shape == (ROWS,) or shape[1:] == (math.prod(shape[1:]),):  # readers know of the first
+        return
+    if isinstance(layer, (nn.BatchNorm1d, nn.Softmax)) or shape[-1] != math.prod(shape[1:]):
+        name = type(layer).__name__
+        raise unsupported(where, f"{name} runs over a part of a row, which is {_words(shape)} here")
 
 
-_ELEMENTWISE = {nn.Identity, nn.Dropout, nn.AlphaDropout, nn.ReLU, nn.Tanh, nn.Sigmoid}
-_ELEMENTWISE |= {nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus}
+_ROW_BY_ROW = (nn.Linear, nn.BatchNorm1d, nn.Softmax)
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    """Return a shape for messages."""
+    sizes = [
+        str(size) if size == 0 or size % ROWS else "n" if size == ROWS else f"{size // ROWS} n"
+        for size in shape
+    ]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
 class _Owner(NamedTuple):
@@ -281,6 +290,8 @@ def _parts(module: Any, seen: dict[int, int]) -> Any:
     ]
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
+            if is_lazy(tensor):
+                raise _Untold
             is_same = seen.setdefault(id(tensor), len(seen))
             parts.append((name, None if tensor is None else (tensor.shape, tensor.dtype, is_same)))
     parts += [(name, _parts(child, seen)) for name, child in module._modules.items()]
@@ -301,7 +312,7 @@ def _data_path(graph: Any, where: str, module: Any) -> list[tuple[Any, Any]]:
     data: list[Any] = []  # nodes that depend on the values of the input, not only on its shape
     known: set[Any] = set()
     for node in graph.nodes:
-        if node.op == "placeholder" or any(n in known for n in node.all_input_nodes):
+        if node.op == "placeholder" or any(n in known for n in _inputs(node)):
             data.append(node)
             known.add(node)
     for node in graph.nodes:
@@ -309,15 +320,17 @@ def _data_path(graph: Any, where: str, module: Any) -> list[tuple[Any, Any]]:
             raise unsupported(
                 join(where, node.name), f"{_name(node)} changes a tensor of the module in place"
             )
-    *nodes, output = data
+    *nodes, output = data if data[-1].op == "output" else [*data, list(graph.nodes)[-1]]
     if output.op != "output" or not isinstance(output.args[0], fx.Node):
         raise unsupported(
             where, "expected a forward that returns one tensor computed from its input"
         )
+    if output.args[0] not in known:
+        raise unsupported(where, "the result does not depend on the rows, as those of layers do")
     path: list[tuple[Any, Any]] = []
     node = output.args[0]
     while node.op != "placeholder":
-        inputs = [n for n in node.all_input_nodes if n in known]
+        inputs = [n for n in _inputs(node) if n in known]
         if len(inputs) != 1:
             raise unsupported(
                 join(where, node.name), "joins several results, and only chains are supported"
@@ -333,6 +346,13 @@ def _data_path(graph: Any, where: str, module: Any) -> list[tuple[Any, Any]]:
                 f"{_name(node)} stands beside the chain of layers and may change its rows in place",
             )
     return path[::-1]
+
+
+def _inputs(node: Any) -> list[Any]:
+    """Return the nodes whose values matter. Of some arguments only type or shape does."""
+    if node.op == "call_method" and node.target in ("to", "type_as", "view_as", "reshape_as"):
+        return [node.args[0]]
+    return list(node.all_input_nodes)
 
 
 def _may_write(node: Any, modules: dict[str, Any]) -> bool:
@@ -391,7 +411,9 @@ def _require_last(node: Any, shape: Any, where: str) -> None:
     if shape is None or dim not in (-1, 1, None):
         return
     if len(shape) != 2:
-        raise unsupported(where, f"softmax runs over rows or a part of them, of shape {shape[1:]}")
+        raise unsupported(
+            where, f"softmax of {_words(shape)} does not run over the features of a row"
+        )
 
 
 def _reshape(name: str, node: Any, shape: Any, after: Any, where: str) -> None:
@@ -410,8 +432,8 @@ def _reshape(name: str, node: Any, shape: Any, after: Any, where: str) -> None:
     if not after or after[0] != ROWS:
         raise unsupported(
             where,
-            f"{_name(node)} makes {after[1:] if after else after} of rows of {shape[1:]}, "
-            "so rows do not stay rows",
+            f"{_name(node)} makes {_words(after)} of {_words(shape)}, so rows do not stay rows; "
+            "only rows of one number may lose a dimension",
         )
 
 
@@ -467,10 +489,17 @@ def _arithmetic(name: str, node: Any, owner: _Owner) -> Step:
         return affine(1.0, value, where)
     if name == "mul":
         return affine(value, 0.0, where)
+    if name == "rsub":
+        return affine(-1.0, value, where)
     if name == "sub":
         return affine(-1.0, value, where) if reverse else affine(1.0, -value, where)
     if reverse or not value.all():
-        raise unsupported(where, "a division by a result, or by 0, is not supported")
+        raise unsupported(
+            where,
+            "a division by 0 is not supported"
+            if not reverse
+            else "a number divided by a result is not supported, only a result by a number",
+        )
     return affine(1.0 / value, 0.0, where)
 
 

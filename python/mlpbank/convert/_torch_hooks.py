@@ -15,13 +15,22 @@ from torch.nn.utils.weight_norm import WeightNorm
 from mlpbank.convert._chain import join, unsupported
 
 
+def require_initialized(module: Any, where: str) -> None:
+    """Raise if a module has lazy layers that have seen no rows."""
+    for name, part in module.named_modules():
+        if isinstance(part, LazyModuleMixin) and any(map(is_lazy, part._parameters.values())):
+            place = join(where, name) if name else where
+            raise unsupported(
+                place,
+                f"{type(part).__name__} has no parameters yet; call the model with some rows first",
+            )
+
+
 def require_readable(module: Any, where: str) -> None:
     """Raise for modules of PyTorch that have no parameters yet, or no code in Python."""
     name = type(module).__name__
-    if isinstance(module, LazyModuleMixin) and any(map(is_lazy, module.parameters())):
-        raise unsupported(
-            where, f"{name} has no parameters yet; call the model with some rows first"
-        )
+    if isinstance(module, LazyModuleMixin):
+        require_initialized(module, where)
     if isinstance(module, torch.jit.ScriptModule):
         raise unsupported(
             where,

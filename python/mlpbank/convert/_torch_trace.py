@@ -23,7 +23,7 @@ from mlpbank._activations import ACTIVATIONS
 from mlpbank.convert._chain import Affine, Dense, Step, unsupported
 from mlpbank.convert._torch_mode import Snapshot
 from mlpbank.convert._torch_outputs import picked
-from mlpbank.errors import InvalidTypeError, UnsupportedLayerError
+from mlpbank.errors import InvalidTypeError, MlpbankError, UnsupportedLayerError
 
 _WAY_OUT = "it has to compute the same from the same rows each time it is called"
 
@@ -69,17 +69,39 @@ def trace(module: Any, where: str, shape: tuple[int, ...] | None, output: Any) -
     except _Untraceable:  # a forward that takes no single row
         rows = 2
         second = _trace(module, where, row, rows, output)
+    try:
+        _merge(first, second, rows)
+    except _DifferError:
+        name = type(module).__name__
+        try:
+            _merge(_trace(module, where, row, ROWS, output), first, ROWS)
+        except _DifferError:
+            raise unsupported(
+                where, f"the forward of {name} differs from call to call; {_WAY_OUT}"
+            ) from None
+        raise unsupported(
+            where,
+            f"the forward of {name} computes something else for another number of rows; rows of a "
+            "bank are computed one by one",
+        ) from None
+    return first
+
+
+def _merge(first: Traced, second: Traced, rows: int) -> None:
+    """Put `ROW_COUNT` into a graph where it has `ROWS`, and one of `rows` rows has that number."""
     nodes, others = list(first.graph.nodes), list(second.graph.nodes)
-    if len(nodes) != len(others) or first.made.keys() != second.made.keys():
-        raise _changing(module, where)
+    if len(nodes) != len(others) or not _same(first.made, second.made):
+        raise _DifferError
     for a, b in zip(nodes, others, strict=True):
         if (a.op, a.name) != (b.op, b.name) or not _same(a.target, b.target):
-            raise _changing(module, where)
-        for name in ("args", "kwargs"):
-            setattr(a, name, _merged(getattr(a, name), getattr(b, name), rows, module, where))
-    if not _same(first.made, second.made):
-        raise _changing(module, where)
-    return first
+            raise _DifferError
+        args, kwargs = _merged(a.args, b.args, rows), _merged(a.kwargs, b.kwargs, rows)
+        if rows != ROWS:
+            a.args, a.kwargs = args, kwargs
+
+
+class _DifferError(MlpbankError, ValueError):
+    """Two graphs are of different forwards."""
 
 
 # The rows of a trace, a prime number that no model has as a size. A second trace has another
@@ -114,20 +136,20 @@ def _sizes(module: Any) -> list[int]:
     return list(dict.fromkeys(size for size in sizes if size))[:6] or [3]
 
 
-def _merged(a: Any, b: Any, rows: int, module: Any, where: str) -> Any:
+def _merged(a: Any, b: Any, rows: int) -> Any:
     """Return the arguments that two traces agree on, with `ROW_COUNT` for the number of rows."""
     if type(a) is type(b):
         if isinstance(a, dict) and a.keys() == b.keys():
-            return {name: _merged(a[name], b[name], rows, module, where) for name in a}
+            return {name: _merged(a[name], b[name], rows) for name in a}
         if isinstance(a, (tuple, list)) and len(a) == len(b):
-            return tuple(_merged(x, y, rows, module, where) for x, y in zip(a, b, strict=True))
+            return tuple(_merged(x, y, rows) for x, y in zip(a, b, strict=True))
         if isinstance(a, slice):
             x, y = (a.start, a.stop, a.step), (b.start, b.stop, b.step)
-            return slice(*_merged(x, y, rows, module, where))
+            return slice(*_merged(x, y, rows))
         if (a, b) == (ROWS, rows) and type(a) is int:
             return ROW_COUNT
     if not _same(a, b):
-        raise _changing(module, where)
+        raise _DifferError
     return a
 
 
@@ -466,17 +488,11 @@ def _trace(module: Any, where: str, row: tuple[int, ...], count: int, output: An
         raise unsupported(where, f"the forward of {name} changes {what} of the module; {_WAY_OUT}")
     for node in graph.nodes:  # shapes are kept with the plan, values are not
         value = node.meta.pop("value", None)
+        if isinstance(value, (tuple, list)) and value:  # of unbind
+            value = value[0]
         if isinstance(value, torch.Tensor):
             node.meta["shape"], node.meta["dtype"] = tuple(value.shape), value.dtype
     return Traced(graph, made, not reads.found, row)
-
-
-def _changing(module: Any, where: str) -> Exception:
-    return unsupported(
-        where,
-        f"the forward of {type(module).__name__} differs from call to call, or with the number "
-        f"of rows; {_WAY_OUT}",
-    )
 
 
 def _same(a: Any, b: Any) -> bool:
