@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.nn.parameter import is_lazy
 from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
 from mlpbank.convert._torch_hooks import require_initialized, require_known_parametrization
+from mlpbank.convert._torch_mode import as_in_eval_mode, has_usual_train
 from mlpbank.convert._torch_parts import (
     OPTIONS,
     Chain,
@@ -27,6 +28,7 @@ from mlpbank.convert._torch_parts import (
 from mlpbank.convert._torch_trace import (
     ROW_COUNT,
     ROWS,
+    Traced,
     called_as_usual,
     check,
     evaluate,
@@ -135,35 +137,68 @@ def collect(
     key = _fingerprint(module)
     key = None if key is None else (key, row, output)
     plan = plans.get(key) if key is not None else None
-    is_new, begin = plan is None, len(chain)
-    if plan is None:
-        require_initialized(module, where)
-        traced = trace(module, where, row, output)
-        plan = _data_path(traced.graph, where, module), traced
-        if key is not None and traced.reusable:
-            plans[key] = plan
-    path, traced = plan
+    if plan is not None and plan.is_plain:
+        _follow(plan, module, where, chain, plans, collect_layer)
+        return
+    with as_in_eval_mode(module, where):
+        begin, is_new = len(chain), plan is None
+        if plan is None:
+            require_initialized(module, where)
+            traced = trace(module, where, row, output)
+            plan = _Plan.of(traced, where, module, row)
+            if key is not None and traced.reusable:
+                plans[key] = plan
+        _follow(plan, module, where, chain, plans, collect_layer, is_new)
+        if is_new:
+            check(module, chain[begin:], where, plan.traced, output)
+
+
+class _Plan(NamedTuple):
+    """A traced forward, which holds for all modules of one kind."""
+
+    traced: Traced
+    path: list[tuple[Any, Any]]  # nodes, each with the one before it
+    is_plain: bool  # nothing but layers
+    is_vector: bool  # the results have lost the dimension of their features
+
+    @classmethod
+    def of(cls, traced: Traced, where: str, module: Any, row: Any) -> _Plan:
+        """Return the plan of a graph."""
+        path = _data_path(traced.graph, where, module)
+        end = path[-1][0].meta.get("shape") if path else (ROWS, *traced.row)
+        return cls(traced, path, all(n.op == "call_module" for n, _ in path), end == (ROWS,))
+
+
+def _follow(
+    plan: _Plan,
+    module: Any,
+    where: str,
+    chain: Chain,
+    plans: Plans,
+    collect_layer: CollectLayer,
+    is_new: bool = False,
+) -> None:
+    """Append the steps of a plan, with the parameters of one module."""
+    output = chain.output
     chain.output, chain.taken = None, output is not None
-    for node, source in path:
-        place = join(where, node.target if node.op == "call_module" else node.name)
+    for node, source in plan.path:
         shape, after = source.meta.get("shape"), node.meta.get("shape")
-        chain.is_vector = shape is not None and len(shape) == 1
+        chain.is_vector = shape == (ROWS,)
         if node.op == "call_module":
+            place = join(where, node.target)
             if len(node.args) + len(node.kwargs) != 1:
                 raise unsupported(place, "is called with more than its input")
             part = module.get_submodule(node.target)
             if not _is_reshape(part, shape, after):
-                _require_rows(part, shape, place)
+                if is_new:
+                    _require_rows(part, shape, place)
                 collect_layer(part, place, chain, plans)
         else:
-            step = _step(node, _Owner(module, traced.made, place), shape, after)
+            owner = _Owner(module, plan.traced.made, join(where, node.name))
+            step = _step(node, owner, shape, after)
             if step is not None:
                 chain.append(step)
-    chain.output = output
-    end = path[-1][0].meta.get("shape") if path else (ROWS, *(row or (0,)))
-    chain.is_vector = end is not None and len(end) == 1
-    if is_new:
-        check(module, chain[begin:], where, traced, output)
+    chain.output, chain.is_vector = output, plan.is_vector
 
 
 def _is_reshape(module: Any, before: Any, after: Any) -> bool:
@@ -279,9 +314,11 @@ def _fingerprint(module: Any) -> Any:
 def _parts(module: Any, seen: dict[int, int]) -> Any:
     if module is None:
         return None
+    kind = type(module)
     if module._forward_hooks or module._forward_pre_hooks:
         raise _Untold
-    kind = type(module)
+    if module.training and not has_usual_train(module):
+        raise _Untold
     parts: list[Any] = [kind, kind.forward, seen.setdefault(id(module), len(seen))]
     parts += [
         (name, _value_parts(value))

@@ -42,7 +42,7 @@ def as_in_eval_mode(module: Any, where: str) -> Iterator[None]:
     try:
         for part in parts:
             place = where if part is module else join(where, _name_in(module, part))
-            require_usual_train(part, place)
+            _require_usual_train(part, place)
             kept.append((part.__dict__, dict(part.__dict__)))
             part.__dict__["training"] = False
             part.__dict__.pop("_compiled_call_impl", None)  # of module.compile()
@@ -59,22 +59,22 @@ def _name_in(module: Any, part: Any) -> str:
     return next(name for name, found in module.named_modules() if found is part)
 
 
-def require_usual_train(module: Any, where: str) -> None:
-    """Raise if going from training to eval mode may do more than PyTorch's own methods do."""
+def has_usual_train(module: Any) -> bool:
+    """Return whether going to eval mode does no more than PyTorch's own methods do."""
     kind = type(module)
-    if not module.training or (
-        kind.train is nn.Module.train
-        and kind.eval is nn.Module.eval
-        and not {"train", "eval"} & module.__dict__.keys()
-    ):
-        return
-    if kind.__module__.startswith("torch."):  # such as those that forbid it
-        return
-    raise unsupported(
-        where,
-        f"{kind.__name__} has a train or eval of its own, so what it computes in eval mode is not "
-        "known while it is in training mode; call model.eval() first",
+    usual = kind.train is nn.Module.train and kind.eval is nn.Module.eval
+    return (usual and "train" not in module.__dict__ and "eval" not in module.__dict__) or bool(
+        kind.__module__.startswith("torch.")  # such as those that forbid it
     )
+
+
+def _require_usual_train(module: Any, where: str) -> None:
+    if module.training and not has_usual_train(module):
+        raise unsupported(
+            where,
+            f"{type(module).__name__} has a train or eval of its own, so what it computes in eval "
+            "mode is not known while it is in training mode; call model.eval() first",
+        )
 
 
 class Snapshot:

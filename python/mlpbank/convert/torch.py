@@ -78,16 +78,16 @@ _GLOBAL_HOOKS = (
 
 def collect(module: Any, where: str, chain: Chain, plans: Plans) -> None:
     """Append the steps of a module to a chain."""
-    kind = type(module)
-    if kind.__module__.startswith("torch.") and kind not in _LAYERS:
+    kind, own = type(module), module.__dict__
+    read = _LAYERS.get(kind)  # exact types first, because this runs for all layers of all models
+    if read is None and kind.__module__.startswith("torch."):
         require_readable(module, where)
-    own = module.__dict__
-    if kind.__name__ in WRAPPERS and kind.__module__.startswith("torch."):
-        _require_usual_wrapper(module, where)
-        # No place of its own for what torch.compile returns: it looks like the module.
-        place = where if kind.__name__ == "OptimizedModule" else join(where, "module")
-        collect(getattr(module, WRAPPERS[kind.__name__]), place, chain, plans)
-        return
+        if kind.__name__ in WRAPPERS:
+            _require_usual_wrapper(module, where)
+            # No place of its own for what torch.compile returns: it looks like the module.
+            place = where if kind.__name__ == "OptimizedModule" else join(where, "module")
+            collect(getattr(module, WRAPPERS[kind.__name__]), place, chain, plans)
+            return
     if own["_forward_pre_hooks"] and has_known_hooks(module):
         with as_in_eval_mode(module, where):
             collect(module, where, chain, plans)
@@ -99,28 +99,24 @@ def collect(module: Any, where: str, chain: Chain, plans: Plans) -> None:
         or "_call_impl" in own
     ):
         raise hooked(module, where)
-    read = _LAYERS.get(kind)  # exact types first, because this runs for all layers of all models
-    if read is None:
-        if parametrize.is_parametrized(module):
-            for name, functions in module.parametrizations.items():
-                require_known_parametrization(functions, name, where)
-            # After the class that PyTorch made for the module.
-            read = _inherited(kind.__mro__[1])
-            with as_in_eval_mode(module, where):
-                (read or _traced)(module, where, chain, plans)
-            return
-        read = _inherited(kind)
-    elif kind.forward is not _FORWARDS[kind] or kind.__call__ is not nn.Module.__call__:
-        raise unsupported(
-            where, f"the forward of {kind.__name__} was replaced by one that may do anything"
-        )
     if read is not None:
+        if kind.forward is not _FORWARDS[kind] or kind.__call__ is not nn.Module.__call__:
+            raise unsupported(
+                where, f"the forward of {kind.__name__} was replaced by one that may do anything"
+            )
+        read(module, where, chain, plans)
+    elif parametrize.is_parametrized(module):
+        for name, functions in module.parametrizations.items():
+            require_known_parametrization(functions, name, where)
+        read = _inherited(kind.__mro__[1]) or _traced  # after the class that PyTorch made for it
+        with as_in_eval_mode(module, where):
+            read(module, where, chain, plans)
+    elif read := _inherited(kind):
         read(module, where, chain, plans)
     elif kind.__module__.startswith("torch.") and not isinstance(module, fx.GraphModule):
         raise unsupported(where, f"{kind.__name__} is not supported")
     else:
-        with as_in_eval_mode(module, where):
-            _traced(module, where, chain, plans)
+        _traced(module, where, chain, plans)
 
 
 def _traced(module: Any, where: str, chain: Chain, plans: Plans) -> None:
@@ -139,6 +135,10 @@ def _require_usual_wrapper(module: Any, where: str) -> None:
 
 
 def _sequential(module: Any, where: str, chain: Chain, plans: Plans) -> None:
+    if chain.output is None:
+        for name, child in module._modules.items():
+            collect(child, join(where, name), chain, plans)
+        return
     output, last = chain.output, next(reversed(module._modules), None)
     for name, child in module._modules.items():
         chain.output = output if name == last else None
