@@ -158,7 +158,7 @@ class _Plan(NamedTuple):
 
     traced: Traced
     path: list[tuple[Any, Any]]  # nodes, each with the one before it
-    is_plain: bool  # nothing but layers
+    is_plain: bool  # no constant is computed from parameters
     is_vector: bool  # the results have lost the dimension of their features
 
     @classmethod
@@ -166,7 +166,12 @@ class _Plan(NamedTuple):
         """Return the plan of a graph."""
         path = _data_path(traced.graph, where, module)
         end = path[-1][0].meta.get("shape") if path else (ROWS, *traced.row)
-        return cls(traced, path, all(n.op == "call_module" for n, _ in path), end == (ROWS,))
+        on_path = {node for node, _ in path}
+        computes = (
+            n.op == "get_attr" or (n.op == "call_module" and n not in on_path)
+            for n in traced.graph.nodes
+        )
+        return cls(traced, path, not any(computes), end == (ROWS,))
 
 
 def _follow(

@@ -74,7 +74,7 @@ def trace(module: Any, where: str, shape: tuple[int, ...] | None, output: Any) -
     except _DifferError:
         name = type(module).__name__
         try:
-            _merge(_trace(module, where, row, ROWS, output), first, ROWS)
+            _merge(_trace(module, where, row, rows, output), second, ROWS)
         except _DifferError:
             raise unsupported(
                 where, f"the forward of {name} differs from call to call; {_WAY_OUT}"
