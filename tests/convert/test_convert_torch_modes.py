@@ -159,7 +159,7 @@ def writes_unseen(module: Any, x: Any) -> Any:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda module, x: x * x, "mul: mul of two values that depend on the input"),
+        (lambda module, x: x * x, "mul of two values that depend on the input"),
         (lambda module, x: x * torch.rand(()), "makes a tensor with aten.rand"),
         (lambda module, x: x * random.random(), "draws random numbers"),
         (lambda module, x: x * np.random.rand(), "draws random numbers"),  # noqa: NPY002
@@ -170,9 +170,10 @@ def writes_unseen(module: Any, x: Any) -> Any:
 )
 def test_a_refusal_leaves_a_module_as_it_was(function: Any, message: str) -> None:
     module = refused(function)
+    whole = nn.Sequential(nn.Linear(3, 3), module)
     before, drawn = state(module), generators()
     with pytest.raises(UnsupportedLayerError) as caught:
-        convert.convert(nn.Sequential(nn.Linear(3, 3), module))
+        convert.convert(whole)
     assert message in str(caught.value)
     assert_untouched(module, before)
     assert generators() == drawn
@@ -183,9 +184,7 @@ def test_hooks_that_depend_on_each_other_are_named() -> None:
     with silently():
         layer = nn.utils.weight_norm(nn.Linear(3, 3))
     prune.random_unstructured(layer, "weight_g", 1)
-    with pytest.raises(
-        UnsupportedLayerError, match=r"^0: the hooks of Linear for weight, weight_g"
-    ):
+    with pytest.raises(UnsupportedLayerError, match=r"^0: the hooks of Linear for weight, "):
         convert.convert(nn.Sequential(layer))
 
 
