@@ -72,10 +72,13 @@ def test_rows_of_one_number_may_lose_their_dimension(name: str) -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda net, y: y[:, 0], "getitem: getitem takes a part of a row, which no layer does"),
+        (
+            lambda net, y: y[:, 0],
+            "getitem: getitem takes a part of the results, which no layer does",
+        ),
         (lambda net, y: y.mean(1), "mean: mean computes one number of several"),
-        (lambda net, y: y.view(-1), "view: view makes (2 n,) of (n, 2), so rows do not stay rows"),
-        (lambda net, y: y.chunk(2, -1)[1], "chunk: chunk takes a part of a row"),
+        (lambda net, y: y.view(-1), "view makes (2 n,) of (n, 2), so rows do not stay rows"),
+        (lambda net, y: y.chunk(2, -1)[1], "chunk: chunk takes a part of the results"),
         (lambda net, y: torch.softmax(y[:, None], 1), "softmax of (n, 1, 2) does not run over"),
         (lambda net, y: y / len(y), "depends on the number of rows, as no layer does"),
         (lambda net, y: y if len(y) > 9 else -y, "computes something else for another number of"),
@@ -214,9 +217,7 @@ def test_what_is_exported_is_named_with_the_way_out() -> None:
         program = torch.export.export(module, (x,))
         exported = [program, program.module(), torch.jit.trace(module, x), torch.jit.script(module)]
     for model in exported:
-        with pytest.raises(
-            UnsupportedLayerError, match=r"not read; pass the original module, as it"
-        ):
+        with pytest.raises(UnsupportedLayerError, match=r"not read; pass the original module"):
             convert.convert(model)
     with raises(UnsupportedLayerError, "0: LSTM is not supported"):
         convert.convert(nn.Sequential(nn.LSTM(3, 3)))
