@@ -55,5 +55,5 @@ def test_what_is_not_known_of_a_net() -> None:
         def predict_proba(self, x: Any) -> Any:
             return super().predict_proba(x) * 2
 
-    with pytest.raises(convert.UnsupportedLayerError, match="^Own has a predict_proba of its own"):
+    with pytest.raises(convert.UnsupportedLayerError, match=r"^Own has a predict_proba of its own"):
         convert.convert(Own(module(1)).initialize())

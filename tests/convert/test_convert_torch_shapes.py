@@ -74,7 +74,7 @@ def test_rows_of_one_number_may_lose_their_dimension(name: str) -> None:
     [
         (
             lambda net, y: y[:, 0],
-            "getitem: getitem takes a part of the results, which no layer does",
+            "getitem takes a part of the results, which no layer does",
         ),
         (lambda net, y: y.mean(1), "mean: mean computes one number of several"),
         (lambda net, y: y.view(-1), "view makes (2 n,) of (n, 2), so rows do not stay rows"),
