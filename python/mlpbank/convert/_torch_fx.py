@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,11 +11,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
-from torch.nn.parameter import is_lazy
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
 from mlpbank.convert._torch_hooks import require_initialized, require_known_parametrization
-from mlpbank.convert._torch_mode import as_in_eval_mode, has_usual_train
+from mlpbank.convert._torch_kinds import fingerprint
+from mlpbank.convert._torch_mode import as_in_eval_mode
 from mlpbank.convert._torch_parts import (
     OPTIONS,
     Chain,
@@ -32,11 +31,10 @@ from mlpbank.convert._torch_trace import (
     called_as_usual,
     check,
     evaluate,
-    inner,
     trace,
     writes,
 )
-from mlpbank.errors import MlpbankError
+from mlpbank.convert._torch_tracer import inner
 
 CollectLayer = Callable[[Any, str, Chain, Plans], None]
 
@@ -134,7 +132,7 @@ def collect(
             where, f"{type(module).__name__} has a __call__ of its own, which may compute anything"
         )
     row, output = chain.row(), chain.output
-    key = _fingerprint(module)
+    key = fingerprint(module)
     key = None if key is None else (key, row, output)
     plan = plans.get(key) if key is not None else None
     if plan is not None and plan.is_plain:
@@ -285,67 +283,6 @@ class _Owner(NamedTuple):
         if isinstance(arguments, dict):
             return {name: self._values(a) for name, a in arguments.items()}
         return self.value(arguments)
-
-
-# Attributes of every module. The values of all others may change what a forward computes.
-_COMMON = frozenset(nn.Module().__dict__)
-_PLAIN = (
-    int,
-    float,
-    str,
-    bool,
-    type(None),
-    type,
-    torch.dtype,
-    types.FunctionType,
-    types.BuiltinFunctionType,
-)
-
-
-class _Untold(MlpbankError, ValueError):
-    """It is unknown what a traced forward depends on."""
-
-
-def _fingerprint(module: Any) -> Any:
-    """Return all that a traced forward depends on, hashable, or None if that is unknown."""
-    # Shared layers and tensors by id, because a trace names the first occurrence.
-    seen: dict[int, int] = {}
-    try:
-        return _parts(module, seen)
-    except _Untold:
-        return None
-
-
-def _parts(module: Any, seen: dict[int, int]) -> Any:
-    if module is None:
-        return None
-    kind = type(module)
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise _Untold
-    if module.training and not has_usual_train(module):
-        raise _Untold
-    parts: list[Any] = [kind, kind.forward, seen.setdefault(id(module), len(seen))]
-    parts += [
-        (name, _value_parts(value))
-        for name, value in module.__dict__.items()
-        if name not in _COMMON
-    ]
-    for tensors in (module._parameters, module._buffers):
-        for name, tensor in tensors.items():
-            if is_lazy(tensor):
-                raise _Untold
-            is_same = seen.setdefault(id(tensor), len(seen))
-            parts.append((name, None if tensor is None else (tensor.shape, tensor.dtype, is_same)))
-    parts += [(name, _parts(child, seen)) for name, child in module._modules.items()]
-    return tuple(parts)
-
-
-def _value_parts(value: Any) -> Any:
-    if type(value) in (tuple, list):
-        return type(value), tuple(map(_value_parts, value))
-    if not isinstance(value, _PLAIN):
-        raise _Untold
-    return type(value), value
 
 
 def _data_path(graph: Any, where: str, module: Any) -> list[tuple[Any, Any]]:

@@ -26,7 +26,7 @@ from mlpbank.convert._torch_parts import (
     require_flat,
     to_numpy,
 )
-from mlpbank.convert._torch_trace import WRAPPERS
+from mlpbank.convert._torch_tracer import WRAPPERS
 
 _Reader = Callable[[Any, str, Chain, Plans], None]
 
