@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import skorch
+import skorch  # type: ignore[import-untyped]
 import torch
-from skorch.utils import _infer_predict_nonlinearity
+from skorch.utils import _infer_predict_nonlinearity  # type: ignore[import-untyped]
 
 from mlpbank.architecture import Activation
 from mlpbank.convert import torch as _torch
@@ -15,7 +15,14 @@ from mlpbank.convert._chain import Activate, Dense, Step, join, unsupported
 from mlpbank.convert._torch_parts import Plans
 from mlpbank.errors import InvalidValueError
 
-_OWN = ("predict", "predict_proba", "forward", "forward_iter", "evaluation_step", "infer")
+_OWN: tuple[str, ...] = (
+    "predict",
+    "predict_proba",
+    "forward",
+    "forward_iter",
+    "evaluation_step",
+    "infer",
+)
 _OWN += ("_get_predict_nonlinearity",)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.nn import functional as F
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
@@ -24,6 +23,7 @@ from mlpbank.convert._torch_parts import (
     dense,
     to_numpy,
 )
+from mlpbank.convert._torch_shapes import is_reshape, node_name, require_rows, reshape, words
 from mlpbank.convert._torch_trace import (
     ROW_COUNT,
     ROWS,
@@ -34,17 +34,21 @@ from mlpbank.convert._torch_trace import (
     trace,
     writes,
 )
-from mlpbank.convert._torch_tracer import inner
 
 CollectLayer = Callable[[Any, str, Chain, Plans], None]
 
 # Operations that change no number where they only give rows another shape, or run over dimensions
 # of one element. So a row of one feature may lose its dimension, and get it back.
-_SHAPING = (torch.flatten, torch.squeeze, torch.unsqueeze, torch.reshape, torch.ravel)
+_SHAPING: tuple[Any, ...] = (
+    torch.flatten,
+    torch.squeeze,
+    torch.unsqueeze,
+    torch.reshape,
+    torch.ravel,
+)
 _SHAPING += (torch.select, torch.narrow, torch.mean, torch.sum, torch.amax, torch.amin)
 _SHAPING += (torch.atleast_2d, torch.cat, torch.unbind, torch.chunk, torch.split)
 _SHAPING += (operator.getitem,)
-_REDUCE = {"mean", "sum", "amax", "amin"}
 _ONE_OF_ONE = {"cat", "atleast_2d"}
 _RESHAPES = {function.__name__ for function in _SHAPING} | {"view", "view_as", "reshape_as"}
 _RESHAPES |= {"unflatten"}
@@ -192,9 +196,9 @@ def _follow(
             if len(node.args) + len(node.kwargs) != 1:
                 raise unsupported(place, "is called with more than its input")
             part = module.get_submodule(node.target)
-            if not _is_reshape(part, shape, after):
+            if not is_reshape(part, shape, after):
                 if is_new:
-                    _require_rows(part, shape, place)
+                    require_rows(part, shape, place)
                 collect_layer(part, place, chain, plans)
         else:
             owner = _Owner(module, plan.traced.made, join(where, node.name))
@@ -202,37 +206,6 @@ def _follow(
             if step is not None:
                 chain.append(step)
     chain.output, chain.is_vector = output, plan.is_vector
-
-
-def _is_reshape(module: Any, before: Any, after: Any) -> bool:
-    """Return whether a layer only gives rows another shape."""
-    if type(module) not in (nn.Flatten, nn.Unflatten) or None in (before, after):
-        return False
-    return bool(after[0] == ROWS)
-
-
-def _require_rows(module: Any, shape: Any, where: str) -> None:
-    """Raise if a layer does not run over all features of each row. Others go feature by feature."""
-    layer = inner(module)
-    if shape is None or not (isinstance(layer, _ROW_BY_ROW) or layer is not module):
-        return
-    if shape == (ROWS,) or shape[1:] == (math.prod(shape[1:]),):  # readers know of the first
-        return
-    if isinstance(layer, (nn.BatchNorm1d, nn.Softmax)) or shape[-1] != math.prod(shape[1:]):
-        name = type(layer).__name__
-        raise unsupported(where, f"{name} runs over a part of a row, which is {_words(shape)} here")
-
-
-_ROW_BY_ROW = (nn.Linear, nn.BatchNorm1d, nn.Softmax)
-
-
-def _words(shape: tuple[int, ...]) -> str:
-    """Return a shape for messages."""
-    sizes = [
-        str(size) if size == 0 or size % ROWS else "n" if size == ROWS else f"{size // ROWS} n"
-        for size in shape
-    ]
-    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
 class _Owner(NamedTuple):
@@ -264,7 +237,7 @@ class _Owner(NamedTuple):
         if argument.op == "call_method":
             call = getattr(args[0], call)
             args = args[1:]
-        return evaluate(lambda: call(*args, **kwargs), self.where, _name(argument))
+        return evaluate(lambda: call(*args, **kwargs), self.where, node_name(argument))
 
     def _layer(self, target: str) -> Any:
         """Return a layer of PyTorch that computes a constant."""
@@ -297,7 +270,7 @@ def _data_path(graph: Any, where: str, module: Any) -> list[tuple[Any, Any]]:
     for node in graph.nodes:
         if node not in known and writes(node):
             raise unsupported(
-                join(where, node.name), f"{_name(node)} changes a tensor of the module in place"
+                join(where, node.name), f"{node_name(node)} changes a tensor of the module in place"
             )
     *nodes, output = data if data[-1].op == "output" else [*data, list(graph.nodes)[-1]]
     if output.op != "output" or not isinstance(output.args[0], fx.Node):
@@ -322,7 +295,8 @@ def _data_path(graph: Any, where: str, module: Any) -> list[tuple[Any, Any]]:
         if node not in used and node.op != "placeholder" and _may_write(node, modules):
             raise unsupported(
                 join(where, node.name),
-                f"{_name(node)} stands beside the chain of layers and may change its rows in place",
+                f"{node_name(node)} stands beside the chain of layers and may change its rows "
+                "in place",
             )
     return path[::-1]
 
@@ -356,7 +330,8 @@ def _step(node: Any, owner: _Owner, shape: Any, after: Any) -> Step | None:
     if name is not None and name != "matmul" and not _depends_on_input(first):
         raise unsupported(where, "depends on its input in a way that no layer does")
     if name in _RESHAPES and shape is not None and after is not None:
-        return _reshape(name, node, shape, after, where)
+        reshape(name, node, shape, after, where)
+        return None
     if name == "softmax":
         _require_last(node, shape, where)
     if name in _ACTIVATIONS:
@@ -379,9 +354,9 @@ def _step(node: Any, owner: _Owner, shape: Any, after: Any) -> Step | None:
     if name == "nothing":
         dtype = node.meta.get("dtype")
         if dtype is not None and not dtype.is_floating_point:
-            raise unsupported(where, f"{_name(node)} makes whole numbers of results ({dtype})")
+            raise unsupported(where, f"{node_name(node)} makes whole numbers of results ({dtype})")
         return None
-    raise unsupported(where, f"{_name(node)} is not supported")
+    raise unsupported(where, f"{node_name(node)} is not supported")
 
 
 def _require_last(node: Any, shape: Any, where: str) -> None:
@@ -391,34 +366,8 @@ def _require_last(node: Any, shape: Any, where: str) -> None:
         return
     if len(shape) != 2:
         raise unsupported(
-            where, f"softmax of {_words(shape)} does not run over the features of a row"
+            where, f"softmax of {words(shape)} does not run over the features of a row"
         )
-
-
-def _reshape(name: str, node: Any, shape: Any, after: Any, where: str) -> None:
-    """Raise if an operation does more than give each row another shape."""
-    if name == "getitem" and not _is_plain_index(node.args[1]):
-        raise unsupported(where, "an index by numbers or by a tensor is not supported")
-    if math.prod(shape) != math.prod(after):
-        what = (
-            "computes one number of several" if name in _REDUCE else "takes a part of the results"
-        )
-        raise unsupported(
-            where,
-            f"{_name(node)} {what}, which no layer does; leave it out of the model, and apply it "
-            "to what the bank predicts",
-        )
-    if not after or after[0] != ROWS:
-        raise unsupported(
-            where,
-            f"{_name(node)} makes {_words(after)} of {_words(shape)}, so rows do not stay rows; "
-            "only rows of one number may lose a dimension",
-        )
-
-
-def _is_plain_index(index: Any) -> bool:
-    parts = index if isinstance(index, (tuple, list)) else (index,)
-    return all(part is None or part is ... or type(part) in (int, slice) for part in parts)
 
 
 # Arguments that change nothing but the precision of a result, and the input by its name.
@@ -432,7 +381,7 @@ def _arguments(node: Any, options: dict[str, Any], where: str) -> dict[str, Any]
     more = node.args[1 + len(options) :]
     unknown = [name for name in node.kwargs if name not in options and name not in _HARMLESS]
     if unknown or len(more) > 1 or not all(isinstance(value, bool) for value in more):
-        raise unsupported(where, f"{_name(node)} with options is not supported")
+        raise unsupported(where, f"{node_name(node)} with options is not supported")
     return {
         **options,
         **given,
@@ -443,22 +392,24 @@ def _arguments(node: Any, options: dict[str, Any], where: str) -> dict[str, Any]
 def _arithmetic(name: str, node: Any, owner: _Owner) -> Step:
     where = owner.where
     if len(node.args) != 2 or node.kwargs:
-        raise unsupported(where, f"{_name(node)} with options is not supported")
+        raise unsupported(where, f"{node_name(node)} with options is not supported")
     left, right = node.args
     reverse = _depends_on_input(right)
     if reverse and _depends_on_input(left):
         raise unsupported(
-            where, f"{_name(node)} of two values that depend on the input is not supported"
+            where, f"{node_name(node)} of two values that depend on the input is not supported"
         )
     if reverse and writes(node):
-        raise unsupported(where, f"{_name(node)} changes a tensor of the module in place")
+        raise unsupported(where, f"{node_name(node)} changes a tensor of the module in place")
     constant = owner.value(left if reverse else right)
     if constant is ROW_COUNT:
-        raise unsupported(where, f"{_name(node)} depends on the number of rows, as no layer does")
+        raise unsupported(
+            where, f"{node_name(node)} depends on the number of rows, as no layer does"
+        )
     if isinstance(constant, complex) or (
         isinstance(constant, torch.Tensor) and constant.is_complex()
     ):
-        raise unsupported(where, f"{_name(node)} of a complex number is not supported")
+        raise unsupported(where, f"{node_name(node)} of a complex number is not supported")
     if isinstance(constant, torch.Tensor):
         constant = to_numpy(constant.to(torch.float64), where)
     value = np.asarray(constant, np.float64)
@@ -486,10 +437,3 @@ def _depends_on_input(node: Any) -> bool:
     if not isinstance(node, fx.Node):
         return False
     return node.op == "placeholder" or any(_depends_on_input(n) for n in node.all_input_nodes)
-
-
-def _name(node: Any) -> str:
-    target = node.target
-    if target is getattr:
-        return str(node.args[1])
-    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

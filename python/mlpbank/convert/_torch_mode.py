@@ -56,7 +56,7 @@ def as_in_eval_mode(module: Any, where: str) -> Iterator[None]:
 
 
 def _name_in(module: Any, part: Any) -> str:
-    return next(name for name, found in module.named_modules() if found is part)
+    return str(next(name for name, found in module.named_modules() if found is part))
 
 
 def has_usual_train(module: Any) -> bool:
@@ -171,7 +171,7 @@ class _Content(list[Any]):
             and all(a is b for a, b in zip(self, other, strict=True))
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __ne__(self, other: object) -> bool:
         return not self == other
