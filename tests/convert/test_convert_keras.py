@@ -244,10 +244,6 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
         lambda: sequential(L.Flatten("channels_first", name="f"), L.Dense(2), shape=(4, 3)),
         "f: Flatten with channels first, which moves features about",
     ),
-    "folding": (
-        lambda: sequential(L.Dense(2, "relu"), L.BatchNormalization(name="b")),
-        "b: no dense layer follows that this scale and shift could be folded into",
-    ),
 }
 
 

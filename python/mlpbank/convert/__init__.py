@@ -61,13 +61,15 @@ _KINDS = (TypeError, KeyError, ValueError)
 
 
 @in_default_mode
-def convert(model: Any, architecture: Architecture | None = None) -> Converted:
+def convert(
+    model: Any, architecture: Architecture | None = None, *, output: str | int | None = None
+) -> Converted:
     """Return a model's architecture and weights in mlpbank's form.
 
     Parameters
     ----------
     model : model or mapping
-        - a PyTorch module that is a chain of layers, with BatchNorm1d in eval mode;
+        - a PyTorch module that is a chain of layers; it is read as in eval mode;
         - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers that ends with
           one, or a TransformedTargetRegressor; the result computes predict, or predict_proba;
         - a Keras 3 model that is a chain of layers;
@@ -77,6 +79,9 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
           order or orientation of their layers.
     architecture : Architecture, optional
         The expected architecture. Needed where the model does not tell its activations.
+    output : str or int, optional
+        The result to take of a PyTorch or Keras model that has several: the name in a dict,
+        dataclass or named tuple, or the number in a tuple or list.
 
     Returns
     -------
@@ -92,7 +97,7 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
         The model is of an unknown kind or not fitted, or `architecture` is missing or differs from
         the model's.
     """
-    layers = _layers(model, architecture, {})
+    layers = _layers(model, architecture, {}, output)
     shape = _chain.shape_of(layers)
     if architecture is None:
         architecture = _chain.architecture_of(layers)
@@ -103,7 +108,11 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
 
 @in_default_mode
 def stack(
-    models: Mapping[Key, Any], architecture: Architecture | None = None, progress: bool = False
+    models: Mapping[Key, Any],
+    architecture: Architecture | None = None,
+    progress: bool = False,
+    *,
+    output: str | int | None = None,
 ) -> tuple[list[Key], Architecture, dict[str, Float32Array]]:
     """Convert many models of one architecture.
 
@@ -115,6 +124,8 @@ def stack(
         The expected architecture of all models. That of the first by default.
     progress : bool
         Show a progress bar. It needs tqdm; without it there is a warning.
+    output : str or int, optional
+        As for `convert`.
 
     Returns
     -------
@@ -149,7 +160,7 @@ def stack(
         progress_bar(models.items(), "importing", progress, total=len(models), unit="model")
     ):
         try:
-            layers = _layers(model, architecture, plans)
+            layers = _layers(model, architecture, plans, output)
             got = _chain.shape_of(layers)
             if shape is None:
                 architecture, shape, whose = _chain.architecture_of(layers), got, f"models[{key!r}]"
@@ -213,22 +224,36 @@ def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
 
 
 def _layers(
-    model: Any, architecture: Architecture | None, plans: dict[Any, Any]
+    model: Any,
+    architecture: Architecture | None,
+    plans: dict[Any, Any],
+    output: str | int | None = None,
 ) -> list[_chain.Layer]:
     """Return the folded layers of a model. `plans` is one dict for all models of a call."""
     framework = _framework(type(model))
     if framework == "torch":
         from mlpbank.convert import torch
 
-        return _chain.fold(torch.steps(model, plans=plans))
+        return _chain.fold(torch.steps(model, plans=plans, output=output))
+    if framework == "skorch":
+        from mlpbank.convert import _skorch
+
+        return _chain.fold(_skorch.steps(model, plans=plans, output=output))
+    if framework == "keras":
+        from mlpbank.convert import keras
+
+        return _chain.fold(keras.steps(model, output=output))
+    if framework in _REFUSED:
+        raise UnsupportedLayerError(f"{type(model).__name__} {_REFUSED[framework]}")
+    if output is not None:
+        raise InvalidValueError(
+            f"output: expected None for a model with one result ({type(model).__name__}), "
+            f"got {output!r}"
+        )
     if framework == "sklearn":
         from mlpbank.convert import sklearn
 
         return _chain.fold(sklearn.steps(model))
-    if framework == "keras":
-        from mlpbank.convert import keras
-
-        return _chain.fold(keras.steps(model))
     if framework == "onnx" or isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
         with _needs_onnx():
             from mlpbank.convert import onnx
@@ -254,11 +279,27 @@ def _layers(
 # (name, package) of the base class of each framework's models.
 _BASES = {
     ("Module", "torch"): "torch",
+    ("ExportedProgram", "torch"): "torch.export",
+    ("NeuralNet", "skorch"): "skorch",
     ("BaseEstimator", "sklearn"): "sklearn",
     ("Layer", "keras"): "keras",
+    ("Layer", "tf_keras"): "keras 2",
+    ("Layer", "tensorflow"): "keras 2",
+    ("Module", "tensorflow"): "tensorflow",
     ("ModelProto", "onnx"): "onnx",
     ("Module", "equinox"): "jax",
     ("Module", "flax"): "jax",
+}
+# Why models of a framework are not read, and what to pass instead.
+_REFUSED = {
+    "torch.export": "of torch.export is not read; pass the original module, as it was before the "
+    "export, or export that to ONNX",
+    "keras 2": "is a model of Keras 2 (tf_keras or tensorflow.keras before 2.16), which is not "
+    "read; save it as .keras or .h5 and load that with Keras 3, or pass its arrays: "
+    "from_params(list(zip(w[::2], w[1::2])), architecture, weight_layout='in_out') of "
+    "w = model.get_weights() with a kernel and a bias for each layer",
+    "tensorflow": "is a tf.Module, which may compute anything; pass its arrays with an "
+    "architecture, or export it to ONNX (tf2onnx)",
 }
 _known: weakref.WeakKeyDictionary[type, str | None] = weakref.WeakKeyDictionary()
 

@@ -179,16 +179,23 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
     """Return layers that compute the same as the steps.
 
     An affine step is folded into the layer before it if that has no activation yet, else into the
-    layer after it.
+    layer after it. Where neither is there, as after the last activation or between two activations,
+    it becomes a diagonal layer of its own. So does an activation that follows another, or that
+    comes before the first layer.
 
     Raises
     ------
     UnsupportedLayerError
-        There is no layer to fold an affine step into, or the steps form no layers of mlpbank.
+        The steps form no layers of mlpbank.
     """
+    chain = list(steps)
+    first = next((step for step in chain if isinstance(step, Dense)), None)
+    if first is None:
+        raise UnsupportedLayerError("expected at least one dense layer, got none")
+    inputs = first.weight.shape[0]
     layers: list[Layer] = []
     pending: Affine | None = None
-    for step in steps:
+    for step in chain:
         if isinstance(step, Dense):
             layers.append(_dense(step, pending, layers))
             pending = None
@@ -196,19 +203,45 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
             last = layers[-1] if layers else None
             if last is not None and last.activation is Activation.NONE:
                 layers[-1] = _scale_outputs(last, step)
-            elif last is not None and last.activation is Activation.SOFTMAX:
-                raise unsupported(step.where, "softmax can stand on the last layer only")
             else:
+                if last is not None:
+                    _require_no_softmax(last, step.where)
                 pending = step if pending is None else _compose(pending, step)
-        else:
-            _activate(step, pending, layers)
+        elif step.activation is not Activation.NONE:
+            last = layers[-1] if layers else None
+            if pending is not None or last is None or last.activation is not Activation.NONE:
+                _append_diagonal(layers, inputs, pending, step.where)
+                pending = None
+            # Activations made without parameters have the defaults.
+            values = step.parameters or tuple(PARAMETERS.get(step.activation, {}).values())
+            weight, bias, *_ = layers[-1]
+            layers[-1] = Layer(weight, bias, step.activation, values, step.slope)
     if pending is not None:
-        raise unsupported(
-            pending.where, "no dense layer follows that this scale and shift could be folded into"
-        )
-    if not layers:
-        raise UnsupportedLayerError("expected at least one dense layer, got none")
+        _append_diagonal(layers, inputs, pending, pending.where)
     return layers
+
+
+def _append_diagonal(layers: list[Layer], inputs: int, step: Affine | None, where: str) -> None:
+    """Append the layer of an affine step, or of none, that changes each feature by itself."""
+    size = inputs
+    if layers:
+        _require_no_softmax(layers[-1], where)
+        size = layers[-1].weight.shape[1]
+    if step is None:
+        layers.append(Layer(np.eye(size, dtype=np.float32), None, Activation.NONE))
+        return
+    scale = _per_feature(step.scale, size, step.where)
+    shift = _per_feature(step.shift, size, step.where)
+    layers.append(Layer(np.diag(scale), shift, Activation.NONE))
+
+
+def _require_no_softmax(layer: Layer, where: str) -> None:
+    if layer.activation is Activation.SOFTMAX:
+        raise unsupported(
+            where,
+            "stands after a softmax, which can be the last step only; "
+            "convert the model without what follows it, and apply that to the results",
+        )
 
 
 def _dense(step: Dense, pending: Affine | None, layers: list[Layer]) -> Layer:
@@ -217,10 +250,7 @@ def _dense(step: Dense, pending: Affine | None, layers: list[Layer]) -> Layer:
         bias = _per_feature(bias, weight.shape[1], step.where)
     if layers:
         before = layers[-1]
-        if before.activation is Activation.SOFTMAX:
-            raise unsupported(
-                step.where, "softmax can stand on the last layer only, and this layer follows it"
-            )
+        _require_no_softmax(before, step.where)
         if before.weight.shape[1] != weight.shape[0]:
             raise unsupported(
                 step.where, f"expected {before.weight.shape[1]} inputs, got {weight.shape[0]}"
@@ -245,29 +275,6 @@ def _scale_outputs(layer: Layer, step: Affine) -> Layer:
 
 def _compose(first: Affine, then: Affine) -> Affine:
     return Affine(first.scale * then.scale, first.shift * then.scale + then.shift, then.where)
-
-
-def _activate(step: Activate, pending: Affine | None, layers: list[Layer]) -> None:
-    if step.activation is Activation.NONE:
-        return
-    if pending is not None:
-        raise unsupported(
-            pending.where,
-            f"stands between two activations, so no dense layer can take it ({step.where})",
-        )
-    if not layers:
-        raise unsupported(
-            step.where, f"expected a dense layer before the first activation, got {step.activation}"
-        )
-    last = layers[-1]
-    if last.activation is not Activation.NONE:
-        raise unsupported(
-            step.where,
-            f"expected one activation for each layer, got {step.activation} after another",
-        )
-    # Activations made without parameters have the defaults.
-    values = step.parameters or tuple(PARAMETERS.get(step.activation, {}).values())
-    layers[-1] = Layer(last.weight, last.bias, step.activation, values, step.slope)
 
 
 def _per_feature(values: FloatArray, size: int, where: str) -> FloatArray:

@@ -11,14 +11,31 @@ from torch import nn
 
 from mlpbank._arrays import as_array
 from mlpbank.architecture import Activation
-from mlpbank.convert._chain import Activate, Dense, activate, prelu, require, unsupported
+from mlpbank.convert._chain import Activate, Dense, Step, activate, prelu, require, unsupported
 from mlpbank.errors import InvalidTypeError, UnsupportedLayerError
 
 # Traced forwards by all that they depend on, so that modules of one class are traced only once.
 Plans = dict[Any, Any]
 
-# Stands for a squeeze. It changes no result, but some steps must not follow it.
-SQUEEZED = Activate(Activation.NONE, "")
+
+class Chain(list[Step]):
+    """Steps, and what is known of the rows after them."""
+
+    def __init__(self, output: Any = None) -> None:
+        super().__init__()
+        self.output = output  # the result to take from the last module
+        self.taken = False
+        self.is_vector = False  # rows of one feature have lost that dimension
+
+    def row(self) -> tuple[int, ...] | None:
+        """Return the shape of a row after the steps, None if it is not known."""
+        width = next((s.weight.shape[1] for s in reversed(self) if isinstance(s, Dense)), None)
+        return () if self.is_vector else None if width is None else (width,)
+
+    def require_rows(self, where: str, name: str) -> None:
+        """Raise if rows have lost the dimension of their features."""
+        if self.is_vector:
+            raise unsupported(where, f"{name} after a squeeze runs over rows")
 
 
 def _is_usual(kind: Any) -> bool:
