@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlpbank._arrays import as_shift, without_shift
 from mlpbank._columns import ModelColumns, ModelInfo, check_version
 from mlpbank._keys import make_table, to_builtin
 from mlpbank.architecture import Architecture
@@ -23,13 +24,15 @@ from mlpbank.errors import (
     UnknownKeyError,
     UnknownModelError,
 )
-from mlpbank.typing import Dtype, Float32Array, Key, Layout
+from mlpbank.typing import Dtype, Float32Array, Float64Array, Key, Layout
 from mlpbank.weights import BatchedWeights
 
 if TYPE_CHECKING:
+    from mlpbank.convert import _shift
     from mlpbank.files._plain import PlainBank
 
 _NO_DEFAULT: Any = object()
+_UNDECIDED: Any = object()
 
 
 class Bank(BankFiles, MutableMapping[Key, Any]):
@@ -46,6 +49,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         ``Engine()`` by default.
     fallback : str or int, optional
         The key of the model that answers for keys that are unknown. It may be added later.
+    input_shift : array_like (input_size,), optional
+        See the attribute. Without it, the first model that is added decides.
 
     Notes
     -----
@@ -78,9 +83,12 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         layout: Layout = "auto",
         engine: Engine | None = None,
         fallback: Key | None = None,
+        input_shift: Any = None,
     ) -> None:
         weights = BatchedWeights(1, architecture, layout=layout, dtype=dtype)
-        self._bind(weights, ModelColumns.new(None), engine, fallback)
+        if input_shift is not None:
+            input_shift = as_shift(input_shift, architecture.input_size)
+        self._bind(weights, ModelColumns.new(None), engine, fallback, input_shift)
 
     @classmethod
     def from_stacked(
@@ -106,7 +114,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         architecture : Architecture
         weights : mapping of str to array
             ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N,
-            output_size).
+            output_size). With ``"input_shift"`` (input_size,) they take ``x - input_shift``.
         dtype, layout, engine, fallback
             As for `Bank`.
         version : str or sequence of N str or None, optional
@@ -123,13 +131,26 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         models = len(table)
         columns = ModelColumns.new(table, version)
         if models == 0:
-            return cls(architecture, dtype=dtype, layout=layout, engine=engine, fallback=fallback)
+            return cls(
+                architecture,
+                dtype=dtype,
+                layout=layout,
+                engine=engine,
+                fallback=fallback,
+                input_shift=weights.get("input_shift"),
+            )
         stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
-        stored.load_stacked(
-            _folded(architecture, weights, input_scaler, output_scaler, stored.dtype)
-        )
+        if input_scaler is not None or output_scaler is not None:
+            from mlpbank.convert import _shift
+
+            decide = _shift.where_needed(_shift.BANK_LIMIT)
+            weights = _folded(
+                architecture, weights, input_scaler, output_scaler, stored.dtype, decide, _position
+            )
+        weights, input_shift = without_shift(weights, architecture.input_size)
+        stored.load_stacked(weights)
         self = cls.__new__(cls)
-        self._bind(stored, columns, engine, fallback)
+        self._bind(stored, columns, engine, fallback, input_shift)
         return self
 
     @classmethod
@@ -166,6 +187,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             A model cannot be converted, or differs in architecture; the message names the first.
         """
         from mlpbank import convert
+        from mlpbank.convert import _shift
 
         if not isinstance(models, Mapping):
             listed = list(models)
@@ -173,7 +195,11 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             if len(models) < len(listed):
                 key = Counter(key for key, _ in listed).most_common(1)[0][0]
                 raise InvalidValueError(f"models: expected different keys, got {key!r} twice")
-        keys, found, weights = convert.stack(models, architecture, progress=progress)
+        # Scalers outside take large means away, so what is inside needs no shift.
+        limit = _shift.BANK_LIMIT if input_scaler is None else _shift.LIMIT
+        keys, found, weights = convert._stacked(
+            models, architecture, progress, _shift.where_needed(limit)
+        )
         return cls.from_stacked(
             keys,
             found,
@@ -201,13 +227,20 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         return iter(self._slot_map.keys())
 
     def __getitem__(self, key: Key) -> dict[str, Float32Array]:
-        """Return a model's weights as they are stored, see `BatchedWeights.get`."""
+        """Return a model's weights as they are stored, see `BatchedWeights.get`.
+
+        With ``"input_shift"`` (input_size,) float64 if the bank has one: the weights take ``x -
+        input_shift``.
+        """
         guard = self._slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
             slot = self._slot_map.slot(key)
             if slot < 0:
                 raise UnknownModelError([key], 1)
-            return self._weights.get(slot)
+            weights = self._weights.get(slot)
+            if self._input_shift is not None:
+                weights |= {"input_shift": self._input_shift}  # type: ignore[dict-item]
+            return weights
         except ModelNotLoadedError:  # removed in this moment
             raise UnknownModelError([key], 1) from None
         finally:
@@ -266,8 +299,9 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         ----------
         key : str or int
         model : mapping or model
-            ``"layer_<i>"`` and ``"layer_<i>.bias"`` arrays as for `BatchedWeights.load`, or
-            whatever `mlpbank.convert` takes.
+            ``"layer_<i>"`` and ``"layer_<i>.bias"`` arrays as for `BatchedWeights.load`, which take
+            x, or ``x - input_shift`` where the mapping has an ``"input_shift"``; or whatever
+            `mlpbank.convert` takes.
         version : str, optional
             Kept for `info`.
         input_scaler, output_scaler : (mean, scale) or fitted scikit-learn scaler, optional
@@ -285,13 +319,14 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         """
         check_version(version)
         self._slot_map.check(key)
-        if not (
-            isinstance(model, Mapping)
-            and all(isinstance(k, str) and k.startswith("layer_") for k in model)
-        ):
-            model = self._converted(model)
-        weights = _folded(self.architecture, model, input_scaler, output_scaler, self.dtype)
-        arrays = self._weights._collect(weights, (), check_finite)
+        while True:
+            shift = self._decided.get("input_shift", _UNDECIDED)
+            weights, shift = self._placed(model, input_scaler, output_scaler, shift)
+            arrays = self._weights._collect(weights, (), check_finite)
+            # The first model decides the shift, before it is there.
+            self._input_shift = self._decided.setdefault("input_shift", shift)
+            if self._input_shift is shift:
+                break  # else another thread was first
         try:
             # One step. The caller's code has run, and no exception can come in between.
             self._slot_map.core.add(to_builtin(key), version or "", time.time(), *arrays)
@@ -299,16 +334,35 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             self._slot_map.check(key)
             raise
 
-    def _converted(self, model: Any) -> Mapping[str, Any]:
-        from mlpbank import convert
+    def _placed(
+        self, model: Any, input_scaler: Any, output_scaler: Any, shift: Any
+    ) -> tuple[Mapping[str, Any], Float64Array | None]:
+        """Return weights of a model that take ``x - shift``, and the shift; it may be undecided."""
+        native = isinstance(model, Mapping) and all(
+            isinstance(k, str) and (k.startswith("layer_") or k == "input_shift") for k in model
+        )
+        unscaled = input_scaler is None and output_scaler is None
+        if native and unscaled and "input_shift" not in model and shift in (None, _UNDECIDED):
+            return model, None
+        from mlpbank.convert import _converted, _shift
 
-        converted = convert.convert(model, self.architecture)
-        if converted.architecture != self.architecture:
-            raise InvalidValueError(
-                f"model: expected {self.architecture}, got {converted.architecture}"
+        chosen = _shift.where_needed(_shift.BANK_LIMIT)
+        decide = chosen if shift is _UNDECIDED else lambda scale, offset: shift
+        if not native:
+            # Scalers outside take large means away, so what is inside needs no shift.
+            inside = decide if input_scaler is None else _shift.where_needed(_shift.LIMIT)
+            converted = _converted(model, self.architecture, inside)
+            if converted.architecture != self.architecture:
+                raise InvalidValueError(
+                    f"model: expected {self.architecture}, got {converted.architecture}"
+                )
+            model = converted.weights
+        if native or not unscaled:
+            model = _folded(
+                self.architecture, model, input_scaler, output_scaler, self.dtype, decide
             )
-        weights: Mapping[str, Any] = converted.weights
-        return weights
+        weights, placed = without_shift(model, self.architecture.input_size)
+        return weights, placed if shift is _UNDECIDED else shift
 
     def info(self, key: Key) -> ModelInfo:
         """Return version, revision and time of loading of a model.
@@ -385,15 +439,20 @@ def _folded(
     input_scaler: Any,
     output_scaler: Any,
     dtype: str,
+    decide: _shift.Decide,
+    name: _shift.Name = lambda _: "",
 ) -> Any:
-    if input_scaler is None and output_scaler is None:
-        return weights
+    """Return weights with scalers folded into them, for the input shift that is decided."""
     if dtype == "int8" and input_scaler is not None:
         warnings.warn(
             "int8 weights lose accuracy where inputs of different size are scaled by them: "
             "scale x itself instead",
             stacklevel=3,
         )
-    from mlpbank.convert import fold_scalers
+    from mlpbank.convert import scalers
 
-    return fold_scalers(architecture, weights, input_scaler, output_scaler)
+    return scalers._folded(architecture, weights, input_scaler, output_scaler, decide, name)
+
+
+def _position(model: int) -> str:
+    return f"keys[{model}]: "

@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from mlpbank.architecture import Activation, Architecture, LayerSpec
 from mlpbank.errors import InvalidValueError, UnsupportedLayerError
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Float32Array, Float64Array
 
 FloatArray = npt.NDArray[np.floating[Any]]
-Float64Array = npt.NDArray[np.float64]
 
 
 def unsupported(where: str, what: str) -> UnsupportedLayerError:
@@ -66,11 +65,15 @@ Step = Dense | Activate | Affine
 
 
 class Layer(NamedTuple):
-    """One layer after folding. Arrays that nothing was folded into are the model's own."""
+    """One layer after folding. Arrays that nothing was folded into are the model's own.
+
+    `before` is what a first layer does to its inputs. `_shift` folds it, when it knows the shift.
+    """
 
     weight: FloatArray
     bias: FloatArray | None
     activation: Activation
+    before: Affine | None = None
 
 
 # (input size, output size, activation) of each layer. Models of one bank have the same.
@@ -87,7 +90,9 @@ class Converted:
         The layers.
     weights : dict of str to float32 array
         ``"layer_<i>"`` (in, out) and ``"layer_<i>.bias"`` (out,) of every layer, as
-        `BatchedWeights.load` takes them.
+        `BatchedWeights.load` takes them. Where a feature's mean is more than 128 times its scale,
+        also ``"input_shift"`` (in,) float64: the weights take ``x - input_shift``. A `Bank` takes
+        them, `BatchedWeights`, which subtracts nothing, refuses them.
     """
 
     architecture: Architecture
@@ -121,7 +126,7 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
     """Return layers that compute the same as the steps.
 
     An affine step is folded into the layer before it if that has no activation yet, else into the
-    layer after it.
+    layer after it. One before the first layer is kept in its `before`.
 
     Raises
     ------
@@ -167,12 +172,35 @@ def _dense(step: Dense, pending: Affine | None, layers: list[Layer]) -> Layer:
             raise unsupported(
                 step.where, f"expected {before.weight.shape[1]} inputs, got {weight.shape[0]}"
             )
-    if pending is not None:
-        wide = weight.astype(np.float64)
-        scale = _per_feature(pending.scale, wide.shape[0], pending.where)
-        shift = _per_feature(pending.shift, wide.shape[0], pending.where) @ wide
-        weight, bias = scale[:, None] * wide, shift if bias is None else shift + bias
-    return Layer(weight, bias, Activation.NONE)
+    if pending is None:
+        return Layer(weight, bias, Activation.NONE)
+    scale, shift = (
+        _per_feature(values, weight.shape[0], pending.where)
+        for values in (pending.scale, pending.shift)
+    )
+    if not layers:
+        return Layer(weight, bias, Activation.NONE, Affine(scale, shift, pending.where))
+    return Layer(*with_affine(weight, bias, scale, shift), Activation.NONE)
+
+
+def with_affine(
+    weight: FloatArray, bias: FloatArray | None, scale: Float64Array | None, shift: Float64Array
+) -> tuple[FloatArray, FloatArray | None]:
+    """Return weight and bias that take x where the given ones take ``x * scale + shift``.
+
+    Parameters
+    ----------
+    weight : float array (..., in, out)
+    bias : float array (..., out), optional
+    scale : float64 array (..., in), optional
+        1 by default, which leaves `weight` as it is.
+    shift : float64 array (..., in)
+    """
+    wide = weight.astype(np.float64)
+    if shift.any():
+        moved = (shift[..., None, :] @ wide)[..., 0, :]
+        bias = moved if bias is None else moved + bias
+    return (weight if scale is None else scale[..., :, None] * wide), bias
 
 
 def _scale_outputs(layer: Layer, step: Affine) -> Layer:
@@ -182,7 +210,7 @@ def _scale_outputs(layer: Layer, step: Affine) -> Layer:
         _per_feature(step.shift, size, step.where),
     )
     bias = shift if layer.bias is None else layer.bias * scale + shift
-    return Layer(layer.weight * scale, bias, layer.activation)
+    return layer._replace(weight=layer.weight * scale, bias=bias)
 
 
 def _compose(first: Affine, then: Affine) -> Affine:
@@ -207,7 +235,7 @@ def _activate(step: Activate, pending: Affine | None, layers: list[Layer]) -> No
             step.where,
             f"expected one activation for each layer, got {step.activation} after another",
         )
-    layers[-1] = Layer(last.weight, last.bias, step.activation)
+    layers[-1] = last._replace(activation=step.activation)
 
 
 def _per_feature(values: FloatArray, size: int, where: str) -> FloatArray:

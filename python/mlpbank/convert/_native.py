@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from mlpbank._arrays import as_float32, refuse_masks
 from mlpbank.architecture import Architecture
+from mlpbank.convert import _shift
 from mlpbank.convert._chain import Layer
 from mlpbank.errors import InvalidValueError, UnknownKeyError
 from mlpbank.typing import Float32Array
 
-_KEY = re.compile(r"layer_\d+(\.bias)?")
+_KEY = re.compile(r"layer_\d+(\.bias)?|input_shift")
 _LAYOUTS = ("in_out", "out_in")
 
 
@@ -30,10 +31,14 @@ def is_native(model: Any) -> bool:
 def native_layers(weights: Mapping[str, Any], architecture: Architecture) -> list[Layer]:
     """Return the layers of one model."""
     arrays, _ = unflattened(weights, architecture, stacked=False)
-    return [
+    layers = [
         Layer(arrays[f"layer_{i}"], arrays[f"layer_{i}.bias"], spec.activation)
         for i, spec in enumerate(architecture.layers)
     ]
+    shift = _shift.of_weights(weights, architecture.input_size)
+    if shift is not None:
+        layers[0] = _shift.taking(layers[0], shift)
+    return layers
 
 
 def unflattened(
@@ -56,7 +61,7 @@ def unflattened(
     """
     layers = architecture.layers
     known = {f"layer_{i}{suffix}" for i in range(len(layers)) for suffix in ("", ".bias")}
-    if unknown := [key for key in weights if key not in known]:
+    if unknown := [key for key in weights if key not in known and key != _shift.KEY]:
         raise UnknownKeyError(
             f"weights: unknown key {unknown[0]!r}, expected those of {len(layers)} layers"
         )

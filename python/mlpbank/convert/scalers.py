@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from mlpbank._arrays import in_default_mode, refuse_masks
 from mlpbank.architecture import Activation, Architecture
-from mlpbank.convert._chain import Float64Array, to_float32
+from mlpbank.convert import _shift
+from mlpbank.convert._chain import Float64Array, to_float32, with_affine
 from mlpbank.convert._native import unflattened
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Float32Array
@@ -48,7 +49,8 @@ def fold_scalers(
     -------
     dict of str to float32 array
         Copies of the weights and biases of every layer, not flat. Changed arrays are computed in
-        float64 and rounded once.
+        float64 and rounded once. Where a mean is more than 128 times its scale, also
+        ``"input_shift"``, see `Converted`; one in `weights` is taken into account.
 
     Raises
     ------
@@ -58,15 +60,24 @@ def fold_scalers(
     KeyError, TypeError
         `weights` lacks a layer, or a scaler is neither a pair nor a fitted scaler.
     """
+    return _folded(
+        architecture, weights, input_scaler, output_scaler, _shift.where_needed(_shift.LIMIT)
+    )
+
+
+@in_default_mode
+def _folded(
+    architecture: Architecture,
+    weights: WeightsMapping,
+    input_scaler: Any,
+    output_scaler: Any,
+    decide: _shift.Decide,
+    name: _shift.Name = lambda _: "",
+) -> dict[str, Float32Array]:
+    """Do what `fold_scalers` does, for the input shift that is decided."""
     arrays, stacked = unflattened(weights, architecture)
     folded: dict[str, npt.NDArray[Any]] = dict(arrays)
-    if input_scaler is not None:
-        mean, scale = _fitting(
-            input_scaler, "input_scaler", architecture.input_size, arrays["layer_0"], stacked
-        )
-        matrix = folded["layer_0"] / scale[..., :, None]
-        folded["layer_0"] = matrix
-        folded["layer_0.bias"] = folded["layer_0.bias"] - (mean[..., None, :] @ matrix)[..., 0, :]
+    shift = _fold_inputs(folded, architecture, weights, input_scaler, stacked, decide, name)
     if output_scaler is not None:
         last = len(architecture.layers) - 1
         activation = architecture.layers[last].activation
@@ -81,7 +92,41 @@ def fold_scalers(
         )
         folded[f"layer_{last}"] = matrix * scale[..., None, :]
         folded[f"layer_{last}.bias"] = folded[f"layer_{last}.bias"] * scale + mean
-    return {name: to_float32(a, name) for name, a in folded.items()}
+    result: dict[str, Any] = {key: to_float32(a, key) for key, a in folded.items()}
+    if shift is not None:
+        result[_shift.KEY] = shift
+    return result
+
+
+def _fold_inputs(
+    folded: dict[str, npt.NDArray[Any]],
+    architecture: Architecture,
+    weights: WeightsMapping,
+    scaler: Any,
+    stacked: bool,
+    decide: _shift.Decide,
+    name: _shift.Name,
+) -> Float64Array | None:
+    """Make the first layer take ``x - shift``, and return the shift that was decided."""
+    matrix, bias = folded["layer_0"], folded["layer_0.bias"]
+    size = architecture.input_size
+    own = _shift.of_weights(weights, size)
+    scale = None
+    offset = np.zeros(size) if own is None else -own
+    figures: tuple[Float64Array | None, Float64Array | None] = (None, None)
+    if scaler is not None:
+        mean, divisor = _fitting(scaler, "input_scaler", size, matrix, stacked)
+        scale, offset = 1.0 / divisor, offset - mean / divisor
+        figures = np.atleast_2d(scale), np.atleast_2d(offset)
+    elif own is not None:
+        figures = _shift.figures_of(matrix if stacked else matrix[None], own)
+    shift = decide(*figures)
+    if figures[0] is not None and figures[1] is not None:
+        _shift.check(figures[0], figures[1], shift, name)
+    if shift is not None:
+        offset = offset + (shift if scale is None else shift * scale)
+    folded["layer_0"], folded["layer_0.bias"] = with_affine(matrix, bias, scale, offset)
+    return shift
 
 
 @in_default_mode

@@ -8,7 +8,7 @@ Any safetensors reader can use it. Layer 0 of model i is
     layer_1.weight   ...
     extra.<name>     any further arrays
     __metadata__     {"mlpbank": JSON text}: format, version, architecture, keys, versions,
-                     fallback, metadata
+                     fallback, metadata, input_shift
 
 Files are untrusted: dtype and shape of every tensor are checked before it is read, and nothing is
 ever unpickled.
@@ -27,13 +27,13 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from mlpbank._arrays import as_float32, refuse_masks
+from mlpbank._arrays import as_float32, refuse_masks, without_shift
 from mlpbank._columns import check_version
 from mlpbank._keys import check_key, make_table, table_keys
 from mlpbank.architecture import Architecture, LayerSpec
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
-from mlpbank.files._schema import copy_json, described, json_object
+from mlpbank.files._schema import copy_json, described, described_shift, json_object, shift_of
 from mlpbank.typing import Float32Array, Key
 
 FORMAT, VERSION = "mlpbank-plain", 1
@@ -53,7 +53,7 @@ class PlainBank:
         Shared by all N models.
     weights : dict of str to float32 array
         ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size) of
-        every layer: what `BatchedWeights.load_stacked` takes.
+        every layer: what `BatchedWeights.load_stacked` takes. Perhaps with ``"input_shift"``.
     keys : list of str or int, or None
         One for each model, all different; None if it was saved without.
     versions : list of str or None
@@ -96,7 +96,8 @@ def save_plain(
         Shared by all N models.
     weights : mapping of str to array
         ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N,
-        output_size), zeros where it is missing. Converted to float32.
+        output_size), zeros where it is missing. Converted to float32. With ``"input_shift"``
+        (input_size,) they take ``x - input_shift``.
     versions : sequence of str or None, optional
         One for each model.
     fallback : str or int, optional
@@ -113,6 +114,7 @@ def save_plain(
         Writing failed; an older file is still there.
     """
     shapes = _shapes(architecture)
+    weights, shift = without_shift(weights, architecture.input_size)
     if unknown := sorted(weights.keys() - shapes.keys()):
         raise UnknownKeyError(f"weights: expected keys {', '.join(shapes)}, got {unknown[0]!r}")
     arrays = {key: as_float32(weights[key], key) for key in shapes if key in weights}
@@ -144,6 +146,7 @@ def save_plain(
         else None,
         "fallback": fallback,
         "metadata": dict(metadata or {}),
+        **described_shift(shift),
     }
     text = json.dumps(header, allow_nan=False)
     try:
@@ -182,7 +185,9 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
             architecture = Architecture(
                 _layer(entry) for entry in _typed(header, "architecture", list)
             )
-            weights: dict[str, Float32Array] = {}
+            weights: dict[str, Any] = {}
+            if (shift := shift_of(header, architecture)) is not None:
+                weights["input_shift"] = shift
             names = set(file.keys())
             n = (
                 tuple(file.get_slice("layer_0.weight").get_shape()[:1])
