@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from mlpbank._columns import ModelColumns, ModelInfo, check_version
 from mlpbank._keys import make_table, to_builtin
 from mlpbank.architecture import Architecture
 from mlpbank.bank._files import BankFiles
+from mlpbank.bank._placing import UNDECIDED, folded, placed, stack
 from mlpbank.engine import Engine
 from mlpbank.errors import (
     BankFileError,
@@ -24,15 +24,13 @@ from mlpbank.errors import (
     UnknownKeyError,
     UnknownModelError,
 )
-from mlpbank.typing import Dtype, Float32Array, Float64Array, Key, Layout
+from mlpbank.typing import Dtype, Float32Array, Key, Layout
 from mlpbank.weights import BatchedWeights
 
 if TYPE_CHECKING:
-    from mlpbank.convert import _shift
     from mlpbank.files._plain import PlainBank
 
 _NO_DEFAULT: Any = object()
-_UNDECIDED: Any = object()
 
 
 class Bank(BankFiles, MutableMapping[Key, Any]):
@@ -141,12 +139,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             )
         stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
         if input_scaler is not None or output_scaler is not None:
-            from mlpbank.convert import _shift
-
-            decide = _shift.where_needed(_shift.BANK_LIMIT)
-            weights = _folded(
-                architecture, weights, input_scaler, output_scaler, stored.dtype, decide, _position
-            )
+            weights = folded(architecture, weights, input_scaler, output_scaler, stored.dtype)
         weights, input_shift = without_shift(weights, architecture.input_size)
         stored.load_stacked(weights)
         self = cls.__new__(cls)
@@ -186,20 +179,13 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         ValueError
             A model cannot be converted, or differs in architecture; the message names the first.
         """
-        from mlpbank import convert
-        from mlpbank.convert import _shift
-
         if not isinstance(models, Mapping):
             listed = list(models)
             models = dict(listed)
             if len(models) < len(listed):
                 key = Counter(key for key, _ in listed).most_common(1)[0][0]
                 raise InvalidValueError(f"models: expected different keys, got {key!r} twice")
-        # Scalers outside take large means away, so what is inside needs no shift.
-        limit = _shift.BANK_LIMIT if input_scaler is None else _shift.LIMIT
-        keys, found, weights = convert._stacked(
-            models, architecture, progress, _shift.where_needed(limit)
-        )
+        keys, found, weights = stack(models, architecture, progress, input_scaler is not None)
         return cls.from_stacked(
             keys,
             found,
@@ -320,8 +306,10 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         check_version(version)
         self._slot_map.check(key)
         while True:
-            shift = self._decided.get("input_shift", _UNDECIDED)
-            weights, shift = self._placed(model, input_scaler, output_scaler, shift)
+            shift = self._decided.get("input_shift", UNDECIDED)
+            weights, shift = placed(
+                model, self.architecture, self.dtype, input_scaler, output_scaler, shift
+            )
             arrays = self._weights._collect(weights, (), check_finite)
             # The first model decides the shift, before it is there.
             self._input_shift = self._decided.setdefault("input_shift", shift)
@@ -333,36 +321,6 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         except KeyTypeError:  # another thread has just added the first key
             self._slot_map.check(key)
             raise
-
-    def _placed(
-        self, model: Any, input_scaler: Any, output_scaler: Any, shift: Any
-    ) -> tuple[Mapping[str, Any], Float64Array | None]:
-        """Return weights of a model that take ``x - shift``, and the shift; it may be undecided."""
-        native = isinstance(model, Mapping) and all(
-            isinstance(k, str) and (k.startswith("layer_") or k == "input_shift") for k in model
-        )
-        unscaled = input_scaler is None and output_scaler is None
-        if native and unscaled and "input_shift" not in model and shift in (None, _UNDECIDED):
-            return model, None
-        from mlpbank.convert import _converted, _shift
-
-        chosen = _shift.where_needed(_shift.BANK_LIMIT)
-        decide = chosen if shift is _UNDECIDED else lambda scale, offset: shift
-        if not native:
-            # Scalers outside take large means away, so what is inside needs no shift.
-            inside = decide if input_scaler is None else _shift.where_needed(_shift.LIMIT)
-            converted = _converted(model, self.architecture, inside)
-            if converted.architecture != self.architecture:
-                raise InvalidValueError(
-                    f"model: expected {self.architecture}, got {converted.architecture}"
-                )
-            model = converted.weights
-        if native or not unscaled:
-            model = _folded(
-                self.architecture, model, input_scaler, output_scaler, self.dtype, decide
-            )
-        weights, placed = without_shift(model, self.architecture.input_size)
-        return weights, placed if shift is _UNDECIDED else shift
 
     def info(self, key: Key) -> ModelInfo:
         """Return version, revision and time of loading of a model.
@@ -431,28 +389,3 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
     def __repr__(self) -> str:
         about = f"{self.architecture!r}, dtype={self.dtype!r}, layout={self.layout!r}"
         return f"<Bank of {len(self)}: {about}>"
-
-
-def _folded(
-    architecture: Architecture,
-    weights: Mapping[str, Any],
-    input_scaler: Any,
-    output_scaler: Any,
-    dtype: str,
-    decide: _shift.Decide,
-    name: _shift.Name = lambda _: "",
-) -> Any:
-    """Return weights with scalers folded into them, for the input shift that is decided."""
-    if dtype == "int8" and input_scaler is not None:
-        warnings.warn(
-            "int8 weights lose accuracy where inputs of different size are scaled by them: "
-            "scale x itself instead",
-            stacklevel=3,
-        )
-    from mlpbank.convert import scalers
-
-    return scalers._folded(architecture, weights, input_scaler, output_scaler, decide, name)
-
-
-def _position(model: int) -> str:
-    return f"keys[{model}]: "

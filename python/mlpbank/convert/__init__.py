@@ -31,7 +31,7 @@ from mlpbank.errors import (
     UnknownKeyError,
     UnsupportedLayerError,
 )
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Float32Array, Float64Array
 
 __all__ = [
     "Converted",
@@ -209,7 +209,7 @@ def _with_first_layers(
     scaled: Mapping[int, _chain.Layer],
     decide: _shift.Decide,
     name: _shift.Name,
-) -> _chain.Float64Array | None:
+) -> Float64Array | None:
     """Decide the shift of all models, and write first layers that take ``x - shift``.
 
     Parameters

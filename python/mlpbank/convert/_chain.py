@@ -238,7 +238,7 @@ def _activate(step: Activate, pending: Affine | None, layers: list[Layer]) -> No
     layers[-1] = last._replace(activation=step.activation)
 
 
-def _per_feature(values: FloatArray, size: int, where: str) -> FloatArray:
+def _per_feature(values: FloatArray, size: int, where: str) -> Any:
     if values.shape not in ((), (1,), (size,)):
         raise unsupported(
             where, f"expected one value for each of {size} features, got shape {values.shape}"

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from mlpbank._arrays import as_shift
-from mlpbank.convert._chain import Affine, Float64Array, Layer, with_affine
+from mlpbank.convert._chain import Affine, Layer, with_affine
 from mlpbank.errors import InvalidValueError
+from mlpbank.typing import Float64Array
 
 KEY = "input_shift"
 # Means of more scales than this are off by more than 2**-17, which is 0.8e-5.

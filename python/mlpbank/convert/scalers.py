@@ -15,10 +15,10 @@ import numpy.typing as npt
 from mlpbank._arrays import in_default_mode, refuse_masks
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert import _shift
-from mlpbank.convert._chain import Float64Array, to_float32, with_affine
+from mlpbank.convert._chain import to_float32, with_affine
 from mlpbank.convert._native import unflattened
 from mlpbank.errors import InvalidTypeError, InvalidValueError
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Float32Array, Float64Array
 from mlpbank.weights import WeightsMapping
 
 
@@ -125,7 +125,8 @@ def _fold_inputs(
         _shift.check(figures[0], figures[1], shift, name)
     if shift is not None:
         offset = offset + (shift if scale is None else shift * scale)
-    folded["layer_0"], folded["layer_0.bias"] = with_affine(matrix, bias, scale, offset)
+    weight, moved = with_affine(matrix, bias, scale, offset)
+    folded |= {"layer_0": weight, "layer_0.bias": bias if moved is None else moved}
     return shift
 
 
