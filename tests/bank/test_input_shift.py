@@ -194,7 +194,7 @@ def test_a_model_that_the_shift_does_not_serve_is_refused_by_name() -> None:
     assert list(bank) == ["old"]
     with refused(ValueError, "models['far']: input feature 0 has mean"):
         far = pipeline(rows(1e4, 2, moved=1e5))
-        Bank.from_models({"old": pipeline(rows(1e4, 0)), "far": far})
+        Bank.from_models({str(i): pipeline(rows(1e4, i)) for i in range(2)} | {"far": far})
     with refused(ValueError, "keys[1]: input feature 0 has mean"):
         weights = {"layer_0": np.ones((3, 1, 1))}
         arch = Architecture.mlp(1, 1)

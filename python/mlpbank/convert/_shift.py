@@ -58,8 +58,11 @@ def _counts(scale: Float64Array, offset: Float64Array) -> Any:
 
 
 def _centre(means: Float64Array, scale: Float64Array, limit: float) -> float:
-    """Return the median of means, or what is nearest to all of them if that is too far from one."""
-    centre = float(np.median(means))
+    """Return the median of means, or what is nearest to all of them if that is too far from one.
+
+    Where nothing is near enough, the median again: then `check` names a model that is far out.
+    """
+    centre = median = float(np.median(means))
     most = float((np.abs(means - centre) * scale).max())
     if most <= limit:
         return centre
@@ -71,7 +74,7 @@ def _centre(means: Float64Array, scale: Float64Array, limit: float) -> float:
             most, centre = radius, float((left + right) / 2)
         else:
             least = radius
-    return centre
+    return centre if most <= LIMIT else median
 
 
 def check(
