@@ -162,7 +162,7 @@ def _stacked(
         raise InvalidValueError("models: expected at least one, got none")
     shape = None if architecture is None else _chain.shape_of_architecture(architecture)
     whose = "the architecture"
-    stacked: list[tuple[Float32Array, Float32Array]] = []
+    stacked: list[tuple[Float32Array, Float32Array, Float32Array | None]] = []
     plans: dict[Any, Any] = {}
     keys: list[Key] = []
     scaled: dict[int, _chain.Layer] = {}  # first layers that scale their inputs
@@ -179,12 +179,18 @@ def _stacked(
             if not stacked:
                 n = len(models)
                 stacked = [
-                    (np.empty((n, a, b), np.float32), np.zeros((n, b), np.float32))
-                    for a, b, _ in shape
+                    (
+                        np.empty((n, a, b), np.float32),
+                        np.zeros((n, b), np.float32),
+                        np.empty(n, np.float32) if activation is Activation.PRELU else None,
+                    )
+                    for a, b, activation, _ in shape
                 ]
             if layers[0].before is not None:
                 scaled[i] = layers[0]
-            for j, (layer, (weight, bias)) in enumerate(zip(layers, stacked, strict=True)):
+            for j, (layer, (weight, bias, slope)) in enumerate(zip(layers, stacked, strict=True)):
+                if slope is not None and layer.slope is not None:
+                    slope[i] = _rounded(layer.slope, f"layer_{j}.slope")
                 if layer.before is not None:  # folded when the shift is known
                     continue
                 weight[i] = _rounded(layer.weight, f"layer_{j}")
@@ -196,10 +202,13 @@ def _stacked(
             raise next(kind for kind in kinds if isinstance(error, kind))(message) from error
         keys.append(key)
     assert architecture is not None
-    shift = _with_first_layers(*stacked[0], scaled, decide, lambda i: f"models[{keys[i]!r}]: ")
+    weight, bias, _ = stacked[0]
+    shift = _with_first_layers(weight, bias, scaled, decide, lambda i: f"models[{keys[i]!r}]: ")
     weights: dict[str, Any] = {} if shift is None else {_shift.KEY: shift}
-    for i, (weight, bias) in enumerate(stacked):
+    for i, (weight, bias, slope) in enumerate(stacked):
         weights |= {f"layer_{i}": weight, f"layer_{i}.bias": bias}
+        if slope is not None:
+            weights[f"layer_{i}.slope"] = slope
     return keys, architecture, weights
 
 
