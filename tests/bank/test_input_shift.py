@@ -198,7 +198,7 @@ def test_a_model_that_the_shift_does_not_serve_is_refused_by_name() -> None:
     with refused(ValueError, "keys[1]: input feature 0 has mean"):
         weights = {"layer_0": np.ones((3, 1, 1))}
         arch = Architecture.mlp(1, 1)
-        Bank.from_stacked("abc", arch, weights, input_scaler=([[1e6], [2e6], [3e6]], 1.0))
+        Bank.from_stacked(list("abc"), arch, weights, input_scaler=([[1e6], [2e6], [3e6]], 1.0))
 
 
 def test_a_shift_between_models_serves_all_of_them() -> None:

@@ -117,6 +117,7 @@ def _fold_inputs(
     if scaler is not None:
         mean, divisor = _fitting(scaler, "input_scaler", size, matrix, stacked)
         scale, offset = 1.0 / divisor, offset - mean / divisor
+        scale, offset = np.broadcast_arrays(scale, offset)
         figures = np.atleast_2d(scale), np.atleast_2d(offset)
     elif own is not None:
         figures = _shift.figures_of(matrix if stacked else matrix[None], own)
@@ -218,10 +219,7 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
     kind = sklearn_class(scaler)
     known = kind in _ATTRIBUTES or kind in ("FunctionTransformer", "Pipeline")
     if not known:
-        raise InvalidValueError(
-            f"{name}: {type(scaler).__name__} is no scaler that is known, it may compute anything; "
-            f"{_WAY_OUT}"
-        )
+        raise InvalidValueError(f"{name}: {type(scaler).__name__} {_why_not(scaler)}")
     if method := own_method(scaler):
         raise InvalidValueError(
             f"{name}: {kind} has a {method} of its own, which may compute anything; {_WAY_OUT}"
@@ -251,6 +249,28 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
         for a, default in zip(parts, (0, 1), strict=True)
     )
     return (-offset / scale, 1.0 / scale) if kind == "MinMaxScaler" else (offset, scale)
+
+
+def _why_not(transformer: Any) -> str:
+    """Return what a transformer that is no known scaler does, as far as its class tells it."""
+    kind = type(transformer)
+    package, _, module = kind.__module__.partition(".")
+    if (
+        package != "sklearn"
+        or getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind
+    ):
+        return f"is no scaler that is known, it may compute anything; {_WAY_OUT}"
+    does = _PARTS.get(module.partition(".")[0].removeprefix("_"), "is no scale and shift")
+    return f"{does}; apply it to x yourself and convert what comes after it, such as pipeline[1:]"
+
+
+# What the modules of scikit-learn do that a scale and shift cannot.
+_PARTS = {
+    "impute": "replaces missing values, which is no scale and shift",
+    "decomposition": "mixes the features",
+    "feature_selection": "selects features",
+    "compose": "treats columns differently",
+}
 
 
 # The attributes that scalers subtract and divide by. MinMaxScaler multiplies, then adds.
