@@ -94,6 +94,17 @@ def test_scalers_beside_the_networks(ratio: float) -> None:
     assert_near(bank.predict(keys, x), right)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rough_weights_are_off_no_more_than_those_of_the_network(dtype: Any) -> None:
+    x = rows(20, 0)
+    model = pipeline(x)
+    right = model.predict(x)
+    folded = Bank.from_models({"a": model}, dtype=dtype).predict("a", x)[:, 0]
+    network = Bank.from_models({"a": model[-1]}, dtype=dtype)
+    outside = network.predict("a", model[0].transform(x))[:, 0]
+    assert np.abs(folded - right).max() < 3 * np.abs(outside - right).max()
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.float64])
 def test_whole_seconds_of_any_dtype(dtype: Any) -> None:
     rng = np.random.default_rng(7)
@@ -195,7 +206,7 @@ def test_a_model_that_the_shift_does_not_serve_is_refused_by_name() -> None:
     with refused(ValueError, "models['far']: input feature 0 has mean"):
         far = pipeline(rows(1e4, 2, moved=1e5))
         Bank.from_models({str(i): pipeline(rows(1e4, i)) for i in range(2)} | {"far": far})
-    with refused(ValueError, "keys[1]: input feature 0 has mean"):
+    with refused(ValueError, "keys[0]: input feature 0 has mean"):
         weights = {"layer_0": np.ones((3, 1, 1))}
         arch = Architecture.mlp(1, 1)
         Bank.from_stacked(list("abc"), arch, weights, input_scaler=([[1e6], [2e6], [3e6]], 1.0))

@@ -25,7 +25,7 @@ from mlpbank.errors import (
     UnknownModelError,
 )
 from mlpbank.typing import Dtype, Float32Array, Key, Layout
-from mlpbank.weights import BatchedWeights
+from mlpbank.weights import BatchedWeights, _dtype_name
 
 if TYPE_CHECKING:
     from mlpbank.files._plain import PlainBank
@@ -185,7 +185,9 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             if len(models) < len(listed):
                 key = Counter(key for key, _ in listed).most_common(1)[0][0]
                 raise InvalidValueError(f"models: expected different keys, got {key!r} twice")
-        keys, found, weights = stack(models, architecture, progress, input_scaler is not None)
+        keys, found, weights = stack(
+            models, architecture, _dtype_name(dtype), progress, input_scaler is not None
+        )
         return cls.from_stacked(
             keys,
             found,

@@ -21,12 +21,16 @@ UNDECIDED: Any = object()  # the input shift of a bank that never had a model
 
 
 def stack(
-    models: Mapping[Any, Any], architecture: Architecture | None, progress: bool, scaled: bool
+    models: Mapping[Any, Any],
+    architecture: Architecture | None,
+    dtype: str,
+    progress: bool,
+    scaled: bool,
 ) -> tuple[list[Any], Architecture, dict[str, Any]]:
     """Return what `convert.stack` does, with the shift of a bank. `scaled`: a scaler is outside."""
     from mlpbank.convert import _stacked
 
-    return _stacked(models, architecture, progress, _inside(scaled, UNDECIDED))
+    return _stacked(models, architecture, progress, _inside(scaled, UNDECIDED, dtype))
 
 
 def placed(
@@ -60,7 +64,7 @@ def placed(
     if not native:
         from mlpbank.convert import _converted
 
-        decide = _inside(input_scaler is not None, shift)
+        decide = _inside(input_scaler is not None, shift, dtype)
         converted = _converted(model, architecture, decide)
         if converted.architecture != architecture:
             raise InvalidValueError(f"model: expected {architecture}, got {converted.architecture}")
@@ -90,21 +94,23 @@ def folded(
     from mlpbank.convert import scalers
 
     return scalers._folded(
-        architecture, weights, input_scaler, output_scaler, _decide(shift), name.format
+        architecture, weights, input_scaler, output_scaler, _decide(shift, dtype), name.format
     )
 
 
-def _decide(shift: Any) -> _shift.Decide:
+def _decide(shift: Any, dtype: str) -> _shift.Decide:
     """Return the decision for a bank whose shift is this, or undecided."""
     from mlpbank.convert import _shift
 
     if shift is UNDECIDED:
-        return _shift.where_needed(_shift.BANK_LIMIT)
+        return _shift.where_needed(
+            _shift.BANK_LIMIT if dtype == "float32" else _shift.ROUGH_BANK_LIMIT
+        )
     return lambda scale, offset: shift
 
 
-def _inside(scaled: bool, shift: Any) -> _shift.Decide:
+def _inside(scaled: bool, shift: Any, dtype: str) -> _shift.Decide:
     """Return the decision for a model. A scaler outside leaves no large means for the inside."""
     from mlpbank.convert import _shift
 
-    return _shift.where_needed(_shift.LIMIT) if scaled else _decide(shift)
+    return _shift.where_needed(_shift.LIMIT) if scaled else _decide(shift, dtype)

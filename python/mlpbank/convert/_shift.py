@@ -21,8 +21,10 @@ from mlpbank.typing import Float64Array
 KEY = "input_shift"
 # Means of more scales than this are off by more than 2**-17, which is 0.8e-5.
 LIMIT = 128.0
-# A bank has a shift from here on. Predictions are off by 2e-6 there.
+# A float32 bank has a shift from here on. Predictions are off by 2e-6 there. Other dtypes round
+# weights so much that every mean counts.
 BANK_LIMIT = 32.0
+ROUGH_BANK_LIMIT = 1.0
 
 # Returns the shift of models whose inputs become ``x * scale + offset``, each (models, in). None,
 # None is a model that takes x as it is.
