@@ -94,6 +94,7 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
     return _converted(model, architecture, _shift.where_needed(_shift.LIMIT))
 
 
+@in_default_mode
 def _converted(model: Any, architecture: Architecture | None, decide: _shift.Decide) -> Converted:
     """Do what `convert` does, for the input shift that is decided."""
     layers = _layers(model, architecture, {})
