@@ -186,6 +186,20 @@ def test_weights_of_a_bank_say_what_they_take() -> None:
         plain["m1"] = bank["m1"]
 
 
+def test_a_scaler_outside_a_model_that_has_one() -> None:
+    x = rows(1e4, 0)
+    inner = pipeline((x + 7e5) / 3)
+    right = inner.predict((x + 7e5) / 3)
+    for bank in (
+        Bank.from_models({"a": inner, "b": inner}, input_scaler=(-7e5, 3.0)),
+        Bank.from_stacked(*convert.stack({"a": inner, "b": inner}), input_scaler=(-7e5, 3.0)),
+        Bank(Architecture.mlp(3, 12, 1)),
+    ):
+        if not len(bank):
+            bank.add("b", inner, input_scaler=(-7e5, 3.0))
+        assert_near(bank.predict("b", x), right)
+
+
 def test_weights_that_take_x_itself() -> None:
     arch = Architecture.mlp(2, 1)
     bank = Bank(arch, input_shift=[1e6, 0])
