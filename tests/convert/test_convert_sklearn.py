@@ -234,7 +234,9 @@ KNOWN = (
     "convert regressor_ and apply what follows it to predictions yourself"
 )
 ANYTHING = "which may compute anything"
-FOLD = "fold_scalers takes what it does as (mean, scale)"
+FOLD = (
+    "apply it to x yourself, or give it as (mean, scale) to fold_scalers if it is a scale and shift"
+)
 OTHERWISE = {
     "func": (
         TransformedTargetRegressor(NETWORK, func=half, inverse_func=double),

@@ -110,8 +110,7 @@ def test_what_is_no_known_scaler_is_refused_by_name(transformer: Any, last: bool
     while isinstance(named, Pipeline):
         named = named.steps[0][1]
     assert type(named).__name__ in str(caught.value)
-    ways = ("apply it to x yourself", "fold_scalers takes", "is not affine")
-    assert any(way in str(caught.value) for way in ways)
+    assert "apply it to x yourself" in str(caught.value)
 
 
 @pytest.mark.parametrize(

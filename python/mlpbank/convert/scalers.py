@@ -212,7 +212,10 @@ _METHODS = (
     "_predict",
     "_forward_pass_fast",
 )
-_WAY_OUT = "fold_scalers takes what it does as (mean, scale)"
+_CLIP_WAY_OUT = "apply it to x yourself and convert what comes after it"
+_WAY_OUT = (
+    "apply it to x yourself, or give it as (mean, scale) to fold_scalers if it is a scale and shift"
+)
 
 
 def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
@@ -237,7 +240,7 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
     if not hasattr(scaler, "scale_"):
         raise InvalidValueError(f"{name}: expected a fitted {kind}, got one that is not")
     if getattr(scaler, "clip", False):
-        raise InvalidValueError(f"{name}: {kind} with clip=True is not affine")
+        raise InvalidValueError(f"{name}: {kind} with clip=True is not affine; {_CLIP_WAY_OUT}")
     # Options decide, not fitted attributes: StandardScaler has means also without with_mean.
     used = (all(getattr(scaler, option, True) for option in options) for options in _OPTIONS)
     parts = (
