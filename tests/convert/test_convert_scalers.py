@@ -124,7 +124,10 @@ class Tripled:
 
 
 def test_objects_that_may_do_anything_are_no_scalers() -> None:
-    fold = "fold_scalers takes what it does as (mean, scale)"
+    fold = (
+        "apply it to x yourself, or give it as (mean, scale) to fold_scalers if it is a scale and "
+        "shift"
+    )
     with raises(
         ValueError,
         f"input_scaler: Tripled is no scaler that is known, it may compute anything; {fold}",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlpbank._arrays import as_shift, without_shift
 from mlpbank._columns import ModelColumns, ModelInfo, check_version
 from mlpbank._keys import make_table, to_builtin
 from mlpbank.architecture import Architecture
 from mlpbank.bank._files import BankFiles
+from mlpbank.bank._placing import UNDECIDED, folded, placed, stack
 from mlpbank.engine import Engine
 from mlpbank.errors import (
     BankFileError,
@@ -24,7 +25,7 @@ from mlpbank.errors import (
     UnknownModelError,
 )
 from mlpbank.typing import Dtype, Float32Array, Key, Layout
-from mlpbank.weights import BatchedWeights
+from mlpbank.weights import BatchedWeights, _dtype_name
 
 if TYPE_CHECKING:
     from mlpbank.files._plain import PlainBank
@@ -46,6 +47,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         ``Engine()`` by default.
     fallback : str or int, optional
         The key of the model that answers for keys that are unknown. It may be added later.
+    input_shift : array_like (input_size,), optional
+        See the attribute. Without it, the first model that is added decides.
 
     Notes
     -----
@@ -78,9 +81,12 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         layout: Layout = "auto",
         engine: Engine | None = None,
         fallback: Key | None = None,
+        input_shift: Any = None,
     ) -> None:
         weights = BatchedWeights(1, architecture, layout=layout, dtype=dtype)
-        self._bind(weights, ModelColumns.new(None), engine, fallback)
+        if input_shift is not None:
+            input_shift = as_shift(input_shift, architecture.input_size)
+        self._bind(weights, ModelColumns.new(None), engine, fallback, input_shift)
 
     @classmethod
     def from_stacked(
@@ -106,7 +112,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         architecture : Architecture
         weights : mapping of str to array
             ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N,
-            output_size).
+            output_size). With ``"input_shift"`` (input_size,) they take ``x - input_shift``.
         dtype, layout, engine, fallback
             As for `Bank`.
         version : str or sequence of N str or None, optional
@@ -123,13 +129,21 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         models = len(table)
         columns = ModelColumns.new(table, version)
         if models == 0:
-            return cls(architecture, dtype=dtype, layout=layout, engine=engine, fallback=fallback)
+            return cls(
+                architecture,
+                dtype=dtype,
+                layout=layout,
+                engine=engine,
+                fallback=fallback,
+                input_shift=weights.get("input_shift"),
+            )
         stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
-        stored.load_stacked(
-            _folded(architecture, weights, input_scaler, output_scaler, stored.dtype)
-        )
+        if input_scaler is not None or output_scaler is not None:
+            weights = folded(architecture, weights, input_scaler, output_scaler, stored.dtype)
+        weights, input_shift = without_shift(weights, architecture.input_size)
+        stored.load_stacked(weights)
         self = cls.__new__(cls)
-        self._bind(stored, columns, engine, fallback)
+        self._bind(stored, columns, engine, fallback, input_shift)
         return self
 
     @classmethod
@@ -168,15 +182,15 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         ValueError
             A model cannot be converted, or differs in architecture; the message names the first.
         """
-        from mlpbank import convert
-
         if not isinstance(models, Mapping):
             listed = list(models)
             models = dict(listed)
             if len(models) < len(listed):
                 key = Counter(key for key, _ in listed).most_common(1)[0][0]
                 raise InvalidValueError(f"models: expected different keys, got {key!r} twice")
-        keys, found, weights = convert.stack(models, architecture, progress=progress, output=output)
+        keys, found, weights = stack(
+            models, architecture, _dtype_name(dtype), progress, input_scaler is not None, output
+        )
         return cls.from_stacked(
             keys,
             found,
@@ -204,13 +218,20 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         return iter(self._slot_map.keys())
 
     def __getitem__(self, key: Key) -> dict[str, Float32Array]:
-        """Return a model's weights as they are stored, see `BatchedWeights.get`."""
+        """Return a model's weights as they are stored, see `BatchedWeights.get`.
+
+        With ``"input_shift"`` (input_size,) float64 if the bank has one: the weights take ``x -
+        input_shift``.
+        """
         guard = self._slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
             slot = self._slot_map.slot(key)
             if slot < 0:
                 raise UnknownModelError([key], 1)
-            return self._weights.get(slot)
+            weights = self._weights.get(slot)
+            if self._input_shift is not None:
+                weights |= {"input_shift": self._input_shift}  # type: ignore[dict-item]
+            return weights
         except ModelNotLoadedError:  # removed in this moment
             raise UnknownModelError([key], 1) from None
         finally:
@@ -270,8 +291,9 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         ----------
         key : str or int
         model : mapping or model
-            ``"layer_<i>"`` and ``"layer_<i>.bias"`` arrays as for `BatchedWeights.load`, or
-            whatever `mlpbank.convert` takes.
+            ``"layer_<i>"`` and ``"layer_<i>.bias"`` arrays as for `BatchedWeights.load`, which take
+            x, or ``x - input_shift`` where the mapping has an ``"input_shift"``; or whatever
+            `mlpbank.convert` takes.
         version : str, optional
             Kept for `info`.
         input_scaler, output_scaler : (mean, scale) or fitted scikit-learn scaler, optional
@@ -291,30 +313,22 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         """
         check_version(version)
         self._slot_map.check(key)
-        if not (
-            isinstance(model, Mapping)
-            and all(isinstance(k, str) and k.startswith("layer_") for k in model)
-        ):
-            model = self._converted(model, output)
-        weights = _folded(self.architecture, model, input_scaler, output_scaler, self.dtype)
-        arrays = self._weights._collect(weights, (), check_finite)
+        while True:
+            shift = self._decided.get("input_shift", UNDECIDED)
+            weights, shift = placed(
+                model, self.architecture, self.dtype, input_scaler, output_scaler, shift, output
+            )
+            arrays = self._weights._collect(weights, (), check_finite)
+            # The first model decides the shift, before it is there.
+            self._input_shift = self._decided.setdefault("input_shift", shift)
+            if self._input_shift is shift:
+                break  # else another thread was first
         try:
             # One step. The caller's code has run, and no exception can come in between.
             self._slot_map.core.add(to_builtin(key), version or "", time.time(), *arrays)
         except KeyTypeError:  # another thread has just added the first key
             self._slot_map.check(key)
             raise
-
-    def _converted(self, model: Any, output: str | int | None) -> Mapping[str, Any]:
-        from mlpbank import convert
-
-        converted = convert.convert(model, self.architecture, output=output)
-        if converted.architecture != self.architecture:
-            raise InvalidValueError(
-                f"model: expected {self.architecture}, got {converted.architecture}"
-            )
-        weights: Mapping[str, Any] = converted.weights
-        return weights
 
     def info(self, key: Key) -> ModelInfo:
         """Return version, revision and time of loading of a model.
@@ -383,23 +397,3 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
     def __repr__(self) -> str:
         about = f"{self.architecture!r}, dtype={self.dtype!r}, layout={self.layout!r}"
         return f"<Bank of {len(self)}: {about}>"
-
-
-def _folded(
-    architecture: Architecture,
-    weights: Mapping[str, Any],
-    input_scaler: Any,
-    output_scaler: Any,
-    dtype: str,
-) -> Any:
-    if input_scaler is None and output_scaler is None:
-        return weights
-    if dtype == "int8" and input_scaler is not None:
-        warnings.warn(
-            "int8 weights lose accuracy where inputs of different size are scaled by them: "
-            "scale x itself instead",
-            stacklevel=3,
-        )
-    from mlpbank.convert import fold_scalers
-
-    return fold_scalers(architecture, weights, input_scaler, output_scaler)

@@ -20,7 +20,7 @@ from mlpbank.errors import KeyTypeError
 from mlpbank.files import _mapped, _schema
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import BatchedInference
-from mlpbank.typing import Float32Array, Key
+from mlpbank.typing import Float32Array, Float64Array, Key
 from mlpbank.weights import BatchedWeights
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class StackedModels(NamedTuple):
     architecture : Architecture
     weights : dict of str to float32 array
         ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size), as
-        they are stored.
+        they are stored. With ``"input_shift"`` (input_size,) float64 if the bank has one: the
+        weights take ``x - input_shift``.
     """
 
     keys: list[Key]
@@ -58,10 +59,16 @@ class BankFiles(BankReads):
         columns: ModelColumns,
         engine: Engine | None,
         fallback: Key | None,
+        input_shift: Float64Array | None = None,
     ) -> None:
         self._inference = BatchedInference.from_weights(weights, engine)
         self._weights = weights
         self._slot_map = SlotMap(weights, columns)
+        self._input_shift = input_shift
+        # The first model decides the shift, unless it is given. dict.setdefault is one step.
+        self._decided: dict[str, Float64Array | None] = {}
+        if input_shift is not None or len(self._slot_map.core):
+            self._decided["input_shift"] = input_shift
         self.fallback = fallback
         self._metadata: dict[str, Any] = {}
 
@@ -125,6 +132,8 @@ class BankFiles(BankReads):
                 for name, array in part.get(model).items():
                     weights[name][first + model] = array
         keys = [] if columns.table is None else list(table_keys(columns.table))
+        if self._input_shift is not None:
+            weights |= {"input_shift": self._input_shift}  # type: ignore[dict-item]
         return StackedModels(keys, self.architecture, weights), columns
 
     def to_safetensors(self, path: str | os.PathLike[str]) -> None:
@@ -192,6 +201,7 @@ class BankFiles(BankReads):
             fallback=self.fallback,
             metadata=_schema.copy_json(self.metadata),
             checksums={},
+            input_shift=self._input_shift,
         )
         block = _core.block_of(self.architecture._core, self.layout, self.dtype)
 
@@ -236,7 +246,7 @@ class BankFiles(BankReads):
     def _from_contents(cls, contents: _schema.Contents, engine: Engine | None) -> Self:
         weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
         self = cls.__new__(cls)
-        self._bind(weights, contents.columns, engine, contents.fallback)
+        self._bind(weights, contents.columns, engine, contents.fallback, contents.input_shift)
         self._metadata = contents.metadata
         return self
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpbank._arrays import as_float32, as_int64, check_out
+from mlpbank._arrays import as_float32, as_int64, as_real, as_shifted, check_out
 from mlpbank._keys import as_keys
 from mlpbank.architecture import Architecture
 from mlpbank.bank._slot_map import SlotMap
@@ -22,7 +22,7 @@ from mlpbank.errors import (
     UnknownModelError,
 )
 from mlpbank.inference import BatchedInference
-from mlpbank.typing import DtypeName, Float32Array, Int64Array, Key, Missing
+from mlpbank.typing import DtypeName, Float32Array, Float64Array, Int64Array, Key, Missing
 from mlpbank.weights import BatchedWeights
 
 
@@ -33,6 +33,7 @@ class BankReads:
     _inference: BatchedInference
     _slot_map: SlotMap
     _fallback: Key | None
+    _input_shift: Float64Array | None
 
     @property
     def architecture(self) -> Architecture:
@@ -48,6 +49,15 @@ class BankReads:
     def layout(self) -> str:
         """``"panel"`` or ``"lane"``."""
         return self._weights.layout
+
+    @property
+    def input_shift(self) -> Float64Array | None:
+        """What is subtracted from every row, in float64, before it becomes float32; or None.
+
+        A bank has it where features have means that are large beside their deviations, such as
+        timestamps. The weights of its models take ``x - input_shift``.
+        """
+        return self._input_shift
 
     @property
     def engine(self) -> Engine:
@@ -120,7 +130,7 @@ class BankReads:
         """
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a guard.
-        handles, x = as_int64(handles, "handles"), as_float32(x, "x")
+        handles, x = as_int64(handles, "handles"), self._as_rows(x)
         return self._answer(
             handles,
             "handles",
@@ -149,7 +159,8 @@ class BankReads:
             column.
         x : array_like of real numbers
             (n, input_size) or (n, rows, input_size); for one key (input_size,) or (rows,
-            input_size).
+            input_size). A bank with an `input_shift` subtracts it in float64, so give it float64:
+            float32 has lost the digits already.
         missing : {"error", "nan", "fallback"}, optional
             What to do about unknown keys: raise, answer NaN, or let the fallback model answer,
             which is the default if the bank has one.
@@ -170,8 +181,9 @@ class BankReads:
         TypeError, ValueError
             An argument does not fit; the message says what was expected and what came.
         """
+        shift = self._input_shift
         if isinstance(keys, (str, int, np.integer)):
-            x = as_float32(x, "x")
+            x = as_float32(x, "x") if shift is None else as_real(x, "x")
             if out is not None and not isinstance(out, np.ndarray):
                 raise InvalidTypeError(
                     f"out: expected a float32 NumPy array, got {type(out).__name__}"
@@ -184,10 +196,18 @@ class BankReads:
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a guard.
         keys, kind = as_keys(keys)
-        x = as_float32(x, "x")
-        return self._answer(
-            keys, "keys", lambda: self._slot_map.find(keys, kind), x, missing, out, num_threads
+        rows = as_float32(x, "x") if shift is None else as_shifted(x, shift, "x")
+        y = self._answer(
+            keys, "keys", lambda: self._slot_map.find(keys, kind), rows, missing, out, num_threads
         )
+        if self._input_shift is not shift:  # the bank's first model came meanwhile
+            return self.predict(keys, x, missing=missing, out=out, num_threads=num_threads)
+        return y
+
+    def _as_rows(self, x: Any) -> Float32Array:
+        """Return rows as the models take them."""
+        shift = self._input_shift
+        return as_float32(x, "x") if shift is None else as_shifted(x, shift, "x")
 
     def _checked_missing(self, missing: Missing | None) -> Missing:
         if missing is None:
@@ -339,7 +359,8 @@ class BankReads:
                 raise InvalidTypeError(
                     f"features: expected numbers, got column {column!r} of {df[column].dtype}"
                 )
-            inputs.append(as_float32(values, f"column {column!r}"))
+            to_numbers = as_float32 if self._input_shift is None else as_real
+            inputs.append(to_numbers(values, f"column {column!r}"))
         y = self.predict(
             df[key], np.stack(inputs, axis=1), missing=missing, num_threads=num_threads
         )

@@ -122,6 +122,8 @@ def inspect_bank(args: argparse.Namespace) -> int:
         ("weights", f"{bank.nbytes if len(bank) else 0:,} bytes"),
         ("fallback", "none" if bank.fallback is None else repr(bank.fallback)),
     ]
+    if bank.input_shift is not None:
+        rows.append(("input shift", ", ".join(f"{x:.12g}" for x in bank.input_shift.tolist())))
     if infos:
         shown = ", ".join(repr(info.key) for info in infos[:5])
         rows.append(("keys", shown + (", ..." if len(infos) > 5 else "")))

@@ -61,7 +61,8 @@ def read_table(path: Path, key: str, choose: Choose, key_type: type | None) -> t
     Returns
     -------
     keys : list of str or int64 array
-    inputs : float32 array (rows, columns)
+    inputs : array (rows, columns)
+        Of whatever dtype of real numbers; finite ones are finite as float32.
 
     Raises
     ------
@@ -133,7 +134,7 @@ def _read(
             got = f"{len(columns[feature])} in {feature!r}"
             raise CommandError(f"{name}: expected {len(keys)} rows, as {key!r} has, got {got}")
     return keys, np.concatenate(
-        [_float32(columns[feature][:, None], name, [feature]) for feature in features], axis=1
+        [_checked(columns[feature][:, None], name, [feature]) for feature in features], axis=1
     )
 
 
@@ -215,20 +216,19 @@ def _read_csv(
                 _number(cell, where + repr(f)) for f, cell in zip(features, cells, strict=True)
             ]
         values.extend(numbers)
-    inputs = _float32(np.array(values, np.float64).reshape(-1, len(features)), name, features)
+    inputs = _checked(np.array(values, np.float64).reshape(-1, len(features)), name, features)
     return (np.array(ints, np.int64) if key_type is int else texts), inputs
 
 
-def _float32(wide: npt.NDArray[Any], name: str, columns: Sequence[str]) -> Float32Array:
-    """Return `wide` (rows, columns) as float32, or raise CommandError for the first overflow."""
+def _checked(wide: npt.NDArray[Any], name: str, columns: Sequence[str]) -> npt.NDArray[Any]:
+    """Return `wide` (rows, columns), or raise CommandError for the first overflow of float32."""
     with np.errstate(over="ignore"):
-        inputs = wide.astype(np.float32)
-    beyond = np.argwhere(np.isinf(inputs) & np.isfinite(wide))
+        beyond = np.argwhere(np.isinf(wide.astype(np.float32)) & np.isfinite(wide))
     if len(beyond):
         row, column = beyond[0].tolist()
         number = f"{wide[row, column]} in row {row + 1} of column {columns[column]!r}"
         raise CommandError(f"{name}: expected numbers that float32 can hold, got {number}")
-    return inputs
+    return wide
 
 
 def _csv_rows(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
@@ -318,7 +318,7 @@ def _split_columns(
     if table.dtype.kind not in "fiu":
         raise CommandError(f"{name}: expected numbers, got {table.dtype}")
     columns = [i for i in range(table.shape[1]) if i != int(key)]
-    inputs = _float32(table[:, columns], name, list(map(str, columns)))
+    inputs = _checked(table[:, columns], name, list(map(str, columns)))
     return _as_keys(table[:, int(key)], key, key_type), inputs
 
 

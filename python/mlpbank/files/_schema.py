@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
+from mlpbank._arrays import as_shift
 from mlpbank._columns import ModelColumns
 from mlpbank._keys import check_key
 from mlpbank.architecture import PARAMETER_NAMES, Architecture, LayerSpec
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.files._looks import LOOKED_AT, looks_like
-from mlpbank.typing import Key
+from mlpbank.typing import Float64Array, Key
 
 FORMAT, VERSION = "mlpbank", 2
 _ENTRY = "mlpbank"  # of the safetensors metadata
@@ -63,6 +64,8 @@ class Contents:
         The user's.
     checksums : dict of str to str
         CRC-32 of each tensor in hexadecimal.
+    input_shift : float64 array (input_size,), or None
+        What is subtracted from rows.
     """
 
     architecture: Architecture
@@ -74,6 +77,7 @@ class Contents:
     fallback: Key | None
     metadata: dict[str, Any]
     checksums: dict[str, str]
+    input_shift: Float64Array | None = None
 
     @property
     def table(self) -> Any:
@@ -180,6 +184,7 @@ def header_of(
         "seed": None if seed is None else seed.hex(),
         "fallback": contents.fallback,
         "metadata": contents.metadata,
+        **described_shift(contents.input_shift),
         "crc32": {name: f"{checksum:08x}" for name, checksum in checksums.items()},
     }
     header: dict[str, Any] = {"__metadata__": {_ENTRY: json.dumps(description, allow_nan=False)}}
@@ -219,6 +224,21 @@ def architecture_of(layers: list[Any]) -> Architecture:
         It is none.
     """
     return Architecture(_layer(entry) for entry in layers)
+
+
+def described_shift(shift: Float64Array | None) -> dict[str, list[float]]:
+    """Return an input shift as JSON has it: Python writes the digits that restore a float64."""
+    return {} if shift is None else {"input_shift": shift.tolist()}
+
+
+def shift_of(about: Mapping[str, Any], architecture: Architecture) -> Float64Array | None:
+    """Return the input shift of a description."""
+    given = about.get("input_shift")
+    if given is None:
+        return None
+    if type(given) is not list or not all(type(x) in (int, float) for x in given):
+        raise InvalidValueError(f"input_shift: expected an array of numbers, got {given!r:.80}")
+    return as_shift(np.array([float(x) for x in given]), architecture.input_size)
 
 
 def _nbytes(dtype: str, shape: list[int]) -> int:
@@ -299,6 +319,7 @@ def read(data: npt.NDArray[np.uint8]) -> Contents:
         fallback=fallback,
         metadata=_expect_in(about, "metadata", dict),
         checksums=checksums,
+        input_shift=shift_of(about, architecture) if version > 1 else None,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpbank._arrays import as_float32
+from mlpbank._arrays import as_float32, as_real
 from mlpbank.architecture import positive_int
 from mlpbank.bank import Bank
 from mlpbank.errors import InvalidStateError, InvalidTypeError, InvalidValueError, QueueFullError
@@ -187,7 +187,9 @@ class MicroBatcher:
             The batcher is closed, or belongs to another event loop.
         """
         try:
-            rows = as_float32(x, "x")
+            # The bank subtracts a shift in float64, and another bank may have another one.
+            wide = self._bank.input_shift is not None
+            rows = as_real(x, "x") if wide else as_float32(x, "x")
             if type(x) is not list:  # the array of a list is new, others may share memory with x
                 rows = rows.copy()
         except Exception as error:
