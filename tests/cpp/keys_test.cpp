@@ -17,7 +17,7 @@ using namespace mlpbank;
 
 KeyTable table_of(const StringKeys& keys, const std::vector<uint32_t>& buckets,
                   const KeyHash& hash) {
-  return {keys, {buckets.data(), buckets.size()}, hash, nullptr};
+  return {KeyType::text, keys, {buckets.data(), buckets.size()}, hash, nullptr};
 }
 
 KeyTable table_of(const IntKeys& keys, const std::vector<uint32_t>& buckets, const KeyHash& hash) {

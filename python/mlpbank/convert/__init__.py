@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from mlpbank._progress import progress_bar
 from mlpbank.architecture import Architecture
 from mlpbank.convert import _chain
 from mlpbank.convert._chain import Converted
+from mlpbank.convert._containers import pairs_of
 from mlpbank.convert._flat import from_flat
 from mlpbank.convert._native import is_native, native_layers
 from mlpbank.convert._params import from_params, from_stacked_params
@@ -102,14 +103,17 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
 
 @in_default_mode
 def stack(
-    models: Mapping[Key, Any], architecture: Architecture | None = None, progress: bool = False
+    models: Mapping[Key, Any] | Iterable[tuple[Key, Any]],
+    architecture: Architecture | None = None,
+    progress: bool = False,
 ) -> tuple[list[Key], Architecture, dict[str, Float32Array]]:
     """Convert many models of one architecture.
 
     Parameters
     ----------
-    models : mapping
-        Keys to models, each in a form that `convert` takes.
+    models : mapping, or iterable of pairs of key and model
+        Keys to models, each in a form that `convert` takes. An nn.ModuleDict or a pandas Series of
+        models is such a mapping, too.
     architecture : Architecture, optional
         The expected architecture of all models. That of the first by default.
     progress : bool
@@ -133,11 +137,8 @@ def stack(
     UnsupportedLayerError, TypeError, ValueError, KeyError
         As for `convert`. The message begins with the key.
     """
-    if not isinstance(models, Mapping):
-        raise InvalidTypeError(
-            f"models: expected a mapping of keys to models, got {type(models).__name__}"
-        )
-    if not models:
+    pairs = keyed(models)
+    if not pairs:
         raise InvalidValueError("models: expected at least one, got none")
     shape = None if architecture is None else _chain.shape_of_architecture(architecture)
     whose = "the architecture"
@@ -145,7 +146,7 @@ def stack(
     plans: dict[Any, Any] = {}
     keys: list[Key] = []
     for i, (key, model) in enumerate(
-        progress_bar(models.items(), "importing", progress, total=len(models), unit="model")
+        progress_bar(pairs, "importing", progress, total=len(pairs), unit="model")
     ):
         try:
             layers = _layers(model, architecture, plans)
@@ -155,7 +156,7 @@ def stack(
             if got != shape:
                 raise InvalidValueError(f"differs from {whose}: {_chain.difference(shape, got)}")
             if not stacked:
-                n = len(models)
+                n = len(pairs)
                 stacked = [
                     (np.empty((n, a, b), np.float32), np.zeros((n, b), np.float32))
                     for a, b, _ in shape
@@ -174,6 +175,11 @@ def stack(
     for i, (weight, bias) in enumerate(stacked):
         weights |= {f"layer_{i}": weight, f"layer_{i}.bias": bias}
     return keys, architecture, weights
+
+
+def keyed(models: Any) -> list[tuple[Any, Any]]:
+    """Return the keys and models of whatever `stack` takes, or raise TypeError or ValueError."""
+    return pairs_of(models, _framework)
 
 
 def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
