@@ -206,7 +206,7 @@ def expect_kind(given: GivenKeys, kind: Any) -> None:
 
 
 def _way(given: Any, kind: Any) -> str:
-    parts = getattr(kind, "__args__", ())
+    parts: tuple[Any, ...] = getattr(kind, "__args__", ())
     if len(parts) > 1 and given in (str, int):
         return "; give all parts of a key, as a tuple or as columns"
     if len(parts) == 1 and given == parts[0]:

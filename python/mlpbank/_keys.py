@@ -129,7 +129,7 @@ def _plain_part(key: Any, name: str, asked: bool, expected: str) -> str | int | 
         if is_missing(key):
             return None
         if isinstance(key, (float, np.floating)):
-            if key == math.trunc(key) and abs(key) < _EXACT:
+            if float(key).is_integer() and abs(key) < _EXACT:
                 return int(key)
             raise InvalidTypeError(f"{name}: expected {expected}, got {key!r}, a float")
     raise InvalidTypeError(f"{name}: expected {expected}, got {key!r:.80}{remedy(key)}")
@@ -159,7 +159,7 @@ def remedy(key: Any) -> str:
     if isinstance(key, (bool, np.bool_)):
         way = "str(key) or int(key)"
     elif isinstance(key, (float, np.floating)):
-        way = "int(key)" if math.isfinite(key) and key == math.trunc(key) else "str(key)"
+        way = "int(key)" if float(key).is_integer() else "str(key)"
     elif isinstance(key, (bytes, bytearray)):
         way = "key.decode()"
     elif isinstance(key, (datetime.date, datetime.time)):  # a datetime and a Timestamp are dates
@@ -200,8 +200,6 @@ def known_form(key: Any, kind: Any) -> Key | None:
 
     A `kind` of None means that the bank has no keys yet.
     """
-    if type(key) is kind and kind is str:
-        return key  # type: ignore[no-any-return]
     try:
         plain = stored_key(key)
     except (TypeError, ValueError):

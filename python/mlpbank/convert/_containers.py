@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 
 _EXPECTED = "models: expected a mapping of keys to models, or pairs of a key and a model"
@@ -93,7 +95,7 @@ def members_of(model: Any) -> str:
 
 def _is_array(value: Any) -> bool:
     """Return whether a value is an array or tensor, and so no model."""
-    return hasattr(value, "dtype") and hasattr(value, "shape")
+    return hasattr(value, "dtype") and hasattr(value, "shape") and not isinstance(value, np.generic)
 
 
 def _described(value: Any) -> str:
