@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cases import raises
+from format_reader import BankFile
 from mlpbank import Architecture, Bank, BankFileError, UnknownModelError
 from mlpbank.files import _mapped
 
@@ -163,6 +164,14 @@ def test_files_keep_tuples(tmp_path: Path) -> None:
         del again["A", 1]
         assert answers(again, [("A", 2), ("A", 1)]) == [9, 2]
     _mapped.verify(_mapped.open_file(tmp_path / "b.mlpbank", map_file=True))
+
+
+def test_a_reader_that_knows_only_the_page_about_files_finds_tuples(tmp_path: Path) -> None:
+    make(KEYS).save(tmp_path / "b.mlpbank")
+    file = BankFile((tmp_path / "b.mlpbank").read_bytes())
+    assert file.keys() == KEYS
+    assert [file.find(key) for key in KEYS] == list(range(len(KEYS)))
+    assert file.find(("A", 3)) is None
 
 
 def test_a_bank_that_lost_all_tuples_keeps_their_type(tmp_path: Path) -> None:

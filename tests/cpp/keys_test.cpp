@@ -39,6 +39,22 @@ TEST(hashes_match_their_test_vectors) {
   CHECK(version_1("a") == 0xaf63dc4c296230c0u && version_1(int64_t{0}) == 0xe220a8397b1dcdafu);
 }
 
+TEST(types_of_tuples_tell_their_parts) {
+  std::vector<KeyType> seen = {KeyType::none, KeyType::text, KeyType::number};
+  for (int parts = 1; parts <= kMaxParts; ++parts) {
+    for (uint32_t bits = 0; bits < uint32_t{1} << parts; bits += parts < 8 ? 1 : 4097) {
+      TupleType built;
+      for (int i = 0; i < parts; ++i) built.add((bits >> i & 1) != 0);
+      const KeyType type = built.type();
+      CHECK(is_tuple(type) && num_parts(type) == parts);
+      for (int i = 0; i < parts; ++i) CHECK(is_number(type, i, parts) == ((bits >> i & 1) != 0));
+      CHECK(std::count(seen.begin(), seen.end(), type) == 0);
+      seen.push_back(type);
+    }
+  }
+  CHECK(!is_tuple(KeyType::none) && !is_tuple(KeyType::text) && !is_tuple(KeyType::number));
+}
+
 void check_string_keys(const KeyHash& hash) {
   for (const int64_t count : {0, 1, 2, 3, 100, 5000}) {
     std::vector<uint64_t> offsets = {0};
