@@ -168,7 +168,7 @@ def test_files_keep_tuples(tmp_path: Path) -> None:
 
 def test_a_reader_that_knows_only_the_page_about_files_finds_tuples(tmp_path: Path) -> None:
     make(KEYS).save(tmp_path / "b.mlpbank")
-    file = BankFile((tmp_path / "b.mlpbank").read_bytes())
+    file = BankFile(tmp_path / "b.mlpbank")
     assert file.keys() == KEYS
     assert [file.find(key) for key in KEYS] == list(range(len(KEYS)))
     assert file.find(("A", 3)) is None

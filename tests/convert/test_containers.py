@@ -63,7 +63,7 @@ def test_a_series_of_models() -> None:
 def test_modules_of_torch() -> None:
     torch = pytest.importorskip("torch")
     nets = [torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)) for _ in range(2)]
-    wanted = [round(float(net(torch.tensor(ONE))), 4) for net in nets]
+    wanted = [round(float(net(torch.tensor(ONE)).detach()), 4) for net in nets]
     for names in (("x", "y"), ("pump-1", "pump-2"), ("0", "1")):
         modules = torch.nn.ModuleDict(dict(zip(names, nets, strict=True)))
         found = answers(modules, None)
@@ -88,7 +88,7 @@ def test_ensembles_say_how_to_get_at_their_members() -> None:
 
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(20, 2)), rng.normal(size=20)
-    net = MLPRegressor((3,), max_iter=5, random_state=0)
+    net = MLPRegressor(hidden_layer_sizes=(3,), max_iter=5, random_state=0)
     bagging = BaggingRegressor(net, 2, random_state=0)
     voting = VotingRegressor([("p", net), ("q", net)])
     multi = MultiOutputRegressor(net)
