@@ -116,7 +116,11 @@ def listed(keys: Any) -> Any:
     to_list = getattr(keys, "tolist", None) or getattr(keys, "to_list", None)
     unordered = isinstance(keys, (str, bytes, set, frozenset))
     if to_list is None and (unordered or not hasattr(keys, "__iter__")):
-        way = "; use list(keys)" if isinstance(keys, (set, frozenset)) else remedy(keys)
+        way = remedy(keys)
+        if isinstance(keys, (set, frozenset)):
+            way = "; use list(keys)"
+        elif hasattr(keys, "collect"):  # a LazyFrame of polars
+            way = "; use keys.collect()"
         raise InvalidTypeError(f"keys: expected {_EXPECTED}, got {keys!r:.80}{way}")
     values = list(keys) if to_list is None else to_list()
     if not isinstance(values, list):

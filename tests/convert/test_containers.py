@@ -111,6 +111,13 @@ def test_ensembles_say_how_to_get_at_their_members() -> None:
             np.testing.assert_allclose(bank.predict(key, x)[:, 0], member.predict(x), atol=1e-5)
 
 
+def test_weights_without_keys() -> None:
+    models = [weights(1), weights(2)]
+    for several in (models, {"a": models[0]}.values(), np.array(models, object)):
+        with pytest.raises(TypeError, match=r"models without keys; dict\(enumerate\(models\)\)"):
+            Bank.from_models(several, ARCH)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("wrong", [5, None, 1.5, object(), print])
 def test_what_is_no_container(wrong: Any) -> None:
     for call in (Bank.from_models, convert.stack, Bank(ARCH).update):

@@ -77,7 +77,7 @@ def _listed(models: Any, framework: Callable[[type], str | None]) -> list[tuple[
             if framework(type(pair[0])) is None:
                 continue
             got = f"a model before its key at position {i}; write (key, model)"
-        elif framework(type(pair)) is not None:
+        elif isinstance(pair, Mapping) or framework(type(pair)) is not None:
             got = f"a {name} of models without keys; dict(enumerate(models)) numbers them"
         else:
             got = f"a {name} with {_described(pair)} at position {i}"
