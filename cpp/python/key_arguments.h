@@ -41,8 +41,10 @@ inline py::object python_type(KeyType type) {
   if (!is_tuple(type)) return of(type == KeyType::text ? PyUnicode_Type : PyLong_Type);
   const int count = num_parts(type);
   py::tuple parts(static_cast<std::size_t>(count));
-  for (int i = 0; i < count; ++i)
-    parts[static_cast<std::size_t>(i)] = of(is_number(type, i, count) ? PyLong_Type : PyUnicode_Type);
+  for (int i = 0; i < count; ++i) {
+    PyTypeObject& part = is_number(type, i, count) ? PyLong_Type : PyUnicode_Type;
+    parts[static_cast<std::size_t>(i)] = of(part);
+  }
   PyObject* const alias = Py_GenericAlias(reinterpret_cast<PyObject*>(&PyTuple_Type), parts.ptr());
   if (alias == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(alias);

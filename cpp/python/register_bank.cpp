@@ -193,7 +193,8 @@ void register_bank(py::module_& m) {
       .def("find_handles", &find_handles, py::arg("keys"))
       .def("slots_of", &slots_of, py::arg("handles").noconvert())
       .def("add", &add, py::arg("key"), py::arg("version"), py::arg("loaded_at"),
-           py::arg("weights").noconvert(), py::arg("biases").noconvert(), py::arg("slopes").noconvert())
+           py::arg("weights").noconvert(), py::arg("biases").noconvert(),
+           py::arg("slopes").noconvert())
       .def("remove", &remove, py::arg("key"))
       .def("set_key_type", &set_key_type, py::arg("type"))
       .def("info", &info, py::arg("key"))
