@@ -21,8 +21,8 @@ __all__ = [
     "MissingModels",
 ]
 
-Key = str | int
-"""The name of a model in a bank. All keys of one bank are of one type."""
+Key = str | int | tuple[str | int, ...]
+"""The name of a model in a bank. All keys of one bank are of one type, parts of tuples included."""
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]

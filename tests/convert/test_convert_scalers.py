@@ -278,8 +278,11 @@ def test_what_is_no_model() -> None:
         convert.convert(object())
     with raises(TypeError, f"models['a']: model: expected {known}, got NoneType"):
         convert.stack({"a": None})
-    with raises(TypeError, "models: expected a mapping of keys to models, got list"):
-        convert.stack([])  # type: ignore[arg-type]
+    with raises(
+        TypeError,
+        "models: expected a mapping of keys to models, or pairs of a key and a model, got int",
+    ):
+        convert.stack(5)  # type: ignore[arg-type]
 
 
 def test_no_framework_is_imported(run_python: RunPython) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlpbank._arrays import as_shift, without_shift
 from mlpbank._columns import ModelColumns, ModelInfo, check_version
-from mlpbank._keys import make_table, to_builtin
+from mlpbank._key_tables import make_table
+from mlpbank._keys import check_key
 from mlpbank.architecture import Architecture
 from mlpbank.bank._files import BankFiles
 from mlpbank.bank._placing import UNDECIDED, folded, placed, stack
 from mlpbank.engine import Engine
 from mlpbank.errors import (
     BankFileError,
-    InvalidValueError,
     KeyTypeError,
     ModelNotLoadedError,
     UnknownKeyError,
@@ -45,17 +44,21 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         How weights are stored, see `BatchedWeights`.
     engine : Engine, optional
         ``Engine()`` by default.
-    fallback : str or int, optional
+    fallback : str, int or tuple, optional
         The key of the model that answers for keys that are unknown. It may be added later.
     input_shift : array_like (input_size,), optional
         See the attribute. Without it, the first model that is added decides.
 
     Notes
     -----
-    Keys are all str or all int. Any number of threads may predict while others add, replace and
-    delete. Each prediction sees every model whole and all keys as they were at one moment, and one
-    that starts after a change has returned sees the change. Predictions do not wait for changes,
-    unless keys come and go faster than one call can look its keys up.
+    Keys are all str, all int, or all tuples of str and int with parts of the same types, as
+    grouping a data frame by several columns gives them. (Grouping by a list of one gives tuples,
+    too: ``("A",)`` is another key than ``"A"``.)
+
+    Any number of threads may predict while others add, replace and delete. Each prediction sees
+    every model whole and all keys as they were at one moment, and one that starts after a change
+    has returned sees the change. Predictions do not wait for changes, unless keys come and go
+    faster than one call can look its keys up.
 
     ``bank[key]`` gives weights and takes models. Iterating goes over the keys of one moment; the
     weights of a model that another thread removes meanwhile raise UnknownModelError. `to_stacked`
@@ -107,7 +110,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
 
         Parameters
         ----------
-        keys : sequence of N str or int
+        keys : sequence or column of N str, int or tuples
             All different.
         architecture : Architecture
         weights : mapping of str to array
@@ -125,9 +128,23 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         KeyError, TypeError, ValueError
             The message says what was expected and what came.
         """
-        table = make_table(keys)
-        models = len(table)
-        columns = ModelColumns.new(table, version)
+        columns = ModelColumns.new(make_table(keys), version)
+        scalers = (input_scaler, output_scaler)
+        return cls._of(columns, architecture, weights, scalers, dtype, layout, engine, fallback)
+
+    @classmethod
+    def _of(
+        cls,
+        columns: ModelColumns,
+        architecture: Architecture,
+        weights: Mapping[str, Any],
+        scalers: tuple[Any, Any],
+        dtype: Dtype,
+        layout: Layout,
+        engine: Engine | None,
+        fallback: Key | None,
+    ) -> Bank:
+        models = len(columns.revisions)
         if models == 0:
             return cls(
                 architecture,
@@ -138,8 +155,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
                 input_shift=weights.get("input_shift"),
             )
         stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
-        if input_scaler is not None or output_scaler is not None:
-            weights = folded(architecture, weights, input_scaler, output_scaler, stored.dtype)
+        if any(scaler is not None for scaler in scalers):
+            weights = folded(architecture, weights, *scalers, stored.dtype)
         weights, input_shift = without_shift(weights, architecture.input_size)
         stored.load_stacked(weights)
         self = cls.__new__(cls)
@@ -167,7 +184,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         Parameters
         ----------
         models : mapping of key to model, or iterable of such pairs
-            See `mlpbank.convert` for what a model may be. All have one architecture.
+            An nn.ModuleDict and a pandas Series of models are mappings, too. See `mlpbank.convert`
+            for what a model may be. All have one architecture.
         architecture : Architecture, optional
             Needed where the models do not tell: state dicts, parameter trees, weights mappings.
         dtype, layout, engine, fallback, version, input_scaler, output_scaler
@@ -179,30 +197,22 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
 
         Raises
         ------
-        ValueError
-            A model cannot be converted, or differs in architecture; the message names the first.
+        TypeError, ValueError
+            There is no key for each model, or what is one is no key, which is checked before the
+            first model is converted. Or a model cannot be converted, or differs in architecture;
+            the message names the first.
         """
-        if not isinstance(models, Mapping):
-            listed = list(models)
-            models = dict(listed)
-            if len(models) < len(listed):
-                key = Counter(key for key, _ in listed).most_common(1)[0][0]
-                raise InvalidValueError(f"models: expected different keys, got {key!r} twice")
-        keys, found, weights = stack(
-            models, architecture, _dtype_name(dtype), progress, input_scaler is not None, output
+        from mlpbank import convert
+
+        pairs = convert.keyed(models)
+        columns = ModelColumns.new(make_table([key for key, _ in pairs]), version)
+        if fallback is not None:
+            check_key(fallback, columns.key_type, "fallback")
+        scalers = (input_scaler, output_scaler)
+        _, found, stacked = stack(
+            pairs, architecture, _dtype_name(dtype), progress, input_scaler is not None, output
         )
-        return cls.from_stacked(
-            keys,
-            found,
-            weights,
-            dtype=dtype,
-            layout=layout,
-            engine=engine,
-            fallback=fallback,
-            version=version,
-            input_scaler=input_scaler,
-            output_scaler=output_scaler,
-        )
+        return cls._of(columns, found, stacked, scalers, dtype, layout, engine, fallback)
 
     # Those of a mapping would compare weights and leave no hash.
     __eq__ = object.__eq__
@@ -244,6 +254,29 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
     def __delitem__(self, key: Key) -> None:
         """Remove a model. Predictions that run finish; later ones do not know its key."""
         self._slot_map.remove(key)
+
+    def update(self, models: Any = (), /, **more: Any) -> None:
+        """Add or replace models, one after the other.
+
+        Parameters
+        ----------
+        models : mapping of key to model, or iterable of such pairs
+            Whatever `from_models` takes.
+        **more
+            Models whose keys are names.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `add`. All keys are checked before the first model is added.
+        """
+        from mlpbank import convert
+
+        pairs = [*convert.keyed(models), *more.items()]
+        for key, _ in pairs:
+            self._slot_map.check(key)
+        for key, model in pairs:
+            self[key] = model
 
     # Those of a mapping go key by key through all keys, and stop where another thread was faster.
     def pop(self, key: Key, default: Any = _NO_DEFAULT) -> Any:
@@ -289,7 +322,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
 
         Parameters
         ----------
-        key : str or int
+        key : str, int or tuple of them
         model : mapping or model
             ``"layer_<i>"`` and ``"layer_<i>.bias"`` arrays as for `BatchedWeights.load`, which take
             x, or ``x - input_shift`` where the mapping has an ``"input_shift"``; or whatever
@@ -312,7 +345,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             Key or weights do not fit; see also `BatchedWeights.load`.
         """
         check_version(version)
-        self._slot_map.check(key)
+        key = self._slot_map.check(key)
         while True:
             shift = self._decided.get("input_shift", UNDECIDED)
             weights, shift = placed(
@@ -325,7 +358,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
                 break  # else another thread was first
         try:
             # One step. The caller's code has run, and no exception can come in between.
-            self._slot_map.core.add(to_builtin(key), version or "", time.time(), *arrays)
+            self._slot_map.core.add(key, version or "", time.time(), *arrays)
         except KeyTypeError:  # another thread has just added the first key
             self._slot_map.check(key)
             raise

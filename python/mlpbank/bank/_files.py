@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._columns import ModelColumns
-from mlpbank._keys import table_keys, to_builtin
+from mlpbank._key_tables import table_keys
+from mlpbank._keys import kind_of
 from mlpbank.architecture import Architecture, array_shapes
 from mlpbank.bank._reads import BankReads
 from mlpbank.bank._slot_map import SlotMap
@@ -34,7 +35,7 @@ class StackedModels(NamedTuple):
 
     Attributes
     ----------
-    keys : list of N str or int
+    keys : list of N str, int or tuples
     architecture : Architecture
     weights : dict of str to float32 array
         ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size), as
@@ -80,10 +81,9 @@ class BankFiles(BankReads):
     @fallback.setter
     def fallback(self, key: Key | None) -> None:
         if key is not None:
-            self._slot_map.check(key)
-            key = to_builtin(key)
+            key = self._slot_map.check(key)
             try:
-                self._slot_map.core.set_key_type(type(key))
+                self._slot_map.core.set_key_type(kind_of(key))
             except KeyTypeError:  # another thread has just added the first one
                 self._slot_map.check(key)
         self._fallback = key
@@ -98,8 +98,11 @@ class BankFiles(BankReads):
         self._metadata = _schema.copy_json(metadata)
 
     @property
-    def key_type(self) -> type | None:
-        """``str`` or ``int``, the type of all keys; None if there never was one."""
+    def key_type(self) -> Any:
+        """The type of all keys: ``str``, ``int`` or for example ``tuple[str, int]``.
+
+        None if there never was a key.
+        """
         return self._slot_map.kind
 
     def to_stacked(self) -> StackedModels:

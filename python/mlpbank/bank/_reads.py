@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mlpbank._arrays import as_float32, as_int64, as_real, as_shifted, check_out
-from mlpbank._keys import as_keys
+from mlpbank._key_columns import GivenKeys, as_keys, is_one
+from mlpbank._keys import kind_name
 from mlpbank.architecture import Architecture
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
@@ -74,7 +75,7 @@ class BankReads:
 
         Parameters
         ----------
-        keys : sequence or column of n str or int
+        keys : sequence or column of n str, int or tuples
 
         Returns
         -------
@@ -88,10 +89,10 @@ class BankReads:
         UnknownModelError
             Some keys are unknown.
         """
-        keys, kind = as_keys(keys)
-        handles, unknown = self._slot_map.find_handles(keys, kind)
+        given = as_keys(keys)
+        handles, unknown = self._slot_map.find_handles(given)
         if unknown:
-            raise _unknown_of(keys, handles, "keys")
+            raise _unknown_of(given, handles, "keys")
         return handles
 
     def predict_handles(
@@ -154,16 +155,18 @@ class BankReads:
 
         Parameters
         ----------
-        keys : sequence or column of n str or int, or one key
-            In any order, repeats allowed: a list, a tuple, a NumPy array, a pandas or polars
-            column.
+        keys : sequence or column of n str, int or tuples, or one key
+            In any order, repeats allowed: a list, a tuple, a NumPy array, a column of pandas,
+            polars or pyarrow. Keys that are tuples may also be given as a MultiIndex or a data
+            frame of their parts. None, NaN and NA are missing keys, and floats that are whole
+            numbers are these: columns of int become float where they have gaps.
         x : array_like of real numbers
             (n, input_size) or (n, rows, input_size); for one key (input_size,) or (rows,
             input_size). A bank with an `input_shift` subtracts it in float64, so give it float64:
             float32 has lost the digits already.
         missing : {"error", "nan", "fallback"}, optional
-            What to do about unknown keys: raise, answer NaN, or let the fallback model answer,
-            which is the default if the bank has one.
+            What to do about unknown and missing keys: raise, answer NaN, or let the fallback model
+            answer, which is the default if the bank has one.
         out : float32 array, optional
             Where the result is written, C-contiguous and not overlapping x.
         num_threads : int, optional
@@ -182,7 +185,7 @@ class BankReads:
             An argument does not fit; the message says what was expected and what came.
         """
         shift = self._input_shift
-        if isinstance(keys, (str, int, np.integer)):
+        if is_one(keys, self._slot_map.kind):
             x = as_float32(x, "x") if shift is None else as_real(x, "x")
             if out is not None and not isinstance(out, np.ndarray):
                 raise InvalidTypeError(
@@ -195,10 +198,10 @@ class BankReads:
             return y if out is None else out
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a guard.
-        keys, kind = as_keys(keys)
+        given = as_keys(keys)
         rows = as_float32(x, "x") if shift is None else as_shifted(x, shift, "x")
         y = self._answer(
-            keys, "keys", lambda: self._slot_map.find(keys, kind), rows, missing, out, num_threads
+            given, "keys", lambda: self._slot_map.find(given), rows, missing, out, num_threads
         )
         if self._input_shift is not shift:  # the bank's first model came meanwhile
             return self.predict(keys, x, missing=missing, out=out, num_threads=num_threads)
@@ -305,7 +308,7 @@ class BankReads:
         self,
         df: Any,
         *,
-        key: str,
+        key: str | list[str],
         features: Sequence[str],
         name: str = "prediction",
         missing: Missing | None = None,
@@ -316,8 +319,8 @@ class BankReads:
         Parameters
         ----------
         df : pandas or polars DataFrame
-        key : str
-            The column of keys.
+        key : str or list of str
+            The column of keys, or those of the parts of keys that are tuples.
         features : sequence of str
             The columns of inputs, input_size of them in order.
         name : str
@@ -349,7 +352,8 @@ class BankReads:
         if not isinstance(df, library.DataFrame):
             raise InvalidTypeError(f"df: expected a DataFrame, got {type(df).__name__}")
         columns = list(df.columns)
-        for column in (key, *features):
+        key_columns = key if isinstance(key, list) else [key]
+        for column in (*key_columns, *features):
             if columns.count(column) != 1:
                 raise UnknownKeyError(f"df: expected one column {column!r}, got {columns!r:.400}")
         inputs = []
@@ -362,13 +366,30 @@ class BankReads:
             to_numbers = as_float32 if self._input_shift is None else as_real
             inputs.append(to_numbers(values, f"column {column!r}"))
         y = self.predict(
-            df[key], np.stack(inputs, axis=1), missing=missing, num_threads=num_threads
+            self._keys_of_frame(df, key),
+            np.stack(inputs, axis=1),
+            missing=missing,
+            num_threads=num_threads,
         )
         index = {} if kind == "polars" else {"index": df.index}
         if y.shape[1] == 1:
             return library.DataFrame({name: y[:, 0]}, **index)[name]
         outputs = {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
         return library.DataFrame(outputs, **index)
+
+    def _keys_of_frame(self, df: Any, key: str | list[str]) -> Any:
+        if not isinstance(key, list):
+            return df[key]
+        kind = self._slot_map.kind
+        parts = getattr(kind, "__args__", None)
+        if parts is None and kind is not None and len(key) == 1:  # no tuple, but as in group_by
+            return df[key[0]]
+        if kind is not None and len(key) != len(parts or [kind]):
+            wanted = "one column" if parts is None else f"{len(parts)} columns"
+            raise InvalidValueError(
+                f"key: expected {wanted}, for the bank's keys are {kind_name(kind)}, got {key!r}"
+            )
+        return df[key]
 
 
 def _pandas_numbers(column: Any) -> Any:
@@ -382,7 +403,9 @@ def _pandas_numbers(column: Any) -> Any:
 
 def _unknown_of(given: Any, slots: Int64Array, name: str) -> UnknownModelError:
     """Return the error for the keys or handles whose slot is -1."""
-    unknown = [given[i] for i in np.flatnonzero(slots < 0)]
-    return UnknownModelError(
-        [key if isinstance(key, str) else int(key) for key in unknown], len(slots), name
-    )
+    unknown = np.flatnonzero(slots < 0).tolist()
+    if not isinstance(given, GivenKeys):
+        return UnknownModelError([int(given[i]) for i in unknown], len(slots), name)
+    keys = [given[i] for i in unknown]
+    gap = next((i for i, key in zip(unknown, keys, strict=True) if key is None), None)
+    return UnknownModelError(keys, len(slots), name, gap)

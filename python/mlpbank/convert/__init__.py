@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert import _chain, _shift
 from mlpbank.convert._chain import Converted
 from mlpbank.convert._checkpoints import state_dict_of
+from mlpbank.convert._containers import pairs_of
 from mlpbank.convert._flat import from_flat
 from mlpbank.convert._native import is_native, native_layers
 from mlpbank.convert._params import from_params, from_stacked_params
@@ -123,7 +124,7 @@ def _converted(
 
 @in_default_mode
 def stack(
-    models: Mapping[Key, Any],
+    models: Mapping[Key, Any] | Iterable[tuple[Key, Any]],
     architecture: Architecture | None = None,
     progress: bool = False,
     *,
@@ -133,8 +134,9 @@ def stack(
 
     Parameters
     ----------
-    models : mapping
-        Keys to models, each in a form that `convert` takes.
+    models : mapping, or iterable of pairs of key and model
+        Keys to models, each in a form that `convert` takes. An nn.ModuleDict or a pandas Series of
+        models is such a mapping, too.
     architecture : Architecture, optional
         The expected architecture of all models. That of the first by default.
     progress : bool
@@ -166,18 +168,15 @@ def stack(
 
 @in_default_mode
 def _stacked(
-    models: Mapping[Key, Any],
+    models: Mapping[Key, Any] | Iterable[tuple[Key, Any]],
     architecture: Architecture | None,
     progress: bool,
     decide: _shift.Decide,
     output: str | int | None = None,
 ) -> tuple[list[Key], Architecture, dict[str, Float32Array]]:
     """Do what `stack` does, for the input shift that is decided."""
-    if not isinstance(models, Mapping):
-        raise InvalidTypeError(
-            f"models: expected a mapping of keys to models, got {type(models).__name__}"
-        )
-    if not models:
+    pairs = keyed(models)
+    if not pairs:
         raise InvalidValueError("models: expected at least one, got none")
     shape = None if architecture is None else _chain.shape_of_architecture(architecture)
     whose = "the architecture"
@@ -186,7 +185,7 @@ def _stacked(
     keys: list[Key] = []
     scaled: dict[int, _chain.Layer] = {}  # first layers that scale their inputs
     for i, (key, model) in enumerate(
-        progress_bar(models.items(), "importing", progress, total=len(models), unit="model")
+        progress_bar(pairs, "importing", progress, total=len(pairs), unit="model")
     ):
         try:
             layers = _layers(model, architecture, plans, output)
@@ -196,7 +195,7 @@ def _stacked(
             if got != shape:
                 raise InvalidValueError(f"differs from {whose}: {_chain.difference(shape, got)}")
             if not stacked:
-                n = len(models)
+                n = len(pairs)
                 stacked = [
                     (
                         np.empty((n, a, b), np.float32),
@@ -266,6 +265,11 @@ def _with_first_layers(
         except InvalidValueError as error:
             raise InvalidValueError(f"{name(i)}{error}") from error
     return shift
+
+
+def keyed(models: Any) -> list[tuple[Any, Any]]:
+    """Return the keys and models of whatever `stack` takes, or raise TypeError or ValueError."""
+    return pairs_of(models, _framework)
 
 
 def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Affine, Dense, Step, affine, join, unsupported
+from mlpbank.convert._containers import members_of
 from mlpbank.convert.scalers import mean_and_scale, own_method, sklearn_class
 from mlpbank.errors import InvalidValueError
 
@@ -40,7 +41,9 @@ def steps(estimator: Any, where: str = "") -> list[Step]:
     if not kind:
         name = type(estimator).__name__
         if type(estimator).__module__.startswith("sklearn."):
-            raise unsupported(where, f"{name} is not supported; {_SUPPORTED}")
+            members = members_of(estimator)
+            hint = f"; {members}" if members else ""
+            raise unsupported(where, f"{name} is not supported; {_SUPPORTED}{hint}")
         raise unsupported(where, f"{name} is a class of its own, which may compute anything")
     if method := own_method(estimator):
         raise unsupported(where, f"{kind} has a {method} of its own, which may compute anything")

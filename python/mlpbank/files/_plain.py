@@ -30,7 +30,8 @@ from safetensors.numpy import save as to_safetensors
 
 from mlpbank._arrays import as_array, as_float32, without_shift
 from mlpbank._columns import check_version
-from mlpbank._keys import check_key, make_table, table_keys
+from mlpbank._key_tables import make_table, table_keys
+from mlpbank._keys import check_key, kind_of
 from mlpbank.architecture import Architecture, array_shapes
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
@@ -42,6 +43,7 @@ from mlpbank.files._schema import (
     described,
     described_shift,
     json_object,
+    key_of_json,
     shift_of,
 )
 from mlpbank.typing import Float32Array, Key
@@ -64,11 +66,11 @@ class PlainBank:
     weights : dict of str to float32 array
         ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size) of
         every layer: what `BatchedWeights.load_stacked` takes. Perhaps with ``"input_shift"``.
-    keys : list of str or int, or None
+    keys : list of str, int or tuples, or None
         One for each model, all different; None if it was saved without.
     versions : list of str or None
         One for each model.
-    fallback : str, int or None
+    fallback : str, int, tuple or None
         The key of the model that answers for unknown keys.
     extra, metadata : dict
         Further arrays, and further information of JSON types.
@@ -100,7 +102,7 @@ def save_plain(
     ----------
     path : path-like
         Where to; its folder exists.
-    keys : sequence of str or int, or None
+    keys : sequence of str, int or tuples, or None
         A different one for each model, all of one type.
     architecture : Architecture
         Shared by all N models.
@@ -110,7 +112,7 @@ def save_plain(
         (input_size,) they take ``x - input_shift``.
     versions : sequence of str or None, optional
         One for each model.
-    fallback : str or int, optional
+    fallback : str, int or tuple, optional
         The key of the model that answers for unknown keys.
     extra, metadata : mapping, optional
         Further arrays, of any shape, and further information of JSON types.
@@ -230,9 +232,9 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
                 versions: list[str | None] = [None] * n[0]
             else:
                 versions = _checked_versions(_typed(header, "versions", list), n[0])
-            fallback = header.get("fallback")
+            fallback = key_of_json(header.get("fallback"))
             if fallback is not None:
-                check_key(fallback, type(keys[0]) if keys else None)
+                check_key(fallback, kind_of(keys[0]) if keys else None)
             metadata = copy_json(_typed(header, "metadata", dict))
             return PlainBank(architecture, weights, keys, versions, fallback, extra, metadata)
     # RecursionError: JSON nested without end. The others are what the checks here, LayerSpec and
@@ -285,7 +287,7 @@ def _extra_array(file: Any, name: str) -> npt.NDArray[Any]:
 def _checked_keys(keys: Sequence[Any], n: int) -> list[Key]:
     if len(keys) != n:
         raise InvalidValueError(f"keys: expected one for each of {n} models, got {len(keys)}")
-    return list(table_keys(make_table(keys)))
+    return list(table_keys(make_table(list(map(key_of_json, keys)))))
 
 
 def _checked_versions(versions: list[Any], n: int) -> list[str | None]:

@@ -160,7 +160,8 @@ class MicroBatcher:
 
         Parameters
         ----------
-        key : str or int
+        key : str, int or tuple of them
+            None, NaN and NA are missing keys, which no model has.
         x : array_like of real numbers
             (input_size,) or (rows, input_size). Copied at once: it may change as soon as this
             method returns, before the answer is awaited.
@@ -199,8 +200,7 @@ class MicroBatcher:
     async def _predict(
         self, key: Key, x: Float32Array | Exception, missing: Missing | None
     ) -> Float32Array:
-        if type(key) is not self._key_type:
-            self._bank._slot_map.check(key)
+        asked = key if type(key) is self._key_type else self._bank._slot_map.asked(key)
         if isinstance(x, Exception):
             raise x
         if missing is not None:
@@ -214,14 +214,14 @@ class MicroBatcher:
                 )
             rows = shape[0]
             if rows == 0:
-                return self._bank.predict(key, x, missing=missing)
+                return self._bank.predict(asked, x, missing=missing)
         loop = asyncio.get_running_loop()
         if loop is not self._loop or self._closed or self._waiting + rows > self._max_queue:
             self._admit(loop, rows)
         future: asyncio.Future[Float32Array] = loop.create_future()
         now = time.perf_counter()
         try:
-            self._queue[future] = Request(key, x, rows, now, missing)
+            self._queue[future] = Request(asked, x, rows, now, missing)
             self._waiting += rows
             if self._look is None:
                 self._look_soon(now + self._max_wait)
