@@ -13,9 +13,19 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from flight_features import load_tables, prepare
-from networks import predict
+from networks import Weights, predict, train_own
 from sklearn.ensemble import HistGradientBoostingRegressor
-from train import HELD_OUT_FROM, SEED, TARGET_SCALE, WIDER, Parts, fit_global, fit_own
+from train import (
+    HELD_OUT_FROM,
+    HUBER,
+    SEED,
+    TARGET_SCALE,
+    WIDER,
+    Parts,
+    fit_destinations,
+    fit_global,
+    fit_own,
+)
 
 from mlpbank.cli.demo import load_bank
 
@@ -43,17 +53,16 @@ def with_own_median(parts: Parts) -> Parts:
     )
 
 
-def by_group(parts: Parts, names: list[str]) -> Parts:
-    """Replace the flight number by another group: a network for each of these columns' values."""
+def by_group(parts: Parts, names: list[str], common: Weights, pull: float) -> tuple[int, float]:
+    """Return how many networks, one for each value of these columns, there are, and their error."""
     before, after = (part[names].agg(" ".join, axis=1) for part in (parts.training, parts.later))
-    keys = sorted(set(before))
-    index = {key: i for i, key in enumerate(keys)}
-    return replace(
-        parts,
-        keys=keys,
-        owner=before.map(index).to_numpy(np.int64),
-        models=after.map(index).to_numpy(np.int64),
-    )
+    index = {key: i for i, key in enumerate(sorted(set(before)))}
+    start = {name: np.repeat(value, len(index), axis=0) for name, value in common.items()}
+    owner = before.map(index).to_numpy(np.int64)
+    limit = HUBER / TARGET_SCALE
+    own = train_own(parts.x, parts.y, owner, start, pull, limit, steps=200, block=4)
+    models = after.map(index).to_numpy(np.int64)
+    return len(index), parts.error(predict(parts.raw(own), parts.features, models))
 
 
 def boosted(parts: Parts) -> float:
@@ -73,7 +82,7 @@ def scaled(parts: Parts) -> np.ndarray:
 
 def main() -> None:
     """Print the errors."""
-    pull = load_bank().metadata["pull"]  # what train.py chose
+    pulls = load_bank().metadata["pulls"]  # what train.py chose
     parts = Parts.of(prepare(*load_tables()), HELD_OUT_FROM)
     identified = with_own_median(parts)
     one = np.zeros_like(parts.models)
@@ -90,11 +99,12 @@ def main() -> None:
         error = parts.error(predict(wide, identified.features, one))
         report(f"global network {hidden} with the flight number's median", error)
     common = fit_global(parts)
-    for names in (["key"], ["origin", "dest"], ["dest"]):
-        group = by_group(parts, names) if names != ["key"] else parts
-        own = group.raw(fit_own(group, common, pull))
-        error = parts.error(predict(own, parts.features, group.models))
-        report(f"{len(group.keys)} networks, one for each {' and '.join(names)}", error)
+    for names in (["origin", "dest"], ["dest"]):
+        count, error = by_group(parts, names, common, pulls[0])
+        report(f"{count} networks, one for each {' and '.join(names)}", error)
+    own = parts.raw(fit_own(parts, fit_destinations(parts, common, pulls[0]), pulls[1]))
+    error = parts.error(predict(own, parts.features, parts.models))
+    report(f"{len(parts.keys)} networks, one for each flight number", error)
 
 
 if __name__ == "__main__":

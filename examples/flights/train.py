@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +26,13 @@ from mlpbank import Architecture, Bank
 
 OUTPUT = Path(__file__).parents[2] / "python" / "mlpbank" / "data"
 
-VALIDATION_FROM = pd.Timestamp("2013-09-01")  # the pull is chosen on September and October,
+VALIDATION_FROM = pd.Timestamp("2013-09-01")  # pulls are chosen on September and October,
 HELD_OUT_FROM = pd.Timestamp("2013-11-01")  # the figures are of November and December
 MIN_FLIGHTS = 30  # of a flight number in the training part
 HIDDEN = 8
 ARCHITECTURE = Architecture.mlp(len(FEATURES), HIDDEN, 1, activation="relu")
 GLOBAL_KEY = "*"  # of the one network trained on all flights
-PULLS = (30.0, 100.0, 300.0, 1000.0)  # see networks.train_own
+PULLS = (30.0, 100.0, 300.0, 1000.0, 3000.0)  # see networks.train_own
 # Global networks to compare with, trained on the same flights, with the first rate of Adam.
 WIDER = {(16,): 0.01, (64, 64): 0.005, (256, 256): 0.002}
 SEED = 2013
@@ -57,6 +58,8 @@ class Parts:
     x: Array  # (training flights, inputs), standardised
     y: Array  # (training flights,)
     owner: npt.NDArray[np.int64]  # (training flights,), -1: a rare flight number
+    destinations: npt.NDArray[np.int64]  # (training flights,), numbered
+    key_destinations: npt.NDArray[np.int64]  # (keys,), numbered likewise
     features: Array  # (later flights, inputs), raw
     actual: Array  # (later flights,), minutes
     models: npt.NDArray[np.int64]  # (later flights,), positions among the keys
@@ -76,6 +79,8 @@ class Parts:
         mean, deviation = features[before].mean(axis=0), features[before].std(axis=0)
         deviation[deviation < 1e-6] = 1  # an input that never changes
         air_time = training["air_time"].to_numpy(float)
+        destinations = {dest: i for i, dest in enumerate(sorted(set(training["dest"])))}
+        dest_of = training.groupby("key")["dest"].first()
         return cls(
             training=training,
             later=later,
@@ -87,6 +92,8 @@ class Parts:
             x=((features[before] - mean) / deviation).astype(np.float32),
             y=((air_time - air_time.mean()) / TARGET_SCALE).astype(np.float32),
             owner=training["key"].map(index).fillna(-1).to_numpy(np.int64),
+            destinations=training["dest"].map(destinations).to_numpy(np.int64),
+            key_destinations=dest_of[keys].map(destinations).to_numpy(np.int64),
             features=features[after].astype(np.float32),
             actual=later["air_time"].to_numpy(np.float32),
             models=later["key"].map(index).to_numpy(np.int64),
@@ -122,9 +129,20 @@ def fit_global(
     )
 
 
-def fit_own(parts: Parts, common: Weights, pull: float) -> Weights:
-    """Return a network for each flight number, in standard units."""
-    start = {name: np.repeat(value, len(parts.keys), axis=0) for name, value in common.items()}
+def fit_destinations(parts: Parts, common: Weights, pull: float) -> Weights:
+    """Return for each flight number the network of its destination, in standard units.
+
+    Those start from the global network, on all flights to the destination.
+    """
+    count = int(parts.destinations.max()) + 1
+    start = {name: np.repeat(value, count, axis=0) for name, value in common.items()}
+    limit = HUBER / TARGET_SCALE
+    own = train_own(parts.x, parts.y, parts.destinations, start, pull, limit, steps=200, block=4)
+    return {name: value[parts.key_destinations] for name, value in own.items()}
+
+
+def fit_own(parts: Parts, start: Weights, pull: float) -> Weights:
+    """Return a network for each flight number, from its destination's, in standard units."""
     return train_own(parts.x, parts.y, parts.owner, start, pull, HUBER / TARGET_SCALE)
 
 
@@ -135,15 +153,24 @@ def sample_rows(models: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.sort(shuffled[rank < SAMPLE])
 
 
-def choose_pull(parts: Parts) -> float:
-    """Return the pull that does best on the later flights; print what each does."""
+def choose_pulls(parts: Parts) -> tuple[float, float]:
+    """Return the pulls that do best on the later flights; print what each does.
+
+    The first is that of destinations toward the global network, the second that of flight numbers
+    toward their destination.
+    """
+
+    def best(start: Weights, fit: Callable[[Parts, Weights, float], Weights]) -> float:
+        errors = {}
+        for pull in PULLS:
+            own = parts.raw(fit(parts, start, pull))
+            errors[pull] = parts.error(predict(own, parts.features, parts.models))
+            print(f"validation, {fit.__name__}, pull {pull:g}: {errors[pull]:.3f} minutes")
+        return min(errors, key=lambda pull: errors[pull])
+
     common = fit_global(parts)
-    errors = {}
-    for pull in PULLS:
-        own = parts.raw(fit_own(parts, common, pull))
-        errors[pull] = parts.error(predict(own, parts.features, parts.models))
-        print(f"validation, pull {pull:g}: {errors[pull]:.3f} minutes")
-    return min(errors, key=lambda pull: errors[pull])
+    first = best(common, fit_destinations)
+    return first, best(fit_destinations(parts, common, first), fit_own)
 
 
 def name_of(hidden: tuple[int, ...]) -> str:
@@ -152,7 +179,7 @@ def name_of(hidden: tuple[int, ...]) -> str:
 
 
 def main() -> None:
-    """Choose the pull on the validation months, train on all of the training part, save."""
+    """Choose pulls on the validation months, train on all of the training part, save."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=OUTPUT)
     output = parser.parse_args().output
@@ -160,11 +187,11 @@ def main() -> None:
     flights = prepare(*load_tables())
 
     before = flights[flights["date"] < HELD_OUT_FROM].reset_index(drop=True)
-    pull = choose_pull(Parts.of(before, VALIDATION_FROM))
+    pulls = choose_pulls(Parts.of(before, VALIDATION_FROM))
 
     parts = Parts.of(flights, HELD_OUT_FROM)
     common = fit_global(parts)
-    own = fit_own(parts, common, pull)
+    own = fit_own(parts, fit_destinations(parts, common, pulls[0]), pulls[1])
     weights = parts.raw({name: np.concatenate([own[name], common[name]]) for name in common})
     one = np.zeros_like(parts.models)
     by_global = {(HIDDEN,): predict(parts.raw(common), parts.features, one)}
@@ -174,7 +201,7 @@ def main() -> None:
     global_errors = {name_of(h): round(parts.error(p), 3) for h, p in by_global.items()}
     best = min(by_global, key=lambda hidden: parts.error(by_global[hidden]))
     own_error = round(parts.error(predict(weights, parts.features, parts.models)), 3)
-    print(f"held out, pull {pull:g}: own networks {own_error} minutes, global {global_errors}")
+    print(f"held out, pulls {pulls}: own networks {own_error} minutes, global {global_errors}")
 
     rows = sample_rows(parts.models)
     bank = Bank.from_stacked(
@@ -196,7 +223,7 @@ def main() -> None:
         "held_out_flights": len(parts.models),
         "sample": f"at most {SAMPLE} held-out flights of each flight number",
         "minimum_flights": MIN_FLIGHTS,
-        "pull": pull,
+        "pulls": list(pulls),
         "mean_absolute_error_minutes": {"own": own_error, "global": global_errors},
         "best_global": name_of(best),
     }

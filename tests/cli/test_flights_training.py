@@ -37,7 +37,8 @@ def fit(train: ModuleType) -> Callable[[Any], Any]:
     def run(table: Any) -> Any:
         parts = train.Parts.of(load("flight_features").prepare(table, AIRPORTS), SPLIT)
         common = train.fit_global(parts, steps=300)
-        return parts, train.fit_own(parts, common, 10.0), common
+        start = train.fit_destinations(parts, common, 10.0)
+        return parts, train.fit_own(parts, start, 10.0), common
 
     return run
 
@@ -81,6 +82,20 @@ def test_rare_flight_numbers_train_the_global_network_alone(train: ModuleType) -
     assert (parts.training["key"][parts.owner < 0] == "UA 7 BOS").all()
     assert (parts.owner < 0).any()
     assert not (parts.later["key"] == "UA 7 BOS").any()
+
+
+def test_flight_numbers_start_from_their_destination(train: ModuleType) -> None:
+    table = random_flights()
+    table["dest"] = np.where(table["flight"] < 20, "BOS", "LAX")
+    table["air_time"] += np.where(table["dest"] == "LAX", 200, 0)
+    parts = train.Parts.of(load("flight_features").prepare(table, AIRPORTS), SPLIT)
+    common = train.fit_global(parts, steps=50)
+    start = train.fit_destinations(parts, common, 1.0)
+    first = {key: start["layer_1.bias"][i].item() for i, key in enumerate(parts.keys)}
+    assert len(first) == 40
+    by_dest = {dest: {first[key] for key in first if key.endswith(dest)} for dest in ("BOS", "LAX")}
+    assert len(by_dest["BOS"]) == len(by_dest["LAX"]) == 1
+    assert by_dest["BOS"] != by_dest["LAX"]
 
 
 def test_a_strong_pull_leaves_the_first_weights(train: ModuleType, networks: ModuleType) -> None:
@@ -177,7 +192,7 @@ def test_packaged_bank_is_what_the_example_writes(train: ModuleType) -> None:
     assert bank.architecture == train.ARCHITECTURE
     assert tuple(bank.metadata["features"]) == load("flight_features").FEATURES
     assert bank.metadata["held_out"].startswith(str(train.HELD_OUT_FROM.date()))
-    assert bank.metadata["pull"] in train.PULLS
+    assert set(bank.metadata["pulls"]) <= set(train.PULLS)
     assert bank.metadata["minimum_flights"] == train.MIN_FLIGHTS
     tried = {train.name_of(hidden) for hidden in ((train.HIDDEN,), *train.WIDER)}
     assert set(bank.metadata["mean_absolute_error_minutes"]["global"]) == tried

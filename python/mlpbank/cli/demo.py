@@ -111,10 +111,10 @@ def main() -> int:
     )
     common = bank.predict([bank.fallback] * len(models), features)[:, 0]
     small = "-".join(str(s.output_size) for s in architecture.layers[:-1])
+    guesses = {small: common, best: flights["best_global"]}
     for name, guess, error in (
         ("one network for each flight", predicted, whole["own"]),
-        (f"one for all, {small} wide", common, whole["global"][small]),
-        (f"one for all, {best} wide", flights["best_global"], whole["global"][best]),
+        *((f"one for all, {h} wide", guess, whole["global"][h]) for h, guess in guesses.items()),
     ):
         print(f"  {name:31s} {np.abs(guess - actual).mean():8.2f} {error:8.2f}")
     print(
