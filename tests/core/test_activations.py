@@ -69,10 +69,11 @@ def points() -> Float32Array:
 
 def apply(activation: Activation, x: Float32Array, isa: str, layout: str = "panel") -> Float32Array:
     """Return the activation of x, through a layer that changes nothing else."""
-    inference = BatchedInference(
-        1, Architecture([LayerSpec(1, 1, activation)]), Engine(isa=isa), layout=layout
-    )
-    inference.load_weights(0, {"layer_0": [1.0], "layer_0.bias": [-0.0]})
+    inference = BatchedInference(1, Architecture([layer]), Engine(isa=isa), layout=layout)
+    weights = {"layer_0": [1.0], "layer_0.bias": [-0.0]}
+    if layer.activation is Activation.PRELU:
+        weights["layer_0.slope"] = [SLOPE]
+    inference.load_weights(0, weights)
     return inference.forward(x.reshape(1, -1, 1)).reshape(-1)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from mlpbank._arrays import in_default_mode
 from mlpbank._progress import progress_bar
-from mlpbank.architecture import Architecture
+from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert import _chain
 from mlpbank.convert._chain import Converted
 from mlpbank.convert._flat import from_flat
@@ -141,7 +141,7 @@ def stack(
         raise InvalidValueError("models: expected at least one, got none")
     shape = None if architecture is None else _chain.shape_of_architecture(architecture)
     whose = "the architecture"
-    stacked: list[tuple[Float32Array, Float32Array]] = []
+    stacked: list[tuple[Float32Array, Float32Array, Float32Array | None]] = []
     plans: dict[Any, Any] = {}
     keys: list[Key] = []
     for i, (key, model) in enumerate(
@@ -157,13 +157,19 @@ def stack(
             if not stacked:
                 n = len(models)
                 stacked = [
-                    (np.empty((n, a, b), np.float32), np.zeros((n, b), np.float32))
-                    for a, b, _ in shape
+                    (
+                        np.empty((n, a, b), np.float32),
+                        np.zeros((n, b), np.float32),
+                        np.empty(n, np.float32) if activation is Activation.PRELU else None,
+                    )
+                    for a, b, activation, _ in shape
                 ]
-            for j, (layer, (weight, bias)) in enumerate(zip(layers, stacked, strict=True)):
+            for j, (layer, (weight, bias, slope)) in enumerate(zip(layers, stacked, strict=True)):
                 weight[i] = _rounded(layer.weight, f"layer_{j}")
                 if layer.bias is not None:
                     bias[i] = _rounded(layer.bias, f"layer_{j}.bias")
+                if slope is not None and layer.slope is not None:
+                    slope[i] = _rounded(layer.slope, f"layer_{j}.slope")
         except (ValueError, TypeError, KeyError) as error:
             message = f"models[{key!r}]: {error.args[0] if error.args else error}"
             kinds = _MLPBANK_KINDS if isinstance(error, MlpbankError) else _KINDS
@@ -171,8 +177,10 @@ def stack(
         keys.append(key)
     assert architecture is not None
     weights: dict[str, Float32Array] = {}
-    for i, (weight, bias) in enumerate(stacked):
+    for i, (weight, bias, slope) in enumerate(stacked):
         weights |= {f"layer_{i}": weight, f"layer_{i}.bias": bias}
+        if slope is not None:
+            weights[f"layer_{i}.slope"] = slope
     return keys, architecture, weights
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank._arrays import as_float32, refuse_masks
-from mlpbank.architecture import Architecture
+from mlpbank.architecture import Activation, Architecture, array_shapes
 from mlpbank.convert._chain import Layer
 from mlpbank.errors import InvalidValueError, UnknownKeyError
 from mlpbank.typing import Float32Array
 
-_KEY = re.compile(r"layer_\d+(\.bias)?")
+_KEY = re.compile(r"layer_\d+(\.bias|\.slope)?")
 _LAYOUTS = ("in_out", "out_in")
 
 
@@ -31,7 +31,13 @@ def native_layers(weights: Mapping[str, Any], architecture: Architecture) -> lis
     """Return the layers of one model."""
     arrays, _ = unflattened(weights, architecture, stacked=False)
     return [
-        Layer(arrays[f"layer_{i}"], arrays[f"layer_{i}.bias"], spec.activation)
+        Layer(
+            arrays[f"layer_{i}"],
+            arrays[f"layer_{i}.bias"],
+            spec.activation,
+            tuple(spec.parameters.values()),
+            arrays.get(f"layer_{i}.slope"),
+        )
         for i, spec in enumerate(architecture.layers)
     ]
 
@@ -55,7 +61,7 @@ def unflattened(
         As for `BatchedWeights.load`.
     """
     layers = architecture.layers
-    known = {f"layer_{i}{suffix}" for i in range(len(layers)) for suffix in ("", ".bias")}
+    known = array_shapes(architecture)
     if unknown := [key for key in weights if key not in known]:
         raise UnknownKeyError(
             f"weights: unknown key {unknown[0]!r}, expected those of {len(layers)} layers"
@@ -88,6 +94,16 @@ def unflattened(
         if bias.shape != shape:
             raise InvalidValueError(f"{name}: expected shape {shape}, got {bias.shape}")
         arrays[name] = bias
+        if layer.activation is Activation.PRELU:
+            name = f"layer_{i}.slope"
+            if name not in weights:
+                raise UnknownKeyError(f"weights: missing key {name!r}, which 'prelu' has")
+            slope = as_float32(as_array(weights[name], name), name)
+            if slope.shape not in (batch, (*batch, 1)):
+                raise InvalidValueError(
+                    f"{name}: expected shape {batch} or {(*batch, 1)}, got {slope.shape}"
+                )
+            arrays[name] = slope.reshape(batch)
     return arrays, bool(stacked)
 
 

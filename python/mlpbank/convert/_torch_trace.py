@@ -113,7 +113,7 @@ def check(module: Any, steps: list[Step], where: str) -> None:
                 x = (
                     x * step.scale + step.shift
                     if isinstance(step, Affine)
-                    else ACTIVATIONS[step.activation](x)
+                    else ACTIVATIONS[step.activation](x, *step.arguments)
                 )
             largest = max(largest, float(np.abs(x).max()))
         # Far above the error of arithmetic in few bits, far below the difference of functions.

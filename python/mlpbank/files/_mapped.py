@@ -190,7 +190,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
     weights = as_weights(contents)
     for i in progress_bar(range(contents.models), "verifying", progress):
         try:
-            arrays = [array for part in weights.get(i) for array in part]
+            arrays = [a for layer in weights.get(i) for a in layer if a is not None]
         except ModelNotLoadedError:
             raise BankFileError(f"weights: expected a model {keys[i]!r}, got none") from None
         if not all(np.isfinite(array).all() for array in arrays):
