@@ -40,7 +40,7 @@ def with_own_median(parts: Parts) -> Parts:
 
     def medians(flights: pd.DataFrame) -> np.ndarray:
         of_route = flights.join(parts.medians, on=["origin", "dest"])["route_median"]
-        return flights["key"].map(of_key).fillna(of_route).to_numpy(float)[:, None]
+        return np.asarray(flights["key"].map(of_key).fillna(of_route), float)[:, None]
 
     before, after = medians(parts.training), medians(parts.later)
     mean, deviation = before.mean(), before.std()

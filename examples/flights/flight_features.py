@@ -134,7 +134,8 @@ def recent_mean(
     total = np.concatenate([[0.0], np.cumsum(value[order])])
     last = np.searchsorted(landed[order], departs, side="left")
     first = np.searchsorted(landed[order], departs - window, side="left")
-    return (total[last] - total[first]) / (last - first + prior)
+    recent: npt.NDArray[np.float64] = (total[last] - total[first]) / (last - first + prior)
+    return recent
 
 
 def route_medians(training: pd.DataFrame) -> pd.Series:
@@ -165,4 +166,5 @@ def feature_matrix(flights: pd.DataFrame, medians: pd.Series) -> npt.NDArray[np.
         drifts[f"drift_{region}"] = recent_mean(
             departs, landed[rows], drift[rows], HOURS * 60, PRIOR
         )
-    return flights.assign(**drifts)[list(FEATURES)].to_numpy(np.float64)
+    table = flights.assign(**drifts)[list(FEATURES)]
+    return np.asarray(table, np.float64)

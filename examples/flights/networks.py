@@ -113,7 +113,7 @@ def train_global(
             progress.update()
             rows = rng.integers(len(x), size=batch)
             found = gradients(weights, x[None, rows], y[None, rows], mask, limit)
-            return {key: g / batch for key, g in found.items()}
+            return {key: g / np.float32(batch) for key, g in found.items()}
 
         return adam(start, gradient, steps, rate)
 

@@ -194,7 +194,8 @@ def main() -> None:
     own = fit_own(parts, fit_destinations(parts, common, pulls[0]), pulls[1])
     weights = parts.raw({name: np.concatenate([own[name], common[name]]) for name in common})
     one = np.zeros_like(parts.models)
-    by_global = {(HIDDEN,): predict(parts.raw(common), parts.features, one)}
+    by_global: dict[tuple[int, ...], npt.NDArray[np.float64]] = {}
+    by_global[(HIDDEN,)] = predict(parts.raw(common), parts.features, one)
     for hidden, rate in WIDER.items():
         wide = parts.raw(fit_global(parts, hidden, rate=rate))
         by_global[hidden] = predict(wide, parts.features, one)
