@@ -54,7 +54,7 @@ class PredictRequest(BaseModel):
 class PredictResponse(BaseModel):
     """For each row the outputs of its model; null where one exceeds what float32 can hold."""
 
-    predictions: list[list[float | None]] = Field(examples=[[[624.5]]])
+    predictions: list[list[float | None]] = Field(examples=[[[619.2]]])
 
 
 class ModelRequest(BaseModel):
