@@ -53,6 +53,7 @@ def test_torch_modules_that_begin_with_batch_normalisation() -> None:
     assert_near(bank.predict("b", x.astype(np.float32)), truth(x, weights))  # whole numbers
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_keras_normalization() -> None:
     keras = pytest.importorskip("keras")
     x, weights = years(), random_weights()

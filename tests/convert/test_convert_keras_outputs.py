@@ -13,6 +13,8 @@ from mlpbank.convert import UnsupportedLayerError
 
 keras = pytest.importorskip("keras")
 L = keras.layers
+# NumPy has something to say about how Keras converts tensors.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 X = rows(Architecture.mlp(3, 3))
 
 

@@ -135,15 +135,25 @@ def test_activations_made_of_several_nodes_are_known_by_those() -> None:
         swish(1.702),
         where("Greater", 1e-6),
         where("Less", -20000.0),
-        lambda b: after(b, "silu", "Min", 20000.0),
-        lambda b: after(b, "silu", "Max", -0.27),
-        lambda b: after(b, "max", "Clip", 0.0, 20000.0),
     ):
         with pytest.raises(
             UnsupportedLayerError,
-            match=r"not part of an activation|neither a chain of layers|one activation for each",
+            match=r"not part of an activation|neither a chain of layers",
         ):
             convert.convert(built(add))
+
+    for activation, op, bounds, low, high in (
+        ("silu", "Min", (20000.0,), -np.inf, 20000.0),
+        ("silu", "Max", (-0.27,), -0.27, np.inf),
+        ("max", "Clip", (0.0, 20000.0), 0.0, 20000.0),
+    ):
+        model = built(lambda b, a=activation, o=op, c=bounds: after(b, a, o, *c))
+        clip = convert.convert(model).architecture.layers[-1]
+        assert clip.activation is Activation.CLIP
+        assert (
+            clip.parameters.get("low", -np.inf),
+            clip.parameters.get("high", np.inf),
+        ) == (low, high)
 
 
 def test_what_untrusted_graphs_write_does_not_become_large() -> None:

@@ -212,7 +212,7 @@ def test_hand_written_parameters_say_which_way_round_they_are() -> None:
     assert_same_models(convert.from_params(turned, SQUARE, weight_layout="out_in"), SQUARE, weights)
     ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' "
     ask += "if the layer computes x @ w, "
-    with raises(ValueError, f"0: {ask}'out_in' if w @ x"):
+    with raises(ValueError, f"0: {ask}'out_in' if w @ x (its shape is (6, 6))"):
         convert.convert(pairs, SQUARE)
     stacked = {"layers": [{"w": np.stack([m, m]), "b": np.stack([b, b])} for m, b in pairs]}
     for name, array in convert.from_stacked_params(stacked, SQUARE, weight_layout="in_out").items():

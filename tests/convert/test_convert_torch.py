@@ -132,7 +132,7 @@ def test_sequentials_of_any_architecture(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_nested_sequentials_with_layers_that_fold_or_do_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    arch = random_architecture(rng, 30)
+    arch = random_architecture(rng, 30, PLAIN)
     weights = weights_of(arch, seed)
     parts: list[Any] = [nn.Flatten(), nn.Identity()]
     last = len(arch.layers) - 1

@@ -302,7 +302,7 @@ def test_parameters_written_by_hand_say_which_way_round_they_are() -> None:
         {"0": {"w": matrix, "b": bias}},
         {"0": {"W": matrix, "b": bias}},
     ):
-        with raises(ValueError, f"0: {ask}'out_in' if w @ x"):
+        with raises(ValueError, f"0: {ask}'out_in' if w @ x (its shape is (3, 3))"):
             convert.convert(params, arch)
         weights = convert.from_params(params, arch, weight_layout="in_out").weights
         np.testing.assert_array_equal(weights["layer_0"], matrix.numpy())

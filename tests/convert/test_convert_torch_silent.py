@@ -263,10 +263,7 @@ SHAPES: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         "softmax: softmax of (n,) does not run over the features of a row",
     ),
     "option": (lambda net, x: F.relu(x, some=True), "the forward of Net cannot be traced: "),
-    "relu6": (lambda net, x: F.relu6(x), "relu6: relu6 is not supported"),
-    "clamp": (lambda net, x: torch.clamp(x, 0, 20000), "clamp: clamp is not supported"),
-    "clamp_min": (lambda net, x: x.clamp_min(0), "clamp_min: clamp_min is not supported"),
-    "hardtanh": (lambda net, x: F.hardtanh(x, 0, 20000), "hardtanh: hardtanh is not supported"),
+    "hardshrink": (lambda net, x: F.hardshrink(x), "hardshrink: hardshrink is not supported"),
     "threshold": (lambda net, x: F.threshold(x, 0, 0), "_threshold: _threshold is not supported"),
     "linear by a vector": (
         lambda net, x: F.linear(x, net.scale),

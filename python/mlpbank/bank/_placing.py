@@ -21,7 +21,7 @@ UNDECIDED: Any = object()  # the input shift of a bank that never had a model
 
 
 def stack(
-    models: Mapping[Any, Any],
+    models: list[tuple[Any, Any]],
     architecture: Architecture | None,
     dtype: str,
     progress: bool,
