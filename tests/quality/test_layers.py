@@ -14,7 +14,7 @@ import pytest
 LAYERS = (
     ("_core", "errors", "typing", "_progress"),
     ("architecture", "_arrays", "_activations"),
-    ("_keys", "_columns", "weights", "engine"),
+    ("_keys", "_columns", "_frames", "weights", "engine"),
     ("inference",),
     ("files",),
     ("convert",),

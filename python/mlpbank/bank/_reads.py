@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mlpbank._arrays import as_float32, as_int64, check_out
+from mlpbank._frames import frame_of
 from mlpbank._keys import as_keys
 from mlpbank.architecture import Architecture
 from mlpbank.bank._slot_map import SlotMap
@@ -18,7 +18,6 @@ from mlpbank.errors import (
     InvalidTypeError,
     InvalidValueError,
     ModelNotLoadedError,
-    UnknownKeyError,
     UnknownModelError,
 )
 from mlpbank.inference import BatchedInference
@@ -295,7 +294,8 @@ class BankReads:
 
         Parameters
         ----------
-        df : pandas or polars DataFrame
+        df : pandas or polars DataFrame, Arrow Table or RecordBatch
+            Or what offers itself as an Arrow stream, which needs pyarrow.
         key : str
             The column of keys.
         features : sequence of str
@@ -308,7 +308,7 @@ class BankReads:
         Returns
         -------
         column, or data frame where the models have several outputs
-            Of the kind of `df`; in pandas with its index.
+            Of the kind of `df`; in pandas with its index. Of an Arrow stream: of a Table.
 
         Raises
         ------
@@ -320,43 +320,12 @@ class BankReads:
         wanted = self.architecture.input_size
         if isinstance(features, str) or len(features) != wanted:
             raise InvalidValueError(f"features: expected {wanted} columns, got {features!r}")
-        kind = type(df).__module__.split(".")[0]
-        if kind not in ("pandas", "polars"):
-            raise InvalidTypeError(
-                f"df: expected a pandas or polars DataFrame, got {type(df).__name__}"
-            )
-        library = sys.modules[kind]
-        if not isinstance(df, library.DataFrame):
-            raise InvalidTypeError(f"df: expected a DataFrame, got {type(df).__name__}")
-        columns = list(df.columns)
-        for column in (key, *features):
-            if columns.count(column) != 1:
-                raise UnknownKeyError(f"df: expected one column {column!r}, got {columns!r:.400}")
-        inputs = []
-        for column in features:
-            values = df[column].to_numpy() if kind == "polars" else _pandas_numbers(df[column])
-            if values.dtype.kind not in "fiub":
-                raise InvalidTypeError(
-                    f"features: expected numbers, got column {column!r} of {df[column].dtype}"
-                )
-            inputs.append(as_float32(values, f"column {column!r}"))
-        y = self.predict(
-            df[key], np.stack(inputs, axis=1), missing=missing, num_threads=num_threads
-        )
-        index = {} if kind == "polars" else {"index": df.index}
-        if y.shape[1] == 1:
-            return library.DataFrame({name: y[:, 0]}, **index)[name]
-        outputs = {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
-        return library.DataFrame(outputs, **index)
-
-
-def _pandas_numbers(column: Any) -> Any:
-    """Return a pandas column as an array, NaN where a nullable one has nothing."""
-    return (
-        column.to_numpy(np.float64, na_value=np.nan)
-        if column.dtype.kind in "fiub"
-        else column.to_numpy()
-    )
+        frame = frame_of(df)
+        keys, inputs = frame.keys(key), frame.numbers(features, "features")
+        y = self.predict(keys, inputs, missing=missing, num_threads=num_threads)
+        one = y.shape[1] == 1
+        names = [name] if one else [f"{name}_{i}" for i in range(y.shape[1])]
+        return frame.with_results({name: y[:, i] for i, name in enumerate(names)}, one)
 
 
 def _unknown_of(given: Any, slots: Int64Array, name: str) -> UnknownModelError:
