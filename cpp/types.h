@@ -35,24 +35,42 @@ enum class Stage : uint8_t {
 
 // Every activation: its name, its stage, and the function or table in kernels/activations.h that
 // computes single values. The enum, the names and the switch are made from this list; files hold
-// names, so its order is free.
-#define MLPBANK_ACTIVATIONS(X)      \
-  X(none, tile, unchanged)          \
-  X(relu, tile, relu)               \
-  X(tanh, values, Tanh)             \
-  X(sigmoid, values, sigmoid)       \
-  X(leaky_relu, values, leaky_relu) \
-  X(elu, values, elu)               \
-  X(gelu, values, Gelu)             \
-  X(gelu_tanh, values, GeluTanh)    \
-  X(silu, values, Silu)             \
-  X(softplus, values, softplus)     \
+// names, so its order is free. (prelu is leaky_relu with a slope that each model has learned.)
+#define MLPBANK_ACTIVATIONS(X)        \
+  X(none, tile, unchanged)            \
+  X(relu, tile, relu)                 \
+  X(tanh, values, Tanh)               \
+  X(sigmoid, values, sigmoid)         \
+  X(leaky_relu, values, leaky_relu)   \
+  X(elu, values, elu)                 \
+  X(gelu, values, Gelu)               \
+  X(gelu_tanh, values, GeluTanh)      \
+  X(silu, values, Silu)               \
+  X(softplus, values, softplus)       \
+  X(celu, values, celu)               \
+  X(selu, values, selu)               \
+  X(mish, values, mish)               \
+  X(hardswish, values, hardswish)     \
+  X(hardsigmoid, values, hardsigmoid) \
+  X(relu6, values, relu6)             \
+  X(clip, values, clip)               \
+  X(softsign, values, softsign)       \
+  X(exp, values, exp)                 \
+  X(expm1, values, expm1)             \
+  X(prelu, values, leaky_relu)        \
   X(softmax, row, unchanged)
 
 #define MLPBANK_MEMBER(name, ...) name,
 enum class Dtype : uint8_t { MLPBANK_DTYPES(MLPBANK_MEMBER) };
 enum class Activation : uint8_t { MLPBANK_ACTIVATIONS(MLPBANK_MEMBER) };
 #undef MLPBANK_MEMBER
+
+// An activation with its parameters, in the order that its function names them: alpha, or low and
+// high. An activation that has fewer does not look at the others.
+struct ActivationSpec {
+  Activation activation;
+  float first, second;
+};
 
 #define MLPBANK_PLUS_ONE(...) +1
 constexpr int kDtypes = MLPBANK_DTYPES(MLPBANK_PLUS_ONE);

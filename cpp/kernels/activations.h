@@ -2,7 +2,8 @@
 // same order, so AVX2 and AVX-512 give the same bits. None uses an approximate reciprocal. Their
 // errors over all floats are in docs/activations.md.
 //
-//   Vec f(Vec)            one value by its own: relu, sigmoid, ...
+//   Vec f(Vec)                 one value by its own: relu, sigmoid, ...
+//   Vec f(Vec, Coefficients)   the same with parameters
 //   over_vectors<f>       in place over values; for quartics on segments see piecewise.h
 //   activate_vectors      over_vectors of the activation, by the list in types.h
 //   activate_row          a row of outputs       activate_columns      columns of outputs
@@ -13,6 +14,7 @@
 #include "kernels/kernel.h"
 #include "kernels/piecewise.h"
 #include "kernels/simd.h"
+#include "kernels/stream.h"
 
 namespace mlpbank {
 namespace MLPBANK_ISA {
@@ -23,28 +25,112 @@ inline Vec unchanged(Vec x) { return x; }
 // max(0, x), its operands in the order that keeps a NaN.
 inline Vec relu(Vec x) { return max_keep_nan(broadcast(0.0f), x); }
 
-// The slope is PyTorch's default.
-inline Vec leaky_relu(Vec x) { return max_keep_nan(mul(broadcast(0.01f), x), x); }
+// The parameters of an activation, see ActivationCall.
+struct Coefficients {
+  Vec first, second;
+};
 
-// x, or exp(x) - 1 where x is negative, which below -20 is -1. x = n ln2 + r with |r| <= ln2 / 2;
-// n is so small that one product with ln2 does. exp(x) - 1 = 2^n expm1(r) + (2^n - 1), which is
-// accurate relative to the result also near 0. expm1(r) = r + r^2 q(r), q the minimax polynomial
-// of degree 4 for the relative error (by linear programming in float64, coefficients rounded one
-// after the other; 0.3 * 2^-24).
-inline Vec elu(Vec x) {
-  const Vec negative = max_keep_nan(broadcast(-20.0f), min_keep_nan(broadcast(0.0f), x));
-  const Vec shifter = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Vec shifted = fma(negative, broadcast(1.44269504f), shifter);
-  const Vec r = fma(sub(shifted, shifter), broadcast(-0.693147182f), negative);
-  Vec p = broadcast(0.0013882528f);
-  p = fma(p, r, broadcast(0.008366527f));
-  p = fma(p, r, broadcast(0.0416672f));
-  p = fma(p, r, broadcast(0.16666543f));
-  p = fma(p, r, broadcast(0.49999997f));
+// x, or alpha x where x is negative.
+inline Vec leaky_relu(Vec x, Coefficients alpha) {
+  return where_negative(x, mul(alpha.first, x), x);
+}
+
+// Between two bounds, which may be infinite.
+inline Vec clip(Vec x, Coefficients low_high) {
+  return min_keep_nan(low_high.second, max_keep_nan(low_high.first, x));
+}
+inline Vec relu6(Vec x) { return clip(x, {broadcast(0.0f), broadcast(6.0f)}); }
+
+// alpha x + beta between 0 and 1.
+inline Vec hardsigmoid(Vec x, Coefficients alpha_beta) {
+  return clip(fma(alpha_beta.first, x, alpha_beta.second), {broadcast(0.0f), broadcast(1.0f)});
+}
+
+// x relu6(x + 3) / 6. A sixth of 6 rounds to 1.
+inline Vec hardswish(Vec x) {
+  const Vec above = max_keep_nan(broadcast(-3.0f), x);
+  const Vec share = min_keep_nan(broadcast(6.0f), add(above, broadcast(3.0f)));
+  return mul(mul(share, broadcast(1 / 6.0f)), above);
+}
+
+// x / (1 + |x|). From 2^24 on that is 1 in magnitude.
+inline Vec softsign(Vec x) {
+  const Vec a = min_keep_nan(broadcast(0x1p25f), bit_and(x, float_bits(0x7fffffff)));
+  return copy_sign(div(a, add(a, broadcast(1.0f))), x);
+}
+
+// expm1(r) = r + r^2 q(r) for |r| <= ln2 / 2, q the minimax polynomial of degree 4 for the relative
+// error (by linear programming in float64, coefficients rounded one after the other; 0.3 * 2^-24).
+constexpr float kExpm1[] = {0.49999997f, 0.16666543f, 0.0416672f, 0.008366527f, 0.0013882528f};
+
+inline Vec expm1_near_zero(Vec r) {
+  Vec p = broadcast(kExpm1[4]);
+  p = fma(p, r, broadcast(kExpm1[3]));
+  p = fma(p, r, broadcast(kExpm1[2]));
+  p = fma(p, r, broadcast(kExpm1[1]));
+  p = fma(p, r, broadcast(kExpm1[0]));
+  return fma(mul(r, r), p, r);
+}
+
+// 1.5 * 2^23: adding it rounds to an integer. Its lowest bits are those of an exponent of 0.
+constexpr float kExponentShifter = 12582912.0f + 127.0f;
+
+// scale (exp(x) - 1) for negative x; below -20 it is -scale. x = n ln2 + r with |r| <= ln2 / 2; n
+// is so small that one product with ln2 does. exp(x) - 1 = 2^n expm1(r) + (2^n - 1), which is
+// accurate relative to the result also near 0. For other x the result is anything.
+inline Vec negative_expm1(Vec x, Vec scale) {
+  const Vec above = max_keep_nan(broadcast(-20.0f), x);
+  const Vec shifter = broadcast(kExponentShifter);
+  const Vec shifted = fma(above, broadcast(1.44269504f), shifter);
+  const Vec r = fma(sub(shifted, shifter), broadcast(-0.693147182f), above);
+  const Vec two_n = mul(int_shift_left<23>(shifted), scale);
+  return fma(expm1_near_zero(r), two_n, sub(two_n, scale));
+}
+
+// x, or alpha (exp(x) - 1) where x is negative.
+inline Vec elu(Vec x, Coefficients alpha) {
+  return where_negative(x, negative_expm1(x, alpha.first), x);
+}
+
+// x, or alpha (exp(x / alpha) - 1) where x is negative. As negative_expm1, but all in units of
+// alpha: r becomes alpha r, and the coefficients are divided by powers of alpha. They do not depend
+// on x, so the loop over vectors finds them ready.
+inline Vec celu(Vec x, Coefficients coefficients) {
+  const Vec alpha = coefficients.first, inverse = div(broadcast(1.0f), alpha);
+  const Vec inverse2 = mul(inverse, inverse), inverse3 = mul(inverse2, inverse);
+  const Vec above = max_keep_nan(mul(broadcast(-20.0f), alpha), x);
+  const Vec shifter = broadcast(kExponentShifter);
+  const Vec shifted = fma(above, mul(broadcast(1.44269504f), inverse), shifter);
+  const Vec r = fma(sub(shifted, shifter), mul(broadcast(-0.693147182f), alpha), above);
+  Vec p = mul(broadcast(kExpm1[4]), mul(inverse3, inverse2));
+  p = fma(p, r, mul(broadcast(kExpm1[3]), mul(inverse2, inverse2)));
+  p = fma(p, r, mul(broadcast(kExpm1[2]), inverse3));
+  p = fma(p, r, mul(broadcast(kExpm1[1]), inverse2));
+  p = fma(p, r, mul(broadcast(kExpm1[0]), inverse));
   p = fma(mul(r, r), p, r);
-  const Vec two_n = int_add(int_shift_left<23>(shifted), float_bits(0x3f800000));
-  // For positive x that is 0, for negative above x.
-  return max_keep_nan(fma(p, two_n, sub(two_n, broadcast(1.0f))), x);
+  const Vec two_n = int_shift_left<23>(shifted);
+  return where_negative(x, fma(p, two_n, fma(two_n, alpha, sub(broadcast(0.0f), alpha))), x);
+}
+
+// elu with G. Klambauer et al.'s alpha ("Self-normalizing neural networks", 2017), times a scale.
+inline Vec selu(Vec x) {
+  const Vec below = negative_expm1(x, broadcast(1.05070098f * 1.67326324f));
+  return where_negative(x, below, mul(broadcast(1.05070098f), x));
+}
+
+// exp(x) - 1, infinite above 88.72. As above, with ln2 in two parts. The last step doubles, so that n
+// may be 128.
+inline Vec expm1(Vec x) {
+  const Vec inside = max_keep_nan(broadcast(-20.0f), min_keep_nan(broadcast(89.0f), x));
+  const Vec shifter = broadcast(kExponentShifter - 1.0f);
+  const Vec shifted = fma(inside, broadcast(1.44269504f), shifter);
+  const Vec n = sub(shifted, shifter);
+  Vec r = fma(n, broadcast(-0.693359375f), inside);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  const Vec half = int_shift_left<23>(shifted);  // of 2^n
+  const Vec y = fma(expm1_near_zero(r), half, sub(half, broadcast(0.5f)));
+  // exp(x) - 1 is never below x, so the maximum changes nothing but -0 and NaN.
+  return max_keep_nan(add(y, y), x);
 }
 
 // 2^32 exp(x) for -104 <= x <= 20. The factor keeps results at full precision that would be
@@ -54,6 +140,9 @@ inline Vec elu(Vec x) {
 constexpr uint32_t kPowerBits[8] = {0x4f800000, 0x4f8b95c2, 0x4f9837f0, 0x4fa5fed7,
                                     0x4fb504f3, 0x4fc5672a, 0x4fd744fd, 0x4feac0c7};
 constexpr Powers kPowers = Powers(kPowerBits);  // 2^(32 + j/8)
+constexpr uint32_t kRootPowerBits[8] = {0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5fed7,
+                                        0x3fb504f3, 0x3fc5672a, 0x3fd744fd, 0x3feac0c7};
+constexpr Powers kRootPowers = Powers(kRootPowerBits);  // 2^(j/8)
 
 inline Vec exp_scaled(Vec x) {
   const Vec shifter = broadcast(1572864.0f);  // 1.5 * 2^20: adding it rounds to a multiple of 1/8
@@ -71,6 +160,31 @@ inline Vec exp_scaled(Vec x) {
 inline Vec sigmoid(Vec x) {
   const Vec e = exp_scaled(max_keep_nan(broadcast(-104.0f), min_keep_nan(broadcast(20.0f), x)));
   return div(e, add(e, broadcast(0x1p32f)));
+}
+
+// exp(x), infinite above 88.72. x = 2 k ln2 + r with k a multiple of 1/8 and |r| <= ln2 / 8. 2^k
+// neither overflows nor underflows; exp(r) is multiplied by it twice. exp(r) = 1 + r + r^2 (c2 +
+// c3 r + c4 r^2), minimax as above; 0.1 * 2^-24.
+inline Vec exp(Vec x) {
+  const Vec inside = max_keep_nan(broadcast(-104.0f), min_keep_nan(broadcast(89.0f), x));
+  const Vec shifter = broadcast(1572864.0f);  // 1.5 * 2^20: adding it rounds to a multiple of 1/8
+  const Vec shifted = fma(inside, broadcast(0.5f * 1.44269504f), shifter);
+  const Vec k = sub(shifted, shifter);
+  Vec r = fma(k, broadcast(2 * -0.693359375f), inside);
+  r = fma(k, broadcast(2 * 2.12194440e-4f), r);
+  const Vec root = power(kRootPowers, shifted, k);
+  Vec p = fma(broadcast(0.041645046f), r, broadcast(0.16672099f));
+  p = fma(p, r, broadcast(0.5000002f));
+  p = fma(mul(p, r), r, r);
+  return mul(fma(root, p, root), root);
+}
+
+// x tanh(log(1 + exp(x))) = x n / (n + 2) with n = exp(x) (exp(x) + 2). From 20 on that is x.
+inline Vec mish(Vec x) {
+  const Vec above = max_keep_nan(broadcast(-104.0f), x);
+  const Vec e = mul(exp_scaled(min_keep_nan(broadcast(20.0f), above)), broadcast(0x1p-32f));
+  const Vec n = mul(e, add(e, broadcast(2.0f)));
+  return mul(above, div(n, add(n, broadcast(2.0f))));
 }
 
 // log(1 + exp(x)) = max(0, x) + log1p(e), e = exp(-|x|). log1p(e) = e g(e), g the minimax
@@ -129,8 +243,13 @@ inline void softmax_row(float* values, int64_t outputs) {
 // In place over n values, n a multiple of kLanes. Two, four or eight vectors in one step of the
 // loop were no faster.
 template <Vec (*Function)(Vec)>
-inline void over_vectors(float* values, int64_t n) {
+inline void over_vectors(const ActivationCall&, float* values, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) store(values + i, Function(load(values + i)));
+}
+template <Vec (*Function)(Vec, Coefficients)>
+inline void over_vectors(const ActivationCall& call, float* values, int64_t n) {
+  const Coefficients coefficients = {broadcast(*call.first), broadcast(*call.second)};
+  for (int64_t i = 0; i < n; i += kLanes) store(values + i, Function(load(values + i), coefficients));
 }
 
 // Whether this is the stage of the activation.
@@ -143,40 +262,40 @@ __attribute__((always_inline)) inline bool is_at(Stage stage, Activation activat
 
 // Activations of single values, in place over n values, n a multiple of kLanes. Not inlined: a call
 // for each tile is cheap, its code in each tile is not. docs/activations.md has what each costs.
-__attribute__((noinline)) void activate_vectors(Activation activation, float* values, int64_t n) {
-  switch (activation) {
+__attribute__((noinline)) void activate_vectors(const ActivationCall& call, float* values, int64_t n) {
+  switch (call.activation) {
 #define MLPBANK_CASE(name, stage, method)      \
   case Activation::name:                       \
     if (Stage::stage != Stage::values) return; \
-    return over_vectors<method>(values, n);
+    return over_vectors<method>(call, values, n);
     MLPBANK_ACTIVATIONS(MLPBANK_CASE)
 #undef MLPBANK_CASE
   }
 }
 
-__attribute__((noinline)) void activate_row_now(Activation activation, float* values,
+__attribute__((noinline)) void activate_row_now(const ActivationCall& call, float* values,
                                                 int64_t outputs) {
-  if (is_at(Stage::row, activation)) return softmax_row(values, outputs);
-  activate_vectors(activation, values, (outputs + kLanes - 1) / kLanes * kLanes);
+  if (is_at(Stage::row, call.activation)) return softmax_row(values, outputs);
+  activate_vectors(call, values, (outputs + kLanes - 1) / kLanes * kLanes);
 }
 
-__attribute__((noinline)) void activate_columns_now(Activation activation, float* values,
+__attribute__((noinline)) void activate_columns_now(const ActivationCall& call, float* values,
                                                     int64_t outputs, int64_t columns) {
-  if (!is_at(Stage::row, activation)) {
-    return activate_vectors(activation, values, outputs * columns);
+  if (!is_at(Stage::row, call.activation)) {
+    return activate_vectors(call, values, outputs * columns);
   }
   for (int64_t c = 0; c < columns; c += kLanes) softmax_columns(values + c, outputs, columns);
 }
 
 // What the tiles have not done, over one row of outputs, which has room for whole vectors.
-inline void activate_row(Activation activation, float* values, int64_t outputs) {
-  if (!is_at(Stage::tile, activation)) activate_row_now(activation, values, outputs);
+inline void activate_row(const ActivationCall& call, float* values, int64_t outputs) {
+  if (!is_at(Stage::tile, call.activation)) activate_row_now(call, values, outputs);
 }
 
 // The same over `columns` columns of outputs, a multiple of kLanes.
-inline void activate_columns(Activation activation, float* values, int64_t outputs,
+inline void activate_columns(const ActivationCall& call, float* values, int64_t outputs,
                              int64_t columns) {
-  if (!is_at(Stage::tile, activation)) activate_columns_now(activation, values, outputs, columns);
+  if (!is_at(Stage::tile, call.activation)) activate_columns_now(call, values, outputs, columns);
 }
 
 }  // namespace

@@ -29,7 +29,8 @@
 //       +----------------------------------------+
 //
 // Biases are float32, weights any Dtype. With int8, a row of float32 scales (one for each output)
-// stands between biases and weights. Each layer starts at a multiple of 64 bytes. Kernels read a
+// stands between biases and weights. With prelu, the layer's panels are followed by a float32 slope
+// for each model of the block. Each layer starts at a multiple of 64 bytes. Kernels read a
 // tail panel with whole vectors, up to 15 elements past the end of its rows; the layout leaves that
 // room inside the model's own block.
 //
@@ -57,7 +58,7 @@ struct LayerPlan {
   int64_t in, out;
   int64_t offset;           // bytes from the start of the block to this layer's first bias
   int64_t unpacked_offset;  // the same in an unpacked model, in floats
-  Activation activation;
+  ActivationSpec activation;
 };
 
 struct Plan {

@@ -32,7 +32,7 @@ __attribute__((noinline)) void models_tile(const LayerPlan& layer, const Bytes* 
                                            const float* x, float* y, int64_t stride,
                                            int64_t prefetch_distance) {
   constexpr int kWidth = O * kTileModels;
-  const bool with_relu = layer.activation == Activation::relu;
+  const bool with_relu = layer.activation.activation == Activation::relu;
   UNROLL for (int lane = 0; lane < kTileModels; lane += kLanes) {
     const float* header = header_of(panel) + lane;
     Vec acc[R][O];
@@ -79,6 +79,17 @@ constexpr decltype(&models_tile<Weight, R, 1>) kModelsTiles[] = {
     models_tile<Weight, R, 8>,
 };
 
+// The learned slopes of all models of the tile, over (outputs, 16).
+__attribute__((noinline)) void prelu_models(const Bytes* slopes, float* values, int64_t outputs) {
+  for (int lane = 0; lane < kTileModels; lane += kLanes) {
+    const Vec slope = load(reinterpret_cast<const float*>(slopes) + lane);
+    for (int64_t o = 0; o < outputs; ++o) {
+      float* at = values + o * kTileModels + lane;
+      store(at, leaky_relu(load(at), {slope, slope}));
+    }
+  }
+}
+
 // One row of each model of the tile to vector lanes, where models that the tile lacks get zeros.
 __attribute__((noinline)) void row_to_lanes(const LaneJob& job, int64_t row, int64_t in,
                                             float* to) {
@@ -113,13 +124,19 @@ __attribute__((noinline)) void models_pass(const Plan& plan, const LaneJob& job,
   const LayerPlan* const end = plan.layers + plan.num_layers;
   for (const LayerPlan* layer = plan.layers; layer != end; ++layer) {
     const int64_t bytes = column_bytes<Weight>(layer->in) * kTileModels;
+    const auto activation = activation_of<Weight, kScaled<Weight>>(*layer, stream.layer(*layer));
     for_each_panel(stream.layer(*layer), layer->out, kLanePanelWidth, bytes, [&](auto panel) {
       const int64_t distance = stream.prefetch_distance<Weight>(panel.address);
       float* const outputs = y + panel.first * kTileModels;
       kModelsTiles<Weight, R>[panel.outputs](*layer, panel.address, x, outputs, stride, distance);
     });
-    for (int r = 0; r < R; ++r) {
-      activate_columns(layer->activation, y + r * stride, layer->out, kTileModels);
+    if (activation.activation == Activation::prelu) {
+      const Bytes* slopes = slopes_behind(stream.layer(*layer), bytes * layer->out);
+      for (int r = 0; r < R; ++r) prelu_models(slopes, y + r * stride, layer->out);
+    } else {
+      for (int r = 0; r < R; ++r) {
+        activate_columns(activation, y + r * stride, layer->out, kTileModels);
+      }
     }
     x = y;
     y = y == scratch ? scratch + R * stride : scratch;
@@ -147,6 +164,10 @@ void unpack_tile(const Plan& plan, const Bytes* tile, float* to) {
       to_floats(weights_of<Weight>(panel.address, width), layer.in * width, to + header);
       to += header + layer.in * width;
     });
+    if (layer.activation.activation == Activation::prelu) {
+      memcpy(to, slopes_behind(tile + layer.offset, bytes * layer.out), kTileModels * 4);
+      to += kTileModels;
+    }
   }
 }
 

@@ -24,7 +24,7 @@ __attribute__((always_inline)) inline void outputs_tile(const LayerPlan& layer,
                                                         const float* x, int64_t x_stride, float* y,
                                                         int64_t y_stride) {
   constexpr int kInputBytes = kPanelWidth * static_cast<int>(sizeof(Weight));  // of a whole panel
-  const bool with_relu = layer.activation == Activation::relu;
+  const bool with_relu = layer.activation.activation == Activation::relu;
   const int64_t bytes = panel_bytes<Weight>(layer.in, width);
   // Each panel has a distance of its own: four panels of 64 inputs are 16 KB, so the last ones
   // already prefetch from the next block.
@@ -117,7 +117,9 @@ __attribute__((noinline)) void outputs_pass(const Plan& plan, const PanelJob& jo
   const LayerPlan* const end = plan.layers + plan.num_layers;
   for (const LayerPlan* layer = plan.layers; layer != end; ++layer) {
     outputs_layer<Weight, R>(*layer, stream, x, x_stride, y, stride);
-    for (int r = 0; r < R; ++r) activate_row(layer->activation, y + r * stride, layer->out);
+    const auto activation =
+        activation_of<Weight, kScaled<Weight>>(*layer, stream.layer(*layer));
+    for (int r = 0; r < R; ++r) activate_row(activation, y + r * stride, layer->out);
     x = y;
     x_stride = stride;
     y = y == scratch ? scratch + R * stride : scratch;

@@ -50,6 +50,13 @@ inline const Weight* weights_of(const Bytes* panel, int64_t width) {
   return reinterpret_cast<const Weight*>(panel + kHeaderBytes<Weight> * width);
 }
 
+// Where a layer with prelu has its slopes, one for each model of the block: behind its panels, at a
+// multiple of 4 bytes. `layer` is the address of the layer.
+template <class Address>
+inline Address slopes_behind(Address layer, int64_t bytes_of_panels) {
+  return layer + (bytes_of_panels + 3) / 4 * 4;
+}
+
 // One panel of a layer: its address, its first output and its number of outputs.
 template <class Address>
 struct PanelRange {

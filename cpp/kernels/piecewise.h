@@ -10,6 +10,7 @@
 
 #include "kernels/piecewise_tables.h"
 #include "kernels/simd.h"
+#include "kernels/stream.h"
 
 namespace mlpbank {
 namespace MLPBANK_ISA {
@@ -77,7 +78,7 @@ struct Silu {
 
 // In place over n values, n a multiple of kLanes.
 template <class Piecewise>
-inline void over_vectors(float* values, int64_t n) {
+inline void over_vectors(const ActivationCall&, float* values, int64_t n) {
   if constexpr (kTablesInRegisters) {
     for (int64_t i = 0; i < n; i += kLanes) {
       const Vec x = load(values + i);

@@ -55,11 +55,12 @@ inline void rows_tile(const float* w, int64_t width, int64_t in, bool with_relu,
 // The outputs of one panel in tiles of O, the last one as wide as what is left.
 template <class Weight, bool Scaled, int V, int O>
 inline void rows_panel(const float* w, int64_t width, int64_t left, int64_t in,
-                       Activation activation, const float* x, float* y,
+                       const ActivationCall& activation, const float* x, float* y,
                        PrefetchPlan<Weight>& ahead) {
   for (; left >= O; left -= O, w += O, y += O * V * kLanes) {
-    rows_tile<Weight, Scaled, V, O>(w, width, in, activation == Activation::relu, x, y, ahead);
-    if (kActivateTiles && !is_at(Stage::tile, activation)) {
+    const bool with_relu = activation.activation == Activation::relu;
+    rows_tile<Weight, Scaled, V, O>(w, width, in, with_relu, x, y, ahead);
+    if (kActivateTiles && !is_at(Stage::tile, activation.activation)) {
       activate_vectors(activation, y, O * V * kLanes);
     }
     ahead.end_tile(in, O);
@@ -116,17 +117,18 @@ void rows_pass(const Plan& plan, const BlockStream& stream, const float* x, int6
   for (int64_t i = 0; i < plan.num_layers; ++i, turn ^= 1) {
     const LayerPlan& layer = plan.layers[i];
     const int64_t bytes = column_bytes<Weight, Scaled>(layer.in);
+    const ActivationCall activation = activation_of<Weight, Scaled>(layer, stream.layer(layer));
     float* to = buffers[turn ^ 1];
     for_each_panel(stream.layer(layer), layer.out, plan.panel_width, bytes, [&](auto panel) {
       const int64_t width = panel.outputs;
       const float* w = float_panel<Weight>(panel.address, width, layer.in, panel_buffer);
       ahead.begin_panel(stream.prefetch_address<Weight>(panel.address, width * bytes));
-      rows_panel<Weight, Scaled, V, kOutputs>(w, width, width, layer.in, layer.activation,
+      rows_panel<Weight, Scaled, V, kOutputs>(w, width, width, layer.in, activation,
                                               buffers[turn], to + panel.first * kRows, ahead);
       ahead.end_panel();
     });
-    if (!kActivateTiles || is_at(Stage::row, layer.activation)) {
-      activate_columns(layer.activation, to, layer.out, kRows);
+    if (!kActivateTiles || is_at(Stage::row, activation.activation)) {
+      activate_columns(activation, to, layer.out, kRows);
     }
   }
   transpose(buffers[turn], kRows, out, rows, y, out);

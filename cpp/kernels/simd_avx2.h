@@ -49,6 +49,10 @@ inline Vec minus_min_magnitude(Vec limit, Vec a) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_max_ps(_mm256_or_ps(sign, a.v), _mm256_xor_ps(sign, limit.v))};
 }
+inline Vec where_negative(Vec x, Vec yes, Vec no) {
+  const __m256 negative = _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_LT_OQ);
+  return {_mm256_blendv_ps(no.v, yes.v, negative)};
+}
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   return {_mm256_or_ps(magnitude.v, _mm256_and_ps(_mm256_set1_ps(-0.0f), sign.v))};
 }

@@ -43,6 +43,10 @@ inline Vec bit_and(Vec a, Vec b) { return from_bits(_mm512_and_si512(bits(a), bi
 // vrangeps does in one operation what else takes two.
 inline Vec min_magnitude(Vec limit, Vec a) { return {_mm512_range_ps(a.v, limit.v, 0b1010)}; }
 inline Vec minus_min_magnitude(Vec limit, Vec a) { return {_mm512_range_ps(a.v, limit.v, 0b1110)}; }
+inline Vec where_negative(Vec x, Vec yes, Vec no) {
+  const __mmask16 negative = _mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_LT_OQ);
+  return {_mm512_mask_mov_ps(no.v, negative, yes.v)};
+}
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   const __m512i mask = _mm512_set1_epi32(INT32_MIN);
   return from_bits(_mm512_ternarylogic_epi32(bits(magnitude), bits(sign), mask, 0xf8));

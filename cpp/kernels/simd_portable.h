@@ -66,6 +66,7 @@ inline Vec min_magnitude(Vec limit, Vec a) {
 inline Vec minus_min_magnitude(Vec limit, Vec a) {
   return from_bits(bits(min_magnitude(limit, a)) | 0x80000000);
 }
+inline Vec where_negative(Vec x, Vec yes, Vec no) { return pick(x.v < 0.0f, yes, no); }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   return from_bits(bits(magnitude) | (bits(sign) & 0x80000000));
 }

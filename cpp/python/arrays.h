@@ -38,16 +38,21 @@ inline BoolArray bool_array(const std::vector<bool>& values) {
 // The views that BatchedWeights::load takes, over arrays that must hold `count` models each.
 inline std::vector<LayerView> layer_views(const Architecture& architecture, int64_t count,
                                           const std::vector<Floats>& weights,
-                                          const std::vector<std::optional<Floats>>& biases) {
+                                          const std::vector<std::optional<Floats>>& biases,
+                                          const std::vector<std::optional<Floats>>& slopes) {
   const auto& layers = architecture.layers();
-  expect(weights.size() == layers.size() && biases.size() == layers.size(),
-         "expected one weight and bias per layer");
+  expect(weights.size() == layers.size() && biases.size() == layers.size() &&
+             slopes.size() == layers.size(),
+         "expected one weight, bias and slope per layer");
   std::vector<LayerView> views;
   for (std::size_t l = 0; l < layers.size(); ++l) {
     const int64_t in = layers[l].input_size, out = layers[l].output_size;
     expect(weights[l].size() == count * in * out, "weight of wrong size");
     expect(!biases[l] || biases[l]->size() == count * out, "bias of wrong size");
-    views.push_back({weights[l].data(), biases[l] ? biases[l]->data() : nullptr});
+    expect(!layers[l].has_slope() || (slopes[l] && slopes[l]->size() == count),
+           "slope of wrong size");
+    views.push_back({weights[l].data(), biases[l] ? biases[l]->data() : nullptr,
+                     slopes[l] ? slopes[l]->data() : nullptr});
   }
   return views;
 }

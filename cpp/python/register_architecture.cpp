@@ -16,13 +16,13 @@ namespace py = pybind11;
 namespace mlpbank {
 namespace {
 
-// Input size, output size, activation.
-using LayerTuple = std::tuple<int64_t, int64_t, std::string>;
+// Input size, output size, activation and its two parameters, see ActivationSpec.
+using LayerTuple = std::tuple<int64_t, int64_t, std::string, float, float>;
 
 Architecture make_architecture(const std::vector<LayerTuple>& layers) {
   std::vector<LayerSpec> specs;
-  for (const auto& [in, out, activation] : layers) {
-    specs.push_back({in, out, activation_from_name(activation)});
+  for (const auto& [in, out, activation, first, second] : layers) {
+    specs.push_back({in, out, activation_from_name(activation), first, second});
   }
   return Architecture(std::move(specs));
 }

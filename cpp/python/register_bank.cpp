@@ -92,8 +92,9 @@ std::pair<Integers, py::object> slots_of(const Bank& self, const Integers& handl
 // Changes and what takes the bank's lock give up the GIL.
 
 void add(Bank& self, const py::object& key, const std::string& version, double loaded_at,
-         const std::vector<Floats>& weights, const std::vector<std::optional<Floats>>& biases) {
-  const auto views = layer_views(self.weights()->architecture(), 1, weights, biases);
+         const std::vector<Floats>& weights, const std::vector<std::optional<Floats>>& biases,
+         const std::vector<std::optional<Floats>>& slopes) {
+  const auto views = layer_views(self.weights()->architecture(), 1, weights, biases, slopes);
   const KeyView view = read_key(key);
   const ReleasedGil released;
   self.add(view, version, loaded_at, views);
@@ -195,7 +196,7 @@ void register_bank(py::module_& m) {
       .def("find_handles", &find_handles, py::arg("keys"))
       .def("slots_of", &slots_of, py::arg("handles").noconvert())
       .def("add", &add, py::arg("key"), py::arg("version"), py::arg("loaded_at"),
-           py::arg("weights").noconvert(), py::arg("biases").noconvert())
+           py::arg("weights").noconvert(), py::arg("biases").noconvert(), py::arg("slopes").noconvert())
       .def("remove", &remove, py::arg("key"))
       .def("set_key_type", &set_key_type, py::arg("type"))
       .def("info", &info, py::arg("key"))

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -36,24 +37,30 @@ std::shared_ptr<Weights> from_buffer(int64_t num_models, const Architecture& arc
 }
 
 void load(Weights& self, int64_t first, int64_t count, const std::vector<Floats>& weights,
-          const std::vector<std::optional<Floats>>& biases) {
-  const auto views = layer_views(self.architecture(), count, weights, biases);
+          const std::vector<std::optional<Floats>>& biases,
+          const std::vector<std::optional<Floats>>& slopes) {
+  const auto views = layer_views(self.architecture(), count, weights, biases, slopes);
   const ReleasedGil released;
   self.load(first, count, views, count == 1 ? 1 : cpu_budget().threads);
 }
 
-std::pair<std::vector<Floats>, std::vector<Floats>> get(const Weights& self, int64_t slot) {
-  std::vector<Floats> weights, biases;
-  std::vector<float*> weight_data, bias_data;
+// Weight, bias and, where it has one, slope of each layer.
+using LayerArrays = std::tuple<Floats, Floats, std::optional<Floats>>;
+
+std::vector<LayerArrays> get(const Weights& self, int64_t slot) {
+  std::vector<LayerArrays> layers;
+  std::vector<LayerTarget> targets;
   for (const LayerSpec& layer : self.architecture().layers()) {
-    weights.push_back(Floats({layer.input_size, layer.output_size}));
-    biases.push_back(Floats(layer.output_size));
-    weight_data.push_back(weights.back().mutable_data());
-    bias_data.push_back(biases.back().mutable_data());
+    Floats weight({layer.input_size, layer.output_size}), bias(layer.output_size);
+    std::optional<Floats> slope;
+    if (layer.has_slope()) slope = Floats(std::vector<py::ssize_t>{});
+    targets.push_back({weight.mutable_data(), bias.mutable_data(),
+                       slope ? slope->mutable_data() : nullptr});
+    layers.emplace_back(std::move(weight), std::move(bias), std::move(slope));
   }
   const ReleasedGil released;
-  self.get(slot, weight_data, bias_data);
-  return {std::move(weights), std::move(biases)};
+  self.get(slot, targets);
+  return layers;
 }
 
 // All blocks as they lie in memory, for pickles.
@@ -125,7 +132,7 @@ void register_weights(py::module_& m) {
           py::call_guard<ReleasedGil>())
       .def("grow", &Weights::grow, py::arg("count"), py::call_guard<ReleasedGil>())
       .def("load", &load, py::arg("first"), py::arg("count"), py::arg("weights").noconvert(),
-           py::arg("biases").noconvert())
+           py::arg("biases").noconvert(), py::arg("slopes").noconvert())
       .def("get", &get, py::arg("slot"))
       .def("copy_blocks", &copy_blocks)
       .def("restore_blocks", &restore_blocks, py::arg("blocks").noconvert(), py::arg("present"));

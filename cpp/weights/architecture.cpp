@@ -44,7 +44,7 @@ int64_t checked_add(int64_t a, int64_t b, const char* what) {
 Architecture::Architecture(std::vector<LayerSpec> layers) : layers_(std::move(layers)) {
   validate();
   for (const LayerSpec& layer : layers_)
-    num_parameters_ += (layer.input_size + 1) * layer.output_size;
+    num_parameters_ += (layer.input_size + 1) * layer.output_size + (layer.has_slope() ? 1 : 0);
 }
 
 void Architecture::validate() const {
@@ -75,6 +75,7 @@ void Architecture::validate() const {
     }
     const int64_t with_bias = checked_add(layer.input_size, 1, kWhat);
     parameters = checked_add(parameters, checked_mul(with_bias, layer.output_size, kWhat), kWhat);
+    if (layer.has_slope()) parameters = checked_add(parameters, 1, kWhat);
   }
   // 16: a whole tile of the lane layout. 4: room for scales and for rounding up.
   checked_mul(parameters, 16 * 4 * static_cast<int64_t>(sizeof(float)), kWhat);

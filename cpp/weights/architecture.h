@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/kernel.h"
+#include "types.h"
 
 namespace mlpbank {
 
@@ -17,10 +17,12 @@ const std::string& activation_name(Activation activation);
 struct LayerSpec {
   int64_t input_size, output_size;
   Activation activation;
+  float first = 0.0f, second = 0.0f;  // parameters of the activation, see ActivationSpec
 
+  bool has_slope() const { return activation == Activation::prelu; }  // learned, one for each model
   bool operator==(const LayerSpec& other) const {
     return input_size == other.input_size && output_size == other.output_size &&
-           activation == other.activation;
+           activation == other.activation && first == other.first && second == other.second;
   }
 };
 
@@ -36,7 +38,7 @@ class Architecture {
   const std::vector<LayerSpec>& layers() const { return layers_; }
   int64_t input_size() const { return layers_.front().input_size; }
   int64_t output_size() const { return layers_.back().output_size; }
-  int64_t num_parameters() const { return num_parameters_; }  // weights and biases
+  int64_t num_parameters() const { return num_parameters_; }  // weights, biases and slopes
 
   bool operator==(const Architecture& other) const { return layers_ == other.layers_; }
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/kernel.h"
+#include "types.h"
 
 namespace mlpbank {
 

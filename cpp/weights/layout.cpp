@@ -95,10 +95,14 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype)
     : kind_(kind), dtype_(dtype) {
   int64_t offset = 0, widest = architecture.input_size();
   for (const LayerSpec& layer : architecture.layers()) {
-    layers_.push_back(
-        {layer.input_size, layer.output_size, offset, model_floats_, layer.activation});
+    layers_.push_back({layer.input_size,
+                       layer.output_size,
+                       offset,
+                       model_floats_,
+                       {layer.activation, layer.first, layer.second}});
     offset = round_up(offset + layer_bytes(layer), kBlockAlignment);
     model_floats_ += (layer.input_size + header_rows(dtype)) * layer.output_size;
+    if (layer.has_slope()) ++model_floats_;
     widest = std::max(widest, layer.output_size);
     widest_pair_ = std::max(widest_pair_, layer.input_size + layer.output_size);
     num_panels_ += (layer.output_size + panel_width() - 1) / panel_width();
@@ -107,7 +111,7 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype)
     // Leaves room for reads of whole vectors, see kernel.h: of biases, of scales, of the last
     // weights of a panel. A layer's last panel, or the one before it, is read furthest. A loop over
     // all panels would take too long: a file can state any architecture.
-    int64_t end = 0;
+    int64_t end = offset;
     for (const LayerPlan& layer : layers_) {
       const int64_t last = (layer.out - 1) / kPanelWidth * kPanelWidth;
       for (int64_t o = std::max<int64_t>(0, last - kPanelWidth); o <= last; o += kPanelWidth) {
@@ -130,9 +134,14 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype)
   buffer_width_ = round_up(widest, kBlockAlignment / 4);
 }
 
+int64_t Layout::panels_bytes(int64_t in, int64_t out) const {
+  return (in * element_bytes(dtype_) + 4 * header_rows(dtype_)) * out * block_models();
+}
+
 int64_t Layout::layer_bytes(const LayerSpec& layer) const {
-  return (layer.input_size * element_bytes(dtype_) + 4 * header_rows(dtype_)) * layer.output_size *
-         block_models();
+  const int64_t panels = panels_bytes(layer.input_size, layer.output_size);
+  return layer.has_slope() ? portable::slopes_behind(int64_t{0}, panels) + 4 * block_models()
+                           : panels;
 }
 
 Plan Layout::plan() const {
@@ -257,18 +266,34 @@ void Layout::pack(const std::vector<LayerView>& views, int64_t source, int64_t m
       pack_panel<decltype(zero)>(panel, view, source, models, block, lane);
     });
   });
+  for_each_slope([&](std::size_t layer, int64_t offset) {
+    std::memcpy(block + offset + 4 * lane, views[layer].slope + source,
+                sizeof(float) * static_cast<std::size_t>(models));
+  });
   if (kind_ == LayoutKind::lane)
     set_present_mask(block, present_mask(block) | ((1u << models) - 1) << lane);
 }
 
-void Layout::unpack(const Bytes* block, int64_t lane, const std::vector<float*>& weight,
-                    const std::vector<float*>& bias) const {
+void Layout::unpack(const Bytes* block, int64_t lane,
+                    const std::vector<LayerTarget>& targets) const {
   for_each_panel([&](const Panel& panel) {
-    float* w = weight[panel.layer];
-    float* b = bias[panel.layer];
-    with_weight_type(dtype_,
-                     [&](auto zero) { unpack_panel<decltype(zero)>(panel, block, lane, w, b); });
+    const LayerTarget& to = targets[panel.layer];
+    with_weight_type(dtype_, [&](auto zero) {
+      unpack_panel<decltype(zero)>(panel, block, lane, to.weight, to.bias);
+    });
   });
+  for_each_slope([&](std::size_t layer, int64_t offset) {
+    std::memcpy(targets[layer].slope, block + offset + 4 * lane, sizeof(float));
+  });
+}
+
+template <class Visit>
+void Layout::for_each_slope(Visit visit) const {
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    const LayerPlan& layer = layers_[l];
+    if (layer.activation.activation != Activation::prelu) continue;
+    visit(l, portable::slopes_behind(layer.offset, panels_bytes(layer.in, layer.out)));
+  }
 }
 
 // Calls visit(offset, bytes of an element) for each element of lane 0 of a tile. The element of
@@ -291,6 +316,9 @@ void Layout::for_each_element(Visit visit) const {
       default:
         return run(offset, weights, std::integral_constant<int64_t, 1>());
     }
+  });
+  for_each_slope([&](std::size_t, int64_t offset) {
+    visit(offset, std::integral_constant<int64_t, 4>());
   });
 }
 

@@ -34,10 +34,17 @@ const std::vector<std::string>& dtype_names();
 Dtype dtype_from_name(const std::string& name);
 
 // One layer of one model as users hold it: weight (input_size, output_size) row-major. A null bias
-// means zeros.
+// means zeros. `slope` is one float, looked at where the layer has one.
 struct LayerView {
   const float* weight;
   const float* bias;
+  const float* slope = nullptr;
+};
+// Where one layer of one model is unpacked to. `slope` may be null where the layer has none.
+struct LayerTarget {
+  float* weight;
+  float* bias;
+  float* slope = nullptr;
 };
 
 class Layout {
@@ -59,13 +66,13 @@ class Layout {
   Plan plan() const;
 
   // Copies `models` models into lanes lane, lane + 1, ... of the block and marks them as present.
-  // views[l] is layer l of model 0; the weights (biases) of the next model follow directly behind.
+  // views[l] is layer l of model 0; the weights (biases, slopes) of the next model follow directly
+  // behind.
   // The first model that is copied is number `source` of the views. A panel block has lane 0 only.
   void pack(const std::vector<LayerView>& views, int64_t source, int64_t models, Bytes* block,
             int64_t lane) const;
-  // The inverse for one model: weight[l] and bias[l] receive layer l.
-  void unpack(const Bytes* block, int64_t lane, const std::vector<float*>& weight,
-              const std::vector<float*>& bias) const;
+  // The inverse for one model: targets[l] receives layer l.
+  void unpack(const Bytes* block, int64_t lane, const std::vector<LayerTarget>& targets) const;
 
   // Copies one model as it is stored, from lane to lane, and marks it as present.
   void copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t to_lane) const;
@@ -93,6 +100,9 @@ class Layout {
   void for_each_panel(Visit visit) const;
   template <class Visit>
   void for_each_element(Visit visit) const;
+  // Calls visit(layer, offset in bytes of lane 0) for each layer that has slopes.
+  template <class Visit>
+  void for_each_slope(Visit visit) const;
   template <class Weight>
   void pack_panel(const Panel& panel, const LayerView& view, int64_t source, int64_t models,
                   Bytes* block, int64_t lane) const;
@@ -106,6 +116,7 @@ class Layout {
   void set_present_mask(Bytes* block, uint32_t mask) const {
     std::memcpy(mask_address(block), &mask, sizeof mask);
   }
+  int64_t panels_bytes(int64_t in, int64_t out) const;
   int64_t layer_bytes(const LayerSpec& layer) const;
 
   LayoutKind kind_;

@@ -275,15 +275,14 @@ int64_t BatchedWeights::revision(int64_t slot) const {
   return revisions_[static_cast<std::size_t>(slot)];
 }
 
-void BatchedWeights::get(int64_t slot, const std::vector<float*>& weight,
-                         const std::vector<float*>& bias) const {
+void BatchedWeights::get(int64_t slot, const std::vector<LayerTarget>& targets) const {
   check_slot(slot);
   const DefaultFloatMode mode;
   const ReadGuard guard(*this);
   const int64_t lane = slot % layout_.block_models();
   const Bytes* block = guard.block(slot / layout_.block_models());
   if (block == nullptr || !layout_.has_model(block, lane)) throw_not_loaded(slot);
-  layout_.unpack(block, lane, weight, bias);
+  layout_.unpack(block, lane, targets);
 }
 
 std::vector<bool> BatchedWeights::loaded_flags() const {

@@ -82,8 +82,8 @@ class BatchedWeights {
   // Counts the loads of a slot. Takes the lock.
   int64_t revision(int64_t slot) const;
   std::vector<bool> loaded_flags() const;
-  // Unpacks one loaded model: weight[l] (in * out floats) and bias[l] (out floats) receive layer l.
-  void get(int64_t slot, const std::vector<float*>& weight, const std::vector<float*>& bias) const;
+  // Unpacks one loaded model: targets[l] receives layer l, in * out weights and out biases.
+  void get(int64_t slot, const std::vector<LayerTarget>& targets) const;
 
   // For pickles: copies the blocks of the first `models` slots as they lie in memory, in order.
   // Returns which blocks are present; the others are not written.

@@ -1,4 +1,7 @@
-"""Arrays of users as the core takes them: C-contiguous, aligned, native float32 or int64."""
+"""Arrays of users as the core takes them: C-contiguous, aligned, native float32 or int64.
+
+`as_array` is the one door from arrays and tensors of other frameworks to NumPy.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 # NumPy imports numpy.ma when it is first needed; a fork at that moment would hang.
 from numpy.ma import MaskedArray
@@ -19,6 +23,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _FLOAT32 = np.dtype(np.float32)
 _INT64 = np.dtype(np.int64)
+# Modules of the types that NumPy reads by itself in lists. Only others are looked at one by one.
+_SAFE_MODULES = ("builtins", "numpy")
 _MAX_DEPTH = 64  # the most dimensions of a NumPy array: deeper nesting is no array of numbers
 
 
@@ -32,26 +38,131 @@ def in_default_mode(function: F) -> F:
     return run  # type: ignore[return-value]
 
 
-def refuse_masks(values: Any, name: str) -> None:
-    """Raise TypeError if `values`, or a member of nested lists and tuples, is a masked array.
+def as_array(values: Any, name: str) -> npt.NDArray[Any]:
+    """Return an array of any framework, or nested lists, as a NumPy array.
 
-    NumPy would silently drop the mask and use the values under it.
+    Tensors of PyTorch are detached and brought to the CPU, those within lists as well. bfloat16,
+    which NumPy lacks, becomes float32 without a change of any value.
+
+    Raises
+    ------
+    TypeError
+        The values are masked, sparse, quantised, without values yet, or no array in another way.
+    ValueError
+        The values form no array, such as lists of different lengths.
     """
-    if _has_mask(values, _MAX_DEPTH):
+    if type(values) is np.ndarray:
+        array = values
+    else:
+        values = _readable(values, name, _MAX_DEPTH)
+        try:
+            array = np.asarray(values)
+        except MemoryError:
+            raise
+        except ValueError as error:  # vectors of different lengths
+            raise InvalidValueError(
+                f"{name}: expected numbers that form an array, got {error}"
+            ) from None
+        except Exception as error:  # other frameworks raise what they like
+            raise InvalidTypeError(
+                f"{name}: expected an array, got {_kind(values)}, which NumPy cannot read: {error}"
+            ) from error
+    # Names of types from the package ml_dtypes, as JAX and TensorFlow have them.
+    if array.dtype.name == "bfloat16":
+        return array.astype(np.float32)
+    if array.dtype.name.startswith("float8"):
+        raise InvalidTypeError(_float8(name, array.dtype.name))
+    return array
+
+
+def _readable(values: Any, name: str, depth: int) -> Any:
+    """Return values that NumPy can read, or raise for those that it would read wrongly."""
+    if isinstance(values, (list, tuple)):
+        if _is_plain(values, depth):
+            return values
+        return [_readable(value, name, depth - 1) for value in values]
+    if isinstance(values, MaskedArray):
+        # NumPy would silently drop the mask and use the values under it.
         raise InvalidTypeError(
             f"{name}: expected an array without mask, got a masked array; fill it first"
         )
+    if hasattr(values, "detach"):
+        return _from_torch(values, name)
+    if _is_of(type(values), "keras", "Variable", "KerasVariable"):
+        return _readable(values.value, name, depth)  # a tensor of Keras' backend
+    if hasattr(values, "toarray") or _is_of(type(values), "tensorflow", "SparseTensor"):
+        raise InvalidTypeError(
+            f"{name}: expected an array with all of its values, got a sparse {_kind(values)}; "
+            "make it dense first (toarray(), tf.sparse.to_dense)"
+        )
+    return values
 
 
-def _has_mask(values: Any, depth: int) -> bool:
-    if not isinstance(values, (list, tuple)):
-        return isinstance(values, MaskedArray)
-    kinds = set(map(type, values))  # fast, also for a million floats
-    if any(issubclass(kind, MaskedArray) for kind in kinds):
+def _is_plain(values: list[Any] | tuple[Any, ...], depth: int) -> bool:
+    """Return whether a list, and lists in it, have only members that NumPy reads by itself."""
+    if depth == 0:
         return True
-    if depth == 0 or not any(issubclass(kind, (list, tuple)) for kind in kinds):
+    kinds = set(map(type, values))  # fast, also for a million floats
+    if not all(kind.__module__ in _SAFE_MODULES for kind in kinds):
         return False
-    return any(_has_mask(part, depth - 1) for part in values if isinstance(part, (list, tuple)))
+    if not any(issubclass(kind, (list, tuple)) for kind in kinds):
+        return True
+    return all(_is_plain(part, depth - 1) for part in values if isinstance(part, (list, tuple)))
+
+
+def _from_torch(tensor: Any, name: str) -> npt.NDArray[Any]:
+    """Return the values of a PyTorch tensor. They are not copied where they lie in memory so."""
+    kind = _kind(tensor)
+    if "Uninitialized" in kind:
+        raise InvalidTypeError(
+            f"{name}: expected values, got a lazy parameter without any; call its module once"
+        )
+    if tensor.is_meta:
+        raise InvalidTypeError(
+            f"{name}: expected values, got a tensor on the meta device, which has none; "
+            "load the weights first"
+        )
+    if tensor.is_quantized:
+        raise InvalidTypeError(
+            f"{name}: expected real numbers, got a quantised tensor; call its dequantize() first"
+        )
+    if tensor.is_nested:
+        raise InvalidTypeError(f"{name}: expected one shape, got a nested tensor of several")
+    layout, dtype = str(tensor.layout), str(tensor.dtype)
+    if layout != "torch.strided":
+        raise InvalidTypeError(
+            f"{name}: expected a dense tensor, got layout {layout}; call its to_dense() first"
+        )
+    if dtype == "torch.bfloat16":
+        tensor = tensor.float()
+    elif dtype.startswith("torch.float8"):
+        raise InvalidTypeError(_float8(name, dtype))
+    try:
+        # Without the gradient, on the CPU, with what negation and conjugation put off.
+        return tensor.numpy(force=True)  # type: ignore[no-any-return]
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise InvalidTypeError(
+            f"{name}: expected a tensor that NumPy can read, got {kind} of {dtype}: {error}"
+        ) from error
+
+
+def _float8(name: str, dtype: str) -> str:
+    return (
+        f"{name}: expected real numbers, got {dtype}, whose scale lies elsewhere; "
+        "make it float32 with its scale first"
+    )
+
+
+def _kind(values: Any) -> str:
+    return type(values).__name__
+
+
+def _is_of(kind: type, package: str, *names: str) -> bool:
+    """Return whether a class or one of its bases has one of these names in a package."""
+    return any(
+        base.__name__ in names and base.__module__.partition(".")[0] == package
+        for base in kind.__mro__
+    )
 
 
 def as_float32(values: Any, name: str) -> Float32Array:
@@ -68,13 +179,7 @@ def as_float32(values: Any, name: str) -> Float32Array:
         flags = values.flags
         if flags.c_contiguous and flags.aligned:
             return values
-    refuse_masks(values, name)
-    try:
-        array = np.asarray(values)
-    except ValueError as error:  # vectors of different lengths
-        raise InvalidValueError(
-            f"{name}: expected numbers that form an array, got {error}"
-        ) from None
+    array = as_array(values, name)
     if array.dtype.kind not in "fiub":
         raise InvalidTypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     # The conversion rounds, so the caller's rounding mode must not apply.
@@ -93,11 +198,7 @@ def as_int64(values: Any, name: str) -> Int64Array:
     IndexError
         A value does not fit in int64.
     """
-    refuse_masks(values, name)
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise InvalidValueError(f"{name}: expected one dimension, got {error}") from None
+    array = as_array(values, name)
     if array.ndim != 1:
         raise InvalidValueError(f"{name}: expected one dimension, got shape {array.shape}")
     if array.size == 0:

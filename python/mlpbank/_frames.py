@@ -166,7 +166,7 @@ def try_frame(table: Any, argument: str) -> Frame | None:
 def _from_stream(table: Any, argument: str) -> Any:
     name = type(table).__name__
     try:
-        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow
     except ImportError as error:
         raise MissingPackageError(
             f"{argument}: reading a {name} needs pyarrow: pip install pyarrow"

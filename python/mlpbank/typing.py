@@ -53,6 +53,17 @@ ActivationName = Literal[
     "gelu_tanh",
     "silu",
     "softplus",
+    "celu",
+    "selu",
+    "mish",
+    "hardswish",
+    "hardsigmoid",
+    "relu6",
+    "clip",
+    "softsign",
+    "exp",
+    "expm1",
+    "prelu",
     "softmax",
 ]
 """The members of `mlpbank.Activation` as plain strings."""

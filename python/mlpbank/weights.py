@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._arrays import as_float32
-from mlpbank.architecture import Architecture, positive_int
+from mlpbank.architecture import Architecture, array_shapes, positive_int
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError, UnknownKeyError
 from mlpbank.typing import Dtype, DtypeName, Float32Array, Layout
 
@@ -120,6 +120,7 @@ class BatchedWeights:
         weights : mapping of str to array
             ``"layer_<N>"`` is the matrix of layer N, (input_size, output_size) or flat in row-major
             order. ``"layer_<N>.bias"`` is (output_size,) and optional; without it biases are 0.
+            ``"layer_<N>.slope"`` is one number and belongs to layers with ``prelu``.
             Arrays are converted to float32.
         check_finite : bool
             Refuse NaN and infinity.
@@ -187,7 +188,8 @@ class BatchedWeights:
         weights : mapping of str to array
             As for `load`, each array with a leading dimension of num_models. Matrices are
             (num_models, input_size, output_size) or (num_models, input_size * output_size), biases
-            (num_models, output_size).
+            (num_models, output_size), or (num_models, 1, output_size) as layers of ensembles have
+            them; slopes (num_models,).
         check_finite : bool
             Refuse NaN and infinity.
 
@@ -208,7 +210,7 @@ class BatchedWeights:
         -------
         dict of str to float32 array
             ``"layer_<N>"`` (input_size, output_size) and ``"layer_<N>.bias"`` (output_size,) of
-            every layer.
+            every layer, and ``"layer_<N>.slope"`` () of those with ``prelu``.
 
         Raises
         ------
@@ -217,23 +219,27 @@ class BatchedWeights:
         ModelNotLoadedError
             The model has no weights.
         """
-        matrices, biases = self._core.get(self._index(model_idx))
         result: dict[str, Float32Array] = {}
-        for i, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
+        for i, (matrix, bias, slope) in enumerate(self._core.get(self._index(model_idx))):
             result[f"layer_{i}"] = matrix
             result[f"layer_{i}.bias"] = bias
+            if slope is not None:
+                result[f"layer_{i}.slope"] = slope
         return result
 
     def _collect(
         self, weights: WeightsMapping, batch: tuple[int, ...], check_finite: bool
-    ) -> tuple[list[Float32Array], list[Float32Array | None]]:
-        """Return the checked matrices and biases of all layers, with leading dimensions `batch`."""
+    ) -> tuple[list[Float32Array], list[Float32Array | None], list[Float32Array | None]]:
+        """Return the checked matrices, biases and slopes of all layers.
+
+        Each has the leading dimensions `batch`.
+        """
         if not isinstance(weights, Mapping):
             raise InvalidTypeError(
                 f"weights: expected a mapping of names to arrays, got {type(weights).__name__}"
             )
         layers = self._architecture.layers
-        known = {f"layer_{i}{suffix}" for i in range(len(layers)) for suffix in ("", ".bias")}
+        known = array_shapes(self._architecture)
         for key in weights:
             if key not in known:
                 raise UnknownKeyError(
@@ -241,6 +247,7 @@ class BatchedWeights:
                 )
         matrices: list[Float32Array] = []
         biases: list[Float32Array | None] = []
+        slopes: list[Float32Array | None] = []
         for i, layer in enumerate(layers):
             name = f"layer_{i}"
             if name not in weights:
@@ -253,11 +260,18 @@ class BatchedWeights:
             bias = f"{name}.bias"
             given = bias in weights
             biases.append(
-                _checked(weights[bias], bias, ((*batch, layer.output_size),), check_finite)
+                _bias(weights[bias], bias, batch, layer.output_size, check_finite)
                 if given
                 else None
             )
-        return matrices, biases
+            slope = f"{name}.slope"
+            if slope not in known:
+                slopes.append(None)
+                continue
+            if slope not in weights:
+                raise UnknownKeyError(f"weights: missing key {slope!r}, which 'prelu' has")
+            slopes.append(_checked(weights[slope], slope, (batch, (*batch, 1)), check_finite))
+        return matrices, biases, slopes
 
     def __reduce__(self) -> tuple[Any, ...]:
         copy = self._core.copy_blocks()
@@ -286,6 +300,15 @@ def _restored(
     weights = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
     weights._core.restore_blocks(blocks, present)
     return weights
+
+
+def _bias(
+    value: Any, name: str, batch: tuple[int, ...], size: int, check_finite: bool
+) -> Float32Array:
+    array = as_float32(value, name)
+    if batch and array.shape == (*batch, 1, size):  # layers of ensembles
+        array = array.reshape(*batch, size)
+    return _checked(array, name, ((*batch, size),), check_finite)
 
 
 def _dtype_name(dtype: Dtype) -> str:

@@ -134,7 +134,7 @@ def test_predict_unknown_keys(
     ("args", "message"),
     [
         (["inspect", "none"], "No such file"),
-        (["verify", "rows.csv"], "header"),
+        (["verify", "rows.csv"], "expected a bank file, got text that begins with"),
         (["convert", "fleet.mlpbank"], "--to"),
         (["convert", "fleet.mlpbank", "x.bin"], "expected a name that ends in"),
         (["convert", "fleet.mlpbank", "x.safetensors", "--dtype", "int8"], "--dtype"),
@@ -196,7 +196,10 @@ def test_predict_unknown_keys(
         ),
         (["convert", "models", "y.mlpbank", "--sizes", "3,0"], "positive"),
         (["convert", "models", "y.mlpbank", "--sizes", f"3,{2**70}"], "too large"),
-        (["convert", "models", "y.mlpbank", "--sizes", "3,2"], "a.pt: expected a state dict"),
+        (
+            ["convert", "models", "y.mlpbank", "--sizes", "3,2"],
+            "a.pt: expected a file of torch.save, got text",
+        ),
         (["convert", ".", "--to", "mlpbank"], "target: expected a name"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +18,7 @@ torch = pytest.importorskip("torch")
 nn = torch.nn
 F = torch.nn.functional
 hooks = nn.modules.module
-prune = importlib.import_module("torch.nn.utils.prune")
-from torch_nets import HOOKED, Net, hooked_parametrization  # noqa: E402
+from torch_nets import Net, hooked_parametrization  # noqa: E402
 
 
 @contextmanager
@@ -139,14 +137,18 @@ def noisy() -> Any:
     return layer
 
 
+HOOKED = "has a forward hook hooked.<locals>.<lambda>, which may do anything; call remove()"
+PRE = HOOKED.replace("forward hook", "forward pre-hook")
+OWN = "has a forward of its own set on the instance, which may do anything; define it in the class"
+OWN_CALL = OWN.replace("forward", "_call_impl")
 OTHERWISE: dict[str, tuple[Callable[[], Any], str]] = {
-    "pre-hook": (lambda: hooked("register_forward_pre_hook"), f"Linear {HOOKED}"),
+    "pre-hook": (lambda: hooked("register_forward_pre_hook"), f"Linear {PRE}"),
     "hook": (lambda: hooked("register_forward_hook"), f"Linear {HOOKED}"),
     "hook of a module": (lambda: hooked("register_forward_hook", Net()), f"Net {HOOKED}"),
-    "pre-hook of a module": (lambda: hooked("register_forward_pre_hook", Net()), f"Net {HOOKED}"),
+    "pre-hook of a module": (lambda: hooked("register_forward_pre_hook", Net()), f"Net {PRE}"),
     "pre-hook inside": (
         lambda: changed(Net(), fc=hooked("register_forward_pre_hook")),
-        f"fc: Linear {HOOKED}",
+        f"fc: Linear {PRE}",
     ),
     "hook of what is compiled": (
         lambda: hooked("register_forward_hook", compiled()),
@@ -154,11 +156,10 @@ OTHERWISE: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "forward of what is compiled": (
         lambda: compiled(forward=torch.relu),
-        f"OptimizedModule {HOOKED}",
+        f"OptimizedModule {OWN}",
     ),
-    "forward": (lambda: changed(nn.Linear(3, 3), forward=torch.relu), f"Linear {HOOKED}"),
-    "forward of a module": (lambda: changed(Net(), forward=torch.relu), f"Net {HOOKED}"),
-    "pruned": (lambda: prune.l1_unstructured(nn.Linear(3, 3), "weight", 2), f"Linear {HOOKED}"),
+    "forward": (lambda: changed(nn.Linear(3, 3), forward=torch.relu), f"Linear {OWN}"),
+    "forward of a module": (lambda: changed(Net(), forward=torch.relu), f"Net {OWN}"),
     "call": (lambda: Called(3, 3), "Called has a __call__ of its own, which may compute anything"),
     "call inside": (
         lambda: nn.Sequential(Called(3, 3)),
@@ -168,14 +169,10 @@ OTHERWISE: dict[str, tuple[Callable[[], Any], str]] = {
         CalledNet,
         "CalledNet has a __call__ of its own, which may compute anything",
     ),
-    "call replaced": (lambda: changed(Net(), _call_impl=torch.relu), f"Net {HOOKED}"),
+    "call replaced": (lambda: changed(Net(), _call_impl=torch.relu), f"Net {OWN_CALL}"),
     "layer's call replaced": (
         lambda: changed(nn.Linear(3, 3), _call_impl=torch.relu),
-        f"Linear {HOOKED}",
-    ),
-    "order": (
-        lambda: Backwards(nn.Linear(3, 3), nn.Tanh()),
-        "1: expected a dense layer before the first activation",
+        f"Linear {OWN_CALL}",
     ),
     "weight": (noisy, "the forward of Noisy makes a tensor with aten.randn"),
     "parametrization": (
@@ -187,21 +184,21 @@ OTHERWISE: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: parametrized(Sampling()),
         "the parametrization Sampling of weight may compute",
     ),
-    "hook of a parametrization": (hooked_parametrization, f"weight: ParametrizationList {HOOKED}"),
-    **{
-        f"parametrization with {name}": (make, "weight: _WeightNorm " + HOOKED)
-        for name, make in {
-            "a hook": lambda: normed(lambda norm: hooked("register_forward_hook", norm)),
-            "a pre-hook": lambda: normed(lambda norm: hooked("register_forward_pre_hook", norm)),
-            "a forward of its own": lambda: normed(
-                lambda norm: changed(norm, forward=norm.forward)
-            ),
-        }.items()
-    },
-    "spectral norm in training": (
-        lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))),
-        "0: the parametrization _SpectralNorm of weight is in training mode; "
-        "call model.eval() first",
+    "hook of a parametrization": (
+        hooked_parametrization,
+        "weight: ParametrizationList has a forward hook hooked_parametrization",
+    ),
+    "parametrization with a hook": (
+        lambda: normed(lambda norm: hooked("register_forward_hook", norm)),
+        f"weight: _WeightNorm {HOOKED}",
+    ),
+    "parametrization with a pre-hook": (
+        lambda: normed(lambda norm: hooked("register_forward_pre_hook", norm)),
+        f"weight: _WeightNorm {PRE}",
+    ),
+    "parametrization with a forward of its own": (
+        lambda: normed(lambda norm: changed(norm, forward=norm.forward)),
+        f"weight: _WeightNorm {OWN}",
     ),
 }
 
@@ -241,6 +238,7 @@ def test_a_forward_put_in_place_of_a_layers(monkeypatch: pytest.MonkeyPatch) -> 
         lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)),
         lambda: hooked("register_full_backward_hook"),
         lambda: torch.fx.symbolic_trace(Net()),
+        lambda: Backwards(nn.Linear(3, 3), nn.Tanh()),
     ],
 )
 def test_modules_that_compute_what_their_class_says(make: Any) -> None:

@@ -98,16 +98,15 @@ TEST(layout_round_trip) {
         CHECK(reinterpret_cast<uintptr_t>(weights->data()) % 64 == 0);
         for (int64_t m = 0; m < models; ++m) {
           std::vector<Floats> weight, bias;
-          std::vector<float*> weight_data, bias_data;
+          std::vector<LayerTarget> targets;
           for (const LayerSpec& layer : net.architecture.layers()) {
             weight.emplace_back(layer.input_size * layer.output_size);
             bias.emplace_back(layer.output_size);
           }
           for (std::size_t l = 0; l < weight.size(); ++l) {
-            weight_data.push_back(weight[l].data());
-            bias_data.push_back(bias[l].data());
+            targets.push_back({weight[l].data(), bias[l].data()});
           }
-          weights->get(m, weight_data, bias_data);
+          weights->get(m, targets);
           for (std::size_t l = 0; l < weight.size(); ++l) {
             const auto per_model = static_cast<std::ptrdiff_t>(weight[l].size());
             const auto first = net.parameters.weight[l].begin() + m * per_model;
@@ -131,8 +130,8 @@ TEST(weights_errors) {
     CHECK_THROWS(std::out_of_range, "model_idx: expected 0 to 3, got 4",
                  (weights.load(1, 4, net.parameters.views(), 1), 0));
     CHECK_THROWS(std::out_of_range, "model_idx: expected 0 to 3, got -1",
-                 (weights.get(-1, {}, {}), 0));
-    CHECK_THROWS(ModelNotLoaded, "model 2: no weights were loaded", (weights.get(2, {}, {}), 0));
+                 (weights.get(-1, {}), 0));
+    CHECK_THROWS(ModelNotLoaded, "model 2: no weights were loaded", (weights.get(2, {}), 0));
     CHECK_THROWS(std::invalid_argument, "num_models: expected a positive integer, got 0",
                  BatchedWeights(0, net.architecture, kind));
     CHECK_THROWS(std::overflow_error, "num_models x parameters: too large",
@@ -243,8 +242,8 @@ TEST(narrow_weights) {
           if (dtype == Dtype::int8)
             kept.roundings = 4;  // scale times integer, times scale, plus bias, and the product
           for (int64_t m = 0; m < net.models; ++m) {
-            weights->get(m, {kept.parameters.weight[0].data() + m * in * out},
-                         {kept.parameters.bias[0].data() + m * out});
+            weights->get(m, {{kept.parameters.weight[0].data() + m * in * out,
+                              kept.parameters.bias[0].data() + m * out}});
           }
           for (const int64_t rows : {1 + random_below(5), 12 + random_below(40)}) {
             const Floats x = net.inputs(net.models, rows);

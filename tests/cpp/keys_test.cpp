@@ -160,16 +160,15 @@ TEST(damaged_tables) {
 
 Floats unpacked(const BatchedWeights& weights, int64_t model) {
   std::vector<Floats> parts;
-  std::vector<float*> weight, bias;
+  std::vector<LayerTarget> targets;
   for (const LayerSpec& layer : weights.architecture().layers()) {
     parts.emplace_back(layer.input_size * layer.output_size);
     parts.emplace_back(layer.output_size);
   }
   for (std::size_t i = 0; i < parts.size(); i += 2) {
-    weight.push_back(parts[i].data());
-    bias.push_back(parts[i + 1].data());
+    targets.push_back({parts[i].data(), parts[i + 1].data()});
   }
-  weights.get(model, weight, bias);
+  weights.get(model, targets);
   Floats all;
   for (const Floats& part : parts) all.insert(all.end(), part.begin(), part.end());
   return all;

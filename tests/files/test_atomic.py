@@ -65,7 +65,7 @@ def test_file_and_folder_are_synced_around_the_rename(
     monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(os, "replace", record_replace)
     write(path, b"new" * 1000)
-    assert calls == ["fsync file", "replace", "fsync folder"]
+    assert calls == ["fsync file", "fsync folder", "replace", "fsync folder"]
     assert synced == path.read_bytes()
 
 

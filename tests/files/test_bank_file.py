@@ -280,10 +280,11 @@ def test_fallback_of_another_kind_is_refused_before_there_is_a_file() -> None:
 def test_errors_name_the_file(tmp_path: Path, map_file: bool) -> None:
     path = tmp_path / "bank"
     for data, message in (
-        (b"", "expected a header, got 0 bytes"),
-        (b"\x80\x04", "expected a header, got 2 bytes"),
+        (b"", "expected a bank file, got an empty file"),
+        (b"\x80\x04", "expected a bank file, got a Python pickle"),
+        (b"x" * 5000, "expected a bank file, got text that begins with 'xxxx"),
         (
-            b"x" * 5000,
+            b"\1\xff" * 2500,
             "expected a header that ends at a multiple of 4096 within the file's 5000 bytes, "
             "got a length of",
         ),

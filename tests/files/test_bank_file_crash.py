@@ -55,8 +55,8 @@ def test_no_room_for_all_of_a_file(
     rooms = np.linspace(0, size - 1, 60).astype(int).tolist()
     for room in rooms:
 
-        def full(name: Any, mode: str = "r", *, left: int = room) -> Any:
-            file = real(name, mode)
+        def full(name: Any, mode: str = "r", *, left: int = room, **options: Any) -> Any:
+            file = real(name, mode, **options)
             return FullDisk(file, left) if mode == "xb" else file
 
         with monkeypatch.context() as patch:

@@ -197,12 +197,13 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
         ({"version": 0}, "metadata 'mlpbank': expected format 'mlpbank-plain', version 1, got {"),
         (
             {"architecture": [[3, 4, "tanh", 0], [4, 2, "relu"]]},
-            "architecture: expected [input_size, output_size, activation] for each layer, "
-            "got [3, 4, 'tanh', 0]",
+            "architecture: expected [input_size, output_size, activation] and perhaps an object of "
+            "parameters for each layer, got [3, 4, 'tanh', 0]",
         ),
         (
             {"architecture": [[3, 4]]},
-            "architecture: expected [input_size, output_size, activation] for each layer",
+            "architecture: expected [input_size, output_size, activation] and perhaps an object of "
+            "parameters for each layer, got [3, 4]",
         ),
         ({"architecture": [[3, 4, "tanh"], [5, 2, "relu"]]}, ""),
         (

@@ -41,6 +41,12 @@ DTYPES = ("float32", "float16", "bfloat16", "int8")
 LAST_LAYER_ONLY = ("softmax",)
 ACTIVATIONS = tuple(Activation)
 ELEMENTWISE = tuple(a for a in ACTIVATIONS if a.value not in LAST_LAYER_ONLY)
+# exp of exp overflows, so those that grow stand on the last layer only.
+HIDDEN = tuple(a for a in ELEMENTWISE if a.value not in ("exp", "expm1"))
+# Those without a learned slope: a framework needs no more than a function for them.
+PLAIN = tuple(a for a in ACTIVATIONS if a.value != "prelu")
+# Parameters of layers in tests. The others have their defaults.
+OPTIONS: dict[str, dict[str, float]] = {"clip": {"low": -1.0, "high": 2.0}}
 
 
 def sweep(values: Iterable[Any], every: int) -> list[Any]:
@@ -63,8 +69,17 @@ def architecture(
     sizes: tuple[int, ...], activation: Activation, output: Activation | None = None
 ) -> Architecture:
     """Return an MLP with `activation` on all layers, as far as it may stand there."""
-    hidden = activation if activation in ELEMENTWISE else Activation.RELU
-    return Architecture.mlp(*sizes, activation=hidden, output_activation=output or activation)
+    hidden = activation if activation in HIDDEN else Activation.RELU
+    last = len(sizes) - 2
+    return Architecture(
+        layer_spec(sizes[i], sizes[i + 1], hidden if i < last else output or activation)
+        for i in range(last + 1)
+    )
+
+
+def layer_spec(inputs: int, outputs: int, activation: Activation) -> LayerSpec:
+    """Return a layer with this activation, with the parameters that tests have for it."""
+    return LayerSpec(inputs, outputs, activation, **OPTIONS.get(activation.value, {}))
 
 
 def random_weights(arch: Architecture, num_models: int, rng: np.random.Generator) -> Weights:
@@ -78,6 +93,8 @@ def random_weights(arch: Architecture, num_models: int, rng: np.random.Generator
         weights[f"layer_{i}.bias"] = rng.standard_normal((num_models, layer.output_size)).astype(
             np.float32
         )
+        if layer.activation is Activation.PRELU:
+            weights[f"layer_{i}.slope"] = rng.uniform(-0.9, 0.9, num_models).astype(np.float32)
     return weights
 
 
@@ -90,6 +107,8 @@ def integer_weights(arch: Architecture, num_models: int, rng: np.random.Generato
         weights[f"layer_{i}.bias"] = rng.integers(-3, 4, (num_models, layer.output_size)).astype(
             np.float32
         )
+        if layer.activation is Activation.PRELU:
+            weights[f"layer_{i}.slope"] = rng.integers(-1, 2, num_models).astype(np.float32)
     return weights
 
 
@@ -169,7 +188,9 @@ def case(
     return Case(arch, make_weights(arch, num_models, rng), x)
 
 
-def random_architecture(rng: np.random.Generator, max_size: int = 70) -> Architecture:
+def random_architecture(
+    rng: np.random.Generator, max_size: int = 70, activations: tuple[Activation, ...] = ACTIVATIONS
+) -> Architecture:
     """Return 1 to 5 layers of random sizes; half of the sizes are edges of tiles and vectors."""
     small = [size for size in SIZES if size <= max_size]
     sizes = [
@@ -179,8 +200,8 @@ def random_architecture(rng: np.random.Generator, max_size: int = 70) -> Archite
     last = len(sizes) - 2
     layers = []
     for i in range(last + 1):
-        choices = ACTIVATIONS if i == last else ELEMENTWISE
-        layers.append(LayerSpec(sizes[i], sizes[i + 1], choices[rng.integers(len(choices))]))
+        choices = [a for a in activations if i == last or a in HIDDEN]
+        layers.append(layer_spec(sizes[i], sizes[i + 1], choices[rng.integers(len(choices))]))
     return Architecture(layers)
 
 

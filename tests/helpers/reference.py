@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._activations import ACTIVATIONS, Float64Array
+from mlpbank._activations import Float64Array, activated
 from mlpbank.architecture import Architecture
 
 
@@ -37,5 +37,5 @@ def forward(
             layer.input_size, layer.output_size
         )
         bias = np.asarray(weights.get(f"layer_{i}.bias", 0.0), np.float64)
-        y = ACTIVATIONS[layer.activation](y @ matrix + bias)
+        y = activated(layer, y @ matrix + bias, weights.get(f"layer_{i}.slope"))
     return y

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import Activation, Architecture
-from mlpbank._activations import ACTIVATIONS
+from mlpbank._activations import activated
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -47,12 +47,21 @@ LIPSCHITZ = {
     "gelu_tanh": 1.13,
     "silu": 1.1,
     "softplus": 1.0,
+    "celu": 1.0,
+    "selu": 1.7581,
+    "mish": 1.09,
+    "hardswish": 1.5,
+    "hardsigmoid": 0.1666667,
+    "relu6": 1.0,
+    "clip": 1.0,
+    "softsign": 1.0,
+    "prelu": 1.0,  # for slopes up to 1
     "softmax": 0.5,
 }
-EXACT = {"none", "relu"}
+EXACT = {"none", "relu", "relu6", "clip"}
 # Near their zero and in their left tail these cancel: their error is OWN_ULPS epsilons absolute or
 # relative.
-ABSOLUTE = {"gelu", "gelu_tanh", "silu"}
+ABSOLUTE = {"gelu", "gelu_tanh", "silu", "mish", "hardsigmoid"}
 
 
 def gamma(n: int) -> float:
@@ -98,7 +107,10 @@ def activation_error(activation: Activation, y: Float64Array, e_z: Float64Array)
         # Its own error is that of the perturbed results; relative to them it stays below what |s_i|
         # = 104, from where on the exponential is 0, and n outputs make of it.
         return carried * (1 + 256 * UNIT_ROUNDOFF + gamma(y.shape[-1])) + softmax_own_error(y)
-    carried = LIPSCHITZ[activation.value] * e_z
+    if activation.value in ("exp", "expm1"):  # the slope at z is exp(z)
+        carried = (y + (activation.value == "expm1")) * np.expm1(e_z)
+    else:
+        carried = LIPSCHITZ[activation.value] * e_z
     return carried + own_error(activation, np.abs(y) + carried)
 
 
@@ -132,6 +144,6 @@ def error_bound(
         magnitude = (np.abs(y) + e_y) @ np.abs(matrix) + np.abs(bias)
         # 2n operations, each of which may underflow by half of the smallest subnormal.
         e_z = e_y @ np.abs(matrix) + gamma(n) * magnitude + n * SMALLEST_SUBNORMAL
-        y = ACTIVATIONS[layer.activation](y @ matrix + bias)
+        y = activated(layer, y @ matrix + bias, weights.get(f"layer_{i}.slope"))
         e_y = activation_error(layer.activation, y, e_z)
     return e_y

@@ -18,9 +18,6 @@ def expected(module: Any, x: Any) -> Any:
         return module.double()(torch.tensor(x, dtype=torch.float64)).numpy()
 
 
-HOOKED = "has forward hooks, or a forward of its own, that may do anything"
-
-
 class Net(nn.Module):  # type: ignore[misc]
     """A dense layer, and a function of the module and what the layer computes."""
 

@@ -145,6 +145,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         version: str | Sequence[str | None] | None = None,
         input_scaler: Any = None,
         output_scaler: Any = None,
+        output: str | int | None = None,
         progress: bool = False,
     ) -> Bank:
         """Return a bank of PyTorch, scikit-learn, Keras or ONNX models, or weights mappings.
@@ -157,6 +158,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             Needed where the models do not tell: state dicts, parameter trees, weights mappings.
         dtype, layout, engine, fallback, version, input_scaler, output_scaler
             As for `from_stacked`.
+        output : str or int, optional
+            The result to take, by name or number, of models that have several.
         progress : bool
             Show a bar on stderr (needs tqdm).
 
@@ -173,7 +176,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             if len(models) < len(listed):
                 key = Counter(key for key, _ in listed).most_common(1)[0][0]
                 raise InvalidValueError(f"models: expected different keys, got {key!r} twice")
-        keys, found, weights = convert.stack(models, architecture, progress=progress)
+        keys, found, weights = convert.stack(models, architecture, progress=progress, output=output)
         return cls.from_stacked(
             keys,
             found,
@@ -258,6 +261,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         version: str | None = None,
         input_scaler: Any = None,
         output_scaler: Any = None,
+        output: str | int | None = None,
         check_finite: bool = False,
     ) -> None:
         """Add a model, or replace it in one step while others predict. An error changes nothing.
@@ -275,6 +279,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             are what is wanted. They are folded into the first and last layer in float64, and cost
             nothing when predicting. An output scaler needs a last activation ``"none"``. int8
             weights lose accuracy by it, which is warned of.
+        output : str or int, optional
+            The result to take, by name or number, of a model that has several.
         check_finite : bool
             Refuse NaN and infinity.
 
@@ -289,7 +295,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             isinstance(model, Mapping)
             and all(isinstance(k, str) and k.startswith("layer_") for k in model)
         ):
-            model = self._converted(model)
+            model = self._converted(model, output)
         weights = _folded(self.architecture, model, input_scaler, output_scaler, self.dtype)
         arrays = self._weights._collect(weights, (), check_finite)
         try:
@@ -299,10 +305,10 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             self._slot_map.check(key)
             raise
 
-    def _converted(self, model: Any) -> Mapping[str, Any]:
+    def _converted(self, model: Any, output: str | int | None) -> Mapping[str, Any]:
         from mlpbank import convert
 
-        converted = convert.convert(model, self.architecture)
+        converted = convert.convert(model, self.architecture, output=output)
         if converted.architecture != self.architecture:
             raise InvalidValueError(
                 f"model: expected {self.architecture}, got {converted.architecture}"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mlpbank import _core
 from mlpbank._columns import ModelColumns
 from mlpbank._keys import table_keys, to_builtin
-from mlpbank.architecture import Architecture
+from mlpbank.architecture import Architecture, array_shapes
 from mlpbank.bank._reads import BankReads
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
@@ -108,12 +108,10 @@ class BankFiles(BankReads):
     def _stacked(self) -> tuple[StackedModels, ModelColumns]:
         snapshot, slots, columns = self._slot_map.freeze()
         models = len(slots)
-        weights: dict[str, Float32Array] = {}
-        for i, layer in enumerate(self.architecture.layers):
-            weights[f"layer_{i}"] = np.empty(
-                (models, layer.input_size, layer.output_size), np.float32
-            )
-            weights[f"layer_{i}.bias"] = np.empty((models, layer.output_size), np.float32)
+        weights: dict[str, Float32Array] = {
+            name: np.empty((models, *shape), np.float32)
+            for name, shape in array_shapes(self.architecture).items()
+        }
         for first in range(0, models, _CHUNK_MODELS):
             some = slots[first : first + _CHUNK_MODELS]
             sizes = _schema.sizes_of(len(some), self.architecture, self.layout, self.dtype)

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._activations import ACTIVATIONS, Float64Array
+from mlpbank._activations import Float64Array, activated
 from mlpbank.architecture import Architecture
 from mlpbank.files import _mapped
 from mlpbank.typing import DtypeName, Float32Array
@@ -161,7 +161,7 @@ def reference(
     """Return the outputs of several models in float64, each layer `activation(x @ W + b)`."""
     y = x.astype(np.float64)
     for layer, w, b in zip(architecture.layers, weights, biases, strict=True):
-        y = ACTIVATIONS[layer.activation](y @ w.astype(np.float64) + b)
+        y = activated(layer, y @ w.astype(np.float64) + b)
     return y
 
 

@@ -103,7 +103,7 @@ def _command(
 
 def inspect_bank(args: argparse.Namespace) -> int:
     """Print the contents of a bank file."""
-    bank = Bank.open(args.file)
+    bank = open_bank(args.file)
     infos = [bank.info(key) for key in bank]
     sizes = [
         bank.architecture.input_size,
@@ -146,10 +146,15 @@ def inspect_bank(args: argparse.Namespace) -> int:
     return 0
 
 
+def open_bank(path: Path) -> Bank:
+    """Open a bank file, also where files cannot be mapped."""
+    return Bank._from_contents(_mapped.open_somehow(path), None)
+
+
 def verify_bank(args: argparse.Namespace) -> int:
     """Check a bank file, and raise for the first thing that is wrong with it."""
     try:
-        contents = _mapped.open_file(args.file, map_file=True)
+        contents = _mapped.open_somehow(args.file)
         _mapped.verify(contents, on_terminal())
     except BankFileError as error:
         text = str(error)
@@ -168,7 +173,7 @@ def predict_rows(args: argparse.Namespace) -> int:
         raise CommandError(
             f"--output: expected a name that ends in .csv, .parquet or .npy, got {args.output}"
         )
-    bank = Bank.open(args.file)
+    bank = open_bank(args.file)
     size = bank.architecture.output_size
     names = ["prediction"] if size == 1 else [f"prediction_{i}" for i in range(size)]
     if args.key in names:
@@ -188,7 +193,9 @@ def predict_rows(args: argparse.Namespace) -> int:
         return 0
     with atomic_writer(args.output) as file:
         if suffix == ".npy":
-            np.save(file, y)
+            buffer = io.BytesIO()  # np.save goes back in files, which not every file system can
+            np.save(buffer, y)
+            file.write(buffer.getbuffer())
         elif suffix == ".parquet":
             with needs("writing .parquet", "pandas", "pyarrow"):
                 import pandas

@@ -27,7 +27,12 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
 _MAGIC = {b"\x1f\x8b": ".csv.gz", b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz", b"PAR1": ".parquet"}
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_WORDS = {"": math.nan, "nan": math.nan, "na": math.nan, "true": 1.0, "false": 0.0}
+# The spellings of a missing value that pandas.read_csv knows, in lower case.
+_MISSING = (
+    *("", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan"),
+    *("<na>", "n/a", "na", "null", "nan", "none"),
+)
+_WORDS = dict.fromkeys(_MISSING, math.nan) | {"true": 1.0, "false": 0.0}
 _TEXT: Any = {"encoding": "utf-8-sig", "newline": ""}  # skips a byte order mark
 _BATCH = 10_000  # rows written at once
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from mlpbank._activations import ACTIVATIONS
+from mlpbank._activations import activated
 from mlpbank.architecture import Architecture
 from mlpbank.bank import Bank
 
@@ -45,7 +45,7 @@ def numpy_forward(
 ) -> npt.NDArray[Any]:
     """Return the outputs of a network for x (rows, in), or of N stacked ones for (N, rows, in)."""
     for layer, matrix, bias in zip(architecture.layers, weights, biases, strict=True):
-        x = ACTIVATIONS[layer.activation](x @ matrix + bias)
+        x = activated(layer, x @ matrix + bias)
     return x
 
 

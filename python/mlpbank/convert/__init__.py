@@ -16,9 +16,10 @@ import numpy as np
 
 from mlpbank._arrays import in_default_mode
 from mlpbank._progress import progress_bar
-from mlpbank.architecture import Architecture
+from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert import _chain
 from mlpbank.convert._chain import Converted
+from mlpbank.convert._checkpoints import state_dict_of
 from mlpbank.convert._flat import from_flat
 from mlpbank.convert._native import is_native, native_layers
 from mlpbank.convert._params import from_params, from_stacked_params
@@ -60,13 +61,15 @@ _KINDS = (TypeError, KeyError, ValueError)
 
 
 @in_default_mode
-def convert(model: Any, architecture: Architecture | None = None) -> Converted:
+def convert(
+    model: Any, architecture: Architecture | None = None, *, output: str | int | None = None
+) -> Converted:
     """Return a model's architecture and weights in mlpbank's form.
 
     Parameters
     ----------
     model : model or mapping
-        - a PyTorch module that is a chain of layers, with BatchNorm1d in eval mode;
+        - a PyTorch module that is a chain of layers; it is read as in eval mode;
         - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers that ends with
           one, or a TransformedTargetRegressor; the result computes predict, or predict_proba;
         - a Keras 3 model that is a chain of layers;
@@ -76,6 +79,9 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
           order or orientation of their layers.
     architecture : Architecture, optional
         The expected architecture. Needed where the model does not tell its activations.
+    output : str or int, optional
+        The result to take of a PyTorch or Keras model that has several: the name in a dict,
+        dataclass or named tuple, or the number in a tuple or list.
 
     Returns
     -------
@@ -91,7 +97,7 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
         The model is of an unknown kind or not fitted, or `architecture` is missing or differs from
         the model's.
     """
-    layers = _layers(model, architecture, {})
+    layers = _layers(model, architecture, {}, output)
     shape = _chain.shape_of(layers)
     if architecture is None:
         architecture = _chain.architecture_of(layers)
@@ -102,7 +108,11 @@ def convert(model: Any, architecture: Architecture | None = None) -> Converted:
 
 @in_default_mode
 def stack(
-    models: Mapping[Key, Any], architecture: Architecture | None = None, progress: bool = False
+    models: Mapping[Key, Any],
+    architecture: Architecture | None = None,
+    progress: bool = False,
+    *,
+    output: str | int | None = None,
 ) -> tuple[list[Key], Architecture, dict[str, Float32Array]]:
     """Convert many models of one architecture.
 
@@ -114,6 +124,8 @@ def stack(
         The expected architecture of all models. That of the first by default.
     progress : bool
         Show a progress bar. It needs tqdm; without it there is a warning.
+    output : str or int, optional
+        As for `convert`.
 
     Returns
     -------
@@ -141,14 +153,14 @@ def stack(
         raise InvalidValueError("models: expected at least one, got none")
     shape = None if architecture is None else _chain.shape_of_architecture(architecture)
     whose = "the architecture"
-    stacked: list[tuple[Float32Array, Float32Array]] = []
+    stacked: list[tuple[Float32Array, Float32Array, Float32Array | None]] = []
     plans: dict[Any, Any] = {}
     keys: list[Key] = []
     for i, (key, model) in enumerate(
         progress_bar(models.items(), "importing", progress, total=len(models), unit="model")
     ):
         try:
-            layers = _layers(model, architecture, plans)
+            layers = _layers(model, architecture, plans, output)
             got = _chain.shape_of(layers)
             if shape is None:
                 architecture, shape, whose = _chain.architecture_of(layers), got, f"models[{key!r}]"
@@ -157,13 +169,19 @@ def stack(
             if not stacked:
                 n = len(models)
                 stacked = [
-                    (np.empty((n, a, b), np.float32), np.zeros((n, b), np.float32))
-                    for a, b, _ in shape
+                    (
+                        np.empty((n, a, b), np.float32),
+                        np.zeros((n, b), np.float32),
+                        np.empty(n, np.float32) if activation is Activation.PRELU else None,
+                    )
+                    for a, b, activation, _ in shape
                 ]
-            for j, (layer, (weight, bias)) in enumerate(zip(layers, stacked, strict=True)):
+            for j, (layer, (weight, bias, slope)) in enumerate(zip(layers, stacked, strict=True)):
                 weight[i] = _rounded(layer.weight, f"layer_{j}")
                 if layer.bias is not None:
                     bias[i] = _rounded(layer.bias, f"layer_{j}.bias")
+                if slope is not None and layer.slope is not None:
+                    slope[i] = _rounded(layer.slope, f"layer_{j}.slope")
         except (ValueError, TypeError, KeyError) as error:
             message = f"models[{key!r}]: {error.args[0] if error.args else error}"
             kinds = _MLPBANK_KINDS if isinstance(error, MlpbankError) else _KINDS
@@ -171,8 +189,10 @@ def stack(
         keys.append(key)
     assert architecture is not None
     weights: dict[str, Float32Array] = {}
-    for i, (weight, bias) in enumerate(stacked):
+    for i, (weight, bias, slope) in enumerate(stacked):
         weights |= {f"layer_{i}": weight, f"layer_{i}.bias": bias}
+        if slope is not None:
+            weights[f"layer_{i}.slope"] = slope
     return keys, architecture, weights
 
 
@@ -204,22 +224,36 @@ def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
 
 
 def _layers(
-    model: Any, architecture: Architecture | None, plans: dict[Any, Any]
+    model: Any,
+    architecture: Architecture | None,
+    plans: dict[Any, Any],
+    output: str | int | None = None,
 ) -> list[_chain.Layer]:
     """Return the folded layers of a model. `plans` is one dict for all models of a call."""
     framework = _framework(type(model))
     if framework == "torch":
         from mlpbank.convert import torch
 
-        return _chain.fold(torch.steps(model, plans=plans))
+        return _chain.fold(torch.steps(model, plans=plans, output=output))
+    if framework == "skorch":
+        from mlpbank.convert import _skorch
+
+        return _chain.fold(_skorch.steps(model, plans=plans, output=output))
+    if framework == "keras":
+        from mlpbank.convert import keras
+
+        return _chain.fold(keras.steps(model, output=output))
+    if framework in _REFUSED:
+        raise UnsupportedLayerError(f"{type(model).__name__} {_REFUSED[framework]}")
+    if output is not None:
+        raise InvalidValueError(
+            f"output: expected None for a model with one result ({type(model).__name__}), "
+            f"got {output!r}"
+        )
     if framework == "sklearn":
         from mlpbank.convert import sklearn
 
         return _chain.fold(sklearn.steps(model))
-    if framework == "keras":
-        from mlpbank.convert import keras
-
-        return _chain.fold(keras.steps(model))
     if framework == "onnx" or isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
         with _needs_onnx():
             from mlpbank.convert import onnx
@@ -236,6 +270,7 @@ def _layers(
         raise InvalidValueError(
             f"architecture: needed for weights without activations ({kind}), got None"
         )
+    model = state_dict_of(model)
     if is_native(model):
         return native_layers(model, architecture)
     return native_layers(from_params(model, architecture).weights, architecture)
@@ -244,11 +279,27 @@ def _layers(
 # (name, package) of the base class of each framework's models.
 _BASES = {
     ("Module", "torch"): "torch",
+    ("ExportedProgram", "torch"): "torch.export",
+    ("NeuralNet", "skorch"): "skorch",
     ("BaseEstimator", "sklearn"): "sklearn",
     ("Layer", "keras"): "keras",
+    ("Layer", "tf_keras"): "keras 2",
+    ("Layer", "tensorflow"): "keras 2",
+    ("Module", "tensorflow"): "tensorflow",
     ("ModelProto", "onnx"): "onnx",
     ("Module", "equinox"): "jax",
     ("Module", "flax"): "jax",
+}
+# Why models of a framework are not read, and what to pass instead.
+_REFUSED = {
+    "torch.export": "of torch.export is not read; pass the original module, as it was before the "
+    "export, or export that to ONNX",
+    "keras 2": "is a model of Keras 2 (tf_keras or tensorflow.keras before 2.16), which is not "
+    "read; save it as .keras or .h5 and load that with Keras 3, or pass its arrays: "
+    "from_params(list(zip(w[::2], w[1::2])), architecture, weight_layout='in_out') of "
+    "w = model.get_weights() with a kernel and a bias for each layer",
+    "tensorflow": "is a tf.Module, which may compute anything; pass its arrays with an "
+    "architecture, or export it to ONNX (tf2onnx)",
 }
 _known: weakref.WeakKeyDictionary[type, str | None] = weakref.WeakKeyDictionary()
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank.architecture import Activation, Architecture, LayerSpec
-from mlpbank.errors import InvalidValueError, UnsupportedLayerError
+from mlpbank.architecture import PARAMETERS, Activation, Architecture, LayerSpec, parameters_of
+from mlpbank.errors import InvalidTypeError, InvalidValueError, UnsupportedLayerError
 from mlpbank.typing import Float32Array
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -48,10 +48,17 @@ class Dense(NamedTuple):
 
 
 class Activate(NamedTuple):
-    """An activation."""
+    """An activation with all its parameters in order; see `activate`. prelu has a slope too."""
 
     activation: Activation
     where: str
+    parameters: tuple[float, ...] = ()
+    slope: FloatArray | None = None
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What the function in float64 takes behind x."""
+        return self.parameters if self.slope is None else (self.slope,)
 
 
 class Affine(NamedTuple):
@@ -71,10 +78,12 @@ class Layer(NamedTuple):
     weight: FloatArray
     bias: FloatArray | None
     activation: Activation
+    parameters: tuple[float, ...] = ()
+    slope: FloatArray | None = None
 
 
-# (input size, output size, activation) of each layer. Models of one bank have the same.
-Shape = tuple[tuple[int, int, Activation], ...]
+# (input size, output size, activation, parameters) of each layer. Models of one bank have the same.
+Shape = tuple[tuple[int, int, Activation, tuple[float, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -87,11 +96,60 @@ class Converted:
         The layers.
     weights : dict of str to float32 array
         ``"layer_<i>"`` (in, out) and ``"layer_<i>.bias"`` (out,) of every layer, as
-        `BatchedWeights.load` takes them.
+        `BatchedWeights.load` takes them; ``"layer_<i>.slope"`` () of those with prelu.
     """
 
     architecture: Architecture
     weights: dict[str, Float32Array]
+
+
+def activate(activation: Activation, where: str, **parameters: Any) -> Activate:
+    """Return the step of an activation; parameters that are not given have their defaults.
+
+    Where two names mean the same, there is one that all converters use: ``relu`` for a clip at 0,
+    ``relu6`` for one to 0 and 6, ``relu`` for a slope of 0.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        mlpbank does not have the activation with these parameters.
+    """
+    if activation is Activation.CLIP:
+        bounds = (float(parameters.get("low", -np.inf)), float(parameters.get("high", np.inf)))
+        name = _CLIPS.get(bounds)
+        if name is not None:
+            return Activate(name, where)
+    try:
+        values = parameters_of(activation, parameters)
+    except (InvalidValueError, InvalidTypeError) as error:
+        raise unsupported(where, str(error.args[0])) from None
+    if activation is Activation.LEAKY_RELU and values == (0.0,):
+        return Activate(Activation.RELU, where)
+    return Activate(activation, where, values)
+
+
+_CLIPS = {
+    (0.0, np.inf): Activation.RELU,
+    (0.0, 6.0): Activation.RELU6,
+    (-np.inf, np.inf): Activation.NONE,
+}
+
+
+def prelu(slope: FloatArray, where: str) -> Activate:
+    """Return the step of a leaky relu with a learned slope.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        There are several slopes, and they differ.
+    """
+    if slope.size == 0 or (slope != slope.flat[0]).any():
+        raise unsupported(
+            where,
+            f"expected one slope for all outputs, got {slope.size} that differ; mlpbank has prelu "
+            "with one slope for each layer",
+        )
+    return Activate(Activation.PRELU, where, (), slope.reshape(-1)[0:1].reshape(()))
 
 
 def affine(scale: npt.ArrayLike, shift: npt.ArrayLike, where: str) -> Affine:
@@ -121,16 +179,23 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
     """Return layers that compute the same as the steps.
 
     An affine step is folded into the layer before it if that has no activation yet, else into the
-    layer after it.
+    layer after it. Where neither is there, as after the last activation or between two activations,
+    it becomes a diagonal layer of its own. So does an activation that follows another, or that
+    comes before the first layer.
 
     Raises
     ------
     UnsupportedLayerError
-        There is no layer to fold an affine step into, or the steps form no layers of mlpbank.
+        The steps form no layers of mlpbank.
     """
+    chain = list(steps)
+    first = next((step for step in chain if isinstance(step, Dense)), None)
+    if first is None:
+        raise UnsupportedLayerError("expected at least one dense layer, got none")
+    inputs = first.weight.shape[0]
     layers: list[Layer] = []
     pending: Affine | None = None
-    for step in steps:
+    for step in chain:
         if isinstance(step, Dense):
             layers.append(_dense(step, pending, layers))
             pending = None
@@ -138,19 +203,45 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
             last = layers[-1] if layers else None
             if last is not None and last.activation is Activation.NONE:
                 layers[-1] = _scale_outputs(last, step)
-            elif last is not None and last.activation is Activation.SOFTMAX:
-                raise unsupported(step.where, "softmax can stand on the last layer only")
             else:
+                if last is not None:
+                    _require_no_softmax(last, step.where)
                 pending = step if pending is None else _compose(pending, step)
-        else:
-            _activate(step, pending, layers)
+        elif step.activation is not Activation.NONE:
+            last = layers[-1] if layers else None
+            if pending is not None or last is None or last.activation is not Activation.NONE:
+                _append_diagonal(layers, inputs, pending, step.where)
+                pending = None
+            # Activations made without parameters have the defaults.
+            values = step.parameters or tuple(PARAMETERS.get(step.activation, {}).values())
+            weight, bias, *_ = layers[-1]
+            layers[-1] = Layer(weight, bias, step.activation, values, step.slope)
     if pending is not None:
-        raise unsupported(
-            pending.where, "no dense layer follows that this scale and shift could be folded into"
-        )
-    if not layers:
-        raise UnsupportedLayerError("expected at least one dense layer, got none")
+        _append_diagonal(layers, inputs, pending, pending.where)
     return layers
+
+
+def _append_diagonal(layers: list[Layer], inputs: int, step: Affine | None, where: str) -> None:
+    """Append the layer of an affine step, or of none, that changes each feature by itself."""
+    size = inputs
+    if layers:
+        _require_no_softmax(layers[-1], where)
+        size = layers[-1].weight.shape[1]
+    if step is None:
+        layers.append(Layer(np.eye(size, dtype=np.float32), None, Activation.NONE))
+        return
+    scale = _per_feature(step.scale, size, step.where)
+    shift = _per_feature(step.shift, size, step.where)
+    layers.append(Layer(np.diag(scale), shift, Activation.NONE))
+
+
+def _require_no_softmax(layer: Layer, where: str) -> None:
+    if layer.activation is Activation.SOFTMAX:
+        raise unsupported(
+            where,
+            "stands after a softmax, which can be the last step only; "
+            "convert the model without what follows it, and apply that to the results",
+        )
 
 
 def _dense(step: Dense, pending: Affine | None, layers: list[Layer]) -> Layer:
@@ -159,10 +250,7 @@ def _dense(step: Dense, pending: Affine | None, layers: list[Layer]) -> Layer:
         bias = _per_feature(bias, weight.shape[1], step.where)
     if layers:
         before = layers[-1]
-        if before.activation is Activation.SOFTMAX:
-            raise unsupported(
-                step.where, "softmax can stand on the last layer only, and this layer follows it"
-            )
+        _require_no_softmax(before, step.where)
         if before.weight.shape[1] != weight.shape[0]:
             raise unsupported(
                 step.where, f"expected {before.weight.shape[1]} inputs, got {weight.shape[0]}"
@@ -182,32 +270,11 @@ def _scale_outputs(layer: Layer, step: Affine) -> Layer:
         _per_feature(step.shift, size, step.where),
     )
     bias = shift if layer.bias is None else layer.bias * scale + shift
-    return Layer(layer.weight * scale, bias, layer.activation)
+    return layer._replace(weight=layer.weight * scale, bias=bias)
 
 
 def _compose(first: Affine, then: Affine) -> Affine:
     return Affine(first.scale * then.scale, first.shift * then.scale + then.shift, then.where)
-
-
-def _activate(step: Activate, pending: Affine | None, layers: list[Layer]) -> None:
-    if step.activation is Activation.NONE:
-        return
-    if pending is not None:
-        raise unsupported(
-            pending.where,
-            f"stands between two activations, so no dense layer can take it ({step.where})",
-        )
-    if not layers:
-        raise unsupported(
-            step.where, f"expected a dense layer before the first activation, got {step.activation}"
-        )
-    last = layers[-1]
-    if last.activation is not Activation.NONE:
-        raise unsupported(
-            step.where,
-            f"expected one activation for each layer, got {step.activation} after another",
-        )
-    layers[-1] = Layer(last.weight, last.bias, step.activation)
 
 
 def _per_feature(values: FloatArray, size: int, where: str) -> FloatArray:
@@ -221,19 +288,34 @@ def _per_feature(values: FloatArray, size: int, where: str) -> FloatArray:
 def shape_of(layers: list[Layer]) -> Shape:
     """Return sizes and activations of layers."""
     return tuple(
-        (layer.weight.shape[0], layer.weight.shape[1], layer.activation) for layer in layers
+        (layer.weight.shape[0], layer.weight.shape[1], layer.activation, layer.parameters)
+        for layer in layers
     )
 
 
 def architecture_of(layers: list[Layer]) -> Architecture:
     """Return the architecture of layers."""
-    return Architecture(LayerSpec(*layer) for layer in shape_of(layers))
+    return Architecture(
+        LayerSpec(
+            inputs,
+            outputs,
+            activation,
+            **dict(zip(PARAMETERS.get(activation, ()), values, strict=True)),
+        )
+        for inputs, outputs, activation, values in shape_of(layers)
+    )
 
 
 def shape_of_architecture(architecture: Architecture) -> Shape:
     """Return the result of `shape_of` for models of an architecture."""
     return tuple(
-        (layer.input_size, layer.output_size, layer.activation) for layer in architecture.layers
+        (
+            layer.input_size,
+            layer.output_size,
+            layer.activation,
+            tuple(layer.parameters.values()),
+        )
+        for layer in architecture.layers
     )
 
 
@@ -245,8 +327,11 @@ def difference(expected: Shape, got: Shape) -> str:
     return f"expected {len(expected)} layers, got {len(got)}"
 
 
-def _in_words(layer: tuple[int, int, Activation]) -> str:
-    return f"{layer[0]} -> {layer[1]} with activation {layer[2].value!r}"
+def _in_words(layer: tuple[int, int, Activation, tuple[float, ...]]) -> str:
+    inputs, outputs, activation, values = layer
+    names = PARAMETERS.get(activation, ())
+    options = "".join(f", {name}={value:g}" for name, value in zip(names, values, strict=True))
+    return f"{inputs} -> {outputs} with activation {activation.value!r}{options}"
 
 
 def to_float32(array: npt.NDArray[Any], name: str) -> Float32Array:
@@ -274,4 +359,6 @@ def weights_of(layers: list[Layer]) -> dict[str, Float32Array]:
         weights[name] = to_float32(layer.weight, name)
         bias = np.zeros(layer.weight.shape[1], np.float32) if layer.bias is None else layer.bias
         weights[f"{name}.bias"] = to_float32(bias, f"{name}.bias")
+        if layer.slope is not None:
+            weights[f"{name}.slope"] = to_float32(layer.slope, f"{name}.slope")
     return weights

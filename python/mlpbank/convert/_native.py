@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from mlpbank._arrays import as_float32, refuse_masks
-from mlpbank.architecture import Architecture
+from mlpbank._arrays import as_float32
+from mlpbank.architecture import Activation, Architecture, array_shapes
 from mlpbank.convert._chain import Layer
 from mlpbank.errors import InvalidValueError, UnknownKeyError
 from mlpbank.typing import Float32Array
 
-_KEY = re.compile(r"layer_\d+(\.bias)?")
+_KEY = re.compile(r"layer_\d+(\.bias|\.slope)?")
 _LAYOUTS = ("in_out", "out_in")
 
 
@@ -31,7 +30,13 @@ def native_layers(weights: Mapping[str, Any], architecture: Architecture) -> lis
     """Return the layers of one model."""
     arrays, _ = unflattened(weights, architecture, stacked=False)
     return [
-        Layer(arrays[f"layer_{i}"], arrays[f"layer_{i}.bias"], spec.activation)
+        Layer(
+            arrays[f"layer_{i}"],
+            arrays[f"layer_{i}.bias"],
+            spec.activation,
+            tuple(spec.parameters.values()),
+            arrays.get(f"layer_{i}.slope"),
+        )
         for i, spec in enumerate(architecture.layers)
     ]
 
@@ -55,7 +60,7 @@ def unflattened(
         As for `BatchedWeights.load`.
     """
     layers = architecture.layers
-    known = {f"layer_{i}{suffix}" for i in range(len(layers)) for suffix in ("", ".bias")}
+    known = array_shapes(architecture)
     if unknown := [key for key in weights if key not in known]:
         raise UnknownKeyError(
             f"weights: unknown key {unknown[0]!r}, expected those of {len(layers)} layers"
@@ -66,7 +71,7 @@ def unflattened(
         name = f"layer_{i}"
         if name not in weights:
             raise UnknownKeyError(f"weights: missing key {name!r}")
-        matrix = as_float32(as_array(weights[name], name), name)
+        matrix = as_float32(weights[name], name)
         size = (layer.input_size, layer.output_size)
         if i == 0:
             if stacked is None:  # one model's matrix is (in, out) or flat
@@ -80,28 +85,23 @@ def unflattened(
         arrays[name] = matrix.reshape(*batch, *size)
         name = f"{name}.bias"
         shape = (*batch, layer.output_size)
-        bias = (
-            as_float32(as_array(weights[name], name), name)
-            if name in weights
-            else np.zeros(shape, np.float32)
-        )
+        bias = as_float32(weights[name], name) if name in weights else np.zeros(shape, np.float32)
+        if stacked and bias.shape == (*batch, 1, layer.output_size):  # layers of ensembles
+            bias = bias.reshape(shape)
         if bias.shape != shape:
             raise InvalidValueError(f"{name}: expected shape {shape}, got {bias.shape}")
         arrays[name] = bias
+        if layer.activation is Activation.PRELU:
+            name = f"layer_{i}.slope"
+            if name not in weights:
+                raise UnknownKeyError(f"weights: missing key {name!r}, which 'prelu' has")
+            slope = as_float32(weights[name], name)
+            if slope.shape not in (batch, (*batch, 1)):
+                raise InvalidValueError(
+                    f"{name}: expected shape {batch} or {(*batch, 1)}, got {slope.shape}"
+                )
+            arrays[name] = slope.reshape(batch)
     return arrays, bool(stacked)
-
-
-def as_array(values: Any, name: str) -> npt.NDArray[Any]:
-    """Return an array of any framework as a NumPy array."""
-    if hasattr(values, "detach"):  # a PyTorch tensor; NumPy refuses one that requires a gradient
-        from mlpbank.convert import _torch_parts
-
-        return _torch_parts.to_numpy(values, name)
-    refuse_masks(values, name)
-    array = np.asarray(values)
-    if array.dtype.kind == "V" or array.dtype.name == "bfloat16":  # JAX's, unknown to NumPy
-        array = array.astype(np.float32)
-    return array
 
 
 def check_layout(weight_layout: str | None) -> None:

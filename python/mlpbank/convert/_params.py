@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import in_default_mode
+from mlpbank._arrays import as_array, in_default_mode
 from mlpbank.architecture import Architecture
 from mlpbank.convert._chain import Converted, to_float32, unsupported
-from mlpbank.convert._native import as_array, check_layout
+from mlpbank.convert._checkpoints import state_dict_of
+from mlpbank.convert._native import check_layout
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Float32Array
 
@@ -58,7 +59,8 @@ def from_params(
     params : mapping, sequence or module
         A PyTorch state_dict, parameters of Flax (Linen or NNX), an Equinox module, or any nesting
         of mappings and sequences whose arrays are called ``weight``, ``kernel``, ``w`` or ``W``,
-        and ``bias`` or ``b``, or are pairs of a matrix and a vector.
+        and ``bias`` or ``b``, or are pairs of a matrix and a vector, or stand in one list in turn
+        (``get_weights()`` of Keras). In a training checkpoint, the one entry that holds them.
     architecture : Architecture
         Layers and activations, which parameters do not tell.
     layers : sequence of str, optional
@@ -67,7 +69,9 @@ def from_params(
         same sizes.
     weight_layout : {"in_out", "out_in"}, optional
         Whether matrices are (in, out), for ``x @ w``, or (out, in). Not needed where the framework
-        tells it: a ``weight`` of PyTorch, a Linear of Equinox, a ``kernel`` (Flax, Keras).
+        tells it: a ``weight`` that is a PyTorch tensor, a Linear of Equinox, a ``kernel`` that is
+        none (Flax, Keras). A layer of your own may have a `weight` the other way round; names
+        do not tell, so pass `weight_layout` for it.
 
     Returns
     -------
@@ -130,7 +134,7 @@ def _read(
     if weight_layout is not None:
         check_layout(weight_layout)
     groups: dict[Path, _DenseParams] = {}
-    _gather(params, (), groups, None)
+    _gather(state_dict_of(params), (), groups, None)
     if not groups:
         kind = type(params).__name__
         raise InvalidValueError(
@@ -148,18 +152,27 @@ def _read(
             batch = matrix.shape[:1]
         shape = (*batch, spec.input_size, spec.output_size)
         if matrix.shape != shape:
+            turned = matrix.shape == (*shape[:-2], shape[-1], shape[-2])
+            hint = f"; it fits with weight_layout={_other(group, weight_layout)!r}"
             raise InvalidValueError(
-                f"{name}: expected an (in, out) matrix {shape} for layer {i}, got {matrix.shape}"
+                f"{name}: expected an (in, out) matrix {shape} for layer {i}, "
+                f"got {matrix.shape}{hint if turned else ''}"
             )
         weights[f"layer_{i}"] = to_float32(matrix, name)
         shape = (*batch, spec.output_size)
         bias = np.zeros(shape, np.float32) if group.bias is None else as_array(group.bias, name)
+        if stacked and bias.shape == (*batch, 1, spec.output_size):  # layers of ensembles
+            bias = bias.reshape(shape)
         if bias.shape != shape:
             raise InvalidValueError(
                 f"{name}: expected a bias {shape} for layer {i}, got {bias.shape}"
             )
         weights[f"layer_{i}.bias"] = to_float32(bias, name)
     return weights
+
+
+def _other(group: _DenseParams, weight_layout: str | None) -> str:
+    return "out_in" if (weight_layout or group.layout) == "in_out" else "in_out"
 
 
 def _matrix(
@@ -179,7 +192,7 @@ def _matrix(
     if layout is None:
         raise InvalidValueError(
             f"{name}: nothing tells which way round this matrix is; pass weight_layout='in_out' "
-            "if the layer computes x @ w, 'out_in' if w @ x"
+            f"if the layer computes x @ w, 'out_in' if w @ x (its shape is {matrix.shape})"
         )
     return matrix if layout == "in_out" else matrix.swapaxes(-1, -2)
 
@@ -231,7 +244,9 @@ def _numbered(before: Path, after: Path) -> bool:
     """Return whether two sorted neighbours first differ in a number, which tells their order."""
     for a, b in zip(_by_number(before), _by_number(after), strict=False):
         if a != b:
-            return a[0] == b[0] and min(a[1], b[1]) >= 0
+            # Keras and Haiku count from the second on: dense, dense_1, dense_2.
+            second = a[1] < 0 and b == (f"{a[0]}_", 1)
+            return second or (a[0] == b[0] and min(a[1], b[1]) >= 0)
     return False
 
 
@@ -257,6 +272,8 @@ def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str
         if len(node) == 2 and all(map(_is_array, node)) and node[0].ndim == node[1].ndim + 1:
             # A pair of a matrix and a vector, as hand-written code has it for a layer.
             _gather({"w": node[0], "b": node[1]}, path, groups, layout)
+        elif len(node) > 1 and all(map(_is_array, node)):
+            _gather(_layers_of_list(node, path), path, groups, layout)
         else:
             for i, value in enumerate(node):
                 _gather(value, (*path, str(i)), groups, layout)
@@ -268,6 +285,22 @@ def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str
         )
     elif node is not None and not callable(node):
         raise unsupported(".".join(path), f"expected arrays, got {kind.__name__}")
+
+
+def _layers_of_list(arrays: Sequence[Any], path: Path) -> list[dict[str, Any]]:
+    """Return the layers of a flat list of arrays, such as Keras' ``model.get_weights()``."""
+    dimensions = [array.ndim for array in arrays]
+    most = dimensions[0]
+    if most > 1 and dimensions == [most] * len(arrays):
+        return [{"w": array} for array in arrays]
+    if most > 1 and dimensions == [most, most - 1] * (len(arrays) // 2):
+        return [{"w": w, "b": b} for w, b in zip(arrays[::2], arrays[1::2], strict=True)]
+    raise unsupported(
+        ".".join(path),
+        "expected a list of matrices, each with its bias after it or none at all, got shapes "
+        f"{', '.join(str(tuple(array.shape)) for array in arrays[:8])} (to fold normalisation, "
+        "convert the model)",
+    )
 
 
 def _put(array: Any, path: Path, groups: dict[Path, _DenseParams], layout: str | None) -> None:
@@ -285,7 +318,7 @@ def _put(array: Any, path: Path, groups: dict[Path, _DenseParams], layout: str |
         raise unsupported(".".join(parents), f"has two arrays that could be its {role}")
     setattr(group, role, array)
     if role == "weight":
-        if name == "kernel":
+        if name == "kernel" and not hasattr(array, "detach"):  # of Flax and Keras
             layout = "in_out"
         elif name == "weight" and hasattr(array, "detach"):
             # The `weight` of a PyTorch layer. Other names are of hand-written code, where matrices

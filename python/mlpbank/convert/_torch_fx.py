@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 import operator
-import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.nn import functional as F
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
+from mlpbank.convert._torch_hooks import require_initialized, require_known_parametrization
+from mlpbank.convert._torch_kinds import fingerprint
+from mlpbank.convert._torch_mode import as_in_eval_mode
 from mlpbank.convert._torch_parts import (
     OPTIONS,
-    SQUEEZED,
+    Chain,
     Plans,
     activation,
     dense,
-    require_flat,
     to_numpy,
 )
-from mlpbank.convert._torch_trace import called_as_usual, check, evaluate, trace, writes
-from mlpbank.errors import MlpbankError
+from mlpbank.convert._torch_shapes import is_reshape, node_name, require_rows, reshape, words
+from mlpbank.convert._torch_trace import (
+    ROW_COUNT,
+    ROWS,
+    Traced,
+    called_as_usual,
+    check,
+    evaluate,
+    trace,
+    writes,
+)
 
-CollectLayer = Callable[[Any, str, list[Step], Plans], None]
+CollectLayer = Callable[[Any, str, Chain, Plans], None]
+
+# Operations that change no number where they only give rows another shape, or run over dimensions
+# of one element. So a row of one feature may lose its dimension, and get it back.
+_SHAPING: tuple[Any, ...] = (
+    torch.flatten,
+    torch.squeeze,
+    torch.unsqueeze,
+    torch.reshape,
+    torch.ravel,
+)
+_SHAPING += (torch.select, torch.narrow, torch.mean, torch.sum, torch.amax, torch.amin)
+_SHAPING += (torch.atleast_2d, torch.cat, torch.unbind, torch.chunk, torch.split)
+_SHAPING += (operator.getitem,)
+_ONE_OF_ONE = {"cat", "atleast_2d"}
+_RESHAPES = {function.__name__ for function in _SHAPING} | {"view", "view_as", "reshape_as"}
+_RESHAPES |= {"unflatten"}
 
 _FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), "relu"),
@@ -44,11 +70,30 @@ _FUNCTIONS: dict[Any, str] = {
     F.gelu: "gelu",
     F.silu: "silu",
     F.softplus: "softplus",
+    **dict.fromkeys((F.celu, F.celu_, torch.celu, torch.celu_), "celu"),
+    **dict.fromkeys((F.selu, F.selu_, torch.selu, torch.selu_), "selu"),
+    F.mish: "mish",
+    F.hardswish: "hardswish",
+    F.hardsigmoid: "hardsigmoid",
+    F.relu6: "relu6",
+    **dict.fromkeys((F.hardtanh, F.hardtanh_), "hardtanh"),
+    F.softsign: "softsign",
+    **dict.fromkeys((torch.clamp, torch.clamp_, torch.clip, torch.clip_), "clamp"),
+    torch.clamp_min: "clamp_min",
+    torch.clamp_max: "clamp_max",
+    **dict.fromkeys((torch.exp, torch.exp_), "exp"),
+    **dict.fromkeys((torch.expm1, torch.expm1_, torch.special.expm1), "expm1"),
+    **dict.fromkeys((F.prelu, torch.prelu), "prelu"),
     F.dropout: "dropout",
     F.linear: "linear",
-    torch.flatten: "flatten",
-    torch.squeeze: "squeeze",
+    **{function: function.__name__ for function in _SHAPING},
+    torch.rsub: "rsub",
+    torch.concat: "cat",
     operator.neg: "neg",
+    torch.neg: "neg",
+    torch.negative: "neg",
+    torch.clone: "nothing",
+    torch.detach: "nothing",
 }
 _METHODS = {
     **{
@@ -63,12 +108,19 @@ _METHODS = {
             "mul",
             "div",
             "matmul",
-            "squeeze",
+            "neg",
         )
     },
-    **{name: name for name in ("flatten", "view", "reshape")},
-    **dict.fromkeys(("contiguous", "clone", "detach", "float"), "nothing"),
+    **{name: name for name in _RESHAPES if name not in ("getitem", "cat")},
+    **dict.fromkeys(
+        ("contiguous", "clone", "detach", "float", "double", "to", "type", "type_as", "cpu"),
+        "nothing",
+    ),
     **{f"{name}_": name for name in ("relu", "tanh", "sigmoid", "add", "sub", "mul", "div")},
+    **{name: name for name in ("exp", "expm1", "clamp_min", "clamp_max")},
+    **{f"{name}_": name for name in ("exp", "expm1", "clamp_min", "clamp_max")},
+    **dict.fromkeys(("clamp", "clamp_", "clip", "clip_"), "clamp"),
+    "prelu": "prelu",
 }
 _ACTIVATIONS = {
     "relu",
@@ -79,13 +131,27 @@ _ACTIVATIONS = {
     "gelu",
     "silu",
     "softplus",
+    "celu",
+    "selu",
+    "mish",
+    "hardswish",
+    "hardsigmoid",
+    "relu6",
+    "hardtanh",
+    "softsign",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "exp",
+    "expm1",
+    "prelu",
     "softmax",
 }
-_ARITHMETIC = {"add", "sub", "mul", "div"}
+_ARITHMETIC = {"add", "sub", "rsub", "mul", "div"}
 
 
 def collect(
-    module: Any, where: str, chain: list[Step], plans: Plans, collect_layer: CollectLayer
+    module: Any, where: str, chain: Chain, plans: Plans, collect_layer: CollectLayer
 ) -> None:
     """Append the steps of a module's forward to a chain.
 
@@ -101,30 +167,77 @@ def collect(
         raise unsupported(
             where, f"{type(module).__name__} has a __call__ of its own, which may compute anything"
         )
-    key = _fingerprint(module)
+    row, output = chain.row(), chain.output
+    key = fingerprint(module)
+    key = None if key is None else (key, row, output)
     plan = plans.get(key) if key is not None else None
-    is_new, begin = plan is None, len(chain)
-    if plan is None:
-        traced = trace(module, where)
-        plan = _data_path(traced.graph, where), traced.made
-        if key is not None and traced.reusable:
-            plans[key] = plan
-    path, constants = plan
-    for i, node in enumerate(path):
+    if plan is not None and plan.is_plain:
+        _follow(plan, module, where, chain, plans, collect_layer)
+        return
+    with as_in_eval_mode(module, where):
+        begin, is_new = len(chain), plan is None
+        if plan is None:
+            require_initialized(module, where)
+            traced = trace(module, where, row, output)
+            plan = _Plan.of(traced, where, module, row)
+            if key is not None and traced.reusable:
+                plans[key] = plan
+        _follow(plan, module, where, chain, plans, collect_layer, is_new)
+        if is_new:
+            check(module, chain[begin:], where, plan.traced, output)
+
+
+class _Plan(NamedTuple):
+    """A traced forward, which holds for all modules of one kind."""
+
+    traced: Traced
+    path: list[tuple[Any, Any]]  # nodes, each with the one before it
+    is_plain: bool  # no constant is computed from parameters
+    is_vector: bool  # the results have lost the dimension of their features
+
+    @classmethod
+    def of(cls, traced: Traced, where: str, module: Any, row: Any) -> _Plan:
+        """Return the plan of a graph."""
+        path = _data_path(traced.graph, where, module)
+        end = path[-1][0].meta.get("shape") if path else (ROWS, *traced.row)
+        on_path = {node for node, _ in path}
+        computes = (
+            n.op == "get_attr" or (n.op == "call_module" and n not in on_path)
+            for n in traced.graph.nodes
+        )
+        return cls(traced, path, not any(computes), end == (ROWS,))
+
+
+def _follow(
+    plan: _Plan,
+    module: Any,
+    where: str,
+    chain: Chain,
+    plans: Plans,
+    collect_layer: CollectLayer,
+    is_new: bool = False,
+) -> None:
+    """Append the steps of a plan, with the parameters of one module."""
+    output = chain.output
+    chain.output, chain.taken = None, output is not None
+    for node, source in plan.path:
+        shape, after = source.meta.get("shape"), node.meta.get("shape")
+        chain.is_vector = shape == (ROWS,)
         if node.op == "call_module":
+            place = join(where, node.target)
             if len(node.args) + len(node.kwargs) != 1:
-                raise unsupported(join(where, node.target), "is called with more than its input")
-            collect_layer(module.get_submodule(node.target), join(where, node.target), chain, plans)
+                raise unsupported(place, "is called with more than its input")
+            part = module.get_submodule(node.target)
+            if not is_reshape(part, shape, after):
+                if is_new:
+                    require_rows(part, shape, place)
+                collect_layer(part, place, chain, plans)
         else:
-            width = next(
-                (step.weight.shape[1] for step in reversed(chain) if isinstance(step, Dense)), None
-            )
-            owner = _Owner(module, constants, join(where, node.name))
-            step = _step(node, owner, width, last=i == len(path) - 1)
+            owner = _Owner(module, plan.traced.made, join(where, node.name))
+            step = _step(node, owner, shape, after)
             if step is not None:
                 chain.append(step)
-    if is_new:
-        check(module, chain[begin:], where)
+    chain.output, chain.is_vector = output, plan.is_vector
 
 
 class _Owner(NamedTuple):
@@ -142,15 +255,32 @@ class _Owner(NamedTuple):
             if argument.target in self.made:
                 return self.made[argument.target]
             return operator.attrgetter(argument.target)(self.module)
-        if argument.op not in ("call_method", "call_function"):
+        if argument.op not in ("call_method", "call_function", "call_module"):
             raise unsupported(self.where, "depends on its input in a way that no layer does")
         args: Any = self._values(argument.args)
         kwargs: Any = self._values(argument.kwargs)
         call = argument.target
+        if ROW_COUNT in args:
+            if call not in ("expand", "view", "reshape", "repeat"):
+                raise unsupported(self.where, "depends on the number of rows, as no layer does")
+            args = [1 if value is ROW_COUNT else value for value in args]
+        if argument.op == "call_module":
+            call = self._layer(argument.target)
         if argument.op == "call_method":
             call = getattr(args[0], call)
             args = args[1:]
-        return evaluate(lambda: call(*args, **kwargs), self.where, _name(argument))
+        return evaluate(lambda: call(*args, **kwargs), self.where, node_name(argument))
+
+    def _layer(self, target: str) -> Any:
+        """Return a layer of PyTorch that computes a constant."""
+        layer = self.module.get_submodule(target)
+        if type(layer).__name__ == "ParametrizationList":
+            require_known_parametrization(layer, target, self.where)
+        elif not type(layer).__module__.startswith("torch.nn.modules.") or (
+            layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__
+        ):
+            raise unsupported(self.where, f"{target} computes a constant, and may do anything")
+        return layer
 
     def _values(self, arguments: Any) -> Any:
         if isinstance(arguments, (tuple, list)):
@@ -160,113 +290,66 @@ class _Owner(NamedTuple):
         return self.value(arguments)
 
 
-# Attributes of every module. The values of all others may change what a forward computes.
-_COMMON = frozenset(nn.Module().__dict__) - {"training"}
-_PLAIN = (
-    int,
-    float,
-    str,
-    bool,
-    type(None),
-    type,
-    torch.dtype,
-    types.FunctionType,
-    types.BuiltinFunctionType,
-)
-
-
-class _Untold(MlpbankError, ValueError):
-    """It is unknown what a traced forward depends on."""
-
-
-def _fingerprint(module: Any) -> Any:
-    """Return all that a traced forward depends on, hashable, or None if that is unknown."""
-    # Shared layers and tensors by id, because a trace names the first occurrence.
-    seen: dict[int, int] = {}
-    try:
-        return _parts(module, seen)
-    except _Untold:
-        return None
-
-
-def _parts(module: Any, seen: dict[int, int]) -> Any:
-    if module is None:
-        return None
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise _Untold
-    kind = type(module)
-    parts: list[Any] = [kind, kind.forward, seen.setdefault(id(module), len(seen))]
-    parts += [
-        (name, _value_parts(value))
-        for name, value in module.__dict__.items()
-        if name not in _COMMON
-    ]
-    for tensors in (module._parameters, module._buffers):
-        for name, tensor in tensors.items():
-            is_same = seen.setdefault(id(tensor), len(seen))
-            parts.append((name, None if tensor is None else (tensor.shape, tensor.dtype, is_same)))
-    parts += [(name, _parts(child, seen)) for name, child in module._modules.items()]
-    return tuple(parts)
-
-
-def _value_parts(value: Any) -> Any:
-    if type(value) in (tuple, list):
-        return type(value), tuple(map(_value_parts, value))
-    if not isinstance(value, _PLAIN):
-        raise _Untold
-    return type(value), value
-
-
-def _data_path(graph: Any, where: str) -> list[Any]:
-    """Return the nodes that rows pass through, first to last."""
+def _data_path(graph: Any, where: str, module: Any) -> list[tuple[Any, Any]]:
+    """Return the nodes that rows pass through, first to last, each with the one before it."""
+    modules = dict(module.named_modules())
     data: list[Any] = []  # nodes that depend on the values of the input, not only on its shape
     known: set[Any] = set()
     for node in graph.nodes:
-        shape_only = node.op == "call_method" and node.target in ("size", "dim")
-        shape_only |= (
-            node.op == "call_function"
-            and node.target is getattr
-            and node.args[1] in ("shape", "ndim")
-        )
-        if node.op == "placeholder" or (
-            not shape_only and any(n in known for n in node.all_input_nodes)
-        ):
+        if node.op == "placeholder" or any(n in known for n in _inputs(node)):
             data.append(node)
             known.add(node)
     for node in graph.nodes:
         if node not in known and writes(node):
             raise unsupported(
-                join(where, node.name), f"{_name(node)} changes a tensor of the module in place"
+                join(where, node.name), f"{node_name(node)} changes a tensor of the module in place"
             )
-    *nodes, output = data
+    *nodes, output = data if data[-1].op == "output" else [*data, list(graph.nodes)[-1]]
     if output.op != "output" or not isinstance(output.args[0], fx.Node):
         raise unsupported(
             where, "expected a forward that returns one tensor computed from its input"
         )
-    path: list[Any] = []
+    if output.args[0] not in known:
+        raise unsupported(where, "the result does not depend on the rows, as those of layers do")
+    path: list[tuple[Any, Any]] = []
     node = output.args[0]
     while node.op != "placeholder":
-        path.append(node)
-        inputs = [n for n in node.all_input_nodes if n in known]
+        inputs = [n for n in _inputs(node) if n in known]
         if len(inputs) != 1:
             raise unsupported(
                 join(where, node.name), "joins several results, and only chains are supported"
             )
+        path.append((node, inputs[0]))
         node = inputs[0]
-    # An unused result may be computed in place, or be part of a second path of the rows.
-    unused = [n for n in nodes if n.op != "placeholder" and n not in path]
-    if unused:
-        raise unsupported(
-            join(where, unused[0].name),
-            "stands beside the chain of layers, and only chains are supported",
-        )
+    # A result that is not used, such as another head's, matters only if it is computed in place.
+    used = {node for node, _ in path}
+    for node in nodes:
+        if node not in used and node.op != "placeholder" and _may_write(node, modules):
+            raise unsupported(
+                join(where, node.name),
+                f"{node_name(node)} stands beside the chain of layers and may change its rows "
+                "in place",
+            )
     return path[::-1]
 
 
-def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | None:
+def _inputs(node: Any) -> list[Any]:
+    """Return the nodes whose values matter. Of some arguments only type or shape does."""
+    if node.op == "call_method" and node.target in ("to", "type_as", "view_as", "reshape_as"):
+        return [node.args[0]]
+    return list(node.all_input_nodes)
+
+
+def _may_write(node: Any, modules: dict[str, Any]) -> bool:
+    if node.op == "call_module":
+        return getattr(modules.get(node.target), "inplace", False) is True
+    return writes(node) or any(value is True for value in node.args)
+
+
+def _step(node: Any, owner: _Owner, shape: Any, after: Any) -> Step | None:
     """Return the step of a function or method call, None if it changes nothing.
 
-    `width` is the number of features of a row, if known.
+    `shape` and `after` are the shapes of `ROWS` rows before and after it, None if unknown.
     """
     where = owner.where
     table: Any = _METHODS if node.op == "call_method" else _FUNCTIONS
@@ -274,10 +357,19 @@ def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | Non
     if name in _ARITHMETIC:
         return _arithmetic(name, node, owner)
     first = node.args[0] if node.args else node.kwargs.get("input")
+    if name in _ONE_OF_ONE and isinstance(first, (tuple, list)) and len(first) == 1:
+        first = first[0]
     if name is not None and name != "matmul" and not _depends_on_input(first):
         raise unsupported(where, "depends on its input in a way that no layer does")
+    if name in _RESHAPES and shape is not None and after is not None:
+        reshape(name, node, shape, after, where)
+        return None
+    if name == "softmax":
+        _require_last(node, shape, where)
     if name in _ACTIVATIONS:
-        return activation(name, _arguments(node, OPTIONS.get(name, {}), where), where)
+        given = _arguments(node, OPTIONS.get(name, {}), where)
+        given = {option: owner.value(value) for option, value in given.items()}
+        return activation(name, given, where)
     if name == "neg":
         return affine(-1.0, 0.0, where)
     if name == "linear":
@@ -290,44 +382,30 @@ def _step(node: Any, owner: _Owner, width: int | None, last: bool) -> Step | Non
     if name == "dropout":
         if _arguments(node, {"p": 0.5, "training": True}, where)["training"]:
             raise unsupported(
-                where, "dropout is active; call model.eval() first, and pass training=self.training"
+                where, "dropout is active in eval mode too; pass training=self.training"
             )
         return None
     if name == "nothing":
+        dtype = node.meta.get("dtype")
+        if dtype is not None and not dtype.is_floating_point:
+            raise unsupported(where, f"{node_name(node)} makes whole numbers of results ({dtype})")
         return None
-    if name == "flatten":
-        given = _arguments(node, {"start_dim": 0, "end_dim": -1}, where)
-        require_flat(given["start_dim"], given["end_dim"], where)
-        return None
-    # view(n, -1) and view(-1, width) flatten rows. squeeze(-1) at the end drops the dimension of a
-    # single output.
-    if name in ("view", "reshape") and len(node.args) == 3:
-        count, features = node.args[1:]
-        if features == -1 and _is_row_count(count):
-            return None
-        if count == -1 and isinstance(features, int) and features == (width or features):
-            return None
-    if name == "squeeze" and last and _arguments(node, {"dim": None}, where)["dim"] in (-1, 1):
-        return SQUEEZED._replace(where=where)
-    raise unsupported(where, f"{_name(node)} is not supported")
+    raise unsupported(where, f"{node_name(node)} is not supported")
+
+
+def _require_last(node: Any, shape: Any, where: str) -> None:
+    """Raise if a softmax does not run over all features of a row."""
+    dim = _arguments(node, OPTIONS["softmax"], where)["dim"]
+    if shape is None or dim not in (-1, 1, None):
+        return
+    if len(shape) != 2:
+        raise unsupported(
+            where, f"softmax of {words(shape)} does not run over the features of a row"
+        )
 
 
 # Arguments that change nothing but the precision of a result, and the input by its name.
 _HARMLESS = {"input", "inplace", "dtype", "memory_format", "_stacklevel"}
-
-
-def _is_row_count(node: Any) -> bool:
-    """Return whether a node is the row count ``y.size(0)``, ``y.shape[0]`` or ``y.size()[0]``."""
-    if not isinstance(node, fx.Node) or node.kwargs:
-        return False
-    sized = node
-    if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
-        sized = node.args[0]
-        if sized.op == "call_function" and sized.target is getattr and sized.args[1] == "shape":
-            return _depends_on_input(sized.args[0])
-    given = sized.args[1:] if sized is node else (0, *sized.args[1:])
-    is_size = sized.op == "call_method" and sized.target == "size" and given == (0,)
-    return is_size and _depends_on_input(sized.args[0])
 
 
 def _arguments(node: Any, options: dict[str, Any], where: str) -> dict[str, Any]:
@@ -337,7 +415,7 @@ def _arguments(node: Any, options: dict[str, Any], where: str) -> dict[str, Any]
     more = node.args[1 + len(options) :]
     unknown = [name for name in node.kwargs if name not in options and name not in _HARMLESS]
     if unknown or len(more) > 1 or not all(isinstance(value, bool) for value in more):
-        raise unsupported(where, f"{_name(node)} with options is not supported")
+        raise unsupported(where, f"{node_name(node)} with options is not supported")
     return {
         **options,
         **given,
@@ -348,20 +426,24 @@ def _arguments(node: Any, options: dict[str, Any], where: str) -> dict[str, Any]
 def _arithmetic(name: str, node: Any, owner: _Owner) -> Step:
     where = owner.where
     if len(node.args) != 2 or node.kwargs:
-        raise unsupported(where, f"{_name(node)} with options is not supported")
+        raise unsupported(where, f"{node_name(node)} with options is not supported")
     left, right = node.args
     reverse = _depends_on_input(right)
     if reverse and _depends_on_input(left):
         raise unsupported(
-            where, f"{_name(node)} of two values that depend on the input is not supported"
+            where, f"{node_name(node)} of two values that depend on the input is not supported"
         )
     if reverse and writes(node):
-        raise unsupported(where, f"{_name(node)} changes a tensor of the module in place")
+        raise unsupported(where, f"{node_name(node)} changes a tensor of the module in place")
     constant = owner.value(left if reverse else right)
+    if constant is ROW_COUNT:
+        raise unsupported(
+            where, f"{node_name(node)} depends on the number of rows, as no layer does"
+        )
     if isinstance(constant, complex) or (
         isinstance(constant, torch.Tensor) and constant.is_complex()
     ):
-        raise unsupported(where, f"{_name(node)} of a complex number is not supported")
+        raise unsupported(where, f"{node_name(node)} of a complex number is not supported")
     if isinstance(constant, torch.Tensor):
         constant = to_numpy(constant.to(torch.float64), where)
     value = np.asarray(constant, np.float64)
@@ -371,10 +453,17 @@ def _arithmetic(name: str, node: Any, owner: _Owner) -> Step:
         return affine(1.0, value, where)
     if name == "mul":
         return affine(value, 0.0, where)
+    if name == "rsub":
+        return affine(-1.0, value, where)
     if name == "sub":
         return affine(-1.0, value, where) if reverse else affine(1.0, -value, where)
     if reverse or not value.all():
-        raise unsupported(where, "a division by a result, or by 0, is not supported")
+        raise unsupported(
+            where,
+            "a division by 0 is not supported"
+            if not reverse
+            else "a number divided by a result is not supported, only a result by a number",
+        )
     return affine(1.0 / value, 0.0, where)
 
 
@@ -382,8 +471,3 @@ def _depends_on_input(node: Any) -> bool:
     if not isinstance(node, fx.Node):
         return False
     return node.op == "placeholder" or any(_depends_on_input(n) for n in node.all_input_nodes)
-
-
-def _name(node: Any) -> str:
-    target = node.target
-    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

@@ -8,9 +8,7 @@ torch.Tensor)``) is found with numbers.
 
 from __future__ import annotations
 
-import inspect
 import operator
-import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpbank._activations import ACTIVATIONS
 from mlpbank.convert._chain import Affine, Dense, Step, unsupported
-from mlpbank.errors import InvalidTypeError
+from mlpbank.convert._torch_mode import Snapshot
+from mlpbank.convert._torch_outputs import picked
+from mlpbank.convert._torch_tracer import Tracer
+from mlpbank.errors import MlpbankError, UnsupportedLayerError
 
 _WAY_OUT = "it has to compute the same from the same rows each time it is called"
 
@@ -33,28 +34,123 @@ class Traced(NamedTuple):
     graph: Any
     made: dict[str, Any]  # tensors that the forward creates
     reusable: bool  # modules with other parameters have the same graph
+    row: tuple[int, ...]  # the shape of a row
 
 
-def trace(module: Any, where: str) -> Traced:
+def trace(module: Any, where: str, shape: tuple[int, ...] | None, output: Any) -> Traced:
     """Return the graph of a module's forward.
+
+    Parameters
+    ----------
+    shape : tuple of int, optional
+        That of a row, if it is known.
+    output : str or int, optional
+        The result to take, of a forward that has several.
 
     Raises
     ------
     UnsupportedLayerError
         The forward cannot be traced, or depends on more than the module and its input.
     """
-    first, second = _trace(module, where), _trace(module, where)
-    nodes, others = list(first.graph.nodes), list(second.graph.nodes)
-    if len(nodes) != len(others) or first.made.keys() != second.made.keys():
-        raise _changing(module, where)
-    for a, b in zip(nodes, others, strict=True):
-        if (a.op, a.name) != (b.op, b.name) or not _same(
-            (a.target, a.args, a.kwargs), (b.target, b.args, b.kwargs)
-        ):
-            raise _changing(module, where)
-    if not _same(first.made, second.made):
-        raise _changing(module, where)
+    shapes = [shape] if shape is not None else [(size,) for size in _sizes(module)]
+    error: UnsupportedLayerError | None = None
+    for row in shapes:
+        try:
+            first = _trace(module, where, row, ROWS, output)
+            break
+        except _Untraceable as failed:
+            error = error or failed
+    else:
+        assert error is not None
+        raise UnsupportedLayerError(str(error)) from error.__cause__
+    rows = 1
+    try:
+        second = _trace(module, where, row, rows, output)
+    except _Untraceable:  # a forward that takes no single row
+        rows = 2
+        second = _trace(module, where, row, rows, output)
+    try:
+        _merge(first, second, rows)
+    except _DifferError:
+        name = type(module).__name__
+        try:
+            _merge(_trace(module, where, row, rows, output), second, ROWS)
+        except _DifferError:
+            raise unsupported(
+                where, f"the forward of {name} differs from call to call; {_WAY_OUT}"
+            ) from None
+        raise unsupported(
+            where,
+            f"the forward of {name} computes something else for another number of rows; rows of a "
+            "bank are computed one by one",
+        ) from None
     return first
+
+
+def _merge(first: Traced, second: Traced, rows: int) -> None:
+    """Put `ROW_COUNT` into a graph where it has `ROWS`, and one of `rows` rows has that number."""
+    nodes, others = list(first.graph.nodes), list(second.graph.nodes)
+    if len(nodes) != len(others) or not _same(first.made, second.made):
+        raise _DifferError
+    for a, b in zip(nodes, others, strict=True):
+        if (a.op, a.name) != (b.op, b.name) or not _same(a.target, b.target):
+            raise _DifferError
+        args, kwargs = _merged(a.args, b.args, rows), _merged(a.kwargs, b.kwargs, rows)
+        if rows != ROWS:
+            a.args, a.kwargs = args, kwargs
+
+
+class _DifferError(MlpbankError, ValueError):
+    """Two graphs are of different forwards."""
+
+
+# The rows of a trace, a prime number that no model has as a size. A second trace has another
+# number, so what depends on it is known.
+ROWS = 1009
+
+
+class _RowCount:
+    """Stands in a graph for the number of rows."""
+
+    def __repr__(self) -> str:
+        return "the number of rows"
+
+
+ROW_COUNT = _RowCount()
+
+
+class _Untraceable(UnsupportedLayerError):
+    """A forward raised an error, maybe because the size of its rows was guessed."""
+
+
+def _sizes(module: Any) -> list[int]:
+    """Return the sizes that rows may have, likely ones first."""
+    sizes = [
+        getattr(part, name)
+        for part in module.modules()
+        for name in ("in_features", "num_features")
+        if isinstance(getattr(part, name, None), int)
+    ][:1]
+    for tensor in (*module.parameters(), *module.buffers()):
+        sizes += tensor.shape[::-1]
+    return list(dict.fromkeys(size for size in sizes if size))[:6] or [3]
+
+
+def _merged(a: Any, b: Any, rows: int) -> Any:
+    """Return the arguments that two traces agree on, with `ROW_COUNT` for the number of rows."""
+    if type(a) is type(b):
+        if isinstance(a, dict) and a.keys() == b.keys():
+            return {name: _merged(a[name], b[name], rows) for name in a}
+        if isinstance(a, (tuple, list)) and len(a) == len(b):
+            return tuple(_merged(x, y, rows) for x, y in zip(a, b, strict=True))
+        if isinstance(a, slice):
+            x, y = (a.start, a.stop, a.step), (b.start, b.stop, b.step)
+            return slice(*_merged(x, y, rows))
+        if (a, b) == (ROWS, rows) and type(a) is int:
+            return ROW_COUNT
+    if not _same(a, b):
+        raise _DifferError
+    return a
 
 
 def evaluate(call: Callable[[], Any], where: str, name: str) -> Any:
@@ -74,7 +170,7 @@ def evaluate(call: Callable[[], Any], where: str, name: str) -> Any:
     return result
 
 
-def check(module: Any, steps: list[Step], where: str) -> None:
+def check(module: Any, steps: list[Step], where: str, traced: Traced, output: Any) -> None:
     """Compare a module with the steps of its graph on a few rows.
 
     A module that cannot compute these rows passes.
@@ -84,26 +180,18 @@ def check(module: Any, steps: list[Step], where: str) -> None:
     UnsupportedLayerError
         The results differ.
     """
-    inputs = [len(step.weight) for step in steps if isinstance(step, Dense)]
-    features = [max(step.scale.size, step.shift.size) for step in steps if isinstance(step, Affine)]
-    size = inputs[0] if inputs else max(features, default=3)
-    like = next(
-        (t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()),
-        torch.empty(0),
-    )
-    rows = torch.randn(5, size, generator=torch.Generator().manual_seed(0)).to(like)
-    state = _state(module)
+    like = _like(module)
+    rows = torch.randn(5, *traced.row, generator=torch.Generator().manual_seed(0)).to(like)
+    snapshot = Snapshot(module)
     try:
-        for part in module.modules():
-            if isinstance(part, (nn.Dropout, nn.AlphaDropout)):
-                part.training = False
         with torch.no_grad():
-            got = module(rows).to("cpu", torch.float64).numpy()
+            got = picked(module(rows), output, where, "").to("cpu", torch.float64).numpy()
     except Exception:  # such as rows of an unexpected shape
         return
     finally:
-        _restored(state)
-    x = rows.to("cpu", torch.float64).numpy()
+        snapshot.restore()
+        snapshot.restore_random()
+    x = rows.to("cpu", torch.float64).numpy().reshape(len(rows), -1)
     largest = 0.0
     with np.errstate(all="ignore"):
         for step in steps:
@@ -113,7 +201,7 @@ def check(module: Any, steps: list[Step], where: str) -> None:
                 x = (
                     x * step.scale + step.shift
                     if isinstance(step, Affine)
-                    else ACTIVATIONS[step.activation](x)
+                    else ACTIVATIONS[step.activation](x, *step.arguments)
                 )
             largest = max(largest, float(np.abs(x).max()))
         # Far above the error of arithmetic in few bits, far below the difference of functions.
@@ -141,63 +229,16 @@ _IN_PLACE = {
 _IN_PLACE |= {"setitem", "delitem", "__setitem__", "__delitem__"}
 
 
-class _Proxy(fx.Proxy):  # type: ignore[misc]
-    """A value in a graph. It distinguishes ``x += y``, which changes x in place, from ``x + y``."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("tracer", "node"):
-            raise InvalidTypeError(f"{name} of a tensor is set")
-        super().__setattr__(name, value)
-
-
-def _in_place(function: Any) -> Any:
-    def call(self: Any, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return call
-
-
-for _name in (
-    "iadd",
-    "isub",
-    "imul",
-    "itruediv",
-    "ifloordiv",
-    "imod",
-    "ipow",
-    "iand",
-    "ior",
-    "ixor",
-    "imatmul",
-):
-    setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
-
-
-class _Tracer(fx.Tracer):  # type: ignore[misc]  # for mypy, PyTorch is Any
-    """A tracer without values of tensors. A forward that branches on one cannot be traced."""
-
-    proxy_buffer_attributes = True
-
-    def proxy(self, node: Any) -> Any:
-        """Return the proxy of a node."""
-        return _Proxy(node, self)
-
-    def create_args_for_root(
-        self, root_fn: Any, is_module: bool, concrete_args: Any = None
-    ) -> tuple[Any, list[Any]]:
-        """Return the arguments of the forward: rows only. Other parameters keep their defaults."""
-        name, *_ = list(inspect.signature(root_fn).parameters)[1:] or ["x"]
-        return root_fn, [self.root, self.create_proxy("placeholder", name.lstrip("*"), (), {})]
-
-
 class _Operations(TorchDispatchMode):  # type: ignore[misc]
     """Records the first operation whose result does not depend on its inputs alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracer: Any = None) -> None:
         super().__init__()
-        self.refused = ""
+        self.refused, self.tracer = "", tracer
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.tracer is not None and self.tracer.paused:
+            return func(*args, **(kwargs or {}))
         name = str(func).split(".")[1]
         random = torch.Tag.nondeterministic_seeded in func.tags
         unknown = func.namespace not in ("aten", "prim", "prims")
@@ -209,13 +250,15 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]
 class _Reads(TorchFunctionMode):  # type: ignore[misc]
     """Records whether a forward uses the module's tensors, which differ from module to module."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, tracer: Any) -> None:
         super().__init__()
+        self.tracer = tracer
         self.own = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
         self.found = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found |= self._has_own((args, kwargs))
+        if not self.tracer.paused:
+            self.found |= self._has_own((args, kwargs))
         return func(*args, **(kwargs or {}))
 
     def _has_own(self, value: Any) -> bool:
@@ -226,88 +269,54 @@ class _Reads(TorchFunctionMode):  # type: ignore[misc]
         return id(value) in self.own
 
 
-def _trace(module: Any, where: str) -> Traced:
+def _like(module: Any) -> Any:
+    """Return a tensor of the type and device that rows of a module have."""
+    return next(
+        (t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()),
+        torch.empty(0),
+    )
+
+
+def _trace(module: Any, where: str, row: tuple[int, ...], count: int, output: Any) -> Traced:
     name = type(module).__name__
-    state = _state(module)
-    versions = _versions(module)
-    draws = _draws()
+    snapshot = Snapshot(module)
+    before = set(module.__dict__)
+    numbers = torch.randn(count, *row, generator=torch.Generator().manual_seed(1))
+    tracer = Tracer(numbers.to(_like(module)), output, where)
+    made: dict[str, Any] = {}
     try:
-        with _Reads(module) as reads, _Operations() as operations:
-            graph = _Tracer().trace(module)
+        with _Reads(module, tracer) as reads, _Operations(tracer) as operations:
+            graph = tracer.trace(module)
+    except UnsupportedLayerError:
+        raise
     except Exception as error:  # a user's forward may raise anything for a proxy
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise unsupported(where, f"the forward of {name} cannot be traced: {reason[0]}") from error
+        raise _Untraceable(
+            str(unsupported(where, f"the forward of {name} cannot be traced: {reason[0]}"))
+        ) from error
     finally:
         # The tracer stores tensors that the forward creates in the module. Take them out again.
-        made = {
-            n: v
-            for n, v in module.__dict__.items()
-            if n not in state[0][1] and n.startswith("_tensor_constant")
-        }
-        for constant in made:
-            del module.__dict__[constant]
-        changed = _restored(state)
+        for constant in set(module.__dict__) - before:
+            if constant.startswith("_tensor_constant"):
+                made[constant] = module.__dict__.pop(constant)
+        changed, written = snapshot.restore()
+        drawn = snapshot.restore_random()
     if operations.refused:
         raise unsupported(
             where, f"the forward of {name} makes a tensor with {operations.refused}; {_WAY_OUT}"
         )
-    if draws != _draws():
+    if drawn:
         raise unsupported(where, f"the forward of {name} draws random numbers; {_WAY_OUT}")
-    if changed or versions != _versions(module):
+    if changed or written:
         what = repr(changed) if changed else "a tensor"
         raise unsupported(where, f"the forward of {name} changes {what} of the module; {_WAY_OUT}")
-    return Traced(graph, made, not reads.found)
-
-
-def _state(
-    module: Any,
-) -> list[tuple[Any, dict[str, Any], list[tuple[dict[str, Any], dict[str, Any]]]]]:
-    """Return the attributes of a module and of the modules in it, the module first."""
-    return [
-        (part, dict(part.__dict__), [(t, dict(t)) for t in _tables(part)])
-        for part in module.modules()
-    ]
-
-
-def _tables(module: Any) -> tuple[dict[str, Any], ...]:
-    return (module._parameters, module._buffers, module._modules)
-
-
-def _restored(state: list[Any]) -> str:
-    """Restore attributes, and return the name of one that had been changed or ""."""
-    changed = ""
-    for module, attributes, tables in state:
-        for now, before in ((module.__dict__, attributes), *tables):
-            names = [
-                n
-                for n in {**now, **before}
-                if n not in now or n not in before or now[n] is not before[n]
-            ]
-            if names:
-                changed = changed or names[0]
-                now.clear()
-                now.update(before)
-    return changed
-
-
-def _versions(module: Any) -> list[int]:
-    """Return how often each tensor of a module was changed in place."""
-    return [
-        0 if tensor.is_inference() else tensor._version
-        for tensor in (*module.parameters(), *module.buffers())
-    ]
-
-
-def _draws() -> tuple[Any, ...]:
-    """Return the states of the random generators that a forward may use."""
-    numpy: Any = np.random.get_state()  # the global generator  # noqa: NPY002
-    return random.getstate(), numpy[1].tobytes(), numpy[2:], torch.get_rng_state().numpy().tobytes()
-
-
-def _changing(module: Any, where: str) -> Exception:
-    return unsupported(
-        where, f"the forward of {type(module).__name__} differs from call to call; {_WAY_OUT}"
-    )
+    for node in graph.nodes:  # shapes are kept with the plan, values are not
+        value = node.meta.pop("value", None)
+        if isinstance(value, (tuple, list)) and value:  # of unbind
+            value = value[0]
+        if isinstance(value, torch.Tensor):
+            node.meta["shape"], node.meta["dtype"] = tuple(value.shape), value.dtype
+    return Traced(graph, made, not reads.found, row)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -9,19 +9,21 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from mlpbank._arrays import as_array
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import (
     Activate,
     Dense,
     Step,
+    activate,
     affine,
     batch_norm,
     join,
+    prelu,
     require,
     unsupported,
 )
 from mlpbank.convert._keras_functions import function_of, operation_of
-from mlpbank.convert._native import as_array
 from mlpbank.errors import InvalidValueError
 
 _FUNCTIONS = {
@@ -34,11 +36,27 @@ _FUNCTIONS = {
     keras.activations.silu: Activation.SILU,
     keras.activations.softplus: Activation.SOFTPLUS,
     keras.activations.softmax: Activation.SOFTMAX,
+    keras.activations.celu: Activation.CELU,
+    keras.activations.selu: Activation.SELU,
+    keras.activations.mish: Activation.MISH,
+    keras.activations.hard_silu: Activation.HARDSWISH,
+    keras.activations.hard_sigmoid: Activation.HARDSIGMOID,
+    keras.activations.relu6: Activation.RELU6,
+    keras.activations.softsign: Activation.SOFTSIGN,
+    keras.activations.exponential: Activation.EXP,
 }
 
 
-def steps(model: Any, where: str = "") -> list[Step]:
+def steps(model: Any, where: str = "", output: str | int | None = None) -> list[Step]:
     """Return the chain of steps that a model computes at inference.
+
+    Parameters
+    ----------
+    model : keras.Model or keras.Layer
+    where : str
+        Its place, for messages.
+    output : str or int, optional
+        The output to take, by name or number, of a functional model that has several.
 
     Raises
     ------
@@ -48,14 +66,19 @@ def steps(model: Any, where: str = "") -> list[Step]:
         The model is not built.
     """
     if not isinstance(model, keras.Model):
+        if output is not None:
+            raise _one_output(model, where, output)
         return _layer(model, where or model.name)
     chain: list[Step] = []
     flat = True
-    for layer, place, node in _layers(model, where):
+    for layer, place, node in _layers(model, where, output):
         if isinstance(layer, keras.layers.InputLayer):
             flat = len(layer.batch_shape) == 2
         elif isinstance(layer, keras.Model):
             chain += steps(layer, place)
+        elif type(layer) is keras.layers.Reshape:
+            _require_own_methods(layer, place)
+            flat = _reshaped(layer, node, flat, place)
         elif type(layer) is keras.layers.Flatten:
             # Rows of a bank are flat, in the C order that Flatten gives them.
             if not flat and layer.data_format != "channels_last":
@@ -74,7 +97,50 @@ def steps(model: Any, where: str = "") -> list[Step]:
     return chain
 
 
-def _layers(model: Any, where: str) -> Iterator[tuple[Any, str, Any]]:
+def _reshaped(layer: Any, node: Any, flat: bool, where: str) -> bool:
+    """Return whether rows are flat after a Reshape, which keeps their C order."""
+    shape = tuple(node.outputs[0].shape)[1:]
+    if not flat and len(shape) != 1:
+        raise unsupported(where, f"Reshape to {shape} of inputs that are not flat")
+    if flat and len(shape) > 1 and shape != (1,) * len(shape):
+        raise unsupported(
+            where, f"Reshape of flat rows to {shape}; the layers that follow would run over parts"
+        )
+    return True
+
+
+def _one_output(model: Any, where: str, output: Any) -> Exception:
+    return unsupported(
+        where, f"output={output!r}: {type(model).__name__} has one output; leave output out"
+    )
+
+
+def _output(model: Any, where: str, output: str | int | None) -> Any:
+    """Return the output tensor with this name or number."""
+    names = list(getattr(model, "output_names", None) or range(len(model.outputs)))
+    results = getattr(model, "_outputs_struct", None)
+    if isinstance(results, dict) and all(
+        any(value is tensor for tensor in model.outputs) for value in results.values()
+    ):  # the names that the caller of the model sees
+        names = [next(n for n, v in results.items() if v is tensor) for tensor in model.outputs]
+    if len(model.outputs) == 1:
+        if output is not None and output not in names:
+            raise _one_output(model, where, output)
+        return model.outputs[0]
+    choices = ", ".join(map(repr, names))
+    if output is None:
+        raise unsupported(
+            where,
+            f"expected one output, got {len(names)} ({choices}); name the one to take with output=",
+        )
+    if isinstance(output, int) and -len(names) <= output < len(names):
+        return model.outputs[output]
+    if names.count(output) != 1:
+        raise unsupported(where, f"output={output!r}: the model has the outputs {choices}")
+    return model.outputs[names.index(output)]
+
+
+def _layers(model: Any, where: str, output: str | int | None) -> Iterator[tuple[Any, str, Any]]:
     """Yield the layers of a model, first to last, each with its place and the node of its call."""
     if not model.built:
         raise InvalidValueError(
@@ -87,16 +153,19 @@ def _layers(model: Any, where: str) -> Iterator[tuple[Any, str, Any]]:
     ):
         raise unsupported(
             where,
-            f"{kind.__name__} has a call of its own; Sequential and functional models are read",
+            f"{kind.__name__} has a call of its own; Sequential and functional models are read, so "
+            "build one of its layers, or pass its arrays with an architecture",
         )
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
+    if len(model.inputs) != 1:
+        names = ", ".join(repr(tensor.name) for tensor in model.inputs)
         raise unsupported(
             where,
-            f"expected one input and one output, got {len(model.inputs)} and {len(model.outputs)}",
+            f"expected one input, got {len(model.inputs)} ({names}); a bank's rows are one array, "
+            "so concatenate the inputs before the model",
         )
     _require_own_methods(model, where)
     found: list[tuple[Any, str, Any]] = []
-    tensor, source = model.outputs[0], model.inputs[0]
+    tensor, source = _output(model, where, output), model.inputs[0]
     while True:
         operation, index, _ = tensor._keras_history
         place = join(where, operation.name)
@@ -168,29 +237,33 @@ def _activation(layer: Any, where: str) -> list[Step]:
     )
 
 
-def _known(activation: Activation | None, where: str, name: str) -> list[Step]:
+def _known(activation: Activate | None, where: str, name: str) -> list[Step]:
     if activation is None:
         raise unsupported(
             where, f"{name} is no activation that mlpbank has, with the same parameters"
         )
-    return [Activate(activation, where)]
+    return [activation._replace(where=where)]
 
 
 def _relu(layer: Any, where: str) -> list[Step]:
-    require(where, "ReLU", "max_value", layer.max_value, (None,))
     require(where, "ReLU", "threshold", layer.threshold, (0,))
-    require(where, "ReLU", "negative_slope", layer.negative_slope, (0, 0.01))
-    return [Activate(Activation.LEAKY_RELU if layer.negative_slope else Activation.RELU, where)]
+    slope = float(layer.negative_slope or 0.0)
+    if layer.max_value is not None:
+        require(where, "ReLU with max_value", "negative_slope", slope, (0,))
+        return [activate(Activation.CLIP, where, low=0.0, high=float(layer.max_value))]
+    return [activate(Activation.LEAKY_RELU, where, alpha=slope)]
 
 
 def _leaky_relu(layer: Any, where: str) -> list[Step]:
-    require(where, "LeakyReLU", "negative_slope", layer.negative_slope, (0.01,))
-    return [Activate(Activation.LEAKY_RELU, where)]
+    return [activate(Activation.LEAKY_RELU, where, alpha=float(layer.negative_slope))]
 
 
 def _elu(layer: Any, where: str) -> list[Step]:
-    require(where, "ELU", "alpha", layer.alpha, (1.0,))
-    return [Activate(Activation.ELU, where)]
+    return [activate(Activation.ELU, where, alpha=float(layer.alpha))]
+
+
+def _prelu(layer: Any, where: str) -> list[Step]:
+    return [prelu(_array(layer.alpha), where)]
 
 
 def _softmax(layer: Any, where: str) -> list[Step]:
@@ -248,6 +321,7 @@ _LAYERS: dict[type, Callable[[Any, str], list[Step]]] = {
     keras.layers.ReLU: _relu,
     keras.layers.LeakyReLU: _leaky_relu,
     keras.layers.ELU: _elu,
+    keras.layers.PReLU: _prelu,
     keras.layers.Softmax: _softmax,
     keras.layers.BatchNormalization: _batch_normalization,
     keras.layers.Normalization: _normalization,

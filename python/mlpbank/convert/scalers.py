@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._arrays import in_default_mode, refuse_masks
+from mlpbank._arrays import as_array, in_default_mode
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert._chain import Float64Array, to_float32
 from mlpbank.convert._native import unflattened
@@ -110,8 +110,7 @@ def mean_and_scale(scaler: Any, name: str = "scaler") -> tuple[Float64Array, Flo
     if isinstance(scaler, (tuple, list)):
         if len(scaler) != 2:
             raise InvalidTypeError(f"{name}: expected (mean, scale), got {len(scaler)} values")
-        refuse_masks(scaler, name)
-        mean, scale = (np.array(part, np.float64) for part in scaler)
+        mean, scale = (np.array(as_array(part, name), np.float64) for part in scaler)
     elif hasattr(scaler, "transform"):
         mean, scale = _of_object(scaler, name)
     else:

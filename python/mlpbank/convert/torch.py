@@ -8,23 +8,32 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from mlpbank.architecture import Activation
 from mlpbank.convert import _torch_fx
-from mlpbank.convert._chain import Activate, Step, batch_norm, join, unsupported
+from mlpbank.convert._chain import Step, batch_norm, join, unsupported
+from mlpbank.convert._torch_hooks import (
+    has_known_hooks,
+    hooked,
+    require_known_parametrization,
+    require_readable,
+)
+from mlpbank.convert._torch_mode import as_in_eval_mode
 from mlpbank.convert._torch_parts import (
     OPTIONS,
-    SQUEEZED,
+    Chain,
     Plans,
     activation,
     dense,
     require_flat,
     to_numpy,
 )
+from mlpbank.convert._torch_tracer import WRAPPERS
 
-_Reader = Callable[[Any, str, list[Step], Plans], None]
+_Reader = Callable[[Any, str, Chain, Plans], None]
 
 
-def steps(module: Any, where: str = "", plans: Plans | None = None) -> list[Step]:
+def steps(
+    module: Any, where: str = "", plans: Plans | None = None, output: str | int | None = None
+) -> list[Step]:
     """Return the chain of steps that a module computes in eval mode.
 
     Parameters
@@ -34,6 +43,8 @@ def steps(module: Any, where: str = "", plans: Plans | None = None) -> list[Step
         Its place, for messages.
     plans : dict, optional
         Keeps traced forwards. Pass one dict for all modules of one call.
+    output : str or int, optional
+        The result to take, of a forward that returns several.
 
     Raises
     ------
@@ -47,15 +58,13 @@ def steps(module: Any, where: str = "", plans: Plans | None = None) -> list[Step
                 f"PyTorch has hooks for every module ({name}), which may do anything; "
                 "remove them first",
             )
-    chain: list[Step] = []
+    chain = Chain(output)
     collect(module, where, chain, {} if plans is None else plans)
-    squeezed = False
-    for step in chain:
-        if not isinstance(step, Activate):
-            continue
-        squeezed |= step.activation is SQUEEZED.activation
-        if squeezed and step.activation is Activation.SOFTMAX:
-            raise unsupported(step.where, "softmax after a squeeze runs over rows")
+    if output is not None and not chain.taken:
+        raise unsupported(
+            where,
+            f"output={output!r}: {type(module).__name__} has one result; leave output out",
+        )
     return chain
 
 
@@ -67,79 +76,111 @@ _GLOBAL_HOOKS = (
 )
 
 
-def collect(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+def collect(module: Any, where: str, chain: Chain, plans: Plans) -> None:
     """Append the steps of a module to a chain."""
-    kind = type(module)
-    # torch.compile returns an OptimizedModule.
-    if kind.__name__ == "OptimizedModule" and kind.__module__.startswith("torch."):
-        compiled = module.__dict__.get("forward")
-        usual = (
-            hasattr(compiled, "_torchdynamo_orig_callable")
-            or getattr(compiled, "__self__", None) is module
-        )
-        if module._forward_hooks or module._forward_pre_hooks or not usual:
-            raise _hooked(module, where)
-        module = module._orig_mod
-        kind = type(module)
-    own = module.__dict__
+    kind, own = type(module), module.__dict__
+    read = _LAYERS.get(kind)  # exact types first, because this runs for all layers of all models
+    if read is None and kind.__module__.startswith("torch."):
+        require_readable(module, where)
+        if kind.__name__ in WRAPPERS:
+            _require_usual_wrapper(module, where)
+            # No place of its own for what torch.compile returns: it looks like the module.
+            place = where if kind.__name__ == "OptimizedModule" else join(where, "module")
+            collect(getattr(module, WRAPPERS[kind.__name__]), place, chain, plans)
+            return
+    if own["_forward_pre_hooks"] and has_known_hooks(module):
+        with as_in_eval_mode(module, where):
+            collect(module, where, chain, plans)
+        return
     if (
         own["_forward_hooks"]
         or own["_forward_pre_hooks"]
         or "forward" in own
         or "_call_impl" in own
     ):
-        raise _hooked(module, where)
-    read = _LAYERS.get(kind)  # exact types first, because this runs for all layers of all models
-    if read is None:
-        read = (
-            _parametrized(module, where)
-            if parametrize.is_parametrized(module)
-            else _inherited(kind)
-        )
-    elif kind.forward is not _FORWARDS[kind] or kind.__call__ is not nn.Module.__call__:
-        raise unsupported(
-            where, f"the forward of {kind.__name__} was replaced by one that may do anything"
-        )
+        raise hooked(module, where)
     if read is not None:
+        if kind.forward is not _FORWARDS[kind] or kind.__call__ is not nn.Module.__call__:
+            raise unsupported(
+                where, f"the forward of {kind.__name__} was replaced by one that may do anything"
+            )
         read(module, where, chain, plans)
-    elif kind is nn.DataParallel:
-        collect(module.module, join(where, "module"), chain, plans)
+    elif parametrize.is_parametrized(module):
+        for name, functions in module.parametrizations.items():
+            require_known_parametrization(functions, name, where)
+        read = _inherited(kind.__mro__[1]) or _traced  # after the class that PyTorch made for it
+        with as_in_eval_mode(module, where):
+            read(module, where, chain, plans)
+    elif read := _inherited(kind):
+        read(module, where, chain, plans)
     elif kind.__module__.startswith("torch.") and not isinstance(module, fx.GraphModule):
         raise unsupported(where, f"{kind.__name__} is not supported")
     else:
-        _torch_fx.collect(module, where, chain, plans, collect)
+        _traced(module, where, chain, plans)
 
 
-def _sequential(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+def _traced(module: Any, where: str, chain: Chain, plans: Plans) -> None:
+    _torch_fx.collect(module, where, chain, plans, collect)
+
+
+def _require_usual_wrapper(module: Any, where: str) -> None:
+    own, compiled = module.__dict__, module.__dict__.get("forward")
+    usual = (
+        compiled is None
+        or hasattr(compiled, "_torchdynamo_orig_callable")
+        or getattr(compiled, "__self__", None) is module
+    )
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or not usual:
+        raise hooked(module, where)
+
+
+def _sequential(module: Any, where: str, chain: Chain, plans: Plans) -> None:
+    if chain.output is None:
+        for name, child in module._modules.items():
+            collect(child, join(where, name), chain, plans)
+        return
+    output, last = chain.output, next(reversed(module._modules), None)
     for name, child in module._modules.items():
+        chain.output = output if name == last else None
         collect(child, join(where, name), chain, plans)
+    chain.output = output
 
 
-def _linear(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+def _linear(module: Any, where: str, chain: Chain, plans: Plans) -> None:
+    if chain.is_vector:
+        chain.require_rows(where, "Linear")
     chain.append(dense(module.weight, module.bias, where))
 
 
-def _batch_norm(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
-    if module.training:
-        raise unsupported(where, "BatchNorm1d is in training mode; call model.eval() first")
+def _batch_norm(module: Any, where: str, chain: Chain, plans: Plans) -> None:
+    chain.require_rows(where, "BatchNorm1d")
     if module.running_mean is None or module.running_var is None:
-        raise unsupported(where, "BatchNorm1d without running statistics depends on the other rows")
+        raise unsupported(
+            where,
+            "BatchNorm1d without running statistics depends on the other rows; "
+            "train it with track_running_stats=True",
+        )
     mean, variance = to_numpy(module.running_mean, where), to_numpy(module.running_var, where)
     gamma = None if module.weight is None else to_numpy(module.weight, where)
     beta = None if module.bias is None else to_numpy(module.bias, where)
     chain.append(batch_norm(mean, variance, gamma, beta, module.eps, where))
 
 
-def _flatten(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+def _flatten(module: Any, where: str, chain: Chain, plans: Plans) -> None:
+    if (module.start_dim, module.end_dim) in ((0, -1), (0, 1)) and chain.row() == (1,):
+        chain.is_vector = True
+        return
     require_flat(module.start_dim, module.end_dim, where)
 
 
-def _nothing(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+def _nothing(module: Any, where: str, chain: Chain, plans: Plans) -> None:
     pass
 
 
 def _activation(name: str) -> _Reader:
-    def read(module: Any, where: str, chain: list[Step], plans: Plans) -> None:
+    def read(module: Any, where: str, chain: Chain, plans: Plans) -> None:
+        if name == "softmax":
+            chain.require_rows(where, name)
         chain.append(
             activation(
                 name, {option: getattr(module, option) for option in OPTIONS.get(name, ())}, where
@@ -165,6 +206,15 @@ _LAYERS: dict[Any, _Reader] = {
     nn.GELU: _activation("gelu"),
     nn.SiLU: _activation("silu"),
     nn.Softplus: _activation("softplus"),
+    nn.CELU: _activation("celu"),
+    nn.SELU: _activation("selu"),
+    nn.Mish: _activation("mish"),
+    nn.Hardswish: _activation("hardswish"),
+    nn.Hardsigmoid: _activation("hardsigmoid"),
+    nn.ReLU6: _activation("relu6"),
+    nn.Hardtanh: _activation("hardtanh"),
+    nn.Softsign: _activation("softsign"),
+    nn.PReLU: _activation("prelu"),
     nn.Softmax: _activation("softmax"),
 }
 
@@ -217,38 +267,3 @@ def _inherited(kind: Any) -> _Reader | None:
             own = any(known & set(vars(below)) for below in kind.__mro__[:i])
             return None if own or kind.forward is not _FORWARDS[base] else _LAYERS[base]
     return None
-
-
-def _parametrized(module: Any, where: str) -> _Reader | None:
-    """Return the reader of a module whose parameters functions of PyTorch compute."""
-    for name, functions in module.parametrizations.items():
-        if (
-            functions._forward_hooks
-            or functions._forward_pre_hooks
-            or "forward" in functions.__dict__
-        ):
-            raise _hooked(functions, join(where, name))
-        for function in functions:
-            place = f"the parametrization {type(function).__name__} of {name}"
-            if not type(function).__module__.startswith("torch.nn.utils."):
-                raise unsupported(
-                    where,
-                    f"{place} may compute anything; "
-                    "torch.nn.utils.parametrize.remove_parametrizations makes it a parameter",
-                )
-            if function.training and type(function).__name__ == "_SpectralNorm":
-                raise unsupported(where, f"{place} is in training mode; call model.eval() first")
-            if (
-                function._forward_hooks
-                or function._forward_pre_hooks
-                or "forward" in function.__dict__
-            ):
-                raise _hooked(function, join(where, name))
-    return _inherited(type(module).__mro__[1])  # after the class that PyTorch made for the module
-
-
-def _hooked(module: Any, where: str) -> Exception:
-    what = (
-        f"{type(module).__name__} has forward hooks, or a forward of its own, that may do anything"
-    )
-    return unsupported(where, what)

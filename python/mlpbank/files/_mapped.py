@@ -6,11 +6,14 @@ unpickled.
 
 from __future__ import annotations
 
+import errno
+import itertools
 import mmap
 import os
 import stat
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import BinaryIO
 
 import numpy as np
@@ -20,9 +23,20 @@ from mlpbank import _core
 from mlpbank._keys import as_keys, decode_strings, table_keys
 from mlpbank._progress import progress_bar
 from mlpbank.errors import BankFileError, ModelNotLoadedError
+from mlpbank.files._looks import looks_like
+from mlpbank.files._named import named
 from mlpbank.files._schema import Contents, as_bytes, header_of, read, sizes_of, tensors_of
 
 _YEAR_9999 = 253370764800.0  # seconds since 1970: the last that a datetime can hold
+# What mmap says on file systems that have none: FUSE, 9p, some network mounts.
+_CANNOT_MAP = (
+    errno.ENODEV,
+    errno.EINVAL,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EPERM,
+    errno.EACCES,
+)
 _WRITE_BYTES = 8 << 20  # at a time
 
 
@@ -37,12 +51,12 @@ def write(
     Parameters
     ----------
     file : binary file
-        At its beginning, seekable.
+        At its beginning. It is written from there to the end.
     contents : Contents
         Its `blocks` and `checksums` are not looked at.
     copy_blocks : callable
-        ``copy_blocks(first, count)`` gives blocks as bytes. They are asked for in parts: the
-        weights of a large bank are never in memory twice.
+        ``copy_blocks(first, count)`` gives blocks as bytes, the same ones whenever it is asked.
+        They are asked for in parts: the weights of a large bank are never in memory twice.
     progress : bool
         Show a bar.
     """
@@ -52,27 +66,34 @@ def write(
         for tensor in tensors_of(contents.key_type)
         if tensor.name != "weights"
     }
-    checksums = dict.fromkeys(("weights", *arrays), 0)
-    # The header is written before the checksums are known, and again afterwards.
-    file.write(header_of(contents, arrays, checksums))
     step = max(1, _WRITE_BYTES // sizes.block_bytes)
-    with_bar = progress_bar(
-        range(0, sizes.blocks, step),
+    starts = range(0, sizes.blocks, step)
+    bar = progress_bar(
+        itertools.chain(starts, starts),
         "saving",
         progress,
-        unit_scale=step * sizes.block_bytes,
+        total=2 * len(starts),
+        unit_scale=step * sizes.block_bytes / 2,
         unit="B",
     )
-    for first in with_bar:
-        data = copy_blocks(first, min(step, sizes.blocks - first)).data
+
+    def parts() -> Iterator[memoryview]:
+        for first in itertools.islice(bar, len(starts)):
+            yield copy_blocks(first, min(step, sizes.blocks - first)).data
+
+    # The header comes first and has the checksums. So the weights are copied twice, which costs
+    # less than leaving out the file systems that cannot go back to it.
+    bar = iter(bar)
+    checksums = {"weights": 0}
+    for data in parts():
         checksums["weights"] = zlib.crc32(data, checksums["weights"])
-        file.write(data)
-    for name, array in arrays.items():
-        data = as_bytes(array)
-        checksums[name] = zlib.crc32(data)
-        file.write(data)
-    file.seek(0)
+    checksums |= {name: zlib.crc32(as_bytes(array)) for name, array in arrays.items()}
     file.write(header_of(contents, arrays, checksums))
+    for data in parts():
+        file.write(data)
+    next(bar, None)  # ends the bar
+    for array in arrays.values():
+        file.write(as_bytes(array))
 
 
 def open_file(path: str | os.PathLike[str], *, map_file: bool) -> Contents:
@@ -88,35 +109,58 @@ def open_file(path: str | os.PathLike[str], *, map_file: bool) -> Contents:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a pipe would wait for ever
         raise BankFileError(f"{os.fspath(path)}: expected a regular file")
-    with open(path, "rb") as file:
+    with named(path), open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size < 8:
-            raise BankFileError(f"{os.fspath(path)}: expected a header, got {size} bytes")
-        if map_file:
-            try:
-                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-            except ValueError as error:  # shortened in this moment
-                raise BankFileError(
-                    f"{os.fspath(path)}: expected {size} bytes, got fewer"
-                ) from error
-            # Read pages as they are needed, without their neighbours: a call for some models
-            # touches those only.
-            mapped.madvise(mmap.MADV_RANDOM)
-            data = np.frombuffer(mapped, np.uint8)
-        else:
-            data = aligned_empty(size)
-            view = data.data
-            while view:
-                count = file.readinto(view)
-                if count == 0:
-                    raise BankFileError(
-                        f"{os.fspath(path)}: expected {size} bytes, got {size - len(view)}"
-                    )
-                view = view[count:]
+            got = looks_like(file.read(8)) or f"{size} bytes"
+            raise BankFileError(f"{os.fspath(path)}: expected a bank file, got {got}")
+        data = _map(file, size, path) if map_file else _read_all(file, size, path)
     try:
         return _parse(data)
     except BankFileError as error:
         raise BankFileError(f"{os.fspath(path)}: {error}") from error
+
+
+def open_somehow(path: str | os.PathLike[str]) -> Contents:
+    """Open a bank file: map it, or read all of it where the file system cannot map files."""
+    try:
+        return open_file(path, map_file=True)
+    except OSError as error:
+        if error.errno not in _CANNOT_MAP or isinstance(error, PermissionError):
+            raise
+        return open_file(path, map_file=False)
+
+
+def _map(file: BinaryIO, size: int, path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+    try:
+        mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    except ValueError as error:  # shortened in this moment
+        raise BankFileError(f"{os.fspath(path)}: expected {size} bytes, got fewer") from error
+    except OSError as error:
+        if error.errno not in _CANNOT_MAP:
+            raise
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: this file system cannot map files (mmap); "
+            "open it with mmap=False, which reads all of it",
+            os.fspath(path),
+        ) from error
+    # Read pages as they are needed, without their neighbours: a call for some models touches
+    # those only.
+    with suppress(OSError):
+        mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, np.uint8)
+
+
+def _read_all(file: BinaryIO, size: int, path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+    data = aligned_empty(size)
+    view = data.data
+    while view:
+        count = file.readinto(view)  # type: ignore[attr-defined]
+        if count == 0:
+            raise BankFileError(f"{os.fspath(path)}: expected {size} bytes, got {size - len(view)}")
+        view = view[count:]
+    return data
 
 
 def aligned_empty(size: int) -> npt.NDArray[np.uint8]:
@@ -190,7 +234,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
     weights = as_weights(contents)
     for i in progress_bar(range(contents.models), "verifying", progress):
         try:
-            arrays = [array for part in weights.get(i) for array in part]
+            arrays = [a for layer in weights.get(i) for a in layer if a is not None]
         except ModelNotLoadedError:
             raise BankFileError(f"weights: expected a model {keys[i]!r}, got none") from None
         if not all(np.isfinite(array).all() for array in arrays):

@@ -5,6 +5,7 @@ Any safetensors reader can use it. Layer 0 of model i is
 
     layer_0.weight   float32 [N, in, out]
     layer_0.bias     float32 [N, out]
+    layer_0.slope    float32 [N], of layers with prelu
     layer_1.weight   ...
     extra.<name>     any further arrays
     __metadata__     {"mlpbank": JSON text}: format, version, architecture, keys, versions,
@@ -27,13 +28,15 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from mlpbank._arrays import as_float32, refuse_masks
+from mlpbank._arrays import as_array, as_float32
 from mlpbank._columns import check_version
 from mlpbank._keys import check_key, make_table, table_keys
-from mlpbank.architecture import Architecture, LayerSpec
+from mlpbank.architecture import Architecture, array_shapes
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
-from mlpbank.files._schema import copy_json, described, json_object
+from mlpbank.files._looks import beginning_of
+from mlpbank.files._named import named
+from mlpbank.files._schema import architecture_of, copy_json, described, json_object
 from mlpbank.typing import Float32Array, Key
 
 FORMAT, VERSION = "mlpbank-plain", 1
@@ -112,13 +115,13 @@ def save_plain(
     OSError
         Writing failed; an older file is still there.
     """
-    shapes = _shapes(architecture)
+    shapes = array_shapes(architecture)
     if unknown := sorted(weights.keys() - shapes.keys()):
         raise UnknownKeyError(f"weights: expected keys {', '.join(shapes)}, got {unknown[0]!r}")
     arrays = {key: as_float32(weights[key], key) for key in shapes if key in weights}
     tensors: dict[str, npt.NDArray[Any]] = {}
     for key, shape in shapes.items():
-        if key not in arrays and not key.endswith(".bias"):
+        if key not in arrays and not key.endswith(".bias"):  # biases are zeros then
             raise UnknownKeyError(f"weights: missing key {key!r}")
         n = arrays["layer_0"].shape[:1]
         array = arrays[key] if key in arrays else np.zeros(n + shape, np.float32)
@@ -126,8 +129,7 @@ def save_plain(
             raise InvalidValueError(f"{key}: expected shape {n + shape}, got {array.shape}")
         tensors[_tensor(key)] = array
     for key, values in (extra or {}).items():
-        refuse_masks(values, f"extra[{key!r}]")
-        values = np.asarray(values)
+        values = as_array(values, f"extra[{key!r}]")
         if values.dtype.kind not in "fiub":
             raise InvalidTypeError(
                 f"extra[{key!r}]: expected numbers or booleans, got dtype {values.dtype}"
@@ -177,11 +179,9 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
         It cannot be opened or read.
     """
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
+        with named(path), safe_open(os.fspath(path), framework="numpy") as file:
             header = _header((file.metadata() or {}).get(_ENTRY))
-            architecture = Architecture(
-                _layer(entry) for entry in _typed(header, "architecture", list)
-            )
+            architecture = architecture_of(_typed(header, "architecture", list))
             weights: dict[str, Float32Array] = {}
             names = set(file.keys())
             n = (
@@ -189,7 +189,7 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
                 if "layer_0.weight" in names
                 else ()
             )
-            for key, shape in _shapes(architecture).items():
+            for key, shape in array_shapes(architecture).items():
                 name = _tensor(key)
                 if name not in names:
                     raise InvalidValueError(f"expected a tensor {name!r}, got none")
@@ -226,22 +226,15 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
     # RecursionError: JSON nested without end. The others are what the checks here, LayerSpec and
     # safetensors raise.
     except (SafetensorError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise BankFileError(f"{os.fspath(path)}: {error}") from error
-
-
-def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each array of one model, by its key in a weights mapping."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for i, layer in enumerate(architecture.layers):
-        shapes |= {
-            f"layer_{i}": (layer.input_size, layer.output_size),
-            f"layer_{i}.bias": (layer.output_size,),
-        }
-    return shapes
+        if isinstance(error, OSError):  # of the two kinds that are also a ValueError
+            raise
+        got = beginning_of(path) if isinstance(error, SafetensorError) else None
+        what = f"expected a safetensors file, got {got}" if got else error
+        raise BankFileError(f"{os.fspath(path)}: {what}") from error
 
 
 def _tensor(key: str) -> str:
-    return key if key.endswith(".bias") else f"{key}.weight"
+    return key if "." in key else f"{key}.weight"
 
 
 def _header(text: str | None) -> dict[str, Any]:
@@ -262,15 +255,6 @@ def _typed(header: dict[str, Any], name: str, kind: type) -> Any:
             f"{name}: expected a JSON {kind.__name__}, got {type(value).__name__}"
         )
     return value
-
-
-def _layer(entry: Any) -> LayerSpec:
-    if not isinstance(entry, list) or len(entry) != 3:
-        raise InvalidValueError(
-            f"architecture: expected [input_size, output_size, activation] for each layer, "
-            f"got {entry!r}"
-        )
-    return LayerSpec(*entry)
 
 
 def _extra_array(file: Any, name: str) -> npt.NDArray[Any]:

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from mlpbank import _core
 from mlpbank._columns import ModelColumns
 from mlpbank._keys import check_key
-from mlpbank.architecture import Architecture, LayerSpec
+from mlpbank.architecture import PARAMETER_NAMES, Architecture, LayerSpec
 from mlpbank.errors import InvalidTypeError, InvalidValueError
+from mlpbank.files._looks import LOOKED_AT, looks_like
 from mlpbank.typing import Key
 
 FORMAT, VERSION = "mlpbank", 2
@@ -202,8 +203,22 @@ def header_of(
 
 
 def described(architecture: Architecture) -> list[list[Any]]:
-    """Return an architecture as JSON has it."""
-    return [[s.input_size, s.output_size, s.activation.value] for s in architecture.layers]
+    """Return an architecture as JSON has it. Parameters are there if one is not its default."""
+    return [
+        [s.input_size, s.output_size, s.activation.value, *filter(None, [s._unusual()])]
+        for s in architecture.layers
+    ]
+
+
+def architecture_of(layers: list[Any]) -> Architecture:
+    """Return the architecture that JSON describes.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        It is none.
+    """
+    return Architecture(_layer(entry) for entry in layers)
 
 
 def _nbytes(dtype: str, shape: list[int]) -> int:
@@ -244,7 +259,7 @@ def read(data: npt.NDArray[np.uint8]) -> Contents:
         raise InvalidValueError(f"expected metadata {_ENTRY!r}, got none")
     about = json_object(entry[_ENTRY], f"metadata {_ENTRY!r}")
     version = _version(about)
-    architecture = Architecture(_layer(entry) for entry in _expect_in(about, "architecture", list))
+    architecture = architecture_of(_expect_in(about, "architecture", list))
     dtype, layout = _expect_in(about, "dtype", str), _expect_in(about, "layout", str)
     if layout not in ("panel", "lane"):
         raise InvalidValueError(f"layout: expected 'panel' or 'lane', got {layout!r}")
@@ -328,11 +343,23 @@ def _seed(about: Mapping[str, Any]) -> bytes | None:
 
 
 def _layer(entry: Any) -> LayerSpec:
-    if type(entry) is not list or len(entry) != 3:
+    if (
+        type(entry) is not list
+        or len(entry) not in (3, 4)
+        or (len(entry) == 4 and type(entry[3]) is not dict)
+    ):
         raise InvalidValueError(
-            f"architecture: expected [input_size, output_size, activation], got {entry!r:.80}"
+            "architecture: expected [input_size, output_size, activation] and perhaps an object of "
+            f"parameters for each layer, got {entry!r:.80}"
         )
-    return LayerSpec(*entry)
+    parameters = entry[3] if len(entry) == 4 else {}
+    for name, value in parameters.items():
+        if name not in PARAMETER_NAMES or type(value) not in (int, float):
+            raise InvalidValueError(
+                f"architecture: expected numbers for {', '.join(PARAMETER_NAMES)}, "
+                f"got {name!r:.80}: {value!r:.80}"
+            )
+    return LayerSpec(*entry[:3], **parameters)
 
 
 def _arrays(
@@ -381,6 +408,8 @@ def _read_header(data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
         raise InvalidValueError(f"expected a header, got {len(data)} bytes")
     length = int.from_bytes(data[:8].tobytes(), "little")
     if not 2 <= length <= min(len(data) - 8, _MAX_HEADER) or (8 + length) % _PAGE != 0:
+        if got := looks_like(data[:LOOKED_AT].tobytes()):
+            raise InvalidValueError(f"expected a bank file, got {got}")
         raise InvalidValueError(
             f"expected a header that ends at a multiple of {_PAGE} within the file's "
             f"{len(data)} bytes, got a length of {length}"
