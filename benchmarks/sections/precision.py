@@ -17,7 +17,7 @@ from mlpbank.cli.demo import load_bank, load_flights
 
 
 class Minutes(Quantity):
-    """A delay."""
+    """A time."""
 
     unit = "min"
 
@@ -30,7 +30,7 @@ def steps(args: argparse.Namespace) -> list[Step]:
 def _precision(settings: Settings, progress: Progress) -> Table:
     bank, flights = load_bank(), load_flights()
     *_, weights = bank.to_stacked()
-    x, actual, slots = (flights[name] for name in ("features", "arrival_delay", "model"))
+    x, actual, slots = (flights[name] for name in ("features", "air_time", "model"))
     engine = Engine(settings.threads, settings.isa)
     exact = None
     rows: list[Row] = []

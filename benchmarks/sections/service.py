@@ -135,7 +135,7 @@ def _made(sizes: tuple[int, ...], models: int) -> Callable[[Path], Path]:
 
 
 BANKS: dict[str, Callable[[Path], Path]] = {  # by name, what returns the file
-    "2603 × 10-8-1 (flights)": lambda folder: flights_bank_file(),
+    "2065 × 8-8-1 (flights)": lambda folder: flights_bank_file(),
     "10000 × 32-64-64-1": _made((32, 64, 64, 1), 10_000),
 }
 

@@ -65,6 +65,12 @@ bool StringKeys::get(uint64_t i, std::string_view& key) const {
   return true;
 }
 
+int num_parts(KeyType tuple) {
+  int parts = 0;
+  for (uint32_t bits = static_cast<uint32_t>(tuple) & ~kTuple; bits > 1; bits >>= 1) ++parts;
+  return parts;
+}
+
 int64_t num_buckets(int64_t count) {
   int64_t buckets = 2;
   while (buckets < 2 * count) buckets *= 2;
@@ -85,9 +91,9 @@ struct KeyTable::Rebuilt {
   Buckets buckets() const { return {data.data(), data.size()}; }
 };
 
-KeyTable::KeyTable(StringKeys keys, Buckets buckets, KeyHash hash,
+KeyTable::KeyTable(KeyType type, StringKeys keys, Buckets buckets, KeyHash hash,
                    std::shared_ptr<const void> owner)
-    : key_type_(KeyType::text),
+    : key_type_(type),
       strings_(keys),
       buckets_(buckets),
       hash_(hash),
@@ -103,7 +109,7 @@ KeyTable::KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<
 KeyTable::~KeyTable() { delete rebuilt_.load(); }
 
 int64_t KeyTable::find(const KeyView& key) const {
-  return key_type_ == KeyType::text ? find_in(strings_, key.text) : find_in(ints_, key.number);
+  return key_type_ == KeyType::number ? find_in(ints_, key.number) : find_in(strings_, key.text);
 }
 
 template <class Keys, class Key>

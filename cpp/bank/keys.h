@@ -24,9 +24,34 @@ namespace mlpbank {
 constexpr uint64_t kMaxSteps = 512;
 constexpr int64_t kNoSlot = -1;
 
-enum class KeyType { none, text, number };
+// The type of all keys of a bank. Types of tuples are made by `tuple_type`.
+enum class KeyType : uint32_t { none, text, number };
 
-// A key to look up: text (UTF-8) or a number.
+// Tuples have 1 to kMaxParts parts. Their type is kTuple with, in the bits below, a leading 1 and
+// then a bit for each part: 1 for a number.
+constexpr int kMaxParts = 16;
+constexpr uint32_t kTuple = uint32_t{1} << 31;
+
+inline bool is_tuple(KeyType type) { return (static_cast<uint32_t>(type) & kTuple) != 0; }
+
+// Builds the type of a tuple, part by part.
+class TupleType {
+ public:
+  void add(bool is_number) { bits_ = bits_ << 1 | static_cast<uint32_t>(is_number); }
+  KeyType type() const { return static_cast<KeyType>(kTuple | bits_); }
+
+ private:
+  uint32_t bits_ = 1;
+};
+
+int num_parts(KeyType tuple);
+inline bool is_number(KeyType tuple, int part, int parts) {
+  return (static_cast<uint32_t>(tuple) >> (parts - 1 - part) & 1) != 0;
+}
+
+// A key to look up: text (UTF-8), a number, or a tuple. Of a tuple `text` has all parts one after
+// the other, a number as its 8 bytes, the lowest first, a text as a 32-bit number of bytes, the
+// lowest first, and these bytes. So different tuples of one type are different texts.
 struct KeyView {
   KeyType type;
   std::string_view text;
@@ -37,10 +62,10 @@ struct KeyView {
   bool operator==(const KeyView& other) const {
     return type == other.type && text == other.text && number == other.number;
   }
-  uint64_t hash(const KeyHash& by) const { return type == KeyType::text ? by(text) : by(number); }
+  uint64_t hash(const KeyHash& by) const { return type == KeyType::number ? by(number) : by(text); }
 };
 
-// Key i is bytes[offsets[i], offsets[i + 1]).
+// Texts or tuples: key i is bytes[offsets[i], offsets[i + 1]).
 struct StringKeys {
   int64_t count;
   const uint64_t* offsets;
@@ -77,13 +102,14 @@ int64_t fill_buckets(const IntKeys& keys, const KeyHash& hash, uint32_t* buckets
 class KeyTable {
  public:
   // `owner` keeps the arrays alive.
-  KeyTable(StringKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner);
+  KeyTable(KeyType type, StringKeys keys, Buckets buckets, KeyHash hash,
+           std::shared_ptr<const void> owner);
   KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner);
   ~KeyTable();
 
   KeyType key_type() const { return key_type_; }
-  int64_t count() const { return key_type_ == KeyType::text ? strings_.count : ints_.count; }
-  // The slot of a key of this table's kind, or kNoSlot. Lock-free. Throws std::bad_alloc where a
+  int64_t count() const { return key_type_ == KeyType::number ? ints_.count : strings_.count; }
+  // The slot of a key of this table's type, or kNoSlot. Lock-free. Throws std::bad_alloc where a
   // table that was made to be slow has to be rebuilt.
   int64_t find(const KeyView& key) const;
   bool is_rebuilt() const { return rebuilt_.load() != nullptr; }

@@ -41,13 +41,6 @@ std::shared_ptr<Bank> make_bank(std::shared_ptr<BatchedWeights> weights, const p
                                 most_reuses);
 }
 
-// str, int, or None as long as there never was a key.
-py::object python_type(KeyType type) {
-  if (type == KeyType::none) return py::none();
-  PyTypeObject* const object = type == KeyType::text ? &PyUnicode_Type : &PyLong_Type;
-  return py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(object));
-}
-
 // Look-ups are lock-free and run with the GIL.
 
 // Looks up keys at one moment.
@@ -55,7 +48,8 @@ template <class Find>
 std::pair<Integers, int64_t> find_in_bank(const std::shared_ptr<Bank>& bank, const py::object& keys,
                                           Find find) {
   const Bank::Guard guard(bank);
-  return find_all(keys, [&](auto look_up) { bank->at_one_moment(look_up); }, find);
+  return find_all(
+      keys, bank->keys().key_type(), [&](auto look_up) { bank->at_one_moment(look_up); }, find);
 }
 
 std::pair<Integers, int64_t> find(const std::shared_ptr<Bank>& self, const py::object& keys) {
@@ -95,28 +89,28 @@ void add(Bank& self, const py::object& key, const std::string& version, double l
          const std::vector<Floats>& weights, const std::vector<std::optional<Floats>>& biases,
          const std::vector<std::optional<Floats>>& slopes) {
   const auto views = layer_views(self.weights()->architecture(), 1, weights, biases, slopes);
-  const KeyView view = read_key(key);
+  const OneKey one(key);
   const ReleasedGil released;
-  self.add(view, version, loaded_at, views);
+  self.add(one.view(), version, loaded_at, views);
 }
 
 bool remove(Bank& self, const py::object& key) {
-  const KeyView view = read_key(key);
+  const OneKey one(key);
   const ReleasedGil released;
-  return self.remove(view);
+  return self.remove(one.view());
 }
 
-void set_key_type(Bank& self, const py::type& type) {
-  const bool is_text = type.ptr() == reinterpret_cast<PyObject*>(&PyUnicode_Type);
+void set_key_type(Bank& self, const py::object& type) {
+  const KeyType key_type = key_type_of(type);
   const ReleasedGil released;
-  self.set_key_type(is_text ? KeyType::text : KeyType::number);
+  self.set_key_type(key_type);
 }
 
 std::optional<ModelRecord> info(const Bank& self, const py::object& key) {
-  const KeyView view = read_key(key);
+  const OneKey one(key);
   ModelRecord record;
   const ReleasedGil released;
-  if (!self.info(view, record)) return std::nullopt;
+  if (!self.info(one.view(), record)) return std::nullopt;
   return record;
 }
 
@@ -125,7 +119,7 @@ Bank::Frozen freeze(const Bank& self, bool with_weights) {
   return self.freeze(with_weights);
 }
 
-// Keys as a list of str or an int64 array, and their slots.
+// Keys as a list of str or tuples or an int64 array, and their slots.
 struct KeySlots {
   py::object keys;
   Integers slots;
@@ -133,19 +127,22 @@ struct KeySlots {
 
 KeySlots key_slots(const std::vector<Bank::Frozen::Key>& keys, KeyType type) {
   const auto count = static_cast<py::ssize_t>(keys.size());
-  const bool is_text = type == KeyType::text;
-  Integers slots(count), numbers(is_text ? 0 : count);
-  py::list texts(is_text ? count : 0);
+  const bool is_number = type == KeyType::number;
+  Integers slots(count), numbers(is_number ? count : 0);
+  py::list others(is_number ? 0 : count);
   for (py::ssize_t i = 0; i < count; ++i) {
     const Bank::Frozen::Key& key = keys[static_cast<std::size_t>(i)];
     slots.mutable_data()[i] = key.slot;
-    if (is_text) {
-      texts[static_cast<std::size_t>(i)] = py::str(key.text);
-    } else {
+    const auto at = static_cast<std::size_t>(i);
+    if (is_number) {
       numbers.mutable_data()[i] = key.number;
+    } else if (is_tuple(type)) {
+      others[at] = tuple_of(type, key.text);
+    } else {
+      others[at] = py::str(key.text);
     }
   }
-  return {is_text ? py::object(texts) : py::object(numbers), slots};
+  return {is_number ? py::object(numbers) : py::object(others), slots};
 }
 
 // A version from a damaged file may not be UTF-8.
@@ -196,7 +193,8 @@ void register_bank(py::module_& m) {
       .def("find_handles", &find_handles, py::arg("keys"))
       .def("slots_of", &slots_of, py::arg("handles").noconvert())
       .def("add", &add, py::arg("key"), py::arg("version"), py::arg("loaded_at"),
-           py::arg("weights").noconvert(), py::arg("biases").noconvert(), py::arg("slopes").noconvert())
+           py::arg("weights").noconvert(), py::arg("biases").noconvert(),
+           py::arg("slopes").noconvert())
       .def("remove", &remove, py::arg("key"))
       .def("set_key_type", &set_key_type, py::arg("type"))
       .def("info", &info, py::arg("key"))

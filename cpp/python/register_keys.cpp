@@ -54,13 +54,62 @@ Buckets checked(const BucketArray& buckets) {
   return {buckets.data(), static_cast<uint64_t>(size)};
 }
 
-StringTable make_string_table(const Offsets& offsets, const ByteArray& bytes,
-                              const BucketArray& buckets, const py::object& seed) {
+StringTable make_table(KeyType type, const Offsets& offsets, const ByteArray& bytes,
+                       const BucketArray& buckets, const py::object& seed) {
   expect(offsets.size() > 0, "offsets of wrong size");
   auto table =
-      std::make_shared<const KeyTable>(string_keys(offsets, bytes), checked(buckets), hash_of(seed),
+      std::make_shared<const KeyTable>(type, string_keys(offsets, bytes), checked(buckets),
+                                       hash_of(seed),
                                        keep(std::array<py::object, 3>{offsets, bytes, buckets}));
   return {{std::move(table), buckets, seed}, offsets, bytes};
+}
+
+TupleTable make_tuple_table(const Offsets& offsets, const ByteArray& bytes,
+                            const BucketArray& buckets, const py::object& seed,
+                            const py::object& type) {
+  return {make_table(key_type_of(type), offsets, bytes, buckets, seed)};
+}
+
+py::list tuples_of(const TupleTable& self) {
+  const StringKeys keys = string_keys(self.offsets, self.bytes);
+  py::list tuples(static_cast<std::size_t>(keys.count));
+  for (int64_t i = 0; i < keys.count; ++i) {
+    std::string_view bytes;
+    expect(keys.get(static_cast<uint64_t>(i), bytes), "keys: expected offsets that ascend");
+    tuples[static_cast<std::size_t>(i)] = tuple_of(self.table->key_type(), bytes);
+  }
+  return tuples;
+}
+
+// The offsets and bytes of tuples of one type.
+std::pair<Offsets, ByteArray> encode_tuples(const py::list& tuples, const py::object& type) {
+  const KeyType key_type = key_type_of(type);
+  Offsets offsets(static_cast<py::ssize_t>(tuples.size()) + 1);
+  std::string bytes;
+  KeyReader reader;
+  KeyView view = KeyView::of(int64_t{0});
+  offsets.mutable_data()[0] = 0;
+  for (std::size_t i = 0; i < tuples.size(); ++i) {
+    PyObject* const tuple = PyList_GET_ITEM(tuples.ptr(), static_cast<py::ssize_t>(i));
+    expect(reader.read(tuple, key_type, view) == KeyReader::Result::key, "expected tuples");
+    bytes += view.text;
+    offsets.mutable_data()[i + 1] = bytes.size();
+  }
+  return {offsets, ByteArray(static_cast<py::ssize_t>(bytes.size()),
+                             reinterpret_cast<const uint8_t*>(bytes.data()))};
+}
+
+// The type of the keys in a list, where all are of one type or None; None where they are not.
+py::object type_of_keys(const py::list& keys) {
+  KeyType type = KeyType::none;
+  for (py::ssize_t i = 0; i < PyList_GET_SIZE(keys.ptr()); ++i) {
+    PyObject* const key = PyList_GET_ITEM(keys.ptr(), i);
+    if (key == Py_None) continue;
+    const KeyType own = type_of_key(key);
+    if (own == KeyType::none || (type != KeyType::none && own != type)) return py::none();
+    type = own;
+  }
+  return python_type(type);
 }
 
 IntTable make_int_table(const Integers& values, const BucketArray& buckets,
@@ -72,7 +121,7 @@ IntTable make_int_table(const Integers& values, const BucketArray& buckets,
 
 std::pair<Integers, int64_t> find(const Table& self, const py::object& keys) {
   return find_all(
-      keys, [](auto look_up) { look_up(); },
+      keys, self.table->key_type(), [](auto look_up) { look_up(); },
       [&](const KeyView& key) { return self.table->find(key); });
 }
 
@@ -92,18 +141,32 @@ void register_keys(py::module_& m) {
       },
       py::arg("values").noconvert(), py::arg("seed"));
 
+  m.def("encode_tuples", &encode_tuples, py::arg("tuples"), py::arg("type"));
+  m.def("type_of_keys", &type_of_keys, py::arg("keys"));
+
   py::class_<Table>(m, "Table")
       .def_readonly("buckets", &Table::buckets)
       .def_readonly("seed", &Table::seed)
       .def_property_readonly("is_rebuilt",
                              [](const Table& self) { return self.table->is_rebuilt(); })
+      .def_property_readonly(
+          "key_type", [](const Table& self) { return python_type(self.table->key_type()); })
       .def("__len__", [](const Table& self) { return self.table->count(); })
       .def("find", &find, py::arg("keys"));
   py::class_<StringTable, Table>(m, "StringTable")
-      .def(py::init(&make_string_table), py::arg("offsets").noconvert(),
-           py::arg("bytes").noconvert(), py::arg("buckets").noconvert(), py::arg("seed"))
+      .def(py::init([](const Offsets& offsets, const ByteArray& bytes, const BucketArray& buckets,
+                       const py::object& seed) {
+             return make_table(KeyType::text, offsets, bytes, buckets, seed);
+           }),
+           py::arg("offsets").noconvert(), py::arg("bytes").noconvert(),
+           py::arg("buckets").noconvert(), py::arg("seed"))
       .def_readonly("offsets", &StringTable::offsets)
       .def_readonly("bytes", &StringTable::bytes);
+  py::class_<TupleTable, StringTable>(m, "TupleTable")
+      .def(py::init(&make_tuple_table), py::arg("offsets").noconvert(),
+           py::arg("bytes").noconvert(), py::arg("buckets").noconvert(), py::arg("seed"),
+           py::arg("type"))
+      .def("tuples", &tuples_of);
   py::class_<IntTable, Table>(m, "IntTable")
       .def(py::init(&make_int_table), py::arg("values").noconvert(), py::arg("buckets").noconvert(),
            py::arg("seed"))

@@ -1,38 +1,35 @@
-"""What is known about a flight when it leaves the gate, as the ten numbers that the networks take.
+"""What is known about a flight at its scheduled departure, as the numbers that the networks take.
 
-The delay that a flight *adds* is its arrival delay minus its departure delay, negative where it
-makes up time. Two features tell what flights added that HAD LANDED in the hours before this one
-left: a prediction at departure can use it, in the held-out month as in any other. Statistics over
-longer times are taken from the training part alone.
+How long a flight is in the air depends on the wind, and flights that have just landed tell about
+it. The *drift* of a flight is its air time against the median of its route, in percent. Only drifts
+of flights that HAD LANDED before this one was to leave are used, and the medians are those of the
+training part: a prediction at departure can use them, in the held-out months as in any others.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+REGIONS = ("west", "centre", "south", "near")
 FEATURES = (
-    "departure_delay",  # minutes
-    "scheduled_hour",  # hours since local midnight, 17.5 is half past five
     "distance",  # miles
-    "scheduled_block",  # minutes from gate to gate by the timetable
-    "schedule_slack",  # scheduled_block minus the median this route took in the training part
-    "from_ewr",  # 1 for Newark; LaGuardia is neither of the two
-    "from_jfk",  # 1 for Kennedy
-    # Mean delay that flights of this carrier from this airport added in the training part
-    "carrier_added",
-    # Mean delay added by flights from this airport that landed in the last 3 hours
-    "origin_added_3h",
-    "destination_added_24h",  # the same for flights to this destination in the last 24 hours
+    "hour",  # by the timetable, hours since local midnight: 17.5 is half past five
+    "weekday",  # 0 is Monday
+    "winter",  # 1 on the first of January, -1 in the first days of July
+    # Mean drift of the flights to the west (and so on) that landed in the last 24 hours
+    *(f"drift_{region}" for region in REGIONS),
 )
+HOURS = 24
+PRIOR = 2  # the mean is over so many further flights without drift: few flights tell little
 
-# Not in the airports table: Puerto Rico and the Virgin Islands, Atlantic time all year.
+# Not in the airports table: Puerto Rico and the Virgin Islands, south of Florida.
 ATLANTIC = "America/Puerto_Rico"
+CARIBBEAN = (18.4, -66.0)
 
 
 def load_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -55,8 +52,14 @@ def load_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.read_csv(folder / "flights.csv.zip"), pd.read_csv(folder / "airports.csv")
 
 
+def region_of(latitude: pd.Series, longitude: pd.Series) -> npt.NDArray[np.str_]:
+    """Return in which of the REGIONS destinations lie, as seen from New York."""
+    choices = [longitude < -100, longitude < -83, latitude < 31]
+    return np.select(choices, list(REGIONS[:3]), REGIONS[3])
+
+
 def prepare(flights: pd.DataFrame, airports: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each flight that arrived, in order of departure.
+    """Return one row for each flight that arrived, in order of departure by the timetable.
 
     Parameters
     ----------
@@ -66,11 +69,12 @@ def prepare(flights: pd.DataFrame, airports: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns date, tailnum, carrier, origin, dest, arrival_delay, added, and the features that
-        need no training part.
+        Columns date, key (carrier, flight number, destination), origin, dest, region, air_time in
+        minutes, departs and landed in minutes of 1970, and the features that are not drifts.
     """
-    flights = flights.dropna(subset=["dep_delay", "arr_delay", "tailnum"])
-    zone = flights["dest"].map(airports.set_index("faa")["tzone"]).fillna(ATLANTIC)
+    flights = flights.dropna(subset=["air_time", "arr_delay"])
+    known = airports.set_index("faa")
+    zone = flights["dest"].map(known["tzone"]).fillna(ATLANTIC)
     scheduled = pd.to_datetime(flights["time_hour"], utc=True) + pd.to_timedelta(
         flights["minute"], unit="min"
     )
@@ -80,102 +84,87 @@ def prepare(flights: pd.DataFrame, airports: pd.DataFrame) -> pd.DataFrame:
         local = times.dt.tz_convert(name)
         clock[times.index] = local.dt.hour * 60 + local.dt.minute
     arrival_clock = flights["sched_arr_time"] // 100 * 60 + flights["sched_arr_time"] % 100
+    scheduled_minutes = (arrival_clock - clock) % (24 * 60)  # from gate to gate
+    departs = (scheduled - pd.Timestamp(0, tz="UTC")).dt.total_seconds() / 60
+    date = pd.to_datetime(flights[["year", "month", "day"]])
+    day = (date - pd.Timestamp("2013-01-01")).dt.days
     out = pd.DataFrame(
         {
-            "date": pd.to_datetime(flights[["year", "month", "day"]]),
-            "tailnum": flights["tailnum"],
-            "carrier": flights["carrier"],
+            "date": date,
+            "key": flights["carrier"] + " " + flights["flight"].astype(str) + " " + flights["dest"],
             "origin": flights["origin"],
             "dest": flights["dest"],
-            "arrival_delay": flights["arr_delay"].astype(float),
-            "added": flights["arr_delay"] - flights["dep_delay"],
-            "departure_delay": flights["dep_delay"].astype(float),
-            "scheduled_hour": flights["hour"] + flights["minute"] / 60,
+            "region": region_of(
+                flights["dest"].map(known["lat"]).fillna(CARIBBEAN[0]),
+                flights["dest"].map(known["lon"]).fillna(CARIBBEAN[1]),
+            ),
+            "air_time": flights["air_time"].astype(float),
+            "departs": departs,
+            "landed": departs + scheduled_minutes + flights["arr_delay"],
             "distance": flights["distance"].astype(float),
-            "scheduled_block": ((arrival_clock - clock) % (24 * 60)).astype(float),
-            "from_ewr": (flights["origin"] == "EWR").astype(float),
-            "from_jfk": (flights["origin"] == "JFK").astype(float),
+            "hour": flights["hour"] + flights["minute"] / 60,
+            "weekday": day.add(1).mod(7).astype(float),  # 2013 began on a Tuesday
+            "winter": np.cos(2 * np.pi * day / 365),
         }
     )
-    minutes = (scheduled - pd.Timestamp(0, tz="UTC")).dt.total_seconds() / 60
-    departure = (minutes + out["departure_delay"]).to_numpy()
-    landing = (minutes + out["scheduled_block"] + out["arrival_delay"]).to_numpy()
-    added = out["added"].to_numpy()
-    out["origin_added_3h"] = recent_mean(out["origin"], departure, landing, added, 3 * 60, prior=3)
-    out["destination_added_24h"] = recent_mean(
-        out["dest"], departure, landing, added, 24 * 60, prior=1
-    )
-    order = np.argsort(departure, kind="stable")
-    return out.iloc[order].reset_index(drop=True)
+    return out.sort_values("departs", kind="stable", ignore_index=True)
 
 
 def recent_mean(
-    group: pd.Series,
-    departure: npt.NDArray[np.float64],
-    landing: npt.NDArray[np.float64],
-    added: npt.NDArray[np.float64],
+    departs: npt.NDArray[np.float64],
+    landed: npt.NDArray[np.float64],
+    value: npt.NDArray[np.float64],
     window: float,
     prior: float,
 ) -> npt.NDArray[np.float64]:
-    """Return for each flight the mean delay added by flights of its group that landed just before.
+    """Return for each departure the mean value of the flights that landed just before.
 
     Parameters
     ----------
-    group : Series of str, (n,)
-        For instance the origin; only flights of the same group count.
-    departure, landing, added : float64 arrays, (n,)
-        Minutes. A flight counts if ``departure - window <= landing < departure``.
+    departs : float64 array, (n,)
+        Minutes.
+    landed, value : float64 arrays, (m,)
+        A flight counts if ``departs - window <= landed < departs``.
     window : float
         Minutes.
     prior : float
-        The mean is over this many further flights that added nothing: few flights tell little.
+        The mean is over this many further flights of value 0.
     """
-    out = np.zeros(len(group))
-    for rows in group.reset_index(drop=True).groupby(group.to_numpy()).indices.values():
-        landed = rows[np.argsort(landing[rows], kind="stable")]
-        total = np.concatenate([[0.0], np.cumsum(added[landed])])
-        last = np.searchsorted(landing[landed], departure[rows], side="left")
-        first = np.searchsorted(landing[landed], departure[rows] - window, side="left")
-        out[rows] = (total[last] - total[first]) / (last - first + prior)
-    return out
+    order = np.argsort(landed, kind="stable")
+    total = np.concatenate([[0.0], np.cumsum(value[order])])
+    last = np.searchsorted(landed[order], departs, side="left")
+    first = np.searchsorted(landed[order], departs - window, side="left")
+    recent: npt.NDArray[np.float64] = (total[last] - total[first]) / (last - first + prior)
+    return recent
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What features take from the training part, and from nowhere else."""
-
-    route_minutes: pd.Series  # median from gate to gate, by origin and destination
-    carrier_added: pd.Series  # mean delay added, by carrier and origin
-
-    @classmethod
-    def of(cls, training: pd.DataFrame) -> Statistics:
-        """Return the statistics of a training part, as `prepare` makes it."""
-        minutes = training["scheduled_block"] + training["added"]
-        return cls(
-            minutes.groupby([training["origin"], training["dest"]])
-            .median()
-            .rename("route_minutes"),
-            training.groupby(["carrier", "origin"])["added"].mean().rename("carrier_added"),
-        )
+def route_medians(training: pd.DataFrame) -> pd.Series:
+    """Return the median air time of each route, by origin and destination, in minutes."""
+    return training.groupby(["origin", "dest"])["air_time"].median().rename("route_median")
 
 
-def feature_matrix(flights: pd.DataFrame, statistics: Statistics) -> npt.NDArray[np.float64]:
+def feature_matrix(flights: pd.DataFrame, medians: pd.Series) -> npt.NDArray[np.float64]:
     """Return the features of flights.
 
     Parameters
     ----------
     flights : DataFrame
-        As `prepare` makes it.
-    statistics : Statistics
-        Of the training part. A route that it lacks has no slack, a carrier that it lacks adds the
-        mean of the others.
+        As `prepare` makes it. Drifts are those of earlier flights among these.
+    medians : Series
+        Of the training part, as `route_medians` makes it. A route that it lacks has no drift.
 
     Returns
     -------
     float64 array, (len(flights), len(FEATURES))
     """
-    joined = flights.join(statistics.route_minutes, on=["origin", "dest"])
-    joined = joined.join(statistics.carrier_added, on=["carrier", "origin"])
-    joined["schedule_slack"] = (joined["scheduled_block"] - joined["route_minutes"]).fillna(0.0)
-    joined["carrier_added"] = joined["carrier_added"].fillna(statistics.carrier_added.mean())
-    return joined[list(FEATURES)].to_numpy(np.float64)
+    median = flights.join(medians, on=["origin", "dest"])["route_median"]
+    drift = (100 * (flights["air_time"] / median - 1)).fillna(0.0).to_numpy()
+    departs, landed = (flights[name].to_numpy(float) for name in ("departs", "landed"))
+    drifts = {}
+    for region in REGIONS:
+        rows = (flights["region"] == region).to_numpy()
+        drifts[f"drift_{region}"] = recent_mean(
+            departs, landed[rows], drift[rows], HOURS * 60, PRIOR
+        )
+    table = flights.assign(**drifts)[list(FEATURES)]
+    return np.asarray(table, np.float64)

@@ -1,4 +1,4 @@
-"""A prediction service over a bank: one network for each aircraft, used and replaced over HTTP."""
+"""A prediction service over a bank: one network for each flight number, replaced over HTTP."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ SINGLE_ROWS = os.environ.get("SINGLE_ROWS", "batcher")
 Number = Annotated[float, Field(ge=-3.4e38, le=3.4e38, allow_inf_nan=False)]
 IntKey = Annotated[int, Strict(), Field(ge=-(2**63), lt=2**63)]
 ModelKey = (
-    Annotated[str, Strict(), Field(min_length=1, max_length=200, examples=["N14228"])] | IntKey
+    Annotated[str, Strict(), Field(min_length=1, max_length=200, examples=["UA 15 HNL"])] | IntKey
 )
-PathKey = Annotated[str, Path(min_length=1, max_length=200, examples=["N14228"])]
-ROW: list[Any] = [-4.0, 5.7, 1089.0, 190.0, 6.0, 0.0, 1.0, -8.5, -5.25, -20.1]
+PathKey = Annotated[str, Path(min_length=1, max_length=200, examples=["UA 15 HNL"])]
+ROW: list[Any] = [4963.0, 10.0, 0.0, 0.9, 2.5, 1.5, -0.5, 0.0]
 
 
 class PredictRequest(BaseModel):
     """Rows, and the model that each goes through: any keys in any order."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"keys": ["N14228"], "rows": [ROW]}]}
+        extra="forbid", json_schema_extra={"examples": [{"keys": ["UA 15 HNL"], "rows": [ROW]}]}
     )
     keys: Annotated[list[ModelKey], Field(min_length=1, max_length=10_000)]
     rows: Annotated[list[list[Number]], Field(min_length=1, max_length=10_000)]
@@ -54,7 +54,7 @@ class PredictRequest(BaseModel):
 class PredictResponse(BaseModel):
     """For each row the outputs of its model; null where one exceeds what float32 can hold."""
 
-    predictions: list[list[float | None]] = Field(examples=[[[-21.5]]])
+    predictions: list[list[float | None]] = Field(examples=[[[619.2]]])
 
 
 class ModelRequest(BaseModel):
@@ -64,7 +64,7 @@ class ModelRequest(BaseModel):
         extra="forbid",
         json_schema_extra={
             "examples": [
-                {"version": "2", "weights": {"layer_0": [[0.1] * 8] * 10, "layer_1": [[1.0]] * 8}}
+                {"version": "2", "weights": {"layer_0": [[0.1] * 8] * 8, "layer_1": [[1.0]] * 8}}
             ]
         },
     )
@@ -91,7 +91,7 @@ class ModelResponse(BaseModel):
 class Problem(BaseModel):
     """Why a request failed."""
 
-    detail: Any = Field(examples=["no such model: 'N0' (1 of 1 keys)"])
+    detail: Any = Field(examples=["no such model: 'UA 0 HNL' (1 of 1 keys)"])
 
 
 class Health(BaseModel):
@@ -132,7 +132,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 app = FastAPI(
     title="mlpbank example",
-    description="One small network for each aircraft: how late will it arrive?",
+    description="One small network for each flight number: how long will it be in the air?",
     version="1",
     lifespan=lifespan,
     # FastAPI's pages come from another host, and are blank where that cannot be reached

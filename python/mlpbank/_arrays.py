@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.ma import MaskedArray
 
 from mlpbank import _core
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError
-from mlpbank.typing import Float32Array, Int64Array
+from mlpbank.typing import Float32Array, Float64Array, Int64Array
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -179,11 +179,55 @@ def as_float32(values: Any, name: str) -> Float32Array:
         flags = values.flags
         if flags.c_contiguous and flags.aligned:
             return values
+    # The conversion rounds, so the caller's rounding mode must not apply.
+    array = as_real(values, name)
+    return _core.in_default_mode(np.require, array, _FLOAT32, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def as_real(values: Any, name: str) -> npt.NDArray[Any]:
+    """Return `values` as an array of real numbers, of whatever dtype. Errors as for as_float32."""
     array = as_array(values, name)
     if array.dtype.kind not in "fiub":
         raise InvalidTypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    # The conversion rounds, so the caller's rounding mode must not apply.
-    return _core.in_default_mode(np.require, array, _FLOAT32, ["C_CONTIGUOUS", "ALIGNED"])
+    return array
+
+
+def as_shifted(values: Any, shift: Float64Array, name: str) -> Float32Array:
+    """Return ``values - shift``, computed in float64 and rounded once, as as_float32 does."""
+    array = as_real(values, name)
+    if array.ndim == 0 or array.shape[-1] != len(shift):
+        return as_float32(array, name)  # whoever takes it says which shape was expected
+    rows = np.empty(array.shape, np.float32)
+    # NumPy goes through small buffers, so there is no float64 copy of all rows.
+    return _core.in_default_mode(
+        np.subtract, array, shift, rows, dtype=np.float64, casting="same_kind"
+    )
+
+
+def as_shift(values: Any, size: int, name: str = "input_shift") -> Float64Array:
+    """Return an input shift as a read-only float64 array (size,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not of `size` finite real numbers.
+    """
+    shift = np.array(as_real(values, name), np.float64)
+    if shift.shape != (size,) or not np.isfinite(shift).all():
+        got = f"shape {shift.shape}" if shift.shape != (size,) else f"{shift}"
+        raise InvalidValueError(f"{name}: expected {size} finite numbers, got {got}")
+    shift.flags.writeable = False
+    return shift
+
+
+def without_shift(
+    weights: Mapping[str, Any], size: int
+) -> tuple[Mapping[str, Any], Float64Array | None]:
+    """Return a weights mapping without its ``"input_shift"``, and that as an array or None."""
+    if not isinstance(weights, Mapping) or "input_shift" not in weights:
+        return weights, None
+    shift = as_shift(weights["input_shift"], size)
+    return {key: array for key, array in weights.items() if key != "input_shift"}, shift
 
 
 def as_int64(values: Any, name: str) -> Int64Array:

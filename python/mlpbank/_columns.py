@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._keys import Table, encode
+from mlpbank._key_tables import Table
+from mlpbank._keys import encode
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Int64Array, Key
 
@@ -22,7 +23,7 @@ class ModelInfo:
 
     Attributes
     ----------
-    key : str or int
+    key : str, int or tuple
     version : str or None
         The version given with the last load.
     revision : int
@@ -43,7 +44,7 @@ class ModelColumns:
 
     Attributes
     ----------
-    table : StringTable, IntTable or None
+    table : StringTable, TupleTable, IntTable or None
         The keys, or None if there never was one.
     revisions : int64 array (n,)
     loaded_at : float64 array (n,)
@@ -89,6 +90,11 @@ class ModelColumns:
         np.cumsum(np.fromiter(map(len, encoded), np.uint64, n), out=offsets[1:])
         data = np.frombuffer(b"".join(encoded), np.uint8)
         return cls(table, np.ones(n, np.int64), np.full(n, time.time()), offsets, data)
+
+    @property
+    def key_type(self) -> Any:
+        """The type of the keys, None if there never was one."""
+        return None if self.table is None else self.table.key_type
 
     def version(self, i: int) -> str | None:
         """Return the version of the model in slot i."""

@@ -72,14 +72,11 @@ class Frame:
             return self._table.column(self.names.index(name))
         return self._table[name]
 
-    def keys(self, name: Any) -> Any:
-        """Return a column of keys: of pandas or polars as it is, of Arrow as array or list."""
-        column = self.column(name, "key")
-        if self._kind != "arrow":
-            return column
-        if column.null_count == 0 and sys.modules["pyarrow"].types.is_integer(column.type):
-            return column.to_numpy(zero_copy_only=False)
-        return column.to_pylist()
+    def columns(self, names: list[Any], argument: str) -> Any:
+        """Return several columns as a table of its library. Errors as for `column`."""
+        for name in names:
+            self.column(name, argument)
+        return self._table.select(names) if self._kind == "arrow" else self._table[names]
 
     def numbers(self, names: Sequence[Any], argument: str) -> npt.NDArray[Any]:
         """Return columns side by side as a real array (rows, columns), NaN where one has nothing.

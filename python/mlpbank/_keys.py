@@ -1,62 +1,58 @@
-"""Keys, the names of models, and the tables that map them to slots."""
+"""Keys, the names of models: what is one, and what stands for one that is missing.
+
+The type of the keys of a bank is ``str``, ``int``, or for example ``tuple[str, int]``.
+"""
 
 from __future__ import annotations
 
-import secrets
+import datetime
+import enum
+import math
+import types
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.ma import masked
 
-from mlpbank import _core
-from mlpbank._arrays import as_int64
-from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError
+from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Key
 
-Table = _core.StringTable | _core.IntTable
+MAX_PARTS = 16
+_EXPECTED = "a str, an int or a tuple of them"
+_EXACT = 2.0**53  # from here on, a float may be another integer that was rounded
 
-_SEED_BYTES = 16
+
+def kind_of(key: Key) -> Any:
+    """Return the type of a key that is of built-in types."""
+    return types.GenericAlias(tuple, tuple(map(type, key))) if type(key) is tuple else type(key)
 
 
-def make_table(keys: Any) -> Table:
-    """Return a table in which the key at position i has slot i.
+def kind_name(kind: Any) -> str:
+    """Return how a type of keys is written."""
+    return kind.__name__ if kind in (str, int) else str(kind)
+
+
+def common_kind(keys: Sequence[Key | None], name: str = "keys") -> Any:
+    """Return the type of plain keys, str if there is none. None is of every type.
 
     Raises
     ------
     TypeError
-        The keys are not all str or all int.
-    ValueError
-        Two keys are equal, or one cannot be encoded in UTF-8.
+        They are of different types.
     """
-    keys, kind = as_keys(keys)
-    seed = secrets.token_bytes(_SEED_BYTES)
-    if kind is int:
-        keys = keys.copy()  # the caller may change its own array later
-        buckets, duplicate = _core.int_buckets(keys, seed)
-        table: Table = _core.IntTable(keys, buckets, seed)
-    else:
-        for i, key in enumerate(keys):
-            if not isinstance(key, str):
-                raise InvalidTypeError(f"keys[{i}]: expected a str, got {key!r}")
-        encoded = [encode(key) for key in keys]
-        offsets = np.zeros(len(keys) + 1, np.uint64)
-        np.cumsum([len(e) for e in encoded], out=offsets[1:])
-        data = np.frombuffer(b"".join(encoded), np.uint8)
-        buckets, duplicate = _core.string_buckets(offsets, data, seed)
-        table = _core.StringTable(offsets, data, buckets, seed)
-    if duplicate >= 0:
-        key = keys[duplicate] if kind is str else int(keys[duplicate])
-        raise InvalidValueError(
-            f"keys: expected different ones, got {key!r} again at position {duplicate}"
-        )
-    return table
-
-
-def empty_table(kind: type) -> Table:
-    """Return an empty table for keys of one kind, ``str`` or ``int``."""
-    return make_table([] if kind is str else np.empty(0, np.int64))
+    kind = None
+    for i, key in enumerate(keys):
+        if key is None:
+            continue
+        if kind is None:
+            kind = kind_of(key)
+        elif kind_of(key) != kind:
+            article = "an" if kind is int else "a"
+            raise InvalidTypeError(
+                f"{name}[{i}]: expected {article} {kind_name(kind)}, got {key!r}"
+            )
+    return str if kind is None else kind
 
 
 def encode(text: str, name: str = "key") -> bytes:
@@ -69,108 +65,143 @@ def encode(text: str, name: str = "key") -> bytes:
         ) from None
 
 
-def as_keys(keys: Any) -> tuple[Any, type]:
-    """Return keys as a list of str or an int64 array, and the type of the first, str or int.
-
-    A list of str is not checked beyond its first entry.
-
-    Raises
-    ------
-    TypeError
-        `keys` is not a sequence or column of one dimension, its first entry is neither str nor int,
-        or one after an int is no int.
-    ValueError
-        An int needs more than 64 bits.
-    """
-    if not isinstance(keys, list):
-        if isinstance(keys, np.ndarray) and keys.dtype.kind in "iu":
-            try:
-                return as_int64(keys, "keys"), int
-            except IndexError:  # a large uint64; the check of the list below has a better message
-                pass
-        # NumPy and pandas have tolist, polars has to_list.
-        to_list = getattr(keys, "tolist", None) or getattr(keys, "to_list", None)
-        unordered = isinstance(keys, (str, bytes, set, frozenset))
-        if hasattr(keys, "columns"):  # iterating over a data frame would give column names
-            raise InvalidTypeError(
-                "keys: expected a list, tuple, array or column of str or int, "
-                f"got a {type(keys).__name__}"
-            )
-        if to_list is None and (unordered or not hasattr(keys, "__iter__")):
-            raise InvalidTypeError(
-                f"keys: expected a list, tuple, array or column of str or int, got {keys!r}"
-            )
-        keys = list(keys) if to_list is None else to_list()
-        if not isinstance(keys, list):
-            raise InvalidTypeError(f"keys: expected one dimension, got {keys!r}")
-    if not keys or isinstance(keys[0], str):
-        return keys, str
-    if not isinstance(keys[0], (int, np.integer)) or isinstance(keys[0], bool):
-        raise InvalidTypeError(f"keys[0]: expected a str or an int, got {keys[0]!r}")
-    if set(map(type, keys)) != {int}:
-        for i, key in enumerate(keys):
-            if not isinstance(key, (int, np.integer)) or isinstance(key, bool):
-                raise InvalidTypeError(f"keys[{i}]: expected an int, got {key!r}")
-    try:
-        return np.array(keys, np.int64), int
-    except OverflowError:
-        i = next(i for i, key in enumerate(keys) if not _fits(key))
-        raise InvalidValueError(f"keys[{i}]: expected an int of 64 bits, got {keys[i]}") from None
-
-
 def _fits(key: Any) -> bool:
     return -(2**63) <= int(key) < 2**63
 
 
-def to_builtin(key: Any) -> Key:
-    """Return a key as a plain str or int: a subclass may have another hash."""
-    return str.__str__(key) if isinstance(key, str) else int(key)
+def stored_key(key: Any, name: str = "key") -> Key:
+    """Return a key under which a model is kept: a plain str or int, or a tuple of them.
 
-
-def check_key(key: Any, kind: type | None) -> None:
-    """Raise TypeError or ValueError if `key` does not fit keys of `kind`, None if that is open."""
-    if not isinstance(key, (str, int, np.integer)) or isinstance(key, bool):
-        raise InvalidTypeError(f"key: expected a str or an int, got {key!r}")
-    if kind is not None and isinstance(key, str) != (kind is str):
-        raise InvalidTypeError(
-            f"key: expected {kind.__name__} like the bank's other keys, got {key!r}"
-        )
-    if isinstance(key, str):
-        encode(key)
-    elif not _fits(key):
-        raise InvalidValueError(f"key: expected an int of 64 bits, got {key}")
-
-
-def could_be(key: Any, kind: type | None) -> bool:
-    """Return whether `key` fits a bank with keys of `kind`. None means that it has no keys yet."""
-    if kind is None or isinstance(key, bool):
-        return False
-    if kind is str:
-        return isinstance(key, str)
-    return isinstance(key, (int, np.integer)) and _fits(key)
-
-
-def table_keys(table: Table) -> Sequence[Key]:
-    """Return all keys of a table, in the order of their slots.
+    A subclass may have another hash.
 
     Raises
     ------
-    BankFileError
-        The table comes from a damaged file.
+    TypeError, ValueError
+        It is no key. The message tells the way out.
     """
-    if isinstance(table, _core.IntTable):
-        return table.values.tolist()  # type: ignore[no-any-return]
-    return decode_strings(table.offsets, table.bytes, "keys")
+    plain = _plain(key, name, asked=False)
+    assert plain is not None
+    for part in plain if isinstance(plain, tuple) else (plain,):
+        if isinstance(part, str):
+            encode(part, name)
+    return plain
 
 
-def decode_strings(
-    offsets: npt.NDArray[np.uint64], data: npt.NDArray[np.uint8], name: str
-) -> list[str]:
-    """Return the strings of concatenated UTF-8, or raise BankFileError if it is damaged."""
-    ends, text = offsets.tolist(), data.tobytes()
-    if any(a > b for a, b in pairwise(ends)) or ends[0] != 0 or ends[-1] != len(text):
-        raise BankFileError(f"{name}: expected offsets that ascend")
+def asked_key(key: Any, name: str = "key") -> Key | None:
+    """Return a key to look up as a plain str or int or a tuple of them, None if it is missing.
+
+    None, NaN, NA and NaT are missing keys, and so is a tuple with one of them. A float that is a
+    whole number is that number: columns of int become float where they have gaps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no key. The message tells the way out.
+    """
+    return _plain(key, name, asked=True)
+
+
+def _plain(key: Any, name: str, asked: bool) -> Key | None:
+    if not isinstance(key, tuple):
+        return _plain_part(key, name, asked, _EXPECTED)
+    if not 1 <= len(key) <= MAX_PARTS:
+        raise InvalidTypeError(
+            f"{name}: expected a tuple of 1 to {MAX_PARTS} parts, got {key!r:.80}"
+        )
+    parts = [
+        _plain_part(part, f"{name}[{i}]", asked, "a str or an int") for i, part in enumerate(key)
+    ]
+    return None if None in parts else tuple(parts)  # type: ignore[arg-type]
+
+
+def _plain_part(key: Any, name: str, asked: bool, expected: str) -> str | int | None:
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+        if not _fits(key):
+            raise InvalidValueError(
+                f"{name}: expected an int of 64 bits, got {key}; use str(key), here and in the bank"
+            )
+        return int(key)
+    if is_arrow_scalar(key):
+        return _plain_part(key.as_py(), name, asked, expected)
+    if asked:
+        if is_missing(key):
+            return None
+        if isinstance(key, (float, np.floating)):
+            if float(key).is_integer() and abs(key) < _EXACT:
+                return int(key)
+            raise InvalidTypeError(f"{name}: expected {expected}, got {key!r}, a float")
+    raise InvalidTypeError(f"{name}: expected {expected}, got {key!r:.80}{remedy(key)}")
+
+
+def is_arrow_scalar(value: Any) -> bool:
+    """Return whether a value is one of pyarrow's scalars, without importing that."""
+    return hasattr(value, "as_py")
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value stands for nothing: None, NaN, NaT, pandas' NA, a masked entry."""
+    if value is None or value is masked:
+        return True
+    if isinstance(value, (float, np.floating)):
+        return math.isnan(value)
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return bool(np.isnat(value))
+    kind = type(value)
+    return kind.__name__ in ("NAType", "NaTType") and kind.__module__.startswith("pandas.")
+
+
+def remedy(key: Any) -> str:
+    """Return how to make a key of a value that is none, as the end of a message."""
+    if is_missing(key):
+        return ", a missing key"
+    if isinstance(key, (bool, np.bool_)):
+        way = "str(key) or int(key)"
+    elif isinstance(key, (float, np.floating)):
+        way = "int(key)" if float(key).is_integer() else "str(key)"
+    elif isinstance(key, (bytes, bytearray)):
+        way = "key.decode()"
+    elif isinstance(key, (datetime.date, datetime.time)):  # a datetime and a Timestamp are dates
+        way = "key.isoformat()"
+    elif isinstance(key, enum.Enum):
+        way = "key.value or key.name"
+    elif isinstance(key, (list, np.ndarray)):
+        way = "tuple(key)"
+    elif isinstance(key, dict):
+        way = "tuple(key.values())"
+    elif isinstance(key, tuple):
+        way = "one tuple of all parts"
+    else:
+        way = "str(key)"
+    return f"; use {way}, here and in the bank"
+
+
+def check_key(key: Any, kind: Any, name: str = "key") -> Key:
+    """Return `key` as the bank keeps it, or raise TypeError or ValueError.
+
+    `kind` is the type of the bank's keys, None if that is open.
+    """
+    plain = stored_key(key, name)
+    check_kind(plain, kind, name)
+    return plain
+
+
+def check_kind(key: Key, kind: Any, name: str = "key") -> None:
+    """Raise TypeError if a plain key is not of the bank's type of keys, None if that is open."""
+    if kind is not None and kind_of(key) != kind:
+        raise InvalidTypeError(
+            f"{name}: expected {kind_name(kind)} like the bank's other keys, got {key!r:.80}"
+        )
+
+
+def known_form(key: Any, kind: Any) -> Key | None:
+    """Return a key as a bank with keys of `kind` may have it, None if it cannot have it.
+
+    A `kind` of None means that the bank has no keys yet.
+    """
     try:
-        return [text[a:b].decode() for a, b in pairwise(ends)]
-    except UnicodeDecodeError as error:
-        raise BankFileError(f"{name}: expected UTF-8, got {error.object!r:.80}") from None
+        plain = stored_key(key)
+    except (TypeError, ValueError):
+        return None
+    return plain if kind_of(plain) == kind else None

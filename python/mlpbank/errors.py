@@ -51,14 +51,18 @@ class UnknownModelError(MlpbankError, KeyError):
     Attributes
     ----------
     keys : list
-        All unknown keys or handles, in the order of the call.
+        All unknown keys or handles, in the order of the call; None where a key is missing.
     """
 
-    def __init__(self, keys: list[Any], total: int, kind: str = "keys") -> None:
+    def __init__(
+        self, keys: list[Any], total: int, kind: str = "keys", gap: int | None = None
+    ) -> None:
         shown = ", ".join(f"{key!r:.80}" for key in keys[:5]) + (", ..." if len(keys) > 5 else "")
-        super().__init__(keys, total, kind)
+        super().__init__(keys, total, kind, gap)
         self.keys = keys
         self._message = f"no such model: {shown} ({len(keys)} of {total} {kind})"
+        if gap is not None:
+            self._message += f"; missing key at row {gap}: there is None, NaN or NA"
 
     def __str__(self) -> str:
         return self._message

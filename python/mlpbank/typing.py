@@ -12,6 +12,7 @@ __all__ = [
     "Dtype",
     "DtypeName",
     "Float32Array",
+    "Float64Array",
     "Int64Array",
     "Isa",
     "Key",
@@ -20,10 +21,11 @@ __all__ = [
     "MissingModels",
 ]
 
-Key = str | int
-"""The name of a model in a bank. All keys of one bank are of one type."""
+Key = str | int | tuple[str | int, ...]
+"""The name of a model in a bank. All keys of one bank are of one type, parts of tuples included."""
 
 Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 
 DtypeName = Literal["float32", "float16", "bfloat16", "int8"]

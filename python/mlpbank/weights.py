@@ -241,6 +241,11 @@ class BatchedWeights:
         layers = self._architecture.layers
         known = array_shapes(self._architecture)
         for key in weights:
+            if key == "input_shift":
+                raise InvalidValueError(
+                    "weights: take x - input_shift, which a Bank subtracts and numbered models do "
+                    "not; use a Bank, or scale x yourself and convert the model without its scaler"
+                )
             if key not in known:
                 raise UnknownKeyError(
                     f"weights: unknown key {key!r}, expected {_key_range(len(layers))}"

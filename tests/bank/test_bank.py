@@ -235,17 +235,17 @@ def test_wrong_keys(bank: Bank, keys: list[Any]) -> None:
     other: Any = 5 if isinstance(keys[0], str) else "five"
     for bad, message in (
         (other, "like the bank's"),
-        (1.5, "expected a str or an int"),
-        (None, "expected a str or an int"),
-        (True, "expected a str or an int"),
-        (("a",), "expected a str or an int"),
+        (1.5, "expected a str, an int or a tuple"),
+        (None, "expected a str, an int or a tuple"),
+        (True, "expected a str, an int or a tuple"),
+        (("a",), "like the bank's"),
     ):
         with pytest.raises(TypeError, match=message):
             bank[bad] = weights(0)
-        with pytest.raises(TypeError):
+        with pytest.raises(UnknownModelError if bad is None else TypeError):
             bank.predict([bad], x(1))
     for lists in ([keys[0], None], [keys[0], other], 3.5, b"a", np.array([[1, 2]]), [float("nan")]):
-        with pytest.raises((TypeError, ValueError)):
+        with pytest.raises((TypeError, ValueError, UnknownModelError)):
             bank.predict(lists, x(2))
     if isinstance(keys[0], str):
         with pytest.raises(ValueError, match="UTF-8"):

@@ -124,7 +124,10 @@ class Tripled:
 
 
 def test_objects_that_may_do_anything_are_no_scalers() -> None:
-    fold = "fold_scalers takes what it does as (mean, scale)"
+    fold = (
+        "apply it to x yourself, or give it as (mean, scale) to fold_scalers if it is a scale and "
+        "shift"
+    )
     with raises(
         ValueError,
         f"input_scaler: Tripled is no scaler that is known, it may compute anything; {fold}",
@@ -275,8 +278,11 @@ def test_what_is_no_model() -> None:
         convert.convert(object())
     with raises(TypeError, f"models['a']: model: expected {known}, got NoneType"):
         convert.stack({"a": None})
-    with raises(TypeError, "models: expected a mapping of keys to models, got list"):
-        convert.stack([])  # type: ignore[arg-type]
+    with raises(
+        TypeError,
+        "models: expected a mapping of keys to models, or pairs of a key and a model, got int",
+    ):
+        convert.stack(5)  # type: ignore[arg-type]
 
 
 def test_no_framework_is_imported(run_python: RunPython) -> None:

@@ -158,7 +158,7 @@ def test_what_is_not_supported_is_named() -> None:
         ),
         (
             make_pipeline(PCA(), network),
-            "pca: PCA: PCA is no scaler that is known, it may compute anything; fold_",
+            "pca: PCA: PCA mixes the features; apply it to x yourself and convert what comes",
         ),
         (
             make_pipeline(StandardScaler(), LinearRegression()),
@@ -170,13 +170,12 @@ def test_what_is_not_supported_is_named() -> None:
         ),
         (
             TransformedTargetRegressor(network, transformer=QuantileTransformer(n_quantiles=9)),
-            "transformer: QuantileTransformer: QuantileTransformer is no scaler that is known, "
-            "it may compute anything",
+            "transformer: QuantileTransformer is no scaler that is known, it may compute anything; "
+            "convert regressor_",
         ),
         (
             TransformedTargetRegressor(network, func=np.cbrt, inverse_func=lambda z: z**3),
-            "transformer: FunctionTransformer: FunctionTransformer has a func, "
-            "which may compute anything",
+            "transformer: the inverse_func <lambda> may compute anything; known are np.exp",
         ),
         (Own(max_iter=2), "Own is a class of its own, which may compute anything"),
     ):
@@ -228,18 +227,25 @@ def otherwise(x: Any) -> Any:
 
 NETWORK = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2)
 CLASSIFIER = MLPClassifier((4,), max_iter=2)
-FUNCTION = "transformer: FunctionTransformer: FunctionTransformer has a"
+FUNCTION = "transformer: the inverse_func"
+REST = "convert regressor_ and apply what follows it to predictions yourself"
+KNOWN = (
+    "may compute anything; known are np.exp, np.expm1, np.exp2 and scipy.special.exp10; "
+    "convert regressor_ and apply what follows it to predictions yourself"
+)
 ANYTHING = "which may compute anything"
-FOLD = "fold_scalers takes what it does as (mean, scale)"
+FOLD = (
+    "apply it to x yourself, or give it as (mean, scale) to fold_scalers if it is a scale and shift"
+)
 OTHERWISE = {
     "func": (
         TransformedTargetRegressor(NETWORK, func=half, inverse_func=double),
-        f"{FUNCTION} func, {ANYTHING}; {FOLD}",
+        f"{FUNCTION} double {KNOWN}",
     ),
     # The inverse is what predictions go through: here it undoes nothing.
     "inverse_func": (
         TransformedTargetRegressor(NETWORK, func=half, inverse_func=identity, check_inverse=False),
-        f"{FUNCTION} func, {ANYTHING}; {FOLD}",
+        f"{FUNCTION} identity {KNOWN}",
     ),
     "inverse_func of a transformer": (
         TransformedTargetRegressor(
@@ -247,12 +253,11 @@ OTHERWISE = {
             transformer=FunctionTransformer(inverse_func=double, check_inverse=False),
             check_inverse=False,
         ),
-        f"{FUNCTION} inverse_func, {ANYTHING}; {FOLD}",
+        f"{FUNCTION} double {KNOWN}",
     ),
     "inverse_transform of a subclass": (
         TransformedTargetRegressor(NETWORK, transformer=OwnScaler(), check_inverse=False),
-        "transformer: OwnScaler: OwnScaler is no scaler that is known, "
-        f"it may compute anything; {FOLD}",
+        f"transformer: OwnScaler is no scaler that is known, it may compute anything; {REST}",
     ),
     "scaler of a subclass": (
         make_pipeline(OwnScaler(), NETWORK),

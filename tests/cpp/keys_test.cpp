@@ -17,7 +17,7 @@ using namespace mlpbank;
 
 KeyTable table_of(const StringKeys& keys, const std::vector<uint32_t>& buckets,
                   const KeyHash& hash) {
-  return {keys, {buckets.data(), buckets.size()}, hash, nullptr};
+  return {KeyType::text, keys, {buckets.data(), buckets.size()}, hash, nullptr};
 }
 
 KeyTable table_of(const IntKeys& keys, const std::vector<uint32_t>& buckets, const KeyHash& hash) {
@@ -37,6 +37,22 @@ TEST(hashes_match_their_test_vectors) {
   CHECK(other.seeded && other("a") != hash("a") && other("a") != KeyHash::random()("a"));
   const KeyHash version_1;
   CHECK(version_1("a") == 0xaf63dc4c296230c0u && version_1(int64_t{0}) == 0xe220a8397b1dcdafu);
+}
+
+TEST(types_of_tuples_tell_their_parts) {
+  std::vector<KeyType> seen = {KeyType::none, KeyType::text, KeyType::number};
+  for (int parts = 1; parts <= kMaxParts; ++parts) {
+    for (uint32_t bits = 0; bits < uint32_t{1} << parts; bits += parts < 8 ? 1 : 4097) {
+      TupleType built;
+      for (int i = 0; i < parts; ++i) built.add((bits >> i & 1) != 0);
+      const KeyType type = built.type();
+      CHECK(is_tuple(type) && num_parts(type) == parts);
+      for (int i = 0; i < parts; ++i) CHECK(is_number(type, i, parts) == ((bits >> i & 1) != 0));
+      CHECK(std::count(seen.begin(), seen.end(), type) == 0);
+      seen.push_back(type);
+    }
+  }
+  CHECK(!is_tuple(KeyType::none) && !is_tuple(KeyType::text) && !is_tuple(KeyType::number));
 }
 
 void check_string_keys(const KeyHash& hash) {

@@ -153,7 +153,7 @@ def test_saving_what_does_not_fit_fails_and_leaves_the_old_file_alone(path: Path
         save_plain(path, ["a", "b", 1], ARCH, good)
     with raises(
         ValueError,
-        r"key: expected a str that UTF-8 can hold, got '\ud800' (surrogates not allowed)",
+        r"keys[2]: expected a str that UTF-8 can hold, got '\ud800' (surrogates not allowed)",
     ):
         save_plain(path, ["a", "b", "\ud800"], ARCH, good)
     with raises(ValueError, "versions: expected one for each of 3 models, got 1"):
@@ -232,7 +232,7 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
         ),
         ({"keys": ["a", "b"]}, "keys: expected one for each of 3 models, got 2"),
         ({"keys": ["a", "b", "a"]}, "keys: expected different ones, got 'a' again at position 2"),
-        ({"keys": ["a", "b", ["c"]]}, "keys[2]: expected a str, got ['c']"),
+        ({"keys": ["a", "b", ["c"]]}, "keys[2]: expected a str, got ('c',)"),
         ({"keys": {"a": 0}}, "keys: expected a JSON list, got dict"),
         ({"keys": []}, "keys: expected one for each of 3 models, got 0"),
         ({"keys": {}}, "keys: expected a JSON list, got dict"),

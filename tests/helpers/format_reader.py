@@ -137,7 +137,25 @@ class BankFile:
             return list(self.tensors["keys"].tolist())
         if self.about["keys"] is None:
             return []
+        if isinstance(self.about["keys"], list):
+            offsets, data = self.tensors["keys.offsets"], self.tensors["keys.bytes"].tobytes()
+            ends = offsets.tolist()
+            return [self._tuple(data[ends[i] : ends[i + 1]]) for i in range(self.models)]
         return self._texts("keys")
+
+    def _tuple(self, data: bytes) -> tuple[Any, ...]:
+        parts: list[Any] = []
+        for kind in self.about["keys"]:
+            size = 8 if kind == "int" else 4
+            number = int.from_bytes(data[:size], "little", signed=kind == "int")
+            data = data[size:]
+            if kind == "int":
+                parts.append(number)
+            else:
+                parts.append(data[:number].decode())
+                data = data[number:]
+        assert data == b""
+        return tuple(parts)
 
     def versions(self) -> list[str]:
         """Of all models, empty for none."""
@@ -152,7 +170,7 @@ class BankFile:
         assert offsets[-1] == len(data)
         return [data[offsets[i] : offsets[i + 1]].decode() for i in range(self.models)]
 
-    def find(self, key: str | int) -> int | None:
+    def find(self, key: Any) -> int | None:
         """The position of a key, by the hash table."""
         slots, keys = self.tensors["keys.slots"].tolist(), self.keys()
         assert len(slots) == max(2, 1 << (2 * self.models - 1).bit_length() if self.models else 0)
@@ -163,8 +181,16 @@ class BankFile:
             s = (s + 1) % len(slots)
         return None
 
-    def _hash(self, key: str | int) -> int:
+    def _hash(self, key: Any) -> int:
         seed = self.about.get("seed")
+        if isinstance(key, tuple):
+            data = b"".join(
+                (part & U64).to_bytes(8, "little")
+                if isinstance(part, int)
+                else len(part.encode()).to_bytes(4, "little") + part.encode()
+                for part in key
+            )
+            return sip_hash(bytes.fromhex(seed), data)
         if seed is None:
             return hash_str(key.encode()) if isinstance(key, str) else hash_int(key)
         data = key.encode() if isinstance(key, str) else (key & U64).to_bytes(8, "little")

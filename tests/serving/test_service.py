@@ -49,16 +49,16 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-def test_without_settings_the_flights_are_served_and_unknown_aircraft_get_the_fallback(
+def test_without_settings_the_flights_are_served_and_unknown_keys_get_the_fallback(
     tmp_path: Path,
 ) -> None:
     bank, x = load_bank(), load_flights()["features"][:2]
     with running(*UVICORN, folder=tmp_path, BANK_FILE="") as service:
         answer = httpx.post(
-            service.url + "/predict", json={"keys": ["nobody", "N10156"], "rows": x.tolist()}
+            service.url + "/predict", json={"keys": ["nobody", "UA 15 HNL"], "rows": x.tolist()}
         )
     assert np.array_equal(
-        np.array(answer.json()["predictions"], np.float32), bank.predict(["*", "N10156"], x)
+        np.array(answer.json()["predictions"], np.float32), bank.predict(["*", "UA 15 HNL"], x)
     )
 
 
@@ -81,8 +81,8 @@ def test_flights_are_predicted(flights: Service) -> None:
 
 def test_models_are_put_got_and_deleted(flights: Service) -> None:
     with httpx.Client(base_url=flights.url) as client:
-        model = client.get("/models/N10156", params={"weights": True}).json()
-        assert (model["revision"], model["version"]) == (1, "2013-11-30")
+        model = client.get("/models/UA 15 HNL", params={"weights": True}).json()
+        assert (model["revision"], model["version"]) == (1, "2013-10-31")
         created = client.put("/models/my%20own", json={"weights": model["weights"], "version": "7"})
         assert created.status_code == 201
         assert (created.json()["key"], created.json()["version"]) == ("my own", "7")
@@ -93,17 +93,17 @@ def test_models_are_put_got_and_deleted(flights: Service) -> None:
             2,
             None,
         )
-        rows = [[1.0] * 10] * 2
-        answer = client.post("/predict", json={"keys": ["my own", "N10156"], "rows": rows}).json()[
-            "predictions"
-        ]
+        rows = [[1.0] * 8] * 2
+        answer = client.post(
+            "/predict", json={"keys": ["my own", "UA 15 HNL"], "rows": rows}
+        ).json()["predictions"]
         assert answer[0] == answer[1]
         assert client.delete("/models/my own").status_code == 204
         assert client.get("/models/my own").status_code == 404
         assert client.delete("/models/my own").status_code == 404
 
 
-NUMBERS = [0.0] * 10
+NUMBERS = [0.0] * 8
 BAD: dict[str, tuple[str, str, Any, int, str]] = {
     "unknown": (
         "POST",
@@ -124,7 +124,7 @@ BAD: dict[str, tuple[str, str, Any, int, str]] = {
         "/predict",
         {"keys": ["*"], "rows": [[1]]},
         422,
-        r"rows\[0\]: expected 10 numbers, got 1",
+        r"rows\[0\]: expected 8 numbers, got 1",
     ),
     "no row": ("POST", "/predict", {"keys": [], "rows": []}, 422, "at least 1 item"),
     "no key": (
@@ -134,7 +134,7 @@ BAD: dict[str, tuple[str, str, Any, int, str]] = {
         422,
         "got 1 keys and 2 rows",
     ),
-    "text": ("POST", "/predict", {"keys": ["*"], "rows": [["a"] * 10]}, 422, "valid number"),
+    "text": ("POST", "/predict", {"keys": ["*"], "rows": [["a"] * 8]}, 422, "valid number"),
     "number as key": (
         "POST",
         "/predict",
@@ -147,14 +147,14 @@ BAD: dict[str, tuple[str, str, Any, int, str]] = {
     "too large": (
         "POST",
         "/predict",
-        {"keys": ["*"], "rows": [[1e39] * 10]},
+        {"keys": ["*"], "rows": [[1e39] * 8]},
         422,
         "less than or equal",
     ),
     "surrogate": (
         "POST",
         "/predict",
-        b'{"keys": ["\\ud800"], "rows": [[0,0,0,0,0,0,0,0,0,0]]}',
+        b'{"keys": ["\\ud800"], "rows": [[0,0,0,0,0,0,0,0]]}',
         422,
         "valid string",
     ),
@@ -196,7 +196,7 @@ def test_bodies_without_length_are_limited_too(flights: Service) -> None:
 
 
 def test_overflow_is_answered_null(flights: Service) -> None:
-    answer = httpx.post(flights.url + "/predict", json={"keys": ["*"], "rows": [[3e38, -3e38] * 5]})
+    answer = httpx.post(flights.url + "/predict", json={"keys": ["*"], "rows": [[3e38, -3e38] * 4]})
     assert answer.status_code == 200
     json.loads(answer.text, parse_constant=pytest.fail)  # no NaN, no Infinity
 
@@ -381,7 +381,7 @@ def test_docs_describe_everything_and_load_nothing(flights: Service) -> None:
         assert nothing not in page.text
     for path in flights.get("/openapi.json")["paths"]:
         assert path in page.text
-    assert "N14228" in page.text  # the example
+    assert "UA 15 HNL" in page.text  # the example
     assert httpx.get(flights.url + "/redoc").status_code == 404
 
 

@@ -178,7 +178,8 @@ def test_bad_requests_fail_alone(bank: Bank, options: dict[str, Any]) -> None:
         ("model-1", 3.0, ValueError, r"got \(\)"),
         ("model-1", ["a"] * 5, TypeError, "x: expected real numbers"),
         (7, row(), TypeError, "key: expected str"),
-        (None, row(), TypeError, "key: expected a str or an int"),
+        (b"a", row(), TypeError, "key: expected a str, an int or a tuple of them"),
+        (None, row(), UnknownModelError, "missing key"),
         ("\ud800", row(), Exception, "ud800"),
     ]
 

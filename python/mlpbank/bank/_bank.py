@@ -5,26 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlpbank._arrays import as_shift, without_shift
 from mlpbank._columns import ModelColumns, ModelInfo, check_version
-from mlpbank._keys import make_table, to_builtin
+from mlpbank._key_tables import make_table
+from mlpbank._keys import check_key
 from mlpbank.architecture import Architecture
 from mlpbank.bank._files import BankFiles
+from mlpbank.bank._placing import UNDECIDED, folded, placed, stack
 from mlpbank.engine import Engine
 from mlpbank.errors import (
     BankFileError,
-    InvalidValueError,
     KeyTypeError,
     ModelNotLoadedError,
     UnknownKeyError,
     UnknownModelError,
 )
 from mlpbank.typing import Dtype, Float32Array, Key, Layout
-from mlpbank.weights import BatchedWeights
+from mlpbank.weights import BatchedWeights, _dtype_name
 
 if TYPE_CHECKING:
     from mlpbank.files._plain import PlainBank
@@ -44,15 +44,21 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         How weights are stored, see `BatchedWeights`.
     engine : Engine, optional
         ``Engine()`` by default.
-    fallback : str or int, optional
+    fallback : str, int or tuple, optional
         The key of the model that answers for keys that are unknown. It may be added later.
+    input_shift : array_like (input_size,), optional
+        See the attribute. Without it, the first model that is added decides.
 
     Notes
     -----
-    Keys are all str or all int. Any number of threads may predict while others add, replace and
-    delete. Each prediction sees every model whole and all keys as they were at one moment, and one
-    that starts after a change has returned sees the change. Predictions do not wait for changes,
-    unless keys come and go faster than one call can look its keys up.
+    Keys are all str, all int, or all tuples of str and int with parts of the same types, as
+    grouping a data frame by several columns gives them. (Grouping by a list of one gives tuples,
+    too: ``("A",)`` is another key than ``"A"``.)
+
+    Any number of threads may predict while others add, replace and delete. Each prediction sees
+    every model whole and all keys as they were at one moment, and one that starts after a change
+    has returned sees the change. Predictions do not wait for changes, unless keys come and go
+    faster than one call can look its keys up.
 
     ``bank[key]`` gives weights and takes models. Iterating goes over the keys of one moment; the
     weights of a model that another thread removes meanwhile raise UnknownModelError. `to_stacked`
@@ -78,9 +84,12 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         layout: Layout = "auto",
         engine: Engine | None = None,
         fallback: Key | None = None,
+        input_shift: Any = None,
     ) -> None:
         weights = BatchedWeights(1, architecture, layout=layout, dtype=dtype)
-        self._bind(weights, ModelColumns.new(None), engine, fallback)
+        if input_shift is not None:
+            input_shift = as_shift(input_shift, architecture.input_size)
+        self._bind(weights, ModelColumns.new(None), engine, fallback, input_shift)
 
     @classmethod
     def from_stacked(
@@ -101,12 +110,12 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
 
         Parameters
         ----------
-        keys : sequence of N str or int
+        keys : sequence or column of N str, int or tuples
             All different.
         architecture : Architecture
         weights : mapping of str to array
             ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N,
-            output_size).
+            output_size). With ``"input_shift"`` (input_size,) they take ``x - input_shift``.
         dtype, layout, engine, fallback
             As for `Bank`.
         version : str or sequence of N str or None, optional
@@ -119,17 +128,39 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         KeyError, TypeError, ValueError
             The message says what was expected and what came.
         """
-        table = make_table(keys)
-        models = len(table)
-        columns = ModelColumns.new(table, version)
+        columns = ModelColumns.new(make_table(keys), version)
+        scalers = (input_scaler, output_scaler)
+        return cls._of(columns, architecture, weights, scalers, dtype, layout, engine, fallback)
+
+    @classmethod
+    def _of(
+        cls,
+        columns: ModelColumns,
+        architecture: Architecture,
+        weights: Mapping[str, Any],
+        scalers: tuple[Any, Any],
+        dtype: Dtype,
+        layout: Layout,
+        engine: Engine | None,
+        fallback: Key | None,
+    ) -> Bank:
+        models = len(columns.revisions)
         if models == 0:
-            return cls(architecture, dtype=dtype, layout=layout, engine=engine, fallback=fallback)
+            return cls(
+                architecture,
+                dtype=dtype,
+                layout=layout,
+                engine=engine,
+                fallback=fallback,
+                input_shift=weights.get("input_shift"),
+            )
         stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
-        stored.load_stacked(
-            _folded(architecture, weights, input_scaler, output_scaler, stored.dtype)
-        )
+        if any(scaler is not None for scaler in scalers):
+            weights = folded(architecture, weights, *scalers, stored.dtype)
+        weights, input_shift = without_shift(weights, architecture.input_size)
+        stored.load_stacked(weights)
         self = cls.__new__(cls)
-        self._bind(stored, columns, engine, fallback)
+        self._bind(stored, columns, engine, fallback, input_shift)
         return self
 
     @classmethod
@@ -153,7 +184,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         Parameters
         ----------
         models : mapping of key to model, or iterable of such pairs
-            See `mlpbank.convert` for what a model may be. All have one architecture.
+            An nn.ModuleDict and a pandas Series of models are mappings, too. See `mlpbank.convert`
+            for what a model may be. All have one architecture.
         architecture : Architecture, optional
             Needed where the models do not tell: state dicts, parameter trees, weights mappings.
         dtype, layout, engine, fallback, version, input_scaler, output_scaler
@@ -165,30 +197,22 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
 
         Raises
         ------
-        ValueError
-            A model cannot be converted, or differs in architecture; the message names the first.
+        TypeError, ValueError
+            There is no key for each model, or what is one is no key, which is checked before the
+            first model is converted. Or a model cannot be converted, or differs in architecture;
+            the message names the first.
         """
         from mlpbank import convert
 
-        if not isinstance(models, Mapping):
-            listed = list(models)
-            models = dict(listed)
-            if len(models) < len(listed):
-                key = Counter(key for key, _ in listed).most_common(1)[0][0]
-                raise InvalidValueError(f"models: expected different keys, got {key!r} twice")
-        keys, found, weights = convert.stack(models, architecture, progress=progress, output=output)
-        return cls.from_stacked(
-            keys,
-            found,
-            weights,
-            dtype=dtype,
-            layout=layout,
-            engine=engine,
-            fallback=fallback,
-            version=version,
-            input_scaler=input_scaler,
-            output_scaler=output_scaler,
+        pairs = convert.keyed(models)
+        columns = ModelColumns.new(make_table([key for key, _ in pairs]), version)
+        if fallback is not None:
+            check_key(fallback, columns.key_type, "fallback")
+        scalers = (input_scaler, output_scaler)
+        _, found, stacked = stack(
+            pairs, architecture, _dtype_name(dtype), progress, input_scaler is not None, output
         )
+        return cls._of(columns, found, stacked, scalers, dtype, layout, engine, fallback)
 
     # Those of a mapping would compare weights and leave no hash.
     __eq__ = object.__eq__
@@ -204,13 +228,20 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         return iter(self._slot_map.keys())
 
     def __getitem__(self, key: Key) -> dict[str, Float32Array]:
-        """Return a model's weights as they are stored, see `BatchedWeights.get`."""
+        """Return a model's weights as they are stored, see `BatchedWeights.get`.
+
+        With ``"input_shift"`` (input_size,) float64 if the bank has one: the weights take ``x -
+        input_shift``.
+        """
         guard = self._slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
             slot = self._slot_map.slot(key)
             if slot < 0:
                 raise UnknownModelError([key], 1)
-            return self._weights.get(slot)
+            weights = self._weights.get(slot)
+            if self._input_shift is not None:
+                weights |= {"input_shift": self._input_shift}  # type: ignore[dict-item]
+            return weights
         except ModelNotLoadedError:  # removed in this moment
             raise UnknownModelError([key], 1) from None
         finally:
@@ -223,6 +254,29 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
     def __delitem__(self, key: Key) -> None:
         """Remove a model. Predictions that run finish; later ones do not know its key."""
         self._slot_map.remove(key)
+
+    def update(self, models: Any = (), /, **more: Any) -> None:
+        """Add or replace models, one after the other.
+
+        Parameters
+        ----------
+        models : mapping of key to model, or iterable of such pairs
+            Whatever `from_models` takes.
+        **more
+            Models whose keys are names.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `add`. All keys are checked before the first model is added.
+        """
+        from mlpbank import convert
+
+        pairs = [*convert.keyed(models), *more.items()]
+        for key, _ in pairs:
+            self._slot_map.check(key)
+        for key, model in pairs:
+            self[key] = model
 
     # Those of a mapping go key by key through all keys, and stop where another thread was faster.
     def pop(self, key: Key, default: Any = _NO_DEFAULT) -> Any:
@@ -268,10 +322,11 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
 
         Parameters
         ----------
-        key : str or int
+        key : str, int or tuple of them
         model : mapping or model
-            ``"layer_<i>"`` and ``"layer_<i>.bias"`` arrays as for `BatchedWeights.load`, or
-            whatever `mlpbank.convert` takes.
+            ``"layer_<i>"`` and ``"layer_<i>.bias"`` arrays as for `BatchedWeights.load`, which take
+            x, or ``x - input_shift`` where the mapping has an ``"input_shift"``; or whatever
+            `mlpbank.convert` takes.
         version : str, optional
             Kept for `info`.
         input_scaler, output_scaler : (mean, scale) or fitted scikit-learn scaler, optional
@@ -290,31 +345,23 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             Key or weights do not fit; see also `BatchedWeights.load`.
         """
         check_version(version)
-        self._slot_map.check(key)
-        if not (
-            isinstance(model, Mapping)
-            and all(isinstance(k, str) and k.startswith("layer_") for k in model)
-        ):
-            model = self._converted(model, output)
-        weights = _folded(self.architecture, model, input_scaler, output_scaler, self.dtype)
-        arrays = self._weights._collect(weights, (), check_finite)
+        key = self._slot_map.check(key)
+        while True:
+            shift = self._decided.get("input_shift", UNDECIDED)
+            weights, shift = placed(
+                model, self.architecture, self.dtype, input_scaler, output_scaler, shift, output
+            )
+            arrays = self._weights._collect(weights, (), check_finite)
+            # The first model decides the shift, before it is there.
+            self._input_shift = self._decided.setdefault("input_shift", shift)
+            if self._input_shift is shift:
+                break  # else another thread was first
         try:
             # One step. The caller's code has run, and no exception can come in between.
-            self._slot_map.core.add(to_builtin(key), version or "", time.time(), *arrays)
+            self._slot_map.core.add(key, version or "", time.time(), *arrays)
         except KeyTypeError:  # another thread has just added the first key
             self._slot_map.check(key)
             raise
-
-    def _converted(self, model: Any, output: str | int | None) -> Mapping[str, Any]:
-        from mlpbank import convert
-
-        converted = convert.convert(model, self.architecture, output=output)
-        if converted.architecture != self.architecture:
-            raise InvalidValueError(
-                f"model: expected {self.architecture}, got {converted.architecture}"
-            )
-        weights: Mapping[str, Any] = converted.weights
-        return weights
 
     def info(self, key: Key) -> ModelInfo:
         """Return version, revision and time of loading of a model.
@@ -383,23 +430,3 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
     def __repr__(self) -> str:
         about = f"{self.architecture!r}, dtype={self.dtype!r}, layout={self.layout!r}"
         return f"<Bank of {len(self)}: {about}>"
-
-
-def _folded(
-    architecture: Architecture,
-    weights: Mapping[str, Any],
-    input_scaler: Any,
-    output_scaler: Any,
-    dtype: str,
-) -> Any:
-    if input_scaler is None and output_scaler is None:
-        return weights
-    if dtype == "int8" and input_scaler is not None:
-        warnings.warn(
-            "int8 weights lose accuracy where inputs of different size are scaled by them: "
-            "scale x itself instead",
-            stacklevel=3,
-        )
-    from mlpbank.convert import fold_scalers
-
-    return fold_scalers(architecture, weights, input_scaler, output_scaler)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._columns import ModelColumns
-from mlpbank._keys import table_keys, to_builtin
+from mlpbank._key_tables import table_keys
+from mlpbank._keys import kind_of
 from mlpbank.architecture import Architecture, array_shapes
 from mlpbank.bank._reads import BankReads
 from mlpbank.bank._slot_map import SlotMap
@@ -20,7 +21,7 @@ from mlpbank.errors import KeyTypeError
 from mlpbank.files import _mapped, _schema
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import BatchedInference
-from mlpbank.typing import Float32Array, Key
+from mlpbank.typing import Float32Array, Float64Array, Key
 from mlpbank.weights import BatchedWeights
 
 if TYPE_CHECKING:
@@ -34,11 +35,12 @@ class StackedModels(NamedTuple):
 
     Attributes
     ----------
-    keys : list of N str or int
+    keys : list of N str, int or tuples
     architecture : Architecture
     weights : dict of str to float32 array
         ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size), as
-        they are stored.
+        they are stored. With ``"input_shift"`` (input_size,) float64 if the bank has one: the
+        weights take ``x - input_shift``.
     """
 
     keys: list[Key]
@@ -58,10 +60,16 @@ class BankFiles(BankReads):
         columns: ModelColumns,
         engine: Engine | None,
         fallback: Key | None,
+        input_shift: Float64Array | None = None,
     ) -> None:
         self._inference = BatchedInference.from_weights(weights, engine)
         self._weights = weights
         self._slot_map = SlotMap(weights, columns)
+        self._input_shift = input_shift
+        # The first model decides the shift, unless it is given. dict.setdefault is one step.
+        self._decided: dict[str, Float64Array | None] = {}
+        if input_shift is not None or len(self._slot_map.core):
+            self._decided["input_shift"] = input_shift
         self.fallback = fallback
         self._metadata: dict[str, Any] = {}
 
@@ -73,10 +81,9 @@ class BankFiles(BankReads):
     @fallback.setter
     def fallback(self, key: Key | None) -> None:
         if key is not None:
-            self._slot_map.check(key)
-            key = to_builtin(key)
+            key = self._slot_map.check(key)
             try:
-                self._slot_map.core.set_key_type(type(key))
+                self._slot_map.core.set_key_type(kind_of(key))
             except KeyTypeError:  # another thread has just added the first one
                 self._slot_map.check(key)
         self._fallback = key
@@ -91,8 +98,11 @@ class BankFiles(BankReads):
         self._metadata = _schema.copy_json(metadata)
 
     @property
-    def key_type(self) -> type | None:
-        """``str`` or ``int``, the type of all keys; None if there never was one."""
+    def key_type(self) -> Any:
+        """The type of all keys: ``str``, ``int`` or for example ``tuple[str, int]``.
+
+        None if there never was a key.
+        """
         return self._slot_map.kind
 
     def to_stacked(self) -> StackedModels:
@@ -125,6 +135,8 @@ class BankFiles(BankReads):
                 for name, array in part.get(model).items():
                     weights[name][first + model] = array
         keys = [] if columns.table is None else list(table_keys(columns.table))
+        if self._input_shift is not None:
+            weights |= {"input_shift": self._input_shift}  # type: ignore[dict-item]
         return StackedModels(keys, self.architecture, weights), columns
 
     def to_safetensors(self, path: str | os.PathLike[str]) -> None:
@@ -192,6 +204,7 @@ class BankFiles(BankReads):
             fallback=self.fallback,
             metadata=_schema.copy_json(self.metadata),
             checksums={},
+            input_shift=self._input_shift,
         )
         block = _core.block_of(self.architecture._core, self.layout, self.dtype)
 
@@ -236,7 +249,7 @@ class BankFiles(BankReads):
     def _from_contents(cls, contents: _schema.Contents, engine: Engine | None) -> Self:
         weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
         self = cls.__new__(cls)
-        self._bind(weights, contents.columns, engine, contents.fallback)
+        self._bind(weights, contents.columns, engine, contents.fallback, contents.input_shift)
         self._metadata = contents.metadata
         return self
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mlpbank._arrays import as_float32, as_int64, check_out
-from mlpbank._frames import frame_of
-from mlpbank._keys import as_keys
+from mlpbank._arrays import as_float32, as_int64, as_real, as_shifted, check_out
+from mlpbank._frames import Frame, frame_of
+from mlpbank._key_columns import GivenKeys, as_keys, is_one
+from mlpbank._keys import kind_name
 from mlpbank.architecture import Architecture
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
@@ -21,7 +22,7 @@ from mlpbank.errors import (
     UnknownModelError,
 )
 from mlpbank.inference import BatchedInference
-from mlpbank.typing import DtypeName, Float32Array, Int64Array, Key, Missing
+from mlpbank.typing import DtypeName, Float32Array, Float64Array, Int64Array, Key, Missing
 from mlpbank.weights import BatchedWeights
 
 
@@ -32,6 +33,7 @@ class BankReads:
     _inference: BatchedInference
     _slot_map: SlotMap
     _fallback: Key | None
+    _input_shift: Float64Array | None
 
     @property
     def architecture(self) -> Architecture:
@@ -49,6 +51,15 @@ class BankReads:
         return self._weights.layout
 
     @property
+    def input_shift(self) -> Float64Array | None:
+        """What is subtracted from every row, in float64, before it becomes float32; or None.
+
+        A bank has it where features have means that are large beside their deviations, such as
+        timestamps. The weights of its models take ``x - input_shift``.
+        """
+        return self._input_shift
+
+    @property
     def engine(self) -> Engine:
         """The engine that predictions are computed with."""
         return self._inference.engine
@@ -63,7 +74,7 @@ class BankReads:
 
         Parameters
         ----------
-        keys : sequence or column of n str or int
+        keys : sequence or column of n str, int or tuples
 
         Returns
         -------
@@ -77,10 +88,10 @@ class BankReads:
         UnknownModelError
             Some keys are unknown.
         """
-        keys, kind = as_keys(keys)
-        handles, unknown = self._slot_map.find_handles(keys, kind)
+        given = as_keys(keys)
+        handles, unknown = self._slot_map.find_handles(given)
         if unknown:
-            raise _unknown_of(keys, handles, "keys")
+            raise _unknown_of(given, handles, "keys")
         return handles
 
     def predict_handles(
@@ -119,7 +130,7 @@ class BankReads:
         """
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a guard.
-        handles, x = as_int64(handles, "handles"), as_float32(x, "x")
+        handles, x = as_int64(handles, "handles"), self._as_rows(x)
         return self._answer(
             handles,
             "handles",
@@ -143,15 +154,18 @@ class BankReads:
 
         Parameters
         ----------
-        keys : sequence or column of n str or int, or one key
-            In any order, repeats allowed: a list, a tuple, a NumPy array, a pandas or polars
-            column.
+        keys : sequence or column of n str, int or tuples, or one key
+            In any order, repeats allowed: a list, a tuple, a NumPy array, a column of pandas,
+            polars or pyarrow. Keys that are tuples may also be given as a MultiIndex or a data
+            frame of their parts. None, NaN and NA are missing keys, and floats that are whole
+            numbers are these: columns of int become float where they have gaps.
         x : array_like of real numbers
             (n, input_size) or (n, rows, input_size); for one key (input_size,) or (rows,
-            input_size).
+            input_size). A bank with an `input_shift` subtracts it in float64, so give it float64:
+            float32 has lost the digits already.
         missing : {"error", "nan", "fallback"}, optional
-            What to do about unknown keys: raise, answer NaN, or let the fallback model answer,
-            which is the default if the bank has one.
+            What to do about unknown and missing keys: raise, answer NaN, or let the fallback model
+            answer, which is the default if the bank has one.
         out : float32 array, optional
             Where the result is written, C-contiguous and not overlapping x.
         num_threads : int, optional
@@ -169,8 +183,9 @@ class BankReads:
         TypeError, ValueError
             An argument does not fit; the message says what was expected and what came.
         """
-        if isinstance(keys, (str, int, np.integer)):
-            x = as_float32(x, "x")
+        shift = self._input_shift
+        if is_one(keys, self._slot_map.kind):
+            x = as_float32(x, "x") if shift is None else as_real(x, "x")
             if out is not None and not isinstance(out, np.ndarray):
                 raise InvalidTypeError(
                     f"out: expected a float32 NumPy array, got {type(out).__name__}"
@@ -182,11 +197,19 @@ class BankReads:
             return y if out is None else out
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a guard.
-        keys, kind = as_keys(keys)
-        x = as_float32(x, "x")
-        return self._answer(
-            keys, "keys", lambda: self._slot_map.find(keys, kind), x, missing, out, num_threads
+        given = as_keys(keys)
+        rows = as_float32(x, "x") if shift is None else as_shifted(x, shift, "x")
+        y = self._answer(
+            given, "keys", lambda: self._slot_map.find(given), rows, missing, out, num_threads
         )
+        if self._input_shift is not shift:  # the bank's first model came meanwhile
+            return self.predict(keys, x, missing=missing, out=out, num_threads=num_threads)
+        return y
+
+    def _as_rows(self, x: Any) -> Float32Array:
+        """Return rows as the models take them."""
+        shift = self._input_shift
+        return as_float32(x, "x") if shift is None else as_shifted(x, shift, "x")
 
     def _checked_missing(self, missing: Missing | None) -> Missing:
         if missing is None:
@@ -284,7 +307,7 @@ class BankReads:
         self,
         df: Any,
         *,
-        key: str,
+        key: str | list[str],
         features: Sequence[str],
         name: str = "prediction",
         missing: Missing | None = None,
@@ -296,8 +319,8 @@ class BankReads:
         ----------
         df : pandas or polars DataFrame, Arrow Table or RecordBatch
             Or what offers itself as an Arrow stream, which needs pyarrow.
-        key : str
-            The column of keys.
+        key : str or list of str
+            The column of keys, or those of the parts of keys that are tuples.
         features : sequence of str
             The columns of inputs, input_size of them in order.
         name : str
@@ -321,16 +344,32 @@ class BankReads:
         if isinstance(features, str) or len(features) != wanted:
             raise InvalidValueError(f"features: expected {wanted} columns, got {features!r}")
         frame = frame_of(df)
-        keys, inputs = frame.keys(key), frame.numbers(features, "features")
+        keys, inputs = self._keys_of_frame(frame, key), frame.numbers(features, "features")
         y = self.predict(keys, inputs, missing=missing, num_threads=num_threads)
         one = y.shape[1] == 1
         names = [name] if one else [f"{name}_{i}" for i in range(y.shape[1])]
         return frame.with_results({name: y[:, i] for i, name in enumerate(names)}, one)
 
+    def _keys_of_frame(self, frame: Frame, key: str | list[str]) -> Any:
+        if not isinstance(key, list):
+            return frame.column(key, "key")
+        kind = self._slot_map.kind
+        parts = getattr(kind, "__args__", None)
+        if parts is None and kind is not None and len(key) == 1:  # no tuple, but as in group_by
+            return frame.column(key[0], "key")
+        if kind is not None and len(key) != len(parts or [kind]):
+            wanted = "one column" if parts is None else f"{len(parts)} columns"
+            raise InvalidValueError(
+                f"key: expected {wanted}, for the bank's keys are {kind_name(kind)}, got {key!r}"
+            )
+        return frame.columns(key, "key")
+
 
 def _unknown_of(given: Any, slots: Int64Array, name: str) -> UnknownModelError:
     """Return the error for the keys or handles whose slot is -1."""
-    unknown = [given[i] for i in np.flatnonzero(slots < 0)]
-    return UnknownModelError(
-        [key if isinstance(key, str) else int(key) for key in unknown], len(slots), name
-    )
+    unknown = np.flatnonzero(slots < 0).tolist()
+    if not isinstance(given, GivenKeys):
+        return UnknownModelError([int(given[i]) for i in unknown], len(slots), name)
+    keys = [given[i] for i in unknown]
+    gap = next((i for i, key in zip(unknown, keys, strict=True) if key is None), None)
+    return UnknownModelError(keys, len(slots), name, gap)

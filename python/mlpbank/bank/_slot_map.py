@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -12,7 +11,9 @@ import numpy as np
 
 from mlpbank import _core
 from mlpbank._columns import ModelColumns, ModelInfo
-from mlpbank._keys import check_key, could_be, empty_table, make_table, table_keys, to_builtin
+from mlpbank._key_columns import GivenKeys, expect_kind
+from mlpbank._key_tables import empty_table, make_table, table_keys
+from mlpbank._keys import asked_key, check_key, check_kind, known_form
 from mlpbank.errors import BankFileError, InvalidTypeError, UnknownModelError
 from mlpbank.typing import Int64Array, Key
 from mlpbank.weights import BatchedWeights
@@ -34,6 +35,7 @@ class SlotMap:
         self, weights: BatchedWeights, columns: ModelColumns, most_reuses: int = MOST_REUSES
     ) -> None:
         self._columns = columns
+        self._kind: Any = None
         self.core = _core.Bank(
             weights._core,
             columns.table,
@@ -45,43 +47,55 @@ class SlotMap:
         )
 
     @property
-    def kind(self) -> type | None:
-        """``str`` or ``int``, the type of all keys; None if there never was one."""
-        return self.core.key_type
+    def kind(self) -> Any:
+        """``str``, ``int`` or ``tuple[...]``, the type of all keys; None if there never was one."""
+        if self._kind is None:  # later it stays
+            self._kind = self.core.key_type
+        return self._kind
 
-    def check(self, key: Any) -> None:
-        """Raise TypeError or ValueError if a key could not be one of these."""
-        check_key(key, self.kind)
+    def check(self, key: Any) -> Key:
+        """Return a key as it is kept; TypeError or ValueError if it could not be one of these."""
+        return check_key(key, self.kind)
 
-    def find(self, keys: Any, kind: type) -> tuple[Int64Array, int]:
-        """Return the slots of keys from `as_keys`, -1 for unknown ones, and how many those are."""
-        return self._find(self.core.find, keys, kind)
+    def asked(self, key: Any) -> Key | None:
+        """Return one key to look up, None if it is missing; TypeError or ValueError as `check`."""
+        plain = asked_key(key)
+        if plain is not None:
+            check_kind(plain, self.kind)
+        return plain
 
-    def find_handles(self, keys: Any, kind: type) -> tuple[Int64Array, int]:
+    def find(self, keys: GivenKeys) -> tuple[Int64Array, int]:
+        """Return the slots of keys, -1 for unknown and missing ones, and how many those are."""
+        return self._find(self.core.find, keys)
+
+    def find_handles(self, keys: GivenKeys) -> tuple[Int64Array, int]:
         """Return the handles of keys like `find`."""
-        return self._find(self.core.find_handles, keys, kind)
+        return self._find(self.core.find_handles, keys)
 
     def _find(
-        self, find: Callable[[Any], tuple[Int64Array, int]], keys: Any, given: type
+        self, find: Callable[[Any], tuple[Int64Array, int]], keys: GivenKeys
     ) -> tuple[Int64Array, int]:
-        kind = self.core.key_type
-        if kind is given:
-            found, unknown = find(keys)
-            if unknown >= 0:
-                return found, unknown
-            i = -2 - unknown
-            raise InvalidTypeError(f"keys[{i}]: expected a str, got {keys[i]!r}")
-        if kind is None or len(keys) == 0:
+        kind = self.kind
+        if keys.kind is None or kind is None:
             return np.full(len(keys), -1, np.int64), len(keys)
-        first = keys[0] if given is str else int(keys[0])  # not np.int64(1)
-        raise InvalidTypeError(f"keys: expected {kind.__name__} like the bank's, got {first!r}")
+        if keys.kind is not kind:
+            expect_kind(keys, kind)
+        found, unknown = find(keys.values)
+        if unknown < 0:  # another thread has changed the list
+            i = -2 - unknown
+            raise InvalidTypeError(f"keys[{i}]: expected one like the others, got {keys[i]!r}")
+        if keys.gaps is not None:
+            found[keys.gaps] = -1
+            unknown = int((found < 0).sum())
+        return found, unknown
 
     def slot(self, key: Any) -> int:
         """Return the slot of one key, -1 if it is unknown. Enter the core before."""
         kind = self.kind
-        if not could_be(key, kind):
+        known = known_form(key, kind)
+        if known is None:
             return -1
-        one: Any = [to_builtin(key)] if kind is str else np.array([key], np.int64)
+        one: Any = np.array([known], np.int64) if kind is int else [known]
         return int(self.core.find(one)[0][0])
 
     def slots_of(self, handles: Int64Array) -> tuple[Int64Array, int]:
@@ -93,19 +107,15 @@ class SlotMap:
 
     def remove(self, key: Any) -> None:
         """Remove a model."""
-        try:
-            known = could_be(key, self.kind) and self.core.remove(to_builtin(key))
-        except ValueError:  # a lone surrogate
-            known = False
-        if not known:
+        known = known_form(key, self.kind)
+        if known is None or not self.core.remove(known):
             raise UnknownModelError([key], 1)
 
     def info(self, key: Any) -> ModelInfo:
         """Return what is known about a model."""
-        found = None
-        with contextlib.suppress(ValueError):  # a lone surrogate
-            found = self.core.info(to_builtin(key)) if could_be(key, self.kind) else None
-        if found is None:
+        known = known_form(key, self.kind)
+        found = None if known is None else self.core.info(known)
+        if known is None or found is None:
             raise UnknownModelError([key], 1)
         try:
             when = datetime.fromtimestamp(found.loaded_at, timezone.utc)
@@ -113,7 +123,7 @@ class SlotMap:
             raise BankFileError(
                 f"loaded_at: expected seconds since 1970, got {found.loaded_at} for {key!r}"
             ) from None
-        return ModelInfo(key, found.version or None, found.revision, when)
+        return ModelInfo(known, found.version or None, found.revision, when)
 
     def keys(self) -> list[Key]:
         """Return all keys, in the order of the table and then of addition."""

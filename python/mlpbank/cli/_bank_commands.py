@@ -70,7 +70,10 @@ def add_commands(commands: Subparsers) -> None:
         "input, whose format its beginning tells",
     )
     predict.add_argument(
-        "--key", required=True, help="column of keys; for an .npy without names its number"
+        "--key",
+        required=True,
+        help="column of keys, or columns a,b where keys are tuples; for an .npy without names "
+        "their numbers",
     )
     predict.add_argument(
         "--output", type=Path, help=".csv, .parquet or .npy (default: CSV on standard output)"
@@ -122,6 +125,8 @@ def inspect_bank(args: argparse.Namespace) -> int:
         ("weights", f"{bank.nbytes if len(bank) else 0:,} bytes"),
         ("fallback", "none" if bank.fallback is None else repr(bank.fallback)),
     ]
+    if bank.input_shift is not None:
+        rows.append(("input shift", ", ".join(f"{x:.12g}" for x in bank.input_shift.tolist())))
     if infos:
         shown = ", ".join(repr(info.key) for info in infos[:5])
         rows.append(("keys", shown + (", ..." if len(infos) > 5 else "")))
@@ -176,12 +181,13 @@ def predict_rows(args: argparse.Namespace) -> int:
     bank = open_bank(args.file)
     size = bank.architecture.output_size
     names = ["prediction"] if size == 1 else [f"prediction_{i}" for i in range(size)]
-    if args.key in names:
+    key = _key_columns(args, bank)
+    if clash := [column for column in key if column in names]:
         raise CommandError(
-            f"--key: expected another name than that of the predictions, got {args.key!r}"
+            f"--key: expected another name than that of the predictions, got {clash[0]!r}"
         )
     keys, x = read_table(
-        args.input, args.key, lambda columns: _features(args, bank, columns), bank.key_type
+        args.input, key, lambda columns: _features(args, key, bank, columns), bank.key_type
     )
     wanted = bank.architecture.input_size
     if x.shape[1] != wanted:  # only an array without column names comes here with another width
@@ -189,7 +195,7 @@ def predict_rows(args: argparse.Namespace) -> int:
     y = bank.predict(keys, x, missing=args.missing)
     if args.output is None:
         with encoded("standard output"):
-            write_csv(sys.stdout, args.key, keys, names, y)
+            write_csv(sys.stdout, key, keys, names, y)
         return 0
     with atomic_writer(args.output) as file:
         if suffix == ".npy":
@@ -200,30 +206,48 @@ def predict_rows(args: argparse.Namespace) -> int:
             with needs("writing .parquet", "pandas", "pyarrow"):
                 import pandas
 
+                parts = [keys] if len(key) == 1 else zip(*keys, strict=True)
                 frame = pandas.DataFrame(
-                    {args.key: keys} | {name: y[:, i] for i, name in enumerate(names)}
+                    dict(zip(key, parts, strict=True))
+                    | {name: y[:, i] for i, name in enumerate(names)}
                 )
                 with encoded(str(args.output)):
                     frame.to_parquet(file, index=False)
         else:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="")
             with encoded(str(args.output)):
-                write_csv(text, args.key, keys, names, y)
+                write_csv(text, key, keys, names, y)
             text.detach()  # flushes without closing the file, which atomic_writer closes
     return 0
 
 
-def _features(args: argparse.Namespace, bank: Bank, columns: Sequence[str]) -> list[str]:
+def _key_columns(args: argparse.Namespace, bank: Bank) -> list[str]:
+    """Return the names of the columns of keys: one, or one for each part of tuples."""
+    parts = getattr(bank.key_type, "__args__", None)
+    if parts is None:
+        return [args.key]
+    key: list[str] = args.key.split(",")
+    if len(key) != len(parts):
+        raise CommandError(
+            f"--key: expected {len(parts)} columns a,b,..., for the bank's keys are "
+            f"{bank.key_type}, got {args.key!r}"
+        )
+    return key
+
+
+def _features(
+    args: argparse.Namespace, key: Sequence[str], bank: Bank, columns: Sequence[str]
+) -> list[str]:
     """Return the names of the columns that are inputs."""
-    if args.key not in columns:
-        raise CommandError(f"--key: expected one of {', '.join(columns)}, got {args.key!r}")
+    if absent := [column for column in key if column not in columns]:
+        raise CommandError(f"--key: expected one of {', '.join(columns)}, got {absent[0]!r}")
     listed = bank.metadata.get("features")
     if args.features:
         features: list[str] = args.features.split(",")
     elif isinstance(listed, list) and all(name in columns for name in listed):
         features = listed
     else:
-        features = [name for name in columns if name != args.key]
+        features = [name for name in columns if name not in key]
     if absent := [name for name in features if name not in columns]:
         raise CommandError(f"--features: expected some of {', '.join(columns)}, got {absent[0]!r}")
     wanted = bank.architecture.input_size

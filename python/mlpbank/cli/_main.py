@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_commands(commands)
     demo = commands.add_parser(
-        "demo", help="predict the arrival delay of real flights, one network per aircraft"
+        "demo", help="predict the air time of real flights, one network per flight number"
     )
     demo.set_defaults(run=_demo)
     bench = commands.add_parser(

@@ -18,25 +18,27 @@ from typing import Any, BinaryIO, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from mlpbank._keys import is_missing
 from mlpbank.errors import InvalidValueError, MlpbankError
-from mlpbank.typing import Float32Array, Key
+from mlpbank.typing import Float32Array
 
 STDIN = ("-", "/dev/stdin")
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
 
 _MAGIC = {b"\x1f\x8b": ".csv.gz", b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz", b"PAR1": ".parquet"}
 
+_WHOLE = re.compile(r"(?<=[0-9])\.0*$")  # of ints that became float where there are gaps
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 # The spellings of a missing value that pandas.read_csv knows, in lower case.
-_MISSING = (
-    *("", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan"),
-    *("<na>", "n/a", "na", "null", "nan", "none"),
+_MISSING = frozenset(
+    ("", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan")
+    + ("<na>", "n/a", "na", "null", "nan", "none")
 )
 _WORDS = dict.fromkeys(_MISSING, math.nan) | {"true": 1.0, "false": 0.0}
 _TEXT: Any = {"encoding": "utf-8-sig", "newline": ""}  # skips a byte order mark
 _BATCH = 10_000  # rows written at once
 
-Keys = list[str] | npt.NDArray[np.int64]
+Keys = list[Any] | npt.NDArray[np.int64]
 Choose = Callable[[Sequence[str]], list[str]]
 
 
@@ -44,24 +46,27 @@ class CommandError(InvalidValueError):
     """An argument or input of a command is wrong. The message is one line."""
 
 
-def read_table(path: Path, key: str, choose: Choose, key_type: type | None) -> tuple[Keys, Any]:
+def read_table(path: Path, key: Sequence[str], choose: Choose, key_type: Any) -> tuple[Keys, Any]:
     """Return the keys and the inputs (rows, columns) of a table.
 
     Parameters
     ----------
     path : Path
         Its suffix tells the format. ``-`` is standard input, whose first bytes tell it.
-    key : str
-        The name of the column of keys, or its number in an array without names.
+    key : sequence of str
+        The names of the columns of keys, or their numbers in an array without names: several where
+        the bank's keys are tuples.
     choose : callable
         Takes the names of all columns and returns those of the inputs.
     key_type : type or None
-        ``int`` for int keys, otherwise keys are str.
+        Of the bank's keys. Without any, keys are read as str.
 
     Returns
     -------
-    keys : list of str or int64 array
-    inputs : float32 array (rows, columns)
+    keys : list of str, int, tuples or None, or int64 array
+        None, also as a part of a tuple, where a key is missing.
+    inputs : array (rows, columns)
+        Of whatever dtype of real numbers; finite ones are finite as float32.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def _recognised(pipe: io.BufferedReader) -> tuple[BinaryIO, str]:
 
 
 def _read(
-    source: BinaryIO, name: str, suffix: str, key: str, choose: Choose, key_type: type | None
+    source: BinaryIO, name: str, suffix: str, key: Sequence[str], choose: Choose, key_type: Any
 ) -> tuple[Keys, Any]:
     if suffix == ".csv":
         with io.TextIOWrapper(source, **_TEXT) as text:
@@ -127,13 +132,13 @@ def _read(
             raise CommandError(
                 f"--features: expected numbers, got column {feature!r} of {column.dtype}"
             )
-    keys = _as_keys(columns[key], key, key_type)
+    keys = _keys_of([columns[column] for column in key], key, key_type)
     for feature in features:
         if len(columns[feature]) != len(keys):
             got = f"{len(columns[feature])} in {feature!r}"
-            raise CommandError(f"{name}: expected {len(keys)} rows, as {key!r} has, got {got}")
+            raise CommandError(f"{name}: expected {len(keys)} rows, as {key[0]!r} has, got {got}")
     return keys, np.concatenate(
-        [_float32(columns[feature][:, None], name, [feature]) for feature in features], axis=1
+        [_checked(columns[feature][:, None], name, [feature]) for feature in features], axis=1
     )
 
 
@@ -173,7 +178,7 @@ def needs(purpose: str, *packages: str) -> Iterator[None]:
 
 
 def _read_csv(
-    file: TextIO, name: str, key: str, choose: Choose, key_type: type | None
+    file: TextIO, name: str, key: Sequence[str], choose: Choose, key_type: Any
 ) -> tuple[Keys, Any]:
     """Return keys and inputs of CSV with a header. All rows have as many cells as the header."""
     rows = _csv_rows(file, name)
@@ -181,26 +186,26 @@ def _read_csv(
     if not header:
         raise CommandError(f"{name}, line 1: expected a header, got none")
     features = choose(header)
-    for used in (key, *features):
+    for used in (*key, *features):
         if header.count(used) > 1:
             raise CommandError(
                 f"{name}, line 1: expected one column {used!r}, got {header.count(used)}"
             )
-    at, columns = header.index(key), [header.index(feature) for feature in features]
+    columns = [header.index(feature) for feature in features]
     # With one column, itemgetter returns a cell and not a tuple.
     pick = itemgetter(*columns) if len(columns) > 1 else lambda row: (row[columns[0]],)
-    texts: list[str] = []
-    ints, values = array("q"), array("d")
+    is_tuple = key_type not in (None, str, int)
+    cell_of = [(header.index(column), column, kind) for column, kind in _typed(key, key_type)]
+    keys: list[Any] = []
+    values = array("d")
     for line, row in rows:
         if len(row) != len(header):
             got = f"{len(row)}" if row else "a blank line"
             raise CommandError(
                 f"{name}, line {line}: expected {len(header)} cells like the header, got {got}"
             )
-        if key_type is int:
-            ints.append(_integer(row[at], f"{name}, line {line}, column {key!r}"))
-        else:
-            texts.append(row[at])
+        parts = [_key_cell(row[at], kind, name, line, column) for at, column, kind in cell_of]
+        keys.append(tuple(parts) if is_tuple else parts[0])
         cells = pick(row)
         joined = "".join(cells)
         try:
@@ -215,20 +220,39 @@ def _read_csv(
                 _number(cell, where + repr(f)) for f, cell in zip(features, cells, strict=True)
             ]
         values.extend(numbers)
-    inputs = _float32(np.array(values, np.float64).reshape(-1, len(features)), name, features)
-    return (np.array(ints, np.int64) if key_type is int else texts), inputs
+    inputs = _checked(np.array(values, np.float64).reshape(-1, len(features)), name, features)
+    return keys, inputs
 
 
-def _float32(wide: npt.NDArray[Any], name: str, columns: Sequence[str]) -> Float32Array:
-    """Return `wide` (rows, columns) as float32, or raise CommandError for the first overflow."""
+def _typed(key: Sequence[str], key_type: Any) -> list[tuple[str, Any]]:
+    """Return the columns of keys, each with the type of what it holds."""
+    return list(zip(key, getattr(key_type, "__args__", (key_type,)), strict=True))
+
+
+def _key_cell(cell: str, kind: Any, name: str, line: int, column: str) -> str | int | None:
+    """Return a cell as a key or a part of one, None where it is missing.
+
+    A text is what it is: also one that says NA may be a key, and where it is none, it is unknown.
+    """
+    if kind is not int:
+        return cell or None
+    if cell.isdigit() and len(cell) < 19 and cell.isascii():
+        return int(cell)
+    text = cell.strip(" ")
+    if text.lower() in _MISSING:
+        return None
+    return _integer(_WHOLE.sub("", text), f"{name}, line {line}, column {column!r}")
+
+
+def _checked(wide: npt.NDArray[Any], name: str, columns: Sequence[str]) -> npt.NDArray[Any]:
+    """Return `wide` (rows, columns), or raise CommandError for the first overflow of float32."""
     with np.errstate(over="ignore"):
-        inputs = wide.astype(np.float32)
-    beyond = np.argwhere(np.isinf(inputs) & np.isfinite(wide))
+        beyond = np.argwhere(np.isinf(wide.astype(np.float32)) & np.isfinite(wide))
     if len(beyond):
         row, column = beyond[0].tolist()
         number = f"{wide[row, column]} in row {row + 1} of column {columns[column]!r}"
         raise CommandError(f"{name}: expected numbers that float32 can hold, got {number}")
-    return inputs
+    return wide
 
 
 def _csv_rows(file: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
@@ -308,21 +332,41 @@ def _load_numpy(
 
 
 def _split_columns(
-    name: str, table: npt.NDArray[Any], key: str, key_type: type | None
+    name: str, table: npt.NDArray[Any], key: Sequence[str], key_type: Any
 ) -> tuple[Keys, Any]:
     """Return keys and inputs of an array whose columns have no names. `key` is a number."""
-    if table.ndim != 2 or not re.fullmatch("[0-9]{1,9}", key) or int(key) >= table.shape[1]:
-        raise CommandError(
-            f"--key: expected the number of a column of {name}, shape {table.shape}, got {key!r}"
-        )
+    for column in key:
+        if (
+            table.ndim != 2
+            or not re.fullmatch("[0-9]{1,9}", column)
+            or (int(column) >= table.shape[1])
+        ):
+            raise CommandError(
+                f"--key: expected the number of a column of {name}, shape {table.shape}, "
+                f"got {column!r}"
+            )
     if table.dtype.kind not in "fiu":
         raise CommandError(f"{name}: expected numbers, got {table.dtype}")
-    columns = [i for i in range(table.shape[1]) if i != int(key)]
-    inputs = _float32(table[:, columns], name, list(map(str, columns)))
-    return _as_keys(table[:, int(key)], key, key_type), inputs
+    at = [int(column) for column in key]
+    columns = [i for i in range(table.shape[1]) if i not in at]
+    inputs = _checked(table[:, columns], name, list(map(str, columns)))
+    return _keys_of([table[:, i] for i in at], key, key_type), inputs
 
 
-def _as_keys(column: npt.NDArray[Any], name: str, key_type: type | None) -> Keys:
+def _keys_of(columns: Sequence[npt.NDArray[Any]], key: Sequence[str], key_type: Any) -> Keys:
+    """Return columns as keys of a bank, tuples where these are its keys."""
+    parts = [
+        _as_keys(column, name, kind)
+        for column, (name, kind) in zip(columns, _typed(key, key_type), strict=True)
+    ]
+    if key_type in (None, str, int):
+        return parts[0]
+    return list(
+        zip(*(part if isinstance(part, list) else part.tolist() for part in parts), strict=True)
+    )
+
+
+def _as_keys(column: npt.NDArray[Any], name: str, key_type: Any) -> Keys:
     """Return a column as keys of a bank, or raise CommandError for the first that is no key."""
     wanted = "integers of 64 bits" if key_type is int else "text"
     if column.ndim != 1:
@@ -334,13 +378,16 @@ def _as_keys(column: npt.NDArray[Any], name: str, key_type: type | None) -> Keys
     elif key_type is int and column.dtype.kind == "f":
         # From this magnitude on, a float may be another integer that was rounded.
         most = min(2.0 ** (np.finfo(column.dtype).nmant + 1), 2.0**62)
-        wrong = ~((column == np.trunc(column)) & (np.abs(column.astype(np.float64)) < most))
-    elif (
-        key_type is not int
-        and column.dtype.kind in "UO"
-        and all(isinstance(key, str) for key in column.tolist())
+        gaps = np.isnan(column)
+        whole = (column == np.trunc(column)) & (np.abs(column.astype(np.float64)) < most)
+        wrong = ~(whole | gaps)
+        if gaps.any() and not wrong.any():
+            return [None if gap else int(number) for gap, number in zip(gaps, column, strict=True)]
+    elif column.dtype.kind in "UO" and all(
+        is_missing(key) or isinstance(key, str if key_type is not int else int)
+        for key in column.tolist()
     ):
-        return column.tolist()  # type: ignore[no-any-return]
+        return [None if is_missing(key) else key for key in column.tolist()]
     elif len(column) == 0:
         return np.empty(0, np.int64) if key_type is int else []
     else:
@@ -367,14 +414,14 @@ class _Lines:
 
 
 def write_csv(
-    file: TextIO, key: str, keys: Sequence[Key] | Keys, names: Sequence[str], y: Float32Array
+    file: TextIO, key: Sequence[str], keys: Keys, names: Sequence[str], y: Float32Array
 ) -> None:
-    """Write keys and predictions with a header. NaN becomes an empty cell."""
+    """Write keys and predictions with a header. NaN and a missing key become an empty cell."""
     writer = csv.writer(_Lines(file), lineterminator="\r\n")
-    writer.writerow([key, *names])
+    writer.writerow([*key, *names])
     for first in range(0, len(y), _BATCH):
         part = y[first : first + _BATCH]
         cells = part.astype(str).astype(object)  # the fewest digits that restore the float32
         cells[np.isnan(part)] = ""
-        some = keys[first : first + _BATCH]
-        writer.writerows([k, *row] for k, row in zip(some, cells.tolist(), strict=True))
+        rows = zip(keys[first : first + _BATCH], cells.tolist(), strict=True)
+        writer.writerows([*k, *row] if isinstance(k, tuple) else [k, *row] for k, row in rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -17,9 +17,10 @@ import numpy as np
 from mlpbank._arrays import in_default_mode
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Activation, Architecture
-from mlpbank.convert import _chain
+from mlpbank.convert import _chain, _shift
 from mlpbank.convert._chain import Converted
 from mlpbank.convert._checkpoints import state_dict_of
+from mlpbank.convert._containers import pairs_of
 from mlpbank.convert._flat import from_flat
 from mlpbank.convert._native import is_native, native_layers
 from mlpbank.convert._params import from_params, from_stacked_params
@@ -32,7 +33,7 @@ from mlpbank.errors import (
     UnknownKeyError,
     UnsupportedLayerError,
 )
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Float32Array, Float64Array
 
 __all__ = [
     "Converted",
@@ -97,18 +98,33 @@ def convert(
         The model is of an unknown kind or not fitted, or `architecture` is missing or differs from
         the model's.
     """
+    return _converted(model, architecture, _shift.where_needed(_shift.LIMIT), output)
+
+
+@in_default_mode
+def _converted(
+    model: Any,
+    architecture: Architecture | None,
+    decide: _shift.Decide,
+    output: str | int | None = None,
+) -> Converted:
+    """Do what `convert` does, for the input shift that is decided."""
     layers = _layers(model, architecture, {}, output)
     shape = _chain.shape_of(layers)
     if architecture is None:
         architecture = _chain.architecture_of(layers)
     elif shape != (expected := _chain.shape_of_architecture(architecture)):
         raise InvalidValueError(f"architecture: {_chain.difference(expected, shape)}")
-    return Converted(architecture, _chain.weights_of(layers))
+    layers, shift = _shift.folded(layers, decide)
+    weights: dict[str, Any] = _chain.weights_of(layers)
+    if shift is not None:
+        weights[_shift.KEY] = shift
+    return Converted(architecture, weights)
 
 
 @in_default_mode
 def stack(
-    models: Mapping[Key, Any],
+    models: Mapping[Key, Any] | Iterable[tuple[Key, Any]],
     architecture: Architecture | None = None,
     progress: bool = False,
     *,
@@ -118,8 +134,9 @@ def stack(
 
     Parameters
     ----------
-    models : mapping
-        Keys to models, each in a form that `convert` takes.
+    models : mapping, or iterable of pairs of key and model
+        Keys to models, each in a form that `convert` takes. An nn.ModuleDict or a pandas Series of
+        models is such a mapping, too.
     architecture : Architecture, optional
         The expected architecture of all models. That of the first by default.
     progress : bool
@@ -135,7 +152,8 @@ def stack(
         The architecture of all models.
     weights : dict of str to float32 array
         ``"layer_<i>"`` (N, in, out) and ``"layer_<i>.bias"`` (N, out), as
-        `BatchedWeights.load_stacked` takes them.
+        `BatchedWeights.load_stacked` takes them. Where means are large beside their scales, also
+        ``"input_shift"`` (in,) float64, one for all models, see `Converted`.
 
     Raises
     ------
@@ -145,19 +163,29 @@ def stack(
     UnsupportedLayerError, TypeError, ValueError, KeyError
         As for `convert`. The message begins with the key.
     """
-    if not isinstance(models, Mapping):
-        raise InvalidTypeError(
-            f"models: expected a mapping of keys to models, got {type(models).__name__}"
-        )
-    if not models:
+    return _stacked(models, architecture, progress, _shift.where_needed(_shift.LIMIT), output)
+
+
+@in_default_mode
+def _stacked(
+    models: Mapping[Key, Any] | Iterable[tuple[Key, Any]],
+    architecture: Architecture | None,
+    progress: bool,
+    decide: _shift.Decide,
+    output: str | int | None = None,
+) -> tuple[list[Key], Architecture, dict[str, Float32Array]]:
+    """Do what `stack` does, for the input shift that is decided."""
+    pairs = keyed(models)
+    if not pairs:
         raise InvalidValueError("models: expected at least one, got none")
     shape = None if architecture is None else _chain.shape_of_architecture(architecture)
     whose = "the architecture"
     stacked: list[tuple[Float32Array, Float32Array, Float32Array | None]] = []
     plans: dict[Any, Any] = {}
     keys: list[Key] = []
+    scaled: dict[int, _chain.Layer] = {}  # first layers that scale their inputs
     for i, (key, model) in enumerate(
-        progress_bar(models.items(), "importing", progress, total=len(models), unit="model")
+        progress_bar(pairs, "importing", progress, total=len(pairs), unit="model")
     ):
         try:
             layers = _layers(model, architecture, plans, output)
@@ -167,7 +195,7 @@ def stack(
             if got != shape:
                 raise InvalidValueError(f"differs from {whose}: {_chain.difference(shape, got)}")
             if not stacked:
-                n = len(models)
+                n = len(pairs)
                 stacked = [
                     (
                         np.empty((n, a, b), np.float32),
@@ -176,24 +204,72 @@ def stack(
                     )
                     for a, b, activation, _ in shape
                 ]
+            if layers[0].before is not None:
+                scaled[i] = layers[0]
             for j, (layer, (weight, bias, slope)) in enumerate(zip(layers, stacked, strict=True)):
+                if slope is not None and layer.slope is not None:
+                    slope[i] = _rounded(layer.slope, f"layer_{j}.slope")
+                if layer.before is not None:  # folded when the shift is known
+                    continue
                 weight[i] = _rounded(layer.weight, f"layer_{j}")
                 if layer.bias is not None:
                     bias[i] = _rounded(layer.bias, f"layer_{j}.bias")
-                if slope is not None and layer.slope is not None:
-                    slope[i] = _rounded(layer.slope, f"layer_{j}.slope")
         except (ValueError, TypeError, KeyError) as error:
             message = f"models[{key!r}]: {error.args[0] if error.args else error}"
             kinds = _MLPBANK_KINDS if isinstance(error, MlpbankError) else _KINDS
             raise next(kind for kind in kinds if isinstance(error, kind))(message) from error
         keys.append(key)
     assert architecture is not None
-    weights: dict[str, Float32Array] = {}
+    weight, bias, _ = stacked[0]
+    shift = _with_first_layers(weight, bias, scaled, decide, lambda i: f"models[{keys[i]!r}]: ")
+    weights: dict[str, Any] = {} if shift is None else {_shift.KEY: shift}
     for i, (weight, bias, slope) in enumerate(stacked):
         weights |= {f"layer_{i}": weight, f"layer_{i}.bias": bias}
         if slope is not None:
             weights[f"layer_{i}.slope"] = slope
     return keys, architecture, weights
+
+
+def _with_first_layers(
+    weight: Float32Array,
+    bias: Float32Array,
+    scaled: Mapping[int, _chain.Layer],
+    decide: _shift.Decide,
+    name: _shift.Name,
+) -> Float64Array | None:
+    """Decide the shift of all models, and write first layers that take ``x - shift``.
+
+    Parameters
+    ----------
+    weight, bias : float32 array (models, in, out) and (models, out)
+        Hold those of models that are not in `scaled`.
+    scaled : mapping of int to Layer
+        First layers that scale their inputs, by the number of their model.
+    """
+    models = list(scaled)
+    if not models:
+        shift = decide(None, None)
+    else:
+        before = [layer.before for layer in scaled.values() if layer.before is not None]
+        scale = np.stack([affine.scale for affine in before])
+        offset = np.stack([affine.shift for affine in before])
+        shift = decide(scale, offset)
+        _shift.check(scale, offset, shift, lambda i: name(models[i]))
+    for i in range(len(weight)) if shift is not None else models:
+        layer = scaled.get(i) or _chain.Layer(weight[i], bias[i], Activation.NONE)
+        layer = _shift.with_shift(layer, shift)
+        try:
+            weight[i] = _rounded(layer.weight, "layer_0")
+            if layer.bias is not None:
+                bias[i] = _rounded(layer.bias, "layer_0.bias")
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{name(i)}{error}") from error
+    return shift
+
+
+def keyed(models: Any) -> list[tuple[Any, Any]]:
+    """Return the keys and models of whatever `stack` takes, or raise TypeError or ValueError."""
+    return pairs_of(models, _framework)
 
 
 def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
@@ -204,7 +280,8 @@ def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
     architecture : Architecture
         The architecture of all N models.
     weights : mapping of str to array
-        Stacked weights, as `BatchedWeights.load_stacked` takes them.
+        Stacked weights, as `BatchedWeights.load_stacked` takes them. With ``"input_shift"`` the
+        graph takes rows in float64 and subtracts it.
 
     Returns
     -------

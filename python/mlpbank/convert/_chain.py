@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from mlpbank.architecture import PARAMETERS, Activation, Architecture, LayerSpec, parameters_of
 from mlpbank.errors import InvalidTypeError, InvalidValueError, UnsupportedLayerError
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Float32Array, Float64Array
 
 FloatArray = npt.NDArray[np.floating[Any]]
-Float64Array = npt.NDArray[np.float64]
 
 
 def unsupported(where: str, what: str) -> UnsupportedLayerError:
@@ -73,13 +72,17 @@ Step = Dense | Activate | Affine
 
 
 class Layer(NamedTuple):
-    """One layer after folding. Arrays that nothing was folded into are the model's own."""
+    """One layer after folding. Arrays that nothing was folded into are the model's own.
+
+    `before` is what a first layer does to its inputs. `_shift` folds it, when it knows the shift.
+    """
 
     weight: FloatArray
     bias: FloatArray | None
     activation: Activation
     parameters: tuple[float, ...] = ()
     slope: FloatArray | None = None
+    before: Affine | None = None
 
 
 # (input size, output size, activation, parameters) of each layer. Models of one bank have the same.
@@ -96,7 +99,10 @@ class Converted:
         The layers.
     weights : dict of str to float32 array
         ``"layer_<i>"`` (in, out) and ``"layer_<i>.bias"`` (out,) of every layer, as
-        `BatchedWeights.load` takes them; ``"layer_<i>.slope"`` () of those with prelu.
+        `BatchedWeights.load` takes them; ``"layer_<i>.slope"`` () of those with prelu. Where a
+        feature's mean is more than 128 times its scale, also ``"input_shift"`` (in,) float64: the
+        weights take ``x - input_shift``. A `Bank` takes them, `BatchedWeights`, which subtracts
+        nothing, refuses them.
     """
 
     architecture: Architecture
@@ -181,7 +187,8 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
     An affine step is folded into the layer before it if that has no activation yet, else into the
     layer after it. Where neither is there, as after the last activation or between two activations,
     it becomes a diagonal layer of its own. So does an activation that follows another, or that
-    comes before the first layer.
+    comes before the first layer. An affine step before all layers is kept in the first one's
+    `before`.
 
     Raises
     ------
@@ -214,8 +221,9 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
                 pending = None
             # Activations made without parameters have the defaults.
             values = step.parameters or tuple(PARAMETERS.get(step.activation, {}).values())
-            weight, bias, *_ = layers[-1]
-            layers[-1] = Layer(weight, bias, step.activation, values, step.slope)
+            layers[-1] = layers[-1]._replace(
+                activation=step.activation, parameters=values, slope=step.slope
+            )
     if pending is not None:
         _append_diagonal(layers, inputs, pending, pending.where)
     return layers
@@ -227,12 +235,16 @@ def _append_diagonal(layers: list[Layer], inputs: int, step: Affine | None, wher
     if layers:
         _require_no_softmax(layers[-1], where)
         size = layers[-1].weight.shape[1]
+    one = Layer(np.eye(size, dtype=np.float32), None, Activation.NONE)
     if step is None:
-        layers.append(Layer(np.eye(size, dtype=np.float32), None, Activation.NONE))
+        layers.append(one)
         return
     scale = _per_feature(step.scale, size, step.where)
     shift = _per_feature(step.shift, size, step.where)
-    layers.append(Layer(np.diag(scale), shift, Activation.NONE))
+    if layers:
+        layers.append(one._replace(weight=np.diag(scale), bias=shift))
+    else:
+        layers.append(one._replace(before=Affine(scale, shift, step.where)))
 
 
 def _require_no_softmax(layer: Layer, where: str) -> None:
@@ -255,12 +267,35 @@ def _dense(step: Dense, pending: Affine | None, layers: list[Layer]) -> Layer:
             raise unsupported(
                 step.where, f"expected {before.weight.shape[1]} inputs, got {weight.shape[0]}"
             )
-    if pending is not None:
-        wide = weight.astype(np.float64)
-        scale = _per_feature(pending.scale, wide.shape[0], pending.where)
-        shift = _per_feature(pending.shift, wide.shape[0], pending.where) @ wide
-        weight, bias = scale[:, None] * wide, shift if bias is None else shift + bias
-    return Layer(weight, bias, Activation.NONE)
+    if pending is None:
+        return Layer(weight, bias, Activation.NONE)
+    scale, shift = (
+        _per_feature(values, weight.shape[0], pending.where)
+        for values in (pending.scale, pending.shift)
+    )
+    if not layers:
+        return Layer(weight, bias, Activation.NONE, before=Affine(scale, shift, pending.where))
+    return Layer(*with_affine(weight, bias, scale, shift), Activation.NONE)
+
+
+def with_affine(
+    weight: FloatArray, bias: FloatArray | None, scale: Float64Array | None, shift: Float64Array
+) -> tuple[FloatArray, FloatArray | None]:
+    """Return weight and bias that take x where the given ones take ``x * scale + shift``.
+
+    Parameters
+    ----------
+    weight : float array (..., in, out)
+    bias : float array (..., out), optional
+    scale : float64 array (..., in), optional
+        1 by default, which leaves `weight` as it is.
+    shift : float64 array (..., in)
+    """
+    wide = weight.astype(np.float64)
+    if shift.any():
+        moved = (shift[..., None, :] @ wide)[..., 0, :]
+        bias = moved if bias is None else moved + bias
+    return (weight if scale is None else scale[..., :, None] * wide), bias
 
 
 def _scale_outputs(layer: Layer, step: Affine) -> Layer:
@@ -277,7 +312,7 @@ def _compose(first: Affine, then: Affine) -> Affine:
     return Affine(first.scale * then.scale, first.shift * then.scale + then.shift, then.where)
 
 
-def _per_feature(values: FloatArray, size: int, where: str) -> FloatArray:
+def _per_feature(values: FloatArray, size: int, where: str) -> Any:
     if values.shape not in ((), (1,), (size,)):
         raise unsupported(
             where, f"expected one value for each of {size} features, got shape {values.shape}"

@@ -10,11 +10,12 @@ import numpy as np
 
 from mlpbank._arrays import as_float32
 from mlpbank.architecture import Activation, Architecture, array_shapes
+from mlpbank.convert import _shift
 from mlpbank.convert._chain import Layer
 from mlpbank.errors import InvalidValueError, UnknownKeyError
 from mlpbank.typing import Float32Array
 
-_KEY = re.compile(r"layer_\d+(\.bias|\.slope)?")
+_KEY = re.compile(r"layer_\d+(\.bias|\.slope)?|input_shift")
 _LAYOUTS = ("in_out", "out_in")
 
 
@@ -29,7 +30,7 @@ def is_native(model: Any) -> bool:
 def native_layers(weights: Mapping[str, Any], architecture: Architecture) -> list[Layer]:
     """Return the layers of one model."""
     arrays, _ = unflattened(weights, architecture, stacked=False)
-    return [
+    layers = [
         Layer(
             arrays[f"layer_{i}"],
             arrays[f"layer_{i}.bias"],
@@ -39,6 +40,10 @@ def native_layers(weights: Mapping[str, Any], architecture: Architecture) -> lis
         )
         for i, spec in enumerate(architecture.layers)
     ]
+    shift = _shift.of_weights(weights, architecture.input_size)
+    if shift is not None:
+        layers[0] = _shift.taking(layers[0], shift)
+    return layers
 
 
 def unflattened(
@@ -61,7 +66,7 @@ def unflattened(
     """
     layers = architecture.layers
     known = array_shapes(architecture)
-    if unknown := [key for key in weights if key not in known]:
+    if unknown := [key for key in weights if key not in known and key != _shift.KEY]:
         raise UnknownKeyError(
             f"weights: unknown key {unknown[0]!r}, expected those of {len(layers)} layers"
         )

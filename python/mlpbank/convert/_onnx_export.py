@@ -10,6 +10,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from mlpbank.architecture import Activation, Architecture, LayerSpec
+from mlpbank.convert import _shift
 from mlpbank.convert._native import unflattened
 from mlpbank.errors import InvalidValueError
 
@@ -62,6 +63,12 @@ def export(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
         )
     nodes, initializers = [], []
     x = "input"
+    shift = _shift.of_weights(weights, architecture.input_size)
+    if shift is not None:  # in float64, as a bank does
+        initializers.append(numpy_helper.from_array(shift, "input_shift"))
+        nodes.append(helper.make_node("Sub", ["input", "input_shift"], ["shifted"], "shift"))
+        nodes.append(helper.make_node("Cast", ["shifted"], ["rows"], "cast", to=TensorProto.FLOAT))
+        x = "rows"
     for i, layer in enumerate(architecture.layers):
         name = f"layer_{i}"
         for key, array in (
@@ -97,7 +104,9 @@ def export(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
             x = names["y"]
     nodes.append(helper.make_node("Identity", [x], ["output"], "output"))
     rows = helper.make_tensor_value_info(
-        "input", TensorProto.FLOAT, [n, "rows", architecture.input_size]
+        "input",
+        TensorProto.FLOAT if shift is None else TensorProto.DOUBLE,
+        [n, "rows", architecture.input_size],
     )
     result = helper.make_tensor_value_info(
         "output", TensorProto.FLOAT, [n, "rows", architecture.output_size]

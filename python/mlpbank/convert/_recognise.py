@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank._activations import ACTIVATIONS
-from mlpbank.convert._chain import Activate, Float64Array
+from mlpbank.convert._chain import Activate
+from mlpbank.typing import Float64Array
 
 # Dense where activations bend, and far out.
 _POINTS = np.concatenate([np.linspace(-12, 12, 481), [-1e4, -80, -50, -25, 25, 50, 80, 1e4]])

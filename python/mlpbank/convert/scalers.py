@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from mlpbank._arrays import as_array, in_default_mode
 from mlpbank.architecture import Activation, Architecture
-from mlpbank.convert._chain import Float64Array, to_float32
+from mlpbank.convert import _shift
+from mlpbank.convert._chain import to_float32, with_affine
 from mlpbank.convert._native import unflattened
 from mlpbank.errors import InvalidTypeError, InvalidValueError
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Float32Array, Float64Array
 from mlpbank.weights import WeightsMapping
 
 
@@ -48,7 +49,8 @@ def fold_scalers(
     -------
     dict of str to float32 array
         Copies of the weights and biases of every layer, not flat. Changed arrays are computed in
-        float64 and rounded once.
+        float64 and rounded once. Where a mean is more than 128 times its scale, also
+        ``"input_shift"``, see `Converted`; one in `weights` is taken into account.
 
     Raises
     ------
@@ -58,15 +60,24 @@ def fold_scalers(
     KeyError, TypeError
         `weights` lacks a layer, or a scaler is neither a pair nor a fitted scaler.
     """
+    return _folded(
+        architecture, weights, input_scaler, output_scaler, _shift.where_needed(_shift.LIMIT)
+    )
+
+
+@in_default_mode
+def _folded(
+    architecture: Architecture,
+    weights: WeightsMapping,
+    input_scaler: Any,
+    output_scaler: Any,
+    decide: _shift.Decide,
+    name: _shift.Name = lambda _: "",
+) -> dict[str, Float32Array]:
+    """Do what `fold_scalers` does, for the input shift that is decided."""
     arrays, stacked = unflattened(weights, architecture)
     folded: dict[str, npt.NDArray[Any]] = dict(arrays)
-    if input_scaler is not None:
-        mean, scale = _fitting(
-            input_scaler, "input_scaler", architecture.input_size, arrays["layer_0"], stacked
-        )
-        matrix = folded["layer_0"] / scale[..., :, None]
-        folded["layer_0"] = matrix
-        folded["layer_0.bias"] = folded["layer_0.bias"] - (mean[..., None, :] @ matrix)[..., 0, :]
+    shift = _fold_inputs(folded, architecture, weights, input_scaler, stacked, decide, name)
     if output_scaler is not None:
         last = len(architecture.layers) - 1
         activation = architecture.layers[last].activation
@@ -81,7 +92,43 @@ def fold_scalers(
         )
         folded[f"layer_{last}"] = matrix * scale[..., None, :]
         folded[f"layer_{last}.bias"] = folded[f"layer_{last}.bias"] * scale + mean
-    return {name: to_float32(a, name) for name, a in folded.items()}
+    result: dict[str, Any] = {key: to_float32(a, key) for key, a in folded.items()}
+    if shift is not None:
+        result[_shift.KEY] = shift
+    return result
+
+
+def _fold_inputs(
+    folded: dict[str, npt.NDArray[Any]],
+    architecture: Architecture,
+    weights: WeightsMapping,
+    scaler: Any,
+    stacked: bool,
+    decide: _shift.Decide,
+    name: _shift.Name,
+) -> Float64Array | None:
+    """Make the first layer take ``x - shift``, and return the shift that was decided."""
+    matrix, bias = folded["layer_0"], folded["layer_0.bias"]
+    size = architecture.input_size
+    own = _shift.of_weights(weights, size)
+    scale = None
+    offset = np.zeros(size) if own is None else -own
+    figures: tuple[Float64Array | None, Float64Array | None] = (None, None)
+    if scaler is not None:
+        mean, divisor = _fitting(scaler, "input_scaler", size, matrix, stacked)
+        scale, offset = 1.0 / divisor, offset - mean / divisor
+        scale, offset = np.broadcast_arrays(scale, offset)
+        figures = np.atleast_2d(scale), np.atleast_2d(offset)
+    elif own is not None:
+        figures = _shift.figures_of(matrix if stacked else matrix[None], own)
+    shift = decide(*figures)
+    if figures[0] is not None and figures[1] is not None:
+        _shift.check(figures[0], figures[1], shift, name)
+    if shift is not None:
+        offset = offset + (shift if scale is None else shift * scale)
+    weight, moved = with_affine(matrix, bias, scale, offset)
+    folded |= {"layer_0": weight, "layer_0.bias": bias if moved is None else moved}
+    return shift
 
 
 @in_default_mode
@@ -164,17 +211,17 @@ _METHODS = (
     "_predict",
     "_forward_pass_fast",
 )
-_WAY_OUT = "fold_scalers takes what it does as (mean, scale)"
+_CLIP_WAY_OUT = "apply it to x yourself and convert what comes after it"
+_WAY_OUT = (
+    "apply it to x yourself, or give it as (mean, scale) to fold_scalers if it is a scale and shift"
+)
 
 
 def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
     kind = sklearn_class(scaler)
     known = kind in _ATTRIBUTES or kind in ("FunctionTransformer", "Pipeline")
     if not known:
-        raise InvalidValueError(
-            f"{name}: {type(scaler).__name__} is no scaler that is known, it may compute anything; "
-            f"{_WAY_OUT}"
-        )
+        raise InvalidValueError(f"{name}: {type(scaler).__name__} {_why_not(scaler)}")
     if method := own_method(scaler):
         raise InvalidValueError(
             f"{name}: {kind} has a {method} of its own, which may compute anything; {_WAY_OUT}"
@@ -192,7 +239,7 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
     if not hasattr(scaler, "scale_"):
         raise InvalidValueError(f"{name}: expected a fitted {kind}, got one that is not")
     if getattr(scaler, "clip", False):
-        raise InvalidValueError(f"{name}: {kind} with clip=True is not affine")
+        raise InvalidValueError(f"{name}: {kind} with clip=True is not affine; {_CLIP_WAY_OUT}")
     # Options decide, not fitted attributes: StandardScaler has means also without with_mean.
     used = (all(getattr(scaler, option, True) for option in options) for options in _OPTIONS)
     parts = (
@@ -204,6 +251,28 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
         for a, default in zip(parts, (0, 1), strict=True)
     )
     return (-offset / scale, 1.0 / scale) if kind == "MinMaxScaler" else (offset, scale)
+
+
+def _why_not(transformer: Any) -> str:
+    """Return what a transformer that is no known scaler does, as far as its class tells it."""
+    kind = type(transformer)
+    package, _, module = kind.__module__.partition(".")
+    if (
+        package != "sklearn"
+        or getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind
+    ):
+        return f"is no scaler that is known, it may compute anything; {_WAY_OUT}"
+    does = _PARTS.get(module.partition(".")[0].removeprefix("_"), "is no scale and shift")
+    return f"{does}; apply it to x yourself and convert what comes after it, such as pipeline[1:]"
+
+
+# What the modules of scikit-learn do that a scale and shift cannot.
+_PARTS = {
+    "impute": "replaces missing values, which is no scale and shift",
+    "decomposition": "mixes the features",
+    "feature_selection": "selects features",
+    "compose": "treats columns differently",
+}
 
 
 # The attributes that scalers subtract and divide by. MinMaxScaler multiplies, then adds.

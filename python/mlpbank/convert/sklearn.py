@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Affine, Dense, Step, affine, join, unsupported
+from mlpbank.convert._containers import members_of
 from mlpbank.convert.scalers import mean_and_scale, own_method, sklearn_class
 from mlpbank.errors import InvalidValueError
 
@@ -21,6 +23,7 @@ _OUTPUT = {
     "identity": Activation.NONE,
     "logistic": Activation.SIGMOID,
     "softmax": Activation.SOFTMAX,
+    "exp": Activation.EXP,  # MLPRegressor(loss="poisson")
 }
 
 
@@ -38,7 +41,9 @@ def steps(estimator: Any, where: str = "") -> list[Step]:
     if not kind:
         name = type(estimator).__name__
         if type(estimator).__module__.startswith("sklearn."):
-            raise unsupported(where, f"{name} is not supported; {_SUPPORTED}")
+            members = members_of(estimator)
+            hint = f"; {members}" if members else ""
+            raise unsupported(where, f"{name} is not supported; {_SUPPORTED}{hint}")
         raise unsupported(where, f"{name} is a class of its own, which may compute anything")
     if method := own_method(estimator):
         raise unsupported(where, f"{kind} has a {method} of its own, which may compute anything")
@@ -53,7 +58,7 @@ def steps(estimator: Any, where: str = "") -> list[Step]:
             raise unsupported(place, f"expected a regressor, got a {type(regressor).__name__}")
         return [
             *steps(regressor, place),
-            _target(estimator.transformer_, join(where, "transformer")),
+            *_inverse(estimator.transformer_, join(where, "transformer")),
         ]
     if kind in ("GridSearchCV", "RandomizedSearchCV"):
         return steps(_fitted(estimator, "best_estimator_", where), where)
@@ -122,10 +127,53 @@ def _scaler(transformer: Any, where: str) -> Affine:
     return affine(1.0 / scale, -mean / scale, where)
 
 
-def _target(transformer: Any, where: str) -> Affine:
+def _inverse(transformer: Any, where: str) -> list[Step]:
     """Return the inverse of a transformer, which turns outputs of the network into predictions."""
+    kind = "" if own_method(transformer) else sklearn_class(transformer)
+    if kind == "Pipeline":
+        return [
+            step
+            for name, part in reversed(transformer.steps)
+            if part is not None and part != "passthrough"
+            for step in _inverse(part, join(where, name))
+        ]
+    if kind == "FunctionTransformer" and transformer.inverse_func is not None:
+        return _inverse_function(transformer, where)
+    if not sklearn_class(transformer):
+        raise unsupported(
+            where,
+            f"{type(transformer).__name__} is no scaler that is known, it may compute anything; "
+            f"{_TARGET_WAY_OUT}",
+        )
     forward = _scaler(transformer, where)
-    return affine(1.0 / forward.scale, -forward.shift / forward.scale, where)
+    return [affine(1.0 / forward.scale, -forward.shift / forward.scale, where)]
+
+
+def _inverse_function(transformer: Any, where: str) -> list[Step]:
+    """Return the steps of a function of NumPy or SciPy, which is known by its identity."""
+    function = transformer.inverse_func
+    special = sys.modules.get("scipy.special")
+    for known, activation, factor in (
+        (np.exp, Activation.EXP, 1.0),
+        (np.expm1, Activation.EXPM1, 1.0),
+        (np.exp2, Activation.EXP, np.log(2.0)),
+        (getattr(special, "expm1", None), Activation.EXPM1, 1.0),
+        (getattr(special, "exp2", None), Activation.EXP, np.log(2.0)),
+        (getattr(special, "exp10", None), Activation.EXP, np.log(10.0)),
+    ):
+        if function is known and not transformer.inv_kw_args:
+            scale = [] if factor == 1.0 else [affine(factor, 0.0, where)]
+            return [*scale, Activate(activation, where)]
+    name = getattr(function, "__name__", type(function).__name__)
+    given = f" with {transformer.inv_kw_args}" if transformer.inv_kw_args else ""
+    raise unsupported(
+        where,
+        f"the inverse_func {name}{given} may compute anything; known are np.exp, np.expm1, np.exp2 "
+        f"and scipy.special.exp10; {_TARGET_WAY_OUT}",
+    )
+
+
+_TARGET_WAY_OUT = "convert regressor_ and apply what follows it to predictions yourself"
 
 
 def _fitted(estimator: Any, attribute: str, where: str) -> Any:

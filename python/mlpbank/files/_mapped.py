@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank._keys import as_keys, decode_strings, table_keys
+from mlpbank._key_columns import as_keys
+from mlpbank._key_tables import decode_strings, table_keys
 from mlpbank._progress import progress_bar
 from mlpbank.errors import BankFileError, ModelNotLoadedError
 from mlpbank.files._looks import looks_like
@@ -213,7 +214,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
     if contents.models == 0 or columns.table is None:
         return
     keys = table_keys(columns.table)
-    positions, unknown = columns.table.find(as_keys(keys)[0])
+    positions, unknown = columns.table.find(as_keys(keys).values)
     if columns.table.is_rebuilt:
         raise BankFileError(
             "keys.slots: expected every key within 512 steps, got a table in which searches are "

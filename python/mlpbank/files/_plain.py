@@ -9,7 +9,7 @@ Any safetensors reader can use it. Layer 0 of model i is
     layer_1.weight   ...
     extra.<name>     any further arrays
     __metadata__     {"mlpbank": JSON text}: format, version, architecture, keys, versions,
-                     fallback, metadata
+                     fallback, metadata, input_shift
 
 Files are untrusted: dtype and shape of every tensor are checked before it is read, and nothing is
 ever unpickled.
@@ -28,15 +28,24 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from mlpbank._arrays import as_array, as_float32
+from mlpbank._arrays import as_array, as_float32, without_shift
 from mlpbank._columns import check_version
-from mlpbank._keys import check_key, make_table, table_keys
+from mlpbank._key_tables import make_table, table_keys
+from mlpbank._keys import check_key, kind_of
 from mlpbank.architecture import Architecture, array_shapes
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.files._looks import beginning_of
 from mlpbank.files._named import named
-from mlpbank.files._schema import architecture_of, copy_json, described, json_object
+from mlpbank.files._schema import (
+    architecture_of,
+    copy_json,
+    described,
+    described_shift,
+    json_object,
+    key_of_json,
+    shift_of,
+)
 from mlpbank.typing import Float32Array, Key
 
 FORMAT, VERSION = "mlpbank-plain", 1
@@ -56,12 +65,12 @@ class PlainBank:
         Shared by all N models.
     weights : dict of str to float32 array
         ``"layer_<i>"`` (N, input_size, output_size) and ``"layer_<i>.bias"`` (N, output_size) of
-        every layer: what `BatchedWeights.load_stacked` takes.
-    keys : list of str or int, or None
+        every layer: what `BatchedWeights.load_stacked` takes. Perhaps with ``"input_shift"``.
+    keys : list of str, int or tuples, or None
         One for each model, all different; None if it was saved without.
     versions : list of str or None
         One for each model.
-    fallback : str, int or None
+    fallback : str, int, tuple or None
         The key of the model that answers for unknown keys.
     extra, metadata : dict
         Further arrays, and further information of JSON types.
@@ -93,16 +102,17 @@ def save_plain(
     ----------
     path : path-like
         Where to; its folder exists.
-    keys : sequence of str or int, or None
+    keys : sequence of str, int or tuples, or None
         A different one for each model, all of one type.
     architecture : Architecture
         Shared by all N models.
     weights : mapping of str to array
         ``"layer_<i>"`` (N, input_size, output_size) and, optionally, ``"layer_<i>.bias"`` (N,
-        output_size), zeros where it is missing. Converted to float32.
+        output_size), zeros where it is missing. Converted to float32. With ``"input_shift"``
+        (input_size,) they take ``x - input_shift``.
     versions : sequence of str or None, optional
         One for each model.
-    fallback : str or int, optional
+    fallback : str, int or tuple, optional
         The key of the model that answers for unknown keys.
     extra, metadata : mapping, optional
         Further arrays, of any shape, and further information of JSON types.
@@ -116,6 +126,7 @@ def save_plain(
         Writing failed; an older file is still there.
     """
     shapes = array_shapes(architecture)
+    weights, shift = without_shift(weights, architecture.input_size)
     if unknown := sorted(weights.keys() - shapes.keys()):
         raise UnknownKeyError(f"weights: expected keys {', '.join(shapes)}, got {unknown[0]!r}")
     arrays = {key: as_float32(weights[key], key) for key in shapes if key in weights}
@@ -146,6 +157,7 @@ def save_plain(
         else None,
         "fallback": fallback,
         "metadata": dict(metadata or {}),
+        **described_shift(shift),
     }
     text = json.dumps(header, allow_nan=False)
     try:
@@ -182,7 +194,9 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
         with named(path), safe_open(os.fspath(path), framework="numpy") as file:
             header = _header((file.metadata() or {}).get(_ENTRY))
             architecture = architecture_of(_typed(header, "architecture", list))
-            weights: dict[str, Float32Array] = {}
+            weights: dict[str, Any] = {}
+            if (shift := shift_of(header, architecture)) is not None:
+                weights["input_shift"] = shift
             names = set(file.keys())
             n = (
                 tuple(file.get_slice("layer_0.weight").get_shape()[:1])
@@ -218,9 +232,9 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
                 versions: list[str | None] = [None] * n[0]
             else:
                 versions = _checked_versions(_typed(header, "versions", list), n[0])
-            fallback = header.get("fallback")
+            fallback = key_of_json(header.get("fallback"))
             if fallback is not None:
-                check_key(fallback, type(keys[0]) if keys else None)
+                check_key(fallback, kind_of(keys[0]) if keys else None)
             metadata = copy_json(_typed(header, "metadata", dict))
             return PlainBank(architecture, weights, keys, versions, fallback, extra, metadata)
     # RecursionError: JSON nested without end. The others are what the checks here, LayerSpec and
@@ -273,7 +287,7 @@ def _extra_array(file: Any, name: str) -> npt.NDArray[Any]:
 def _checked_keys(keys: Sequence[Any], n: int) -> list[Key]:
     if len(keys) != n:
         raise InvalidValueError(f"keys: expected one for each of {n} models, got {len(keys)}")
-    return list(table_keys(make_table(keys)))
+    return list(table_keys(make_table(list(map(key_of_json, keys)))))
 
 
 def _checked_versions(versions: list[Any], n: int) -> list[str | None]:

@@ -11,18 +11,20 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import GenericAlias
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
+from mlpbank._arrays import as_shift
 from mlpbank._columns import ModelColumns
-from mlpbank._keys import check_key
+from mlpbank._keys import MAX_PARTS, check_key, kind_of
 from mlpbank.architecture import PARAMETER_NAMES, Architecture, LayerSpec
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.files._looks import LOOKED_AT, looks_like
-from mlpbank.typing import Key
+from mlpbank.typing import Float64Array, Key
 
 FORMAT, VERSION = "mlpbank", 2
 _ENTRY = "mlpbank"  # of the safetensors metadata
@@ -58,11 +60,13 @@ class Contents:
         The packed weights of all models; see cpp/kernels/kernel.h.
     columns : ModelColumns
         Keys, versions, revisions and times of loading; model i is that of the key at position i.
-    fallback : str, int or None
+    fallback : str, int, tuple or None
     metadata : dict
         The user's.
     checksums : dict of str to str
         CRC-32 of each tensor in hexadecimal.
+    input_shift : float64 array (input_size,), or None
+        What is subtracted from rows.
     """
 
     architecture: Architecture
@@ -74,18 +78,17 @@ class Contents:
     fallback: Key | None
     metadata: dict[str, Any]
     checksums: dict[str, str]
+    input_shift: Float64Array | None = None
 
     @property
     def table(self) -> Any:
-        """The key table, a StringTable or IntTable; None if there never was a key."""
+        """The key table; None if there never was a key."""
         return self.columns.table
 
     @property
-    def key_type(self) -> type | None:
-        """``str``, ``int``, or None if there never was a key."""
-        if self.table is None:
-            return None
-        return int if isinstance(self.table, _core.IntTable) else str
+    def key_type(self) -> Any:
+        """``str``, ``int``, ``tuple[...]``, or None if there never was a key."""
+        return self.columns.key_type
 
 
 class Sizes(NamedTuple):
@@ -107,13 +110,13 @@ class Tensor(NamedTuple):
     name: str
     dtype: str
     # Files of banks with these types of keys have it. None: there never was a key.
-    key_types: tuple[type | None, ...]
+    key_types: tuple[type | None, ...]  # tuple: of any parts
     # None: bytes of text, whose number the file alone knows.
     shape: Callable[[Sizes], list[int]] | None
     of: Callable[[Contents], Array]
 
 
-_ANY = (None, str, int)
+_ANY = (None, str, int, tuple)
 # In the order of the file. Wider elements come before narrower ones, so that all are aligned.
 TENSORS = (
     Tensor("weights", "U8", _ANY, lambda n: [n.blocks, n.block_bytes], lambda c: c.blocks),
@@ -127,16 +130,21 @@ TENSORS = (
         lambda c: c.columns.version_offsets,
     ),
     Tensor("keys", "I64", (int,), lambda n: [n.models], lambda c: c.table.values),
-    Tensor("keys.offsets", "U64", (str,), lambda n: [n.models + 1], lambda c: c.table.offsets),
-    Tensor("keys.slots", "U32", (str, int), lambda n: [n.buckets], lambda c: c.table.buckets),
-    Tensor("keys.bytes", "U8", (str,), None, lambda c: c.table.bytes),
+    Tensor(
+        "keys.offsets", "U64", (str, tuple), lambda n: [n.models + 1], lambda c: c.table.offsets
+    ),
+    Tensor(
+        "keys.slots", "U32", (str, int, tuple), lambda n: [n.buckets], lambda c: c.table.buckets
+    ),
+    Tensor("keys.bytes", "U8", (str, tuple), None, lambda c: c.table.bytes),
     Tensor("version.bytes", "U8", _ANY, None, lambda c: c.columns.version_bytes),
 )
 
 
-def tensors_of(key_type: type | None) -> tuple[Tensor, ...]:
+def tensors_of(key_type: Any) -> tuple[Tensor, ...]:
     """Return the tensors of a file whose keys are of one type, in their order."""
-    return tuple(tensor for tensor in TENSORS if key_type in tensor.key_types)
+    kind = key_type if key_type in (None, str, int) else tuple
+    return tuple(tensor for tensor in TENSORS if kind in tensor.key_types)
 
 
 def sizes_of(models: int, architecture: Architecture, layout: str, dtype: str) -> Sizes:
@@ -176,10 +184,11 @@ def header_of(
         "dtype": contents.dtype,
         "layout": contents.layout,
         "models": contents.models,
-        "keys": None if key_type is None else key_type.__name__,
+        "keys": _described_type(key_type),
         "seed": None if seed is None else seed.hex(),
         "fallback": contents.fallback,
         "metadata": contents.metadata,
+        **described_shift(contents.input_shift),
         "crc32": {name: f"{checksum:08x}" for name, checksum in checksums.items()},
     }
     header: dict[str, Any] = {"__metadata__": {_ENTRY: json.dumps(description, allow_nan=False)}}
@@ -202,6 +211,13 @@ def header_of(
     return len(text).to_bytes(8, "little") + text
 
 
+def _described_type(key_type: Any) -> str | list[str] | None:
+    """Return a type of keys as JSON has it; of tuples the types of their parts."""
+    if key_type in (None, str, int):
+        return None if key_type is None else str(key_type.__name__)
+    return [part.__name__ for part in key_type.__args__]
+
+
 def described(architecture: Architecture) -> list[list[Any]]:
     """Return an architecture as JSON has it. Parameters are there if one is not its default."""
     return [
@@ -219,6 +235,21 @@ def architecture_of(layers: list[Any]) -> Architecture:
         It is none.
     """
     return Architecture(_layer(entry) for entry in layers)
+
+
+def described_shift(shift: Float64Array | None) -> dict[str, list[float]]:
+    """Return an input shift as JSON has it: Python writes the digits that restore a float64."""
+    return {} if shift is None else {"input_shift": shift.tolist()}
+
+
+def shift_of(about: Mapping[str, Any], architecture: Architecture) -> Float64Array | None:
+    """Return the input shift of a description."""
+    given = about.get("input_shift")
+    if given is None:
+        return None
+    if type(given) is not list or not all(type(x) in (int, float) for x in given):
+        raise InvalidValueError(f"input_shift: expected an array of numbers, got {given!r:.80}")
+    return as_shift(np.array([float(x) for x in given]), architecture.input_size)
 
 
 def _nbytes(dtype: str, shape: list[int]) -> int:
@@ -267,14 +298,14 @@ def read(data: npt.NDArray[np.uint8]) -> Contents:
     models = _expect_in(about, "models", int)
     if not 0 <= models <= _MAX_MODELS:
         raise InvalidValueError(f"models: expected 0 to {_MAX_MODELS}, got {models}")
-    key_type = _key_type(about, models)
+    key_type = _key_type(about, models, version)
     expected = tensors_of(key_type)
     sizes = sizes_of(models, architecture, layout, dtype)
     arrays = dict(_arrays(data[start:], header, expected, sizes))
     seed = _seed(about) if version > 1 and key_type is not None else None
-    fallback = about.get("fallback")
+    fallback = key_of_json(about.get("fallback"))
     if fallback is not None:
-        if not isinstance(fallback, (str, int)) or type(fallback) is not key_type:
+        if type(fallback) not in (str, int, tuple) or kind_of(fallback) != key_type:
             raise InvalidValueError(f"fallback: expected a key, got {fallback!r:.80}")
         check_key(fallback, key_type)
     checksums = _expect_in(about, "crc32", dict)
@@ -299,6 +330,7 @@ def read(data: npt.NDArray[np.uint8]) -> Contents:
         fallback=fallback,
         metadata=_expect_in(about, "metadata", dict),
         checksums=checksums,
+        input_shift=shift_of(about, architecture) if version > 1 else None,
     )
 
 
@@ -315,21 +347,34 @@ def _version(about: Mapping[str, Any]) -> int:
     return version
 
 
-def _key_type(about: Mapping[str, Any], models: int) -> type | None:
+def _key_type(about: Mapping[str, Any], models: int, version: int) -> Any:
     name = about.get("keys")
-    if name not in ("str", "int", None) or (name is None and models > 0):
-        raise InvalidValueError(f"keys: expected 'str' or 'int', got {name!r}")
-    return {"str": str, "int": int, None: None}[name]
+    if name is None and models == 0:
+        return None
+    types = {"str": str, "int": int}
+    if type(name) is str and name in types:
+        return types[name]
+    if version > 1 and type(name) is list and 1 <= len(name) <= MAX_PARTS:
+        parts = [types.get(part) if type(part) is str else None for part in name]
+        if None not in parts:
+            return GenericAlias(tuple, tuple(parts))
+    raise InvalidValueError(
+        f"keys: expected 'str', 'int' or a list of these for tuples, got {name!r:.80}"
+    )
 
 
-def _key_table(arrays: Mapping[str, Array], key_type: type | None, seed: bytes | None) -> Any:
+def key_of_json(key: Any) -> Any:
+    """Return a key from JSON, which has lists in the place of tuples."""
+    return tuple(key) if type(key) is list else key
+
+
+def _key_table(arrays: Mapping[str, Array], key_type: Any, seed: bytes | None) -> Any:
     if key_type is None:
         return None
     if key_type is int:
         return _core.IntTable(arrays["keys"], arrays["keys.slots"], seed)
-    return _core.StringTable(
-        arrays["keys.offsets"], arrays["keys.bytes"], arrays["keys.slots"], seed
-    )
+    texts = arrays["keys.offsets"], arrays["keys.bytes"], arrays["keys.slots"], seed
+    return _core.StringTable(*texts) if key_type is str else _core.TupleTable(*texts, key_type)
 
 
 def _seed(about: Mapping[str, Any]) -> bytes | None:

@@ -14,7 +14,7 @@ from mlpbank.typing import Float32Array, Key, Missing
 class Request(NamedTuple):
     """A request that waits for its answer."""
 
-    key: Key
+    key: Key | None  # None: missing
     x: Float32Array  # (input_size,) or (rows, input_size)
     rows: int
     arrived: float  # by time.perf_counter
@@ -50,7 +50,9 @@ def answers_of(bank: Bank, requests: list[Request]) -> list[Float32Array | Excep
         known = [request for request in requests if request.key not in unknown]
         found = iter(answers_of(bank, known) if known else [])
         return [
-            UnknownModelError([request.key], 1) if request.key in unknown else next(found)
+            UnknownModelError([request.key], 1, "keys", 0 if request.key is None else None)
+            if request.key in unknown
+            else next(found)
             for request in requests
         ]
     except Exception as error:

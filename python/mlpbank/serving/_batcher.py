@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpbank._arrays import as_float32
+from mlpbank._arrays import as_float32, as_real
 from mlpbank.architecture import positive_int
 from mlpbank.bank import Bank
 from mlpbank.errors import InvalidStateError, InvalidTypeError, InvalidValueError, QueueFullError
@@ -160,7 +160,8 @@ class MicroBatcher:
 
         Parameters
         ----------
-        key : str or int
+        key : str, int or tuple of them
+            None, NaN and NA are missing keys, which no model has.
         x : array_like of real numbers
             (input_size,) or (rows, input_size). Copied at once: it may change as soon as this
             method returns, before the answer is awaited.
@@ -187,7 +188,9 @@ class MicroBatcher:
             The batcher is closed, or belongs to another event loop.
         """
         try:
-            rows = as_float32(x, "x")
+            # The bank subtracts a shift in float64, and another bank may have another one.
+            wide = self._bank.input_shift is not None
+            rows = as_real(x, "x") if wide else as_float32(x, "x")
             if type(x) is not list:  # the array of a list is new, others may share memory with x
                 rows = rows.copy()
         except Exception as error:
@@ -197,8 +200,7 @@ class MicroBatcher:
     async def _predict(
         self, key: Key, x: Float32Array | Exception, missing: Missing | None
     ) -> Float32Array:
-        if type(key) is not self._key_type:
-            self._bank._slot_map.check(key)
+        asked = key if type(key) is self._key_type else self._bank._slot_map.asked(key)
         if isinstance(x, Exception):
             raise x
         if missing is not None:
@@ -212,14 +214,14 @@ class MicroBatcher:
                 )
             rows = shape[0]
             if rows == 0:
-                return self._bank.predict(key, x, missing=missing)
+                return self._bank.predict(asked, x, missing=missing)
         loop = asyncio.get_running_loop()
         if loop is not self._loop or self._closed or self._waiting + rows > self._max_queue:
             self._admit(loop, rows)
         future: asyncio.Future[Float32Array] = loop.create_future()
         now = time.perf_counter()
         try:
-            self._queue[future] = Request(key, x, rows, now, missing)
+            self._queue[future] = Request(asked, x, rows, now, missing)
             self._waiting += rows
             if self._look is None:
                 self._look_soon(now + self._max_wait)

@@ -1,0 +1,220 @@
+"""Keys to look up as people have them: lists, arrays and columns, with gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.ma import MaskedArray
+
+from mlpbank import _core
+from mlpbank._arrays import as_int64
+from mlpbank._keys import asked_key, common_kind, is_arrow_scalar, is_missing, kind_name, remedy
+from mlpbank.errors import InvalidTypeError
+from mlpbank.typing import Int64Array, Key
+
+_EXPECTED = "a list, tuple, array or column of str, int or tuples of them"
+
+
+@dataclass(slots=True)
+class GivenKeys:
+    """Keys to look up, as the core takes them.
+
+    Attributes
+    ----------
+    values : list or int64 array (n,)
+        str or tuples, with None where a key is missing, or ints.
+    kind : type or None
+        Of the keys that are there; None if none is.
+    gaps : bool array (n,) or None
+        Where an int is missing.
+    """
+
+    values: list[Any] | Int64Array
+    kind: Any
+    gaps: npt.NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, i: Any) -> Key | None:
+        if isinstance(self.values, list):
+            return self.values[i]  # type: ignore[no-any-return]
+        return None if self.gaps is not None and self.gaps[i] else int(self.values[i])
+
+    def to_list(self) -> list[Key | None]:
+        """Return the keys, None where one is missing."""
+        if isinstance(self.values, list):
+            return self.values
+        found: list[Key | None] = self.values.tolist()
+        for i in [] if self.gaps is None else np.flatnonzero(self.gaps).tolist():
+            found[i] = None
+        return found
+
+
+def as_keys(keys: Any) -> GivenKeys:
+    """Return keys to look up.
+
+    Parameters
+    ----------
+    keys : list, tuple, array, column, iterator, or table of the parts of tuples
+        Of NumPy, pandas, polars or pyarrow. Gaps are missing keys. Floats that are whole numbers
+        are these.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no such column, or its keys are no keys or of different types.
+    """
+    values = listed(keys)
+    if isinstance(values, GivenKeys):
+        return values
+    if isinstance(values, np.ndarray):
+        return GivenKeys(values, int)
+    kind = _core.type_of_keys(values)
+    if kind is int:
+        try:
+            return GivenKeys(np.array(values, np.int64), int)
+        except (TypeError, OverflowError):  # there is a gap, or a key of more than 64 bits
+            return _cleaned(values, "keys")
+    return GivenKeys(values, kind) if kind is not None else _cleaned(values, "keys")
+
+
+def is_one(keys: Any, kind: Any) -> bool:
+    """Return whether an argument is one key, for a bank with keys of `kind`, and not several."""
+    if isinstance(keys, (list, np.ndarray)):
+        return False
+    if isinstance(keys, tuple):
+        has_tuples = kind is not None and kind is not str and kind is not int
+        return has_tuples and bool(keys) and not isinstance(keys[0], tuple)
+    return (
+        isinstance(keys, (str, int, float, np.integer, np.floating))
+        or is_missing(keys)
+        or is_arrow_scalar(keys)
+    )
+
+
+def listed(keys: Any) -> Any:
+    """Return a column as a list or int64 array of all that it holds, or as GivenKeys.
+
+    What a list holds is not checked.
+    """
+    if type(keys) is list:
+        return keys
+    if isinstance(keys, np.ndarray) and not isinstance(keys, MaskedArray):
+        return _array(keys)
+    if (parts := _parts_of(keys)) is not None:
+        return _tuples(parts)
+    dtype = getattr(keys, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind != "O" and hasattr(keys, "to_numpy"):
+        return _array(keys.to_numpy())  # tolist of dates gives int
+    if hasattr(keys, "to_pylist"):  # pyarrow
+        return keys.to_pylist()
+    # NumPy and pandas have tolist, polars has to_list.
+    to_list = getattr(keys, "tolist", None) or getattr(keys, "to_list", None)
+    unordered = isinstance(keys, (str, bytes, set, frozenset))
+    if to_list is None and (unordered or not hasattr(keys, "__iter__")):
+        way = remedy(keys)
+        if isinstance(keys, (set, frozenset)):
+            way = "; use list(keys)"
+        elif hasattr(keys, "collect"):  # a LazyFrame of polars
+            way = "; use keys.collect()"
+        raise InvalidTypeError(f"keys: expected {_EXPECTED}, got {keys!r:.80}{way}")
+    values = list(keys) if to_list is None else to_list()
+    if not isinstance(values, list):
+        raise InvalidTypeError(f"keys: expected one dimension, got {keys!r:.80}")
+    return values
+
+
+def _array(array: npt.NDArray[Any]) -> Any:
+    if array.dtype.names is not None:
+        return _tuples([array[name] for name in array.dtype.names])
+    if array.ndim != 1:
+        raise InvalidTypeError(f"keys: expected one dimension, got shape {array.shape}")
+    if array.dtype.kind in "iu":
+        try:
+            return as_int64(array, "keys")
+        except IndexError:  # a large uint64; the check of each key has a better message
+            return array.tolist()
+    if array.dtype.kind == "f":
+        return _floats(array)
+    if array.dtype.kind in "mM":
+        way = "str" if array.dtype.kind == "m" else "np.datetime_as_string"
+        raise InvalidTypeError(
+            f"keys: expected {_EXPECTED}, got dtype {array.dtype}; use {way}(keys), here and in "
+            "the bank"
+        )
+    return array.tolist()
+
+
+def _floats(array: npt.NDArray[Any]) -> Any:
+    """Return floats that are whole numbers as int keys, and NaN as gaps."""
+    gaps = np.isnan(array)
+    wide = np.where(gaps, 0, array).astype(np.float64)
+    most = 2.0 ** (np.finfo(array.dtype).nmant + 1) if array.dtype.itemsize < 8 else 2.0**53
+    wrong = ~((wide == np.trunc(wide)) & (np.abs(wide) < most))
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise InvalidTypeError(f"keys[{i}]: expected a str or an int, got {array[i]}, a float")
+    kind = None if gaps.all() else int
+    return GivenKeys(wide.astype(np.int64), kind, gaps)
+
+
+def _parts_of(keys: Any) -> list[Any] | None:
+    """Return the columns of a table of the parts of keys, None if it is no table."""
+    if hasattr(keys, "get_level_values"):  # pandas
+        return [keys.get_level_values(i) for i in range(keys.nlevels)] if keys.nlevels > 1 else None
+    if hasattr(keys, "get_columns"):  # polars
+        return list(keys.get_columns())
+    if hasattr(keys, "iloc") and hasattr(keys, "columns"):  # pandas
+        return [keys.iloc[:, i] for i in range(len(keys.columns))]
+    columns = getattr(keys, "columns", None)
+    if isinstance(columns, list) and hasattr(keys, "column_names"):  # pyarrow
+        return columns
+    return None
+
+
+def _tuples(columns: list[Any]) -> Any:
+    """Return the rows of a table as keys, each a tuple."""
+    parts = [as_keys(column).to_list() for column in columns]
+    rows = list(zip(*parts, strict=True))
+    if any(None in part for part in parts):
+        return [None if None in row else row for row in rows]
+    return rows
+
+
+def _cleaned(values: list[Any], name: str) -> GivenKeys:
+    """Return keys of any kind of object as those of built-in types."""
+    plain = [
+        key if type(key) is str else asked_key(key, f"{name}[{i}]") for i, key in enumerate(values)
+    ]
+    kind = _core.type_of_keys(plain)
+    if kind is None:
+        kind = common_kind(plain, name) if any(key is not None for key in plain) else None
+    if kind is not int:
+        return GivenKeys(plain, kind)
+    gaps = np.array([key is None for key in plain])
+    numbers = np.array([0 if key is None else key for key in plain], np.int64)
+    return GivenKeys(numbers, int, gaps if gaps.any() else None)
+
+
+def expect_kind(given: GivenKeys, kind: Any) -> None:
+    """Raise TypeError if keys are not of the type of the bank's."""
+    if given.kind is None or kind is None or given.kind == kind:
+        return
+    first = next(key for key in given.to_list() if key is not None)
+    got = f"{first!r:.80}{_way(given.kind, kind)}"
+    raise InvalidTypeError(f"keys: expected {kind_name(kind)} like the bank's, got {got}")
+
+
+def _way(given: Any, kind: Any) -> str:
+    parts: tuple[Any, ...] = getattr(kind, "__args__", ())
+    if len(parts) > 1 and given in (str, int):
+        return "; give all parts of a key, as a tuple or as columns"
+    if len(parts) == 1 and given == parts[0]:
+        return "; a tuple of one part is a key of its own, (key,)"
+    if getattr(given, "__args__", ()) == (kind,):
+        return "; a tuple of one part is a key of its own, use key[0]"
+    return ""

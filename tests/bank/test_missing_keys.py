@@ -1,0 +1,212 @@
+"""Keys that are missing, ints that became float, and what is no key, in every kind of column."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import decimal
+import enum
+import uuid
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlpbank import Architecture, Bank, UnknownModelError
+from mlpbank.serving import MicroBatcher
+
+ARCH = Architecture.mlp(1, 1)
+X = np.ones((3, 1), np.float32)
+
+
+def make(*keys: Any) -> Bank:
+    """Return a bank whose models answer 0, 1, ..."""
+    bank = Bank(ARCH)
+    for i, key in enumerate(keys):
+        bank[key] = {"layer_0": [0], "layer_0.bias": [i]}
+    return bank
+
+
+def columns_with_gaps() -> list[tuple[Any, Any]]:
+    """Return columns of the keys 7, a gap, 8 and of "a", a gap, "b", with their banks' keys."""
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    pa = pytest.importorskip("pyarrow")
+    ints: list[Any] = [
+        [7, None, 8],
+        (7, float("nan"), 8),
+        [7, pd.NA, np.int64(8)],
+        [7.0, pd.NaT, 8.0],
+        np.array([7.0, np.nan, 8.0]),
+        np.array([7.0, np.nan, 8.0], np.float32),
+        np.array([7, None, 8], object),
+        np.ma.masked_array([7, 9, 8], [False, True, False]),
+        pd.Series([7, None, 8]),
+        pd.Series([7, None, 8], dtype="Int64"),
+        pd.Series([7, None, 8], dtype="Float64"),
+        pd.Series([7, None, 8], dtype="category"),
+        pd.Series([7, None, 8], dtype="int64[pyarrow]"),
+        pd.Index([7.0, np.nan, 8.0]),
+        pl.Series([7, None, 8]),
+        pl.Series([7.0, float("nan"), 8.0]),
+        pa.array([7, None, 8]),
+        pa.chunked_array([[7, None], [8]]),
+        [pa.scalar(7), pa.scalar(None), pa.scalar(8)],
+    ]
+    texts: list[Any] = [
+        ["a", None, "b"],
+        [np.str_("a"), np.nan, "b"],
+        np.array(["a", None, "b"], object),
+        pd.Series(["a", None, "b"]),
+        pd.Series(["a", None, "b"], dtype="string"),
+        pd.Series(["a", None, "b"], dtype="category"),
+        pl.Series(["a", None, "b"]),
+        pl.Series(["a", None, "b"], dtype=pl.Categorical),
+        pl.Series(["a", None, "b"], dtype=pl.Enum(["b", "a"])),
+        pa.array(["a", None, "b"]),
+        pa.array(["a", None, "b"]).dictionary_encode(),
+    ]
+    return [(column, (8, 7)) for column in ints] + [(column, ("b", "a")) for column in texts]
+
+
+def test_missing_decides_about_gaps_in_every_kind_of_column() -> None:
+    for column, keys in columns_with_gaps():
+        bank = make(*keys)
+        found = bank.predict(column, X, missing="nan")[:, 0]
+        np.testing.assert_equal(found, [1, np.nan, 0], repr(column))
+        for call in (lambda: bank.predict(column, X), lambda: bank.handles(column)):  # noqa: B023
+            with pytest.raises(UnknownModelError, match=r"missing key at row 1") as caught:
+                call()
+            assert caught.value.keys == [None]
+        bank.fallback = keys[0]
+        assert bank.predict(column, X)[:, 0].tolist() == [1, 0, 0], repr(column)
+
+
+def test_a_column_of_gaps_alone_fits_every_bank() -> None:
+    for bank in (make(1, 2), make("a", "b"), make(("a", 1)), Bank(ARCH)):
+        for column in ([None] * 3, np.full(3, np.nan)):
+            assert np.isnan(bank.predict(column, X, missing="nan")).all()
+
+
+def test_one_key_may_be_missing() -> None:
+    bank = make(1, 2)
+    for key in (None, float("nan"), np.float32("nan")):
+        assert np.isnan(bank.predict(key, [1.0], missing="nan"))
+        with pytest.raises(UnknownModelError, match="missing key"):
+            bank.predict(key, [1.0])
+    assert bank.predict(2.0, [1.0]) == 1
+
+
+def test_the_batcher_takes_missing_keys() -> None:
+    async def ask(bank: Bank, keys: list[Any], missing: Any) -> list[Any]:
+        async with MicroBatcher(bank) as batcher:
+            tasks = (batcher.predict(key, [1.0], missing=missing) for key in keys)
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+    for bank, keys in (
+        (make("a", "b"), ["b", None, "a"]),
+        (make(1, 2), [np.float64(2), np.nan, 1]),
+        (make(("a", 1), ("b", 2)), [("b", 2), ("b", None), ("a", np.int64(1))]),
+    ):
+        found = asyncio.run(ask(bank, keys, "nan"))
+        np.testing.assert_equal(np.concatenate(found), [1, np.nan, 0])
+        first, second, third = asyncio.run(ask(bank, keys, "error"))
+        assert (first, third) == (1, 0)
+        assert isinstance(second, UnknownModelError)
+        assert "missing key" in str(second)
+
+
+def test_floats_are_keys_where_they_are_whole_numbers() -> None:
+    bank = make(1, 2)
+    for column in ([2.0, 1, np.float32(2)], np.array([2.0, 1.0, 2.0]), np.float16([2, 1, 2])):
+        assert bank.predict(column, X)[:, 0].tolist() == [1, 0, 1]
+    for column, got in (
+        ([1, 1.5, 2], "keys[1]: expected a str, an int or a tuple of them, got 1.5, a float"),
+        (np.array([1, 1.5, np.nan]), "keys[1]: expected a str or an int, got 1.5, a float"),
+        (np.array([1, 2.0**53, 2]), "keys[1]: expected a str or an int, got 9007199254740992.0"),
+        (np.float32([1, 2.0**24, 2]), "keys[1]: expected a str or an int, got 16777216.0"),
+        ([1, float("inf"), 2], "keys[1]: expected a str, an int or a tuple of them, got inf"),
+    ):
+        for missing in ("nan", "error"):
+            with pytest.raises(TypeError) as caught:
+                bank.predict(column, X, missing=missing)  # type: ignore[arg-type]
+            assert str(caught.value).startswith(got)
+    with pytest.raises(TypeError, match=r"keys: expected str like the bank's, got 1"):
+        make("1", "2").predict(np.array([1.0, np.nan, 2.0]), X)
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@pytest.mark.parametrize(
+    ("key", "way"),
+    [
+        (b"a", "key.decode()"),
+        (uuid.UUID(int=5), "str(key)"),
+        (datetime.date(2024, 1, 2), "key.isoformat()"),
+        (datetime.datetime(2024, 1, 2), "key.isoformat()"),
+        (np.datetime64("2024-01-02"), "str(key)"),
+        (decimal.Decimal(3), "str(key)"),
+        (Colour.RED, "key.value or key.name"),
+        (True, "str(key) or int(key)"),
+        (np.bool_(False), "str(key) or int(key)"),
+        (1j, "str(key)"),
+        (["A", 1], "tuple(key)"),
+        ({"a": 1}, "tuple(key.values())"),
+        (2**63, "str(key)"),
+        (np.uint64(2**63), "str(key)"),
+    ],
+)
+def test_what_is_no_key_says_what_to_do(key: Any, way: str) -> None:
+    for bank in (make("a", "b"), make(1, 2), make(("a", 1)), Bank(ARCH)):
+        for call in (
+            lambda: bank.add(key, {"layer_0": [1]}),  # noqa: B023
+            lambda: bank.predict([key] * 3, X, missing="nan"),  # noqa: B023
+            lambda: bank.handles([key]),  # noqa: B023
+            lambda: Bank.from_stacked([key], ARCH, {"layer_0": np.ones((1, 1, 1))}),
+            lambda: Bank.from_models([(key, object())], ARCH),
+        ):
+            with pytest.raises((TypeError, ValueError)) as caught:
+                call()
+            assert f"; use {way}" in str(caught.value) or "keys of str, int or" in str(caught.value)
+
+
+def test_columns_of_dates_never_become_ints() -> None:
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    pa = pytest.importorskip("pyarrow")
+    days = np.array(["2024-01-02", "NaT", "2024-01-03"], "datetime64[ns]")
+    bank = make(int(days[0].astype("i8")), int(days[2].astype("i8")))
+    for column in (
+        days,
+        days.astype("datetime64[D]"),
+        days - days[0],
+        pd.Series(days),
+        pd.DatetimeIndex(days),
+        pd.Series(days).dt.tz_localize("UTC"),
+        pl.Series(days),
+        pa.array(days),
+        list(days),
+    ):
+        with pytest.raises(TypeError, match=r"; use .*here and in the bank"):
+            bank.predict(column, X, missing="nan")
+
+
+def test_missing_keys_are_never_stored() -> None:
+    for key in (None, float("nan"), ("a", None)):
+        with pytest.raises(TypeError, match="a missing key"):
+            make("a")[key] = {"layer_0": [1]}
+        with pytest.raises(TypeError, match="a missing key"):
+            Bank.from_stacked(["a", key], ARCH, {"layer_0": np.ones((2, 1, 1))})
+        with pytest.raises(TypeError, match="a missing key"):
+            Bank.from_models({"a": object(), key: object()}, ARCH)
+    with pytest.raises(TypeError, match=r"keys: expected str, int or tuples of them, got float64"):
+        Bank.from_stacked(np.array([1.0, 2.0]), ARCH, {"layer_0": np.ones((2, 1, 1))})
+
+
+def test_an_unknown_key_of_a_missing_one_can_be_told() -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        make("a").predict(["b", None, "a"], X)
+    assert caught.value.keys == ["b", None]
+    assert str(caught.value) == (
+        "no such model: 'b', None (2 of 3 keys); missing key at row 1: there is None, NaN or NA"
+    )
