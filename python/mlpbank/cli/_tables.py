@@ -30,9 +30,9 @@ _MAGIC = {b"\x1f\x8b": ".csv.gz", b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz", b
 _WHOLE = re.compile(r"(?<=[0-9])\.0*$")  # of ints that became float where there are gaps
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 # The spellings of a missing value that pandas.read_csv knows, in lower case.
-_MISSING = frozenset(
-    ("", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan")
-    + ("<na>", "n/a", "na", "null", "nan", "none")
+_MISSING = (
+    *("", "#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan"),
+    *("<na>", "n/a", "na", "null", "nan", "none"),
 )
 _WORDS = dict.fromkeys(_MISSING, math.nan) | {"true": 1.0, "false": 0.0}
 _TEXT: Any = {"encoding": "utf-8-sig", "newline": ""}  # skips a byte order mark
