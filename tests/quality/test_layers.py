@@ -14,7 +14,15 @@ import pytest
 LAYERS = (
     ("_core", "errors", "typing", "_progress"),
     ("architecture", "_arrays", "_activations"),
-    ("_keys", "_key_columns", "_key_tables", "_columns", "weights", "engine"),
+    (
+        "_keys",
+        "_key_columns",
+        "_key_tables",
+        "_columns",
+        "_frames",
+        "weights",
+        "engine",
+    ),
     ("inference",),
     ("files",),
     ("convert",),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mlpbank._arrays import as_float32, as_int64, as_real, as_shifted, check_out
+from mlpbank._frames import Frame, frame_of
 from mlpbank._key_columns import GivenKeys, as_keys, is_one
 from mlpbank._keys import kind_name
 from mlpbank.architecture import Architecture
@@ -19,7 +19,6 @@ from mlpbank.errors import (
     InvalidTypeError,
     InvalidValueError,
     ModelNotLoadedError,
-    UnknownKeyError,
     UnknownModelError,
 )
 from mlpbank.inference import BatchedInference
@@ -318,7 +317,8 @@ class BankReads:
 
         Parameters
         ----------
-        df : pandas or polars DataFrame
+        df : pandas or polars DataFrame, Arrow Table or RecordBatch
+            Or what offers itself as an Arrow stream, which needs pyarrow.
         key : str or list of str
             The column of keys, or those of the parts of keys that are tuples.
         features : sequence of str
@@ -331,7 +331,7 @@ class BankReads:
         Returns
         -------
         column, or data frame where the models have several outputs
-            Of the kind of `df`; in pandas with its index.
+            Of the kind of `df`; in pandas with its index. Of an Arrow stream: of a Table.
 
         Raises
         ------
@@ -343,62 +343,26 @@ class BankReads:
         wanted = self.architecture.input_size
         if isinstance(features, str) or len(features) != wanted:
             raise InvalidValueError(f"features: expected {wanted} columns, got {features!r}")
-        kind = type(df).__module__.split(".")[0]
-        if kind not in ("pandas", "polars"):
-            raise InvalidTypeError(
-                f"df: expected a pandas or polars DataFrame, got {type(df).__name__}"
-            )
-        library = sys.modules[kind]
-        if not isinstance(df, library.DataFrame):
-            raise InvalidTypeError(f"df: expected a DataFrame, got {type(df).__name__}")
-        columns = list(df.columns)
-        key_columns = key if isinstance(key, list) else [key]
-        for column in (*key_columns, *features):
-            if columns.count(column) != 1:
-                raise UnknownKeyError(f"df: expected one column {column!r}, got {columns!r:.400}")
-        inputs = []
-        for column in features:
-            values = df[column].to_numpy() if kind == "polars" else _pandas_numbers(df[column])
-            if values.dtype.kind not in "fiub":
-                raise InvalidTypeError(
-                    f"features: expected numbers, got column {column!r} of {df[column].dtype}"
-                )
-            to_numbers = as_float32 if self._input_shift is None else as_real
-            inputs.append(to_numbers(values, f"column {column!r}"))
-        y = self.predict(
-            self._keys_of_frame(df, key),
-            np.stack(inputs, axis=1),
-            missing=missing,
-            num_threads=num_threads,
-        )
-        index = {} if kind == "polars" else {"index": df.index}
-        if y.shape[1] == 1:
-            return library.DataFrame({name: y[:, 0]}, **index)[name]
-        outputs = {f"{name}_{i}": y[:, i] for i in range(y.shape[1])}
-        return library.DataFrame(outputs, **index)
+        frame = frame_of(df)
+        keys, inputs = self._keys_of_frame(frame, key), frame.numbers(features, "features")
+        y = self.predict(keys, inputs, missing=missing, num_threads=num_threads)
+        one = y.shape[1] == 1
+        names = [name] if one else [f"{name}_{i}" for i in range(y.shape[1])]
+        return frame.with_results({name: y[:, i] for i, name in enumerate(names)}, one)
 
-    def _keys_of_frame(self, df: Any, key: str | list[str]) -> Any:
+    def _keys_of_frame(self, frame: Frame, key: str | list[str]) -> Any:
         if not isinstance(key, list):
-            return df[key]
+            return frame.column(key, "key")
         kind = self._slot_map.kind
         parts = getattr(kind, "__args__", None)
         if parts is None and kind is not None and len(key) == 1:  # no tuple, but as in group_by
-            return df[key[0]]
+            return frame.column(key[0], "key")
         if kind is not None and len(key) != len(parts or [kind]):
             wanted = "one column" if parts is None else f"{len(parts)} columns"
             raise InvalidValueError(
                 f"key: expected {wanted}, for the bank's keys are {kind_name(kind)}, got {key!r}"
             )
-        return df[key]
-
-
-def _pandas_numbers(column: Any) -> Any:
-    """Return a pandas column as an array, NaN where a nullable one has nothing."""
-    return (
-        column.to_numpy(np.float64, na_value=np.nan)
-        if column.dtype.kind in "fiub"
-        else column.to_numpy()
-    )
+        return frame.columns(key, "key")
 
 
 def _unknown_of(given: Any, slots: Int64Array, name: str) -> UnknownModelError:
