@@ -75,6 +75,8 @@ def parameters_of(activation: Activation, given: Mapping[str, object]) -> tuple[
         The activation has no parameter of this name, or cannot have this value.
     """
     known = PARAMETERS.get(activation, {})
+    if not known and not given:
+        return ()
     for name, value in given.items():
         if name not in known:
             has = " and ".join(known) if known else "no parameters"
