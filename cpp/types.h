@@ -67,7 +67,7 @@ enum class Activation : uint8_t { MLPBANK_ACTIVATIONS(MLPBANK_MEMBER) };
 
 // An activation with its parameters, in the order that its function names them: alpha, or low and
 // high. An activation that has fewer does not look at the others.
-struct ActivationCall {
+struct ActivationSpec {
   Activation activation;
   float first, second;
 };

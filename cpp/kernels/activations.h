@@ -14,6 +14,7 @@
 #include "kernels/kernel.h"
 #include "kernels/piecewise.h"
 #include "kernels/simd.h"
+#include "kernels/stream.h"
 
 namespace mlpbank {
 namespace MLPBANK_ISA {
@@ -60,12 +61,14 @@ inline Vec softsign(Vec x) {
 
 // expm1(r) = r + r^2 q(r) for |r| <= ln2 / 2, q the minimax polynomial of degree 4 for the relative
 // error (by linear programming in float64, coefficients rounded one after the other; 0.3 * 2^-24).
+constexpr float kExpm1[] = {0.49999997f, 0.16666543f, 0.0416672f, 0.008366527f, 0.0013882528f};
+
 inline Vec expm1_near_zero(Vec r) {
-  Vec p = broadcast(0.0013882528f);
-  p = fma(p, r, broadcast(0.008366527f));
-  p = fma(p, r, broadcast(0.0416672f));
-  p = fma(p, r, broadcast(0.16666543f));
-  p = fma(p, r, broadcast(0.49999997f));
+  Vec p = broadcast(kExpm1[4]);
+  p = fma(p, r, broadcast(kExpm1[3]));
+  p = fma(p, r, broadcast(kExpm1[2]));
+  p = fma(p, r, broadcast(kExpm1[1]));
+  p = fma(p, r, broadcast(kExpm1[0]));
   return fma(mul(r, r), p, r);
 }
 
@@ -89,10 +92,24 @@ inline Vec elu(Vec x, Coefficients alpha) {
   return where_negative(x, negative_expm1(x, alpha.first), x);
 }
 
-// x, or alpha (exp(x / alpha) - 1) where x is negative.
-inline Vec celu(Vec x, Coefficients alpha) {
-  const Vec inverse = div(broadcast(1.0f), alpha.first);
-  return where_negative(x, negative_expm1(mul(x, inverse), alpha.first), x);
+// x, or alpha (exp(x / alpha) - 1) where x is negative. As negative_expm1, but all in units of
+// alpha: r becomes alpha r, and the coefficients are divided by powers of alpha. They do not depend
+// on x, so the loop over vectors finds them ready.
+inline Vec celu(Vec x, Coefficients coefficients) {
+  const Vec alpha = coefficients.first, inverse = div(broadcast(1.0f), alpha);
+  const Vec inverse2 = mul(inverse, inverse), inverse3 = mul(inverse2, inverse);
+  const Vec above = max_keep_nan(mul(broadcast(-20.0f), alpha), x);
+  const Vec shifter = broadcast(kExponentShifter);
+  const Vec shifted = fma(above, mul(broadcast(1.44269504f), inverse), shifter);
+  const Vec r = fma(sub(shifted, shifter), mul(broadcast(-0.693147182f), alpha), above);
+  Vec p = mul(broadcast(kExpm1[4]), mul(inverse3, inverse2));
+  p = fma(p, r, mul(broadcast(kExpm1[3]), mul(inverse2, inverse2)));
+  p = fma(p, r, mul(broadcast(kExpm1[2]), inverse3));
+  p = fma(p, r, mul(broadcast(kExpm1[1]), inverse2));
+  p = fma(p, r, mul(broadcast(kExpm1[0]), inverse));
+  p = fma(mul(r, r), p, r);
+  const Vec two_n = int_shift_left<23>(shifted);
+  return where_negative(x, fma(p, two_n, fma(two_n, alpha, sub(broadcast(0.0f), alpha))), x);
 }
 
 // elu with G. Klambauer et al.'s alpha ("Self-normalizing neural networks", 2017), times a scale.
@@ -231,7 +248,7 @@ inline void over_vectors(const ActivationCall&, float* values, int64_t n) {
 }
 template <Vec (*Function)(Vec, Coefficients)>
 inline void over_vectors(const ActivationCall& call, float* values, int64_t n) {
-  const Coefficients coefficients = {broadcast(call.first), broadcast(call.second)};
+  const Coefficients coefficients = {broadcast(*call.first), broadcast(*call.second)};
   for (int64_t i = 0; i < n; i += kLanes) store(values + i, Function(load(values + i), coefficients));
 }
 

@@ -58,7 +58,7 @@ struct LayerPlan {
   int64_t in, out;
   int64_t offset;           // bytes from the start of the block to this layer's first bias
   int64_t unpacked_offset;  // the same in an unpacked model, in floats
-  ActivationCall activation;
+  ActivationSpec activation;
 };
 
 struct Plan {

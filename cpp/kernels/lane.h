@@ -124,17 +124,18 @@ __attribute__((noinline)) void models_pass(const Plan& plan, const LaneJob& job,
   const LayerPlan* const end = plan.layers + plan.num_layers;
   for (const LayerPlan* layer = plan.layers; layer != end; ++layer) {
     const int64_t bytes = column_bytes<Weight>(layer->in) * kTileModels;
+    const auto activation = activation_of<Weight, kScaled<Weight>>(*layer, stream.layer(*layer));
     for_each_panel(stream.layer(*layer), layer->out, kLanePanelWidth, bytes, [&](auto panel) {
       const int64_t distance = stream.prefetch_distance<Weight>(panel.address);
       float* const outputs = y + panel.first * kTileModels;
       kModelsTiles<Weight, R>[panel.outputs](*layer, panel.address, x, outputs, stride, distance);
     });
-    if (layer->activation.activation == Activation::prelu) {
+    if (activation.activation == Activation::prelu) {
       const Bytes* slopes = slopes_behind(stream.layer(*layer), bytes * layer->out);
       for (int r = 0; r < R; ++r) prelu_models(slopes, y + r * stride, layer->out);
     } else {
       for (int r = 0; r < R; ++r) {
-        activate_columns(layer->activation, y + r * stride, layer->out, kTileModels);
+        activate_columns(activation, y + r * stride, layer->out, kTileModels);
       }
     }
     x = y;

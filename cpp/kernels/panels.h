@@ -11,8 +11,6 @@
 // A width counts columns of the panel: outputs, in the lane layout times kTileModels.
 #pragma once
 
-#include <string.h>
-
 #include "kernels/kernel.h"
 
 namespace mlpbank {
@@ -57,17 +55,6 @@ inline const Weight* weights_of(const Bytes* panel, int64_t width) {
 template <class Address>
 inline Address slopes_behind(Address layer, int64_t bytes_of_panels) {
   return layer + (bytes_of_panels + 3) / 4 * 4;
-}
-
-// The activation of a layer at this address, with the slope of its one model.
-template <class Weight, bool Scaled>
-inline ActivationCall activation_of(const LayerPlan& plan, const Bytes* layer) {
-  ActivationCall call = plan.activation;
-  if (call.activation == Activation::prelu) {
-    const int64_t panels = column_bytes<Weight, Scaled>(plan.in) * plan.out;
-    memcpy(&call.first, slopes_behind(layer, panels), sizeof call.first);
-  }
-  return call;
 }
 
 // One panel of a layer: its address, its first output and its number of outputs.

@@ -10,6 +10,7 @@
 
 #include "kernels/piecewise_tables.h"
 #include "kernels/simd.h"
+#include "kernels/stream.h"
 
 namespace mlpbank {
 namespace MLPBANK_ISA {

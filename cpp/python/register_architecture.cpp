@@ -16,7 +16,7 @@ namespace py = pybind11;
 namespace mlpbank {
 namespace {
 
-// Input size, output size, activation and its two parameters, see ActivationCall.
+// Input size, output size, activation and its two parameters, see ActivationSpec.
 using LayerTuple = std::tuple<int64_t, int64_t, std::string, float, float>;
 
 Architecture make_architecture(const std::vector<LayerTuple>& layers) {

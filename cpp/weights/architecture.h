@@ -17,7 +17,7 @@ const std::string& activation_name(Activation activation);
 struct LayerSpec {
   int64_t input_size, output_size;
   Activation activation;
-  float first = 0.0f, second = 0.0f;  // parameters of the activation, see ActivationCall
+  float first = 0.0f, second = 0.0f;  // parameters of the activation, see ActivationSpec
 
   bool has_slope() const { return activation == Activation::prelu; }  // learned, one for each model
   bool operator==(const LayerSpec& other) const {

@@ -92,8 +92,11 @@ def parameters_of(activation: Activation, given: Mapping[str, object]) -> tuple[
 def _parameter(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidTypeError(f"{name}: expected a number, got {value!r}")
-    with np.errstate(over="ignore"):
-        rounded = np.float32(value)
+    try:
+        with np.errstate(over="ignore"):
+            rounded = np.float32(float(value))
+    except OverflowError:  # an int of many digits
+        rounded = np.float32(math.nan)
     if math.isnan(rounded) or (math.isinf(rounded) and not math.isinf(value)):
         raise InvalidValueError(f"{name}: expected a number that float32 can hold, got {value!r}")
     return float(str(rounded)) + 0.0  # -0 becomes 0
@@ -215,6 +218,11 @@ class LayerSpec:
         """The parameters of the activation, by name. Those of ``clip`` may be infinite."""
         return {name: getattr(self, name) for name in PARAMETERS.get(self.activation, ())}
 
+    def _two_parameters(self) -> tuple[float, float]:
+        """Return the parameters as the core takes them, 0 where there is none."""
+        first, second, *_ = (*self.parameters.values(), 0.0, 0.0)
+        return first, second
+
     def _unusual(self) -> dict[str, float]:
         """Return the parameters that do not have their default."""
         defaults = PARAMETERS.get(self.activation, {})
@@ -265,7 +273,7 @@ class Architecture:
                     layer.input_size,
                     layer.output_size,
                     layer.activation.value,
-                    *(*layer.parameters.values(), 0.0, 0.0)[:2],
+                    *layer._two_parameters(),
                 )
                 for layer in self._layers
             ]

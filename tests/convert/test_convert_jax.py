@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cases import ACTIVATIONS, Weights, one_model, raises, random_weights
+from cases import PLAIN, Weights, one_model, raises, random_weights
 from convert_checks import SQUARE, assert_computes, assert_same_models, elementwise, rows, silently
 from mlpbank import Activation, Architecture, LayerSpec, convert
 
@@ -28,6 +28,16 @@ FUNCTIONS: dict[Activation, Any] = {
     Activation.GELU_TANH: jax.nn.gelu,
     Activation.SILU: jax.nn.silu,
     Activation.SOFTPLUS: jax.nn.softplus,
+    Activation.CELU: jax.nn.celu,
+    Activation.SELU: jax.nn.selu,
+    Activation.MISH: jax.nn.mish,
+    Activation.HARDSWISH: jax.nn.hard_silu,
+    Activation.HARDSIGMOID: jax.nn.hard_sigmoid,
+    Activation.RELU6: jax.nn.relu6,
+    Activation.CLIP: lambda x: jnp.clip(x, -1, 2),
+    Activation.SOFTSIGN: jax.nn.soft_sign,
+    Activation.EXP: jnp.exp,
+    Activation.EXPM1: jnp.expm1,
     Activation.SOFTMAX: jax.nn.softmax,
 }
 
@@ -36,10 +46,10 @@ def stacked_weights(arch: Architecture, n: int = 1) -> Weights:
     return random_weights(arch, n, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", PLAIN)
 def test_flax_linen(activation: Activation) -> None:
     linen = pytest.importorskip("flax.linen")
-    sizes = [(5, 3), (6, 6, 6), (4, 7, 7, 7, 7, 2)][ACTIVATIONS.index(activation) % 3]
+    sizes = [(5, 3), (6, 6, 6), (4, 7, 7, 7, 7, 2)][PLAIN.index(activation) % 3]
     arch = elementwise(Architecture.mlp(*sizes), activation)
 
     class Net(linen.Module):  # type: ignore[misc]
@@ -113,7 +123,7 @@ def test_flax_nnx() -> None:
         convert.convert(norm, Architecture.mlp(6, 6))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", PLAIN)
 def test_equinox(activation: Activation) -> None:
     eqx = pytest.importorskip("equinox")
     arch = elementwise(SQUARE, activation)

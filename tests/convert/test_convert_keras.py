@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cases import ACTIVATIONS, Weights, one_model, raises, random_architecture, random_weights
+from cases import HIDDEN, PLAIN, Weights, one_model, raises, random_architecture, random_weights
 from convert_checks import (
     SQUARE,
     assert_computes,
@@ -28,10 +28,15 @@ with silently():
 
         jax.config.update("jax_enable_x64", True)
 L = keras.layers
-KERAS = {a: a.value for a in ACTIVATIONS} | {
+KERAS = {a: a.value for a in PLAIN} | {
     Activation.NONE: None,
     Activation.LEAKY_RELU: lambda x: keras.activations.leaky_relu(x, negative_slope=0.01),
     Activation.GELU_TANH: lambda x: keras.activations.gelu(x, approximate=True),
+    Activation.HARDSWISH: "hard_silu",
+    Activation.HARDSIGMOID: "hard_sigmoid",
+    Activation.CLIP: lambda x: keras.ops.clip(x, -1.0, 2.0),
+    Activation.EXP: "exponential",
+    Activation.EXPM1: keras.ops.expm1,
 }
 
 
@@ -67,7 +72,7 @@ def weights_of(arch: Architecture, seed: int = 0) -> Weights:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_sequentials_of_any_architecture(seed: int) -> None:
-    arch = random_architecture(np.random.default_rng(seed))
+    arch = random_architecture(np.random.default_rng(seed), activations=PLAIN)
     weights = weights_of(arch, seed)
     layers = [dense(weights, i, KERAS[spec.activation]) for i, spec in enumerate(arch.layers)]
     model = keras.Sequential([L.Input((arch.input_size,), dtype="float64"), *layers])
@@ -78,7 +83,7 @@ def test_sequentials_of_any_architecture(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_functional_models_with_layers_that_fold_or_do_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    arch = random_architecture(rng, 20)
+    arch = random_architecture(rng, 20, PLAIN)
     weights = weights_of(arch, seed)
     start = L.Input((arch.input_size,), dtype="float64")
     mean, variance = rng.normal(size=arch.input_size), rng.uniform(0.5, 2, arch.input_size)
@@ -104,14 +109,14 @@ LAYERS: dict[Activation, Any] = {
 }
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", PLAIN)
 def test_every_activation_as_a_layer_and_as_an_operation(activation: Activation) -> None:
     arch = elementwise(Architecture.mlp(5, 5, 3), activation)
     weights = weights_of(arch)
     make = LAYERS.get(
         activation, lambda: L.Activation(KERAS[activation] or "linear", dtype="float64")
     )
-    hidden = make if activation is not Activation.SOFTMAX else LAYERS[Activation.RELU]
+    hidden = make if activation in HIDDEN else LAYERS[Activation.RELU]
     inner = keras.Sequential([dense(weights, 0), hidden()])
     model = keras.Sequential(
         [L.Input((5,), dtype="float64"), inner, dense(weights, 1, bias=False), make()]

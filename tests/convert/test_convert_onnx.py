@@ -39,8 +39,18 @@ NODES: dict[Activation, list[tuple[str, dict[str, Any]]]] = {
     Activation.GELU_TANH: [("Gelu", {"approximate": "tanh"})],
     Activation.SILU: [("silu", {})],
     Activation.SOFTPLUS: [("Softplus", {})],
+    Activation.CELU: [("Celu", {}), ("Celu", {"alpha": 1.0})],
+    Activation.SELU: [("Selu", {}), ("Selu", {"alpha": 1.6732632, "gamma": 1.050701})],
+    Activation.MISH: [("Mish", {})],
+    Activation.HARDSWISH: [("HardSwish", {})],
+    Activation.HARDSIGMOID: [("HardSigmoid", {"alpha": 1 / 6})],
+    Activation.RELU6: [("Clip", {"low": 0, "high": 6})],
+    Activation.CLIP: [("Clip", {"low": -1, "high": 2})],
+    Activation.SOFTSIGN: [("Softsign", {})],
+    Activation.EXP: [("Exp", {})],
     Activation.SOFTMAX: [("Softmax", {}), ("Softmax", {"axis": 1})],
 }
+IN_ONNX = tuple(NODES)  # has no expm1
 
 
 def add_layer(builder: Builder, weights: Weights, i: int, rng: np.random.Generator) -> None:
@@ -74,6 +84,8 @@ def add_activation(builder: Builder, activation: Activation, rng: np.random.Gene
         share = builder.add("Sigmoid")
         builder.x = x
         builder.add("Mul", share)
+    elif op == "Clip":
+        builder.add(op, *map(builder.constant, attributes.values()))
     else:
         builder.add(op, **attributes)
 
@@ -81,7 +93,7 @@ def add_activation(builder: Builder, activation: Activation, rng: np.random.Gene
 @pytest.mark.parametrize("seed", range(30))
 def test_chains_of_any_architecture(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
-    arch = random_architecture(rng)
+    arch = random_architecture(rng, activations=IN_ONNX)
     weights = weights_of(arch, seed)
     builder = Builder()
     builder.add("Flatten")
@@ -115,7 +127,7 @@ def add_norms(builder: Builder, truth: Any, rng: np.random.Generator) -> Any:
 @pytest.mark.parametrize("seed", range(10))
 def test_what_folds(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    arch = random_architecture(rng, 20)
+    arch = random_architecture(rng, 20, IN_ONNX)
     weights = weights_of(arch, seed)
     builder = Builder()
     truth: Any = rows(arch).astype(np.float64)
@@ -125,7 +137,7 @@ def test_what_folds(seed: int) -> None:
         truth = truth @ weights[f"layer_{i}"].astype(np.float64) + weights[f"layer_{i}.bias"]
         truth = add_norms(builder, truth, rng)
         add_activation(builder, spec.activation, rng)
-        truth = _activations.ACTIVATIONS[spec.activation](truth)
+        truth = _activations.activated(spec, truth)
     model = builder.model(arch.input_size, arch.output_size)
     onnx.checker.check_model(model, full_check=True)
     converted = convert.convert(model)

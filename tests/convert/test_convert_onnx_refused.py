@@ -122,20 +122,8 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
         unary("LayerNormalization", axis=-1),
         "n1_LayerNormalization: LayerNormalization is not supported",
     ),
-    "slope": (
-        unary("LeakyRelu", alpha=0.2),
-        "n1_LeakyRelu: LeakyRelu: expected alpha 0.01, got 0.2",
-    ),
-    "alpha": (unary("Elu", alpha=2.0), "n1_Elu: Elu: expected alpha 1.0, got 2.0"),
+    "alpha": (unary("Swish", 24, alpha=2.0), "n1_Swish: Swish: expected alpha 1.0, got 2.0"),
     "axis": (unary("Softmax", axis=0), "n1_Softmax: Softmax: expected axis -1 or 1, got 0"),
-    "function": (
-        unary("Exp"),
-        "n1_Exp: Exp is not supported, or not part of an activation mlpbank has",
-    ),
-    "relu6": (
-        unary("Clip", 7, min=0.0, max=6.0),
-        "n1_Clip: Clip is not supported, or not part of an activation",
-    ),
     "residual": (
         residual(),
         "n0_MatMul: MatMul begins what is neither a chain of layers nor an activation",

@@ -12,6 +12,7 @@ from cases import (
     ELEMENTWISE,
     RunPython,
     Weights,
+    architecture,
     one_model,
     raises,
     random_architecture,
@@ -47,7 +48,11 @@ def test_folded_scalers_compute_what_scaling_does(seed: int) -> None:
     for i in range(3):
         one = one_model(stacked, i)
         own = (before[0][i], before[1][i]), (after[0][i], after[1][i])
-        alone = fold_scalers(arch, {name: array.ravel() for name, array in one.items()}, *own)
+        alone = fold_scalers(
+            arch,
+            {name: array.reshape(-1) if array.ndim else array for name, array in one.items()},
+            *own,
+        )
         for name, array in alone.items():
             np.testing.assert_array_equal(array, folded[name][i])
         truth = scaled(arch, one, rows(arch), *own)
@@ -71,12 +76,14 @@ def test_numbers_scale_every_feature_and_biases_may_be_missing() -> None:
     "activation", [a for a in (*ELEMENTWISE, Activation.SOFTMAX) if a is not Activation.NONE]
 )
 def test_output_scalers_need_linear_outputs(activation: Activation) -> None:
-    arch = Architecture([LayerSpec(2, 2, activation)])
+    arch = architecture((2, 2), activation)
     message = (
         f"output_scaler: expected a last layer with activation 'none', got {activation.value!r}"
     )
     with raises(ValueError, message):
-        fold_scalers(arch, {"layer_0": np.eye(2)}, None, (0, 1))
+        fold_scalers(
+            arch, one_model(random_weights(arch, 1, np.random.default_rng(0)), 0), None, (0, 1)
+        )
 
 
 def test_scalers_that_do_not_fit() -> None:

@@ -7,9 +7,9 @@ import functools
 import numpy as np
 import pytest
 
-from cases import ELEMENTWISE, FUSED_ISAS, SIZES, Float32Array, bits
+from cases import ELEMENTWISE, FUSED_ISAS, SIZES, Float32Array, bits, layer_spec
 from mlpbank import Activation, Architecture, BatchedInference, Engine, LayerSpec, _core
-from mlpbank._activations import ACTIVATIONS
+from mlpbank._activations import ACTIVATIONS, activated
 from tolerance import ABSOLUTE, EPSILON, EXACT, OWN_ULPS, softmax_own_error
 
 EDGES = np.array(
@@ -67,8 +67,26 @@ def points() -> Float32Array:
     return all_points[~np.isnan(all_points)]
 
 
-def apply(activation: Activation, x: Float32Array, isa: str, layout: str = "panel") -> Float32Array:
-    """Return the activation of x, through a layer that changes nothing else."""
+# Layers with other parameters than the defaults.
+PARAMETERISED = [
+    LayerSpec(1, 1, "leaky_relu", alpha=0.2),
+    LayerSpec(1, 1, "leaky_relu", alpha=-1.5),
+    LayerSpec(1, 1, "leaky_relu", alpha=3),
+    LayerSpec(1, 1, "elu", alpha=1.7),
+    LayerSpec(1, 1, "elu", alpha=0.3),
+    LayerSpec(1, 1, "celu", alpha=0.5),
+    LayerSpec(1, 1, "celu", alpha=1.7),
+    LayerSpec(1, 1, "hardsigmoid", alpha=0.2, beta=0.4),
+    LayerSpec(1, 1, "clip", low=-3.25),
+    LayerSpec(1, 1, "clip", high=0.7),
+    LayerSpec(1, 1, "clip", low=0.1, high=1e10),
+]
+LAYERS = [*(layer_spec(1, 1, a) for a in ELEMENTWISE), *PARAMETERISED]
+SLOPE = 0.3  # of prelu
+
+
+def apply(layer: LayerSpec, x: Float32Array, isa: str, layout: str = "panel") -> Float32Array:
+    """Return the activation of x, through a layer of one number that changes nothing else."""
     inference = BatchedInference(1, Architecture([layer]), Engine(isa=isa), layout=layout)
     weights = {"layer_0": [1.0], "layer_0.bias": [-0.0]}
     if layer.activation is Activation.PRELU:
@@ -87,12 +105,17 @@ def test_names_of_the_enum_are_those_of_the_core() -> None:
     assert [a.value for a in Activation] == _core.activation_names()
 
 
-@pytest.mark.parametrize("activation", ELEMENTWISE)
-def test_error_is_within_the_promised_ulps(isa: str, layout: str, activation: Activation) -> None:
+@pytest.mark.parametrize("layer", LAYERS, ids=repr)
+def test_error_is_within_the_promised_ulps(isa: str, layout: str, layer: LayerSpec) -> None:
+    activation = layer.activation
     x = points()
+    slope = np.float32(SLOPE) if activation is Activation.PRELU else None
     with np.errstate(all="ignore"):
-        expected = ACTIVATIONS[activation](x.astype(np.float64))
-    y = apply(activation, x, isa, layout)
+        expected = activated(layer, x.astype(np.float64), slope)
+        # What float32 rounds to infinity, as exp from 88.73 on.
+        large = np.abs(expected) >= 2.0**128 - 2.0**103
+        expected = np.where(large, np.sign(expected) * np.inf, expected)
+    y = apply(layer, x, isa, layout)
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(y[~finite], expected[~finite])
     unit = ulp(expected[finite])
@@ -101,25 +124,24 @@ def test_error_is_within_the_promised_ulps(isa: str, layout: str, activation: Ac
     error = np.abs(y[finite].astype(np.float64) - expected[finite]) / unit
     worst = int(error.argmax())
     limit = 0 if activation.value in EXACT else OWN_ULPS
-    assert error[worst] <= limit, (
-        f"{activation}({x[finite][worst]!r}): off by {error[worst]:.2f} ULP"
-    )
+    assert error[worst] <= limit, f"{layer}({x[finite][worst]!r}): off by {error[worst]:.2f} ULP"
 
 
-@pytest.mark.parametrize("activation", ELEMENTWISE)
+@pytest.mark.parametrize("layer", LAYERS, ids=repr)
 def test_nan_stays_nan_whatever_its_sign_and_payload(
-    isa: str, layout: str, activation: Activation
+    isa: str, layout: str, layer: LayerSpec
 ) -> None:
     nans = np.array([0x7FC00000, 0xFFC00000, 0x7FC12345, 0xFFFFFFFF, 0x7F800001], np.uint32).view(
         np.float32
     )
-    assert np.isnan(apply(activation, nans, isa, layout)).all()
+    assert np.isnan(apply(layer, nans, isa, layout)).all()
 
 
 def test_tanh_is_odd_and_never_exceeds_one(isa: str) -> None:
     x = points()
-    y = apply(Activation.TANH, x, isa)
-    np.testing.assert_array_equal(bits(apply(Activation.TANH, -x, isa)), bits(-y))
+    tanh = LayerSpec(1, 1, Activation.TANH)
+    y = apply(tanh, x, isa)
+    np.testing.assert_array_equal(bits(apply(tanh, -x, isa)), bits(-y))
     assert np.abs(y).max() == 1
 
 
@@ -134,35 +156,53 @@ LIMITS = {  # at -infinity, at infinity
     "gelu_tanh": (0, np.inf),
     "silu": (0, np.inf),
     "softplus": (0, np.inf),
+    "celu": (-1, np.inf),
+    "selu": (np.float32(-1.7580993408473766), np.inf),
+    "mish": (0, np.inf),
+    "hardswish": (0, np.inf),
+    "hardsigmoid": (0, 1),
+    "relu6": (0, 6),
+    "clip": (-1, 2),
+    "softsign": (-1, 1),
+    "exp": (0, np.inf),
+    "expm1": (-1, np.inf),
+    "prelu": (-np.inf, np.inf),
 }
 
 
 @pytest.mark.parametrize("activation", ELEMENTWISE)
 def test_infinity_gives_the_limit(isa: str, layout: str, activation: Activation) -> None:
-    y = apply(activation, np.array([-np.inf, np.inf], np.float32), isa, layout)
+    ends = np.array([-np.inf, np.inf], np.float32)
+    y = apply(layer_spec(1, 1, activation), ends, isa, layout)
     assert tuple(y) == LIMITS[activation.value]
 
 
 @pytest.mark.parametrize(
-    "activation", ["none", "tanh", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu"]
+    "activation",
+    [
+        *("none", "tanh", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "celu", "selu"),
+        *("mish", "hardswish", "softsign", "expm1", "prelu"),
+    ],
 )
 def test_minus_zero_keeps_its_sign(isa: str, layout: str, activation: str) -> None:
     zeros = np.array([-0.0, 0.0], np.float32)
     np.testing.assert_array_equal(
-        bits(apply(Activation(activation), zeros, isa, layout)), bits(zeros)
+        bits(apply(LayerSpec(1, 1, activation), zeros, isa, layout)), bits(zeros)
     )
 
 
-@pytest.mark.parametrize("activation", ELEMENTWISE)
-def test_fused_instruction_sets_give_the_same_bits(activation: Activation) -> None:
+@pytest.mark.parametrize("layer", LAYERS, ids=repr)
+def test_fused_instruction_sets_give_the_same_bits(layer: LayerSpec) -> None:
     """Over a million points: in networks, few values reach the ends of the activations' tables."""
-    results = [bits(apply(activation, points(), isa)) for isa in FUSED_ISAS]
+    results = [bits(apply(layer, points(), isa)) for isa in FUSED_ISAS]
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
 
 
 def test_relu_of_minus_zero_is_zero(isa: str, layout: str) -> None:
-    assert apply(Activation.RELU, np.array([-0.0, 0.0], np.float32), isa, layout).tolist() == [
+    assert apply(
+        LayerSpec(1, 1, "relu"), np.array([-0.0, 0.0], np.float32), isa, layout
+    ).tolist() == [
         0.0,
         0.0,
     ]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mlpbank
-from cases import raises
+from cases import OPTIONS, layer_spec, raises
 from mlpbank import Activation, Architecture, LayerSpec
 
 KNOWN = ", ".join(repr(a.value) for a in Activation)
@@ -22,8 +22,9 @@ def test_activations_are_strings(activation: Activation) -> None:
     assert activation == activation.value
     assert str(activation) == f"{activation}" == activation.value
     assert Activation(activation.value) is activation
-    layer = LayerSpec(3, 4, activation.value)  # type: ignore[arg-type]
-    assert layer == LayerSpec(3, 4, activation)
+    options: Any = OPTIONS.get(activation.value, {})
+    layer = LayerSpec(3, 4, activation.value, **options)  # type: ignore[arg-type]
+    assert layer == layer_spec(3, 4, activation)
     assert layer.activation is activation
 
 
@@ -206,11 +207,11 @@ def test_softmax_on_a_hidden_layer() -> None:
 def test_core_validates_by_itself() -> None:
     core = mlpbank._core
     with raises(ValueError, "layer 0: expected a positive input_size, got 0"):
-        core.Architecture([(0, 3, "relu")])
+        core.Architecture([(0, 3, "relu", 0, 0)])
     with raises(ValueError, "layer 1: expected a positive output_size, got -2"):
-        core.Architecture([(1, 3, "relu"), (3, -2, "none")])
+        core.Architecture([(1, 3, "relu", 0, 0), (3, -2, "none", 0, 0)])
     with raises(ValueError, f"activation: expected one of {KNOWN}, got 'swish2'"):
-        core.Architecture([(1, 3, "swish2")])
+        core.Architecture([(1, 3, "swish2", 0, 0)])
 
 
 @pytest.mark.parametrize("layers", [None, 5])

@@ -8,7 +8,14 @@ import pytest
 from cases import MODELS, ROWS, SIZES, Case, architecture, case, integer_weights, size_triples
 from mlpbank import Activation
 
-EXACT = [Activation.NONE, Activation.RELU]
+# With integers: prelu's slopes are integers too, the bounds of clip as well.
+EXACT = [
+    Activation.NONE,
+    Activation.RELU,
+    Activation.RELU6,
+    Activation.CLIP,
+    Activation.PRELU,
+]
 EXACT_DTYPES = ["float32", "float16", "bfloat16"]
 
 

@@ -13,6 +13,7 @@ from cases import (
     bits,
     case,
     integer_weights,
+    layer_spec,
     random_weights,
     sweep,
 )
@@ -128,7 +129,7 @@ def test_missing_models_beside_others_leave_them_alone(isa: str, layout: str) ->
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_nan_comes_through_every_activation(isa: str, layout: str, activation: Activation) -> None:
     """A model that is broken must say so; relu(NaN) is NaN too."""
-    arch = Architecture([LayerSpec(3, 5, activation)])
+    arch = Architecture([layer_spec(3, 5, activation)])
     for rows in (1, 6, 48):
         c = Case(
             arch,

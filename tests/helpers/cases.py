@@ -43,6 +43,8 @@ ACTIVATIONS = tuple(Activation)
 ELEMENTWISE = tuple(a for a in ACTIVATIONS if a.value not in LAST_LAYER_ONLY)
 # exp of exp overflows, so those that grow stand on the last layer only.
 HIDDEN = tuple(a for a in ELEMENTWISE if a.value not in ("exp", "expm1"))
+# Those without a learned slope: a framework needs no more than a function for them.
+PLAIN = tuple(a for a in ACTIVATIONS if a.value != "prelu")
 # Parameters of layers in tests. The others have their defaults.
 OPTIONS: dict[str, dict[str, float]] = {"clip": {"low": -1.0, "high": 2.0}}
 
@@ -186,7 +188,9 @@ def case(
     return Case(arch, make_weights(arch, num_models, rng), x)
 
 
-def random_architecture(rng: np.random.Generator, max_size: int = 70) -> Architecture:
+def random_architecture(
+    rng: np.random.Generator, max_size: int = 70, activations: tuple[Activation, ...] = ACTIVATIONS
+) -> Architecture:
     """Return 1 to 5 layers of random sizes; half of the sizes are edges of tiles and vectors."""
     small = [size for size in SIZES if size <= max_size]
     sizes = [
@@ -196,7 +200,7 @@ def random_architecture(rng: np.random.Generator, max_size: int = 70) -> Archite
     last = len(sizes) - 2
     layers = []
     for i in range(last + 1):
-        choices = ACTIVATIONS if i == last else HIDDEN
+        choices = [a for a in activations if i == last or a in HIDDEN]
         layers.append(layer_spec(sizes[i], sizes[i + 1], choices[rng.integers(len(choices))]))
     return Architecture(layers)
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import cases
 from cases import Float32Array, Weights
 from mlpbank import Activation, Architecture, BatchedInference
 from mlpbank.convert import Converted, UnsupportedLayerError
@@ -61,7 +62,10 @@ def assert_same_models(
     """Check that a model is this one, to the bit."""
     assert converted.architecture == architecture
     assert list(converted.weights) == [
-        f"layer_{i}{s}" for i in range(len(architecture.layers)) for s in ("", ".bias")
+        f"layer_{i}{suffix}"
+        for i, layer in enumerate(architecture.layers)
+        for suffix in ("", ".bias", ".slope")
+        if suffix != ".slope" or layer.activation is Activation.PRELU
     ]
     for name, array in converted.weights.items():
         assert array.dtype == np.float32
@@ -88,5 +92,4 @@ def silently() -> Iterator[None]:
 def elementwise(architecture: Architecture, activation: Activation) -> Architecture:
     """Return an architecture with this activation on every layer where it may stand."""
     sizes = [architecture.input_size, *(layer.output_size for layer in architecture.layers)]
-    hidden = "relu" if activation is Activation.SOFTMAX else activation
-    return Architecture.mlp(*sizes, activation=hidden, output_activation=activation)
+    return cases.architecture(tuple(sizes), activation)

@@ -51,7 +51,7 @@ LIPSCHITZ = {
     "selu": 1.7581,
     "mish": 1.09,
     "hardswish": 1.5,
-    "hardsigmoid": 1 / 6,
+    "hardsigmoid": 0.1666667,
     "relu6": 1.0,
     "clip": 1.0,
     "softsign": 1.0,

@@ -7,10 +7,13 @@ Equal expressions prove that two functions agree for every x; a test with some n
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from mlpbank.architecture import Activation
+from mlpbank.architecture import PARAMETERS, Activation
+from mlpbank.convert._chain import Activate, activate
 from mlpbank.errors import MlpbankError
 
 # (name, arguments); ((factor, power), ...); ((product, coefficient), ...). All are sorted.
@@ -150,10 +153,11 @@ def function(name: str, *arguments: Expression) -> Expression:
 
 
 def leaky_relu(a: Expression, slope: float) -> Expression:
-    """Return leaky relu as max(a, slope * a), which holds for slopes from 0 to 1."""
-    if not 0 <= slope < 1:
-        raise Unknown
-    return maximum(a, multiply(number(slope), a))
+    """Return leaky relu, for slopes from 0 to 1 as max(a, slope * a)."""
+    leak = multiply(number(slope), a)
+    if 0 <= slope < 1:
+        return maximum(a, leak)
+    return function("where", function("greater", a, ZERO), a, leak)
 
 
 def maximum(*arguments: Expression) -> Expression:
@@ -161,12 +165,17 @@ def maximum(*arguments: Expression) -> Expression:
     return arguments[0] if len(arguments) == 1 else _atom("max", *sorted(arguments))
 
 
+def minimum(*arguments: Expression) -> Expression:
+    """Return the smallest of several."""
+    return arguments[0] if len(arguments) == 1 else _atom("min", *sorted(arguments))
+
+
 def clip(a: Expression, low: float | None, high: float | None) -> Expression:
     """Return `a` clipped to two bounds, each of them None for no bound."""
     if low is not None and low > -_LARGEST:
         a = maximum(number(low), a)
     if high is not None and not high >= _LARGEST:
-        a = _atom("min", number(high), a)
+        a = minimum(number(high), a)
     return a
 
 
@@ -183,27 +192,25 @@ def _gelu(share: Expression) -> Expression:
     return multiply(number(0.5), X, share)
 
 
+def _bent(below: Expression) -> list[Expression]:
+    """Return the ways to choose between x and what stands for it below 0."""
+    return [
+        function("where", function("greater", X, ZERO), X, below),
+        function("where", function("greater", ZERO, X), below, X),
+    ]
+
+
 def _forms() -> list[tuple[Activation, Expression]]:
     root = number(math.sqrt(0.5))
     tanh = multiply(number(math.sqrt(2 / math.pi)), add(X, multiply(number(0.044715), X, X, X)))
-    positive, negative_x = function("greater", X, ZERO), function("greater", ZERO, X)
-    leak = multiply(number(0.01), X)
-    bent = {
-        Activation.RELU: ZERO,
-        Activation.LEAKY_RELU: leak,
-        Activation.ELU: function("expm1", X),
-    }
-    forms = [
+    sixth = number(1 / 6)
+    return [
         (Activation.RELU, maximum(ZERO, X)),
-        (Activation.RELU, multiply(X, positive)),
+        (Activation.RELU, multiply(X, function("greater", X, ZERO))),
+        *((Activation.RELU, form) for form in _bent(ZERO)),
+        (Activation.RELU6, clip(X, 0.0, 6.0)),
         (Activation.TANH, function("tanh", X)),
         (Activation.SIGMOID, function("sigmoid", X)),
-        (Activation.LEAKY_RELU, maximum(leak, X)),
-        (
-            Activation.LEAKY_RELU,
-            subtract(maximum(ZERO, X), multiply(number(0.01), maximum(ZERO, negative(X)))),
-        ),
-        (Activation.ELU, function("elu", X, ONE)),
         (Activation.GELU, function("gelu", X)),
         (Activation.GELU, _gelu(add(ONE, function("erf", multiply(X, root))))),
         (Activation.GELU, _gelu(function("erfc", negative(multiply(X, root))))),
@@ -213,19 +220,87 @@ def _forms() -> list[tuple[Activation, Expression]]:
         (Activation.SILU, function("silu", X)),
         (Activation.SOFTPLUS, function("softplus", X)),
         (Activation.SOFTPLUS, function("log1p", function("exp", X))),
+        (Activation.SELU, function("selu", X)),
+        (Activation.MISH, function("mish", X)),
+        (Activation.MISH, multiply(X, function("tanh", function("softplus", X)))),
+        (Activation.MISH, multiply(X, function("tanh", function("log1p", function("exp", X))))),
+        (Activation.HARDSWISH, function("hardswish", X)),
+        (Activation.HARDSWISH, multiply(X, function("hardsigmoid", X, sixth, number(0.5)))),
+        (Activation.HARDSWISH, multiply(X, clip(add(X, number(3)), 0.0, 6.0), sixth)),
+        (Activation.HARDSWISH, multiply(X, clip(add(multiply(sixth, X), number(0.5)), 0.0, 1.0))),
+        (Activation.HARDSIGMOID, multiply(clip(add(X, number(3)), 0.0, 6.0), sixth)),
+        (Activation.SOFTSIGN, function("softsign", X)),
+        (Activation.SOFTSIGN, divide(X, add(ONE, function("abs", X)))),
+        (Activation.EXP, function("exp", X)),
+        (Activation.EXPM1, function("expm1", X)),
         (Activation.NONE, X),
     ]
-    for activation, below in bent.items():
-        forms += [
-            (activation, function("where", positive, X, below)),
-            (activation, function("where", negative_x, below, X)),
-        ]
-    return forms
+
+
+def _leaky_relu(alpha: float) -> list[Expression]:
+    leak = multiply(number(alpha), X)
+    below = multiply(number(alpha), maximum(ZERO, negative(X)))
+    usual = [maximum(leak, X)] if 0 < alpha < 1 else []
+    return [*usual, subtract(maximum(ZERO, X), below), *_bent(leak)]
+
+
+def _elu(alpha: float) -> list[Expression]:
+    below = multiply(number(alpha), function("expm1", X))
+    return [function("elu", X, number(alpha)), *_bent(below)]
+
+
+def _hardsigmoid(alpha: float, beta: float) -> list[Expression]:
+    return [
+        function("hardsigmoid", X, number(alpha), number(beta)),
+        clip(add(multiply(number(alpha), X), number(beta)), 0.0, 1.0),
+    ]
+
+
+def _clip(low: float, high: float) -> list[Expression]:
+    upper = X if math.isinf(high) else minimum(number(high), X)
+    return [clip(X, low, high), upper if math.isinf(low) else maximum(number(low), upper)]
 
 
 _FORMS = _forms()
+# The forms of activations with parameters, made of parameters.
+_FORMS_WITH: dict[Activation, Callable[..., list[Expression]]] = {
+    Activation.LEAKY_RELU: _leaky_relu,
+    Activation.ELU: _elu,
+    Activation.CELU: lambda alpha: [function("celu", X, number(alpha))],
+    Activation.HARDSIGMOID: _hardsigmoid,
+    Activation.CLIP: _clip,
+}
+_MOST_CONSTANTS = 6  # of an expression whose constants are tried as parameters
 
 
-def activation_of(expression: Expression) -> Activation | None:
-    """Return the activation that equals an expression, None if mlpbank has none."""
-    return next((activation for activation, form in _FORMS if same(expression, form)), None)
+def _constants(a: Any) -> Iterator[float]:
+    if isinstance(a, float):
+        yield a
+    elif isinstance(a, tuple):
+        for part in a:
+            yield from _constants(part)
+
+
+def activation_of(expression: Expression) -> Activate | None:
+    """Return the activation that equals an expression, None if mlpbank has none.
+
+    Parameters are among the constants of the expression. Of each choice of them the forms are made
+    and compared.
+    """
+    for activation, form in _FORMS:
+        if same(expression, form):
+            return activate(activation, "")
+    constants = {*_constants(expression), 0.0, 1.0}
+    if len(constants) > _MOST_CONSTANTS:
+        return None
+    for activation, forms in _FORMS_WITH.items():
+        names = PARAMETERS[activation]
+        tried = [constants | {default} for default in names.values() if math.isinf(default)]
+        for values in itertools.product(*(tried or [constants] * len(names))):
+            try:
+                equal = any(same(expression, form) for form in forms(*values))
+            except Unknown:
+                continue
+            if equal:
+                return activate(activation, "", **dict(zip(names, values, strict=True)))
+    return None

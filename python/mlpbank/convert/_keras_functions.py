@@ -11,6 +11,7 @@ import numpy as np
 
 from mlpbank.architecture import Activation
 from mlpbank.convert import _expressions as e
+from mlpbank.convert._chain import Activate
 from mlpbank.convert._expressions import Expression
 from mlpbank.convert._native import as_array
 from mlpbank.convert._recognise import agrees
@@ -22,6 +23,9 @@ _NAMED = [
         "sigmoid",
         "silu",
         "softplus",
+        "softsign",
+        "selu",
+        "abs",
         "erf",
         "exp",
         "expm1",
@@ -43,6 +47,13 @@ _FUNCTIONS: dict[str, Callable[..., Expression]] = {
     "Square": lambda a: e.multiply(a, a),
     "Maximum": e.maximum,
     "Elu": lambda a, alpha: e.function("elu", a, e.number(alpha)),
+    "Celu": lambda a, alpha: e.function("celu", a, e.number(alpha)),
+    "Minimum": e.minimum,
+    "Absolute": lambda a: e.function("abs", a),
+    "Relu6": lambda a: e.clip(a, 0.0, 6.0),
+    "HardTanh": lambda a: e.clip(a, -1.0, 1.0),
+    "HardSigmoid": lambda a: e.function("hardsigmoid", a, e.number(1 / 6), e.number(0.5)),
+    "HardSilu": lambda a: e.function("hardswish", a),
     "LeakyRelu": lambda a, negative_slope: e.leaky_relu(a, negative_slope),
     "Gelu": lambda a, approximate: e.function("gelu_tanh" if approximate else "gelu", a),
     "Clip": lambda a, x_min, x_max: e.clip(a, _number(x_min), _number(x_max)),
@@ -56,37 +67,38 @@ _FUNCTIONS: dict[str, Callable[..., Expression]] = {
 }
 
 
-def function_of(function: Callable[[Any], Any]) -> Activation | None:
+def function_of(function: Callable[[Any], Any]) -> Activate | None:
     """Return the activation that a function of a tensor computes, None if mlpbank has none."""
     try:
         first, second = _called(function), _called(function)
     except Exception:  # a function that fails for any reason is no activation
         return None
     # A function may compute something else in each call.
-    if first is None or first is not second:
+    if first is None or first != second:
         return None
     return (
         first
-        if first is Activation.SOFTMAX or agrees(lambda x: _computed(function, x), first)
+        if first.activation is Activation.SOFTMAX or agrees(lambda x: _computed(function, x), first)
         else None
     )
 
 
-def _called(function: Callable[[Any], Any]) -> Activation | None:
+def _called(function: Callable[[Any], Any]) -> Activate | None:
     """Return the activation that one call of a function computes."""
     tensor = keras.KerasTensor((None, 3), dtype="float32")
     result = function(tensor)
     if result is tensor:
-        return Activation.NONE
+        return Activate(Activation.NONE, "")
     operation, index, _ = result._keras_history
     return operation_of(operation, operation._inbound_nodes[index], tensor)
 
 
-def operation_of(operation: Any, node: Any, tensor: Any) -> Activation | None:
+def operation_of(operation: Any, node: Any, tensor: Any) -> Activate | None:
     """Return the activation that a node's operation and those before it compute from a tensor."""
     if type(operation).__name__ == "Softmax" and _is_known(operation, {"axis"}):
         alone = len(node.arguments.args) == 1 and node.arguments.args[0] is tensor
-        return Activation.SOFTMAX if alone and operation.axis in (-1, 1) else None
+        usual = alone and operation.axis in (-1, 1)
+        return Activate(Activation.SOFTMAX, "") if usual else None
     try:
         return e.activation_of(_expression(operation, node, {id(tensor): e.X}))
     except (e.Unknown, RecursionError):
@@ -142,8 +154,10 @@ def _number(value: Any) -> float | None:
 
 
 def _relu(a: Expression, negative_slope: Any, max_value: Any, threshold: Any) -> Expression:
-    if max_value is not None or threshold != 0:
+    if threshold != 0 or (max_value is not None and negative_slope != 0):
         raise e.Unknown
+    if max_value is not None:
+        return e.clip(a, 0.0, max_value)
     return e.leaky_relu(a, negative_slope)
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from mlpbank.architecture import Activation
 from mlpbank.convert import _expressions as e
-from mlpbank.convert._chain import Activate, require
+from mlpbank.convert._chain import Activate, activate, require
 from mlpbank.convert._expressions import Expression
 
 ACTIVATIONS = {
@@ -24,13 +24,41 @@ ACTIVATIONS = {
     "Swish": Activation.SILU,
     "Softplus": Activation.SOFTPLUS,
     "Softmax": Activation.SOFTMAX,
+    "Celu": Activation.CELU,
+    "Selu": Activation.SELU,
+    "Mish": Activation.MISH,
+    "HardSigmoid": Activation.HARDSIGMOID,
+    "HardSwish": Activation.HARDSWISH,
+    "Softsign": Activation.SOFTSIGN,
 }
-_NAMED = ("Relu", "Tanh", "Sigmoid", "Softplus", "Erf", "Exp", "Log", "Greater", "Less", "Where")
+# The parameters of operators and their defaults, which are not those of mlpbank.
+_PARAMETERS: dict[str, dict[str, float]] = {
+    "LeakyRelu": {"alpha": 0.01},
+    "Elu": {"alpha": 1.0},
+    "Celu": {"alpha": 1.0},
+    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
+}
+# Those of Selu that mlpbank has; float32 has them to seven digits.
+_SELU = {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805}
+_NAMED: tuple[str, ...] = (
+    "Relu",
+    "Tanh",
+    "Sigmoid",
+    "Softplus",
+    "Erf",
+    "Exp",
+    "Log",
+    "Greater",
+    "Less",
+    "Where",
+)
+_NAMED += ("Softsign", "Mish", "HardSwish", "Selu", "Abs")
 _FOLDS: dict[str, Callable[..., Expression]] = {
     "Add": e.add,
     "Sum": e.add,
     "Mul": e.multiply,
     "Max": e.maximum,
+    "Min": e.minimum,
 }
 _FUNCTIONS: dict[str, Callable[..., Expression]] = {
     "Sub": e.subtract,
@@ -43,15 +71,20 @@ _FUNCTIONS: dict[str, Callable[..., Expression]] = {
 }
 _SIZES = {"Where": 3, **dict.fromkeys(("Sub", "Div", "Pow", "Greater", "Less"), 2)}
 # Operations that may form an activation. They compute element by element.
-ELEMENTWISE = {*_FOLDS, *_FUNCTIONS, "LeakyRelu", "Elu", "Clip", "Min", "Cast", "Sqrt", "Abs"}
+ELEMENTWISE = {*_FOLDS, *_FUNCTIONS, *_PARAMETERS, "Clip", "Cast", "Sqrt"}
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
 
 def activation(op: str, attributes: dict[str, Any], where: str) -> Activate:
     """Return the step of a node that is an activation by itself."""
-    if op == "LeakyRelu" and np.float32(attributes.get("alpha", 0.01)) != np.float32(0.01):
-        require(where, op, "alpha", attributes["alpha"], (0.01,))
-    elif op in ("Elu", "Swish"):
+    if op in _PARAMETERS:
+        parameters = {name: attributes.get(name, v) for name, v in _PARAMETERS[op].items()}
+        return activate(ACTIVATIONS[op], where, **parameters)
+    if op == "Selu":
+        for name, value in _SELU.items():
+            if not np.isclose(attributes.get(name, value), value, rtol=1e-6):
+                require(where, op, name, attributes[name], (value,))
+    elif op == "Swish":
         require(where, op, "alpha", attributes.get("alpha", 1.0), (1.0,))
     elif op == "Softmax":
         require(where, op, "axis", attributes.get("axis", -1), (-1, 1))
@@ -70,7 +103,7 @@ def activation(op: str, attributes: dict[str, Any], where: str) -> Activate:
 
 def activation_of(
     nodes: list[Any], result: str, tensor: str, constants: Mapping[str, npt.NDArray[Any]]
-) -> Activation | None:
+) -> Activate | None:
     """Return the activation that nodes compute from a tensor, None if mlpbank does not have it."""
     known: dict[str, Expression] = {tensor: e.X}
     try:
@@ -108,14 +141,14 @@ def _expression(node: Any, arguments: list[Any]) -> Expression:
         return _given(arguments)[0]
     if op == "Clip":
         return _clip(attributes, arguments)
-    if op in ("LeakyRelu", "Elu"):
-        alpha = float(attributes.pop("alpha", 0.01 if op == "LeakyRelu" else 1.0))
+    if op in _PARAMETERS:
+        values = [float(attributes.pop(name, v)) for name, v in _PARAMETERS[op].items()]
         (x,) = _given(arguments)
         if attributes:
             raise e.Unknown
-        return (
-            e.leaky_relu(x, alpha) if op == "LeakyRelu" else e.function("elu", x, e.number(alpha))
-        )
+        if op == "LeakyRelu":
+            return e.leaky_relu(x, *values)
+        return e.function(op.lower(), x, *map(e.number, values))
     if attributes or op not in {*_FOLDS, *_FUNCTIONS}:
         raise e.Unknown
     if op in _FUNCTIONS and len(arguments) != _SIZES.get(op, 1):

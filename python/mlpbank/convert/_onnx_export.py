@@ -6,26 +6,50 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
-from mlpbank.architecture import Activation, Architecture
+from mlpbank.architecture import Activation, Architecture, LayerSpec
 from mlpbank.convert._native import unflattened
 from mlpbank.errors import InvalidValueError
 
-# The nodes of each activation in opset 20, from x to y.
+# The nodes of each activation in opset 20, from x to y. Parameters of the layer are added to them.
 _NODES: dict[Activation, list[tuple[str, list[str], str, dict[str, Any]]]] = {
     Activation.RELU: [("Relu", ["x"], "y", {})],
     Activation.TANH: [("Tanh", ["x"], "y", {})],
     Activation.SIGMOID: [("Sigmoid", ["x"], "y", {})],
-    Activation.LEAKY_RELU: [("LeakyRelu", ["x"], "y", {"alpha": 0.01})],
-    Activation.ELU: [("Elu", ["x"], "y", {"alpha": 1.0})],
+    Activation.LEAKY_RELU: [("LeakyRelu", ["x"], "y", {})],
+    Activation.ELU: [("Elu", ["x"], "y", {})],
     Activation.GELU: [("Gelu", ["x"], "y", {"approximate": "none"})],
     Activation.GELU_TANH: [("Gelu", ["x"], "y", {"approximate": "tanh"})],
     Activation.SILU: [("Sigmoid", ["x"], "share", {}), ("Mul", ["x", "share"], "y", {})],
     Activation.SOFTPLUS: [("Softplus", ["x"], "y", {})],
+    Activation.CELU: [("Celu", ["x"], "y", {})],
+    Activation.SELU: [("Selu", ["x"], "y", {})],
+    Activation.MISH: [("Mish", ["x"], "y", {})],
+    Activation.HARDSWISH: [("HardSwish", ["x"], "y", {})],
+    Activation.HARDSIGMOID: [("HardSigmoid", ["x"], "y", {})],
+    Activation.RELU6: [("Clip", ["x", "low", "high"], "y", {})],
+    Activation.CLIP: [("Clip", ["x", "low", "high"], "y", {})],
+    Activation.SOFTSIGN: [("Softsign", ["x"], "y", {})],
+    Activation.EXP: [("Exp", ["x"], "y", {})],
+    # ONNX has no expm1. Near 0 this is less exact than mlpbank.
+    Activation.EXPM1: [("Exp", ["x"], "exp", {}), ("Sub", ["exp", "one"], "y", {})],
+    Activation.PRELU: [("PRelu", ["x", "slope"], "y", {})],
     Activation.SOFTMAX: [("Softmax", ["x"], "y", {"axis": -1})],
 }
 _LARGEST = 2**31 - 2**20  # the limit of protobuf is 2 GiB; the rest is room for the nodes
+
+
+def _constants(layer: LayerSpec, slopes: Any) -> dict[str, npt.NDArray[np.float32] | None]:
+    """Return the inputs of an activation's nodes that are constants; None where there is none."""
+    low, high = (0.0, 6.0) if layer.activation is Activation.RELU6 else (layer.low, layer.high)
+    return {
+        "low": None if low is None or np.isinf(low) else np.array(low, np.float32),
+        "high": None if high is None or np.isinf(high) else np.array(high, np.float32),
+        "one": np.array(1.0, np.float32),
+        "slope": None if slopes is None else slopes[:, None, None],
+    }
 
 
 def export(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
@@ -54,10 +78,22 @@ def export(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
             )
         )
         x = f"{name}.sum"
+        constants = _constants(layer, arrays.get(f"{name}.slope"))
+        attributes_of = {} if layer.activation is Activation.CLIP else layer.parameters
         for op, inputs, output, attributes in _NODES.get(layer.activation, ()):
-            names = {"x": f"{name}.sum", "y": f"{name}.output", "share": f"{name}.share"}
-            given = [names[part] for part in inputs]
-            nodes.append(helper.make_node(op, given, [names[output]], f"{name}.{op}", **attributes))
+            names = {"x": f"{name}.sum", "y": f"{name}.output"}
+            given = []
+            for part in inputs:
+                if part in constants:
+                    constant = constants[part]
+                    if constant is not None:
+                        initializers.append(numpy_helper.from_array(constant, f"{name}.{part}"))
+                    given.append("" if constant is None else f"{name}.{part}")
+                else:
+                    given.append(names.get(part, f"{name}.{part}"))
+            options = {**attributes, **attributes_of}
+            to = names.get(output, f"{name}.{output}")
+            nodes.append(helper.make_node(op, given, [to], f"{name}.{op}", **options))
             x = names["y"]
     nodes.append(helper.make_node("Identity", [x], ["output"], "output"))
     rows = helper.make_tensor_value_info(

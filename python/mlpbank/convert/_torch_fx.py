@@ -70,6 +70,20 @@ _FUNCTIONS: dict[Any, str] = {
     F.gelu: "gelu",
     F.silu: "silu",
     F.softplus: "softplus",
+    **dict.fromkeys((F.celu, F.celu_, torch.celu, torch.celu_), "celu"),
+    **dict.fromkeys((F.selu, F.selu_, torch.selu, torch.selu_), "selu"),
+    F.mish: "mish",
+    F.hardswish: "hardswish",
+    F.hardsigmoid: "hardsigmoid",
+    F.relu6: "relu6",
+    **dict.fromkeys((F.hardtanh, F.hardtanh_), "hardtanh"),
+    F.softsign: "softsign",
+    **dict.fromkeys((torch.clamp, torch.clamp_, torch.clip, torch.clip_), "clamp"),
+    torch.clamp_min: "clamp_min",
+    torch.clamp_max: "clamp_max",
+    **dict.fromkeys((torch.exp, torch.exp_), "exp"),
+    **dict.fromkeys((torch.expm1, torch.expm1_, torch.special.expm1), "expm1"),
+    **dict.fromkeys((F.prelu, torch.prelu), "prelu"),
     F.dropout: "dropout",
     F.linear: "linear",
     **{function: function.__name__ for function in _SHAPING},
@@ -103,6 +117,10 @@ _METHODS = {
         "nothing",
     ),
     **{f"{name}_": name for name in ("relu", "tanh", "sigmoid", "add", "sub", "mul", "div")},
+    **{name: name for name in ("exp", "expm1", "clamp_min", "clamp_max")},
+    **{f"{name}_": name for name in ("exp", "expm1", "clamp_min", "clamp_max")},
+    **dict.fromkeys(("clamp", "clamp_", "clip", "clip_"), "clamp"),
+    "prelu": "prelu",
 }
 _ACTIVATIONS = {
     "relu",
@@ -113,6 +131,20 @@ _ACTIVATIONS = {
     "gelu",
     "silu",
     "softplus",
+    "celu",
+    "selu",
+    "mish",
+    "hardswish",
+    "hardsigmoid",
+    "relu6",
+    "hardtanh",
+    "softsign",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "exp",
+    "expm1",
+    "prelu",
     "softmax",
 }
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div"}
@@ -335,7 +367,9 @@ def _step(node: Any, owner: _Owner, shape: Any, after: Any) -> Step | None:
     if name == "softmax":
         _require_last(node, shape, where)
     if name in _ACTIVATIONS:
-        return activation(name, _arguments(node, OPTIONS.get(name, {}), where), where)
+        given = _arguments(node, OPTIONS.get(name, {}), where)
+        given = {option: owner.value(value) for option, value in given.items()}
+        return activation(name, given, where)
     if name == "neg":
         return affine(-1.0, 0.0, where)
     if name == "linear":

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mlpbank.architecture import Activation
-from mlpbank.convert._chain import Activate, Dense, Step, require, unsupported
+from mlpbank.convert._chain import Activate, Dense, Step, activate, prelu, require, unsupported
 
 # Traced forwards by all that they depend on, so that modules of one class are traced only once.
 Plans = dict[Any, Any]
@@ -79,14 +79,28 @@ def dense(weight: Any, bias: Any, where: str) -> Dense:
 OPTIONS: dict[str, dict[str, Any]] = {
     "leaky_relu": {"negative_slope": 0.01},
     "elu": {"alpha": 1.0},
+    "celu": {"alpha": 1.0},
+    "hardtanh": {"min_val": -1.0, "max_val": 1.0},
+    "clamp": {"min": None, "max": None},
+    "clamp_min": {"min": None},
+    "clamp_max": {"max": None},
+    "prelu": {"weight": None},
     "gelu": {"approximate": "none"},
     "softplus": {"beta": 1, "threshold": 20},
     "softmax": {"dim": None},
 }
+# What mlpbank calls the numbers among them, and the functions that it knows by another name.
+_PARAMETERS = {
+    "negative_slope": "alpha",
+    "alpha": "alpha",
+    "min_val": "low",
+    "max_val": "high",
+    "min": "low",
+    "max": "high",
+}
+_CLIPS = {"hardtanh", "clamp", "clamp_min", "clamp_max"}
 # The supported values. The features of rows are in dimension 1, the last, which None means too.
 _ALLOWED: dict[str, dict[str, tuple[Any, ...]]] = {
-    "leaky_relu": {"negative_slope": (0.01,)},
-    "elu": {"alpha": (1.0,)},
     "softplus": {"beta": (1.0,), "threshold": (20.0,)},
     "softmax": {"dim": (-1, 1, None)},
 }
@@ -100,7 +114,22 @@ def activation(name: str, options: Mapping[str, Any], where: str) -> Activate:
         require(where, name, "approximate", options["approximate"], ("none", "tanh"))
         if options["approximate"] == "tanh":
             name = "gelu_tanh"
-    return Activate(Activation(name), where)
+    if name == "prelu":
+        return prelu(to_numpy(options["weight"], where), where)
+    parameters = {
+        _PARAMETERS[option]: _number(value, f"{name}: {option}", where)
+        for option, value in options.items()
+        if option in _PARAMETERS and value is not None
+    }
+    return activate(Activation("clip" if name in _CLIPS else name), where, **parameters)
+
+
+def _number(value: Any, what: str, where: str) -> float:
+    if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_complex():
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise unsupported(where, f"{what}: expected one number, got {value!r:.80}")
+    return float(value)
 
 
 def require_flat(start: int, end: int, where: str) -> None:

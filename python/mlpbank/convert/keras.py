@@ -14,9 +14,11 @@ from mlpbank.convert._chain import (
     Activate,
     Dense,
     Step,
+    activate,
     affine,
     batch_norm,
     join,
+    prelu,
     require,
     unsupported,
 )
@@ -34,6 +36,14 @@ _FUNCTIONS = {
     keras.activations.silu: Activation.SILU,
     keras.activations.softplus: Activation.SOFTPLUS,
     keras.activations.softmax: Activation.SOFTMAX,
+    keras.activations.celu: Activation.CELU,
+    keras.activations.selu: Activation.SELU,
+    keras.activations.mish: Activation.MISH,
+    keras.activations.hard_silu: Activation.HARDSWISH,
+    keras.activations.hard_sigmoid: Activation.HARDSIGMOID,
+    keras.activations.relu6: Activation.RELU6,
+    keras.activations.softsign: Activation.SOFTSIGN,
+    keras.activations.exponential: Activation.EXP,
 }
 
 
@@ -227,29 +237,33 @@ def _activation(layer: Any, where: str) -> list[Step]:
     )
 
 
-def _known(activation: Activation | None, where: str, name: str) -> list[Step]:
+def _known(activation: Activate | None, where: str, name: str) -> list[Step]:
     if activation is None:
         raise unsupported(
             where, f"{name} is no activation that mlpbank has, with the same parameters"
         )
-    return [Activate(activation, where)]
+    return [activation._replace(where=where)]
 
 
 def _relu(layer: Any, where: str) -> list[Step]:
-    require(where, "ReLU", "max_value", layer.max_value, (None,))
     require(where, "ReLU", "threshold", layer.threshold, (0,))
-    require(where, "ReLU", "negative_slope", layer.negative_slope, (0, 0.01))
-    return [Activate(Activation.LEAKY_RELU if layer.negative_slope else Activation.RELU, where)]
+    slope = float(layer.negative_slope or 0.0)
+    if layer.max_value is not None:
+        require(where, "ReLU with max_value", "negative_slope", slope, (0,))
+        return [activate(Activation.CLIP, where, low=0.0, high=float(layer.max_value))]
+    return [activate(Activation.LEAKY_RELU, where, alpha=slope)]
 
 
 def _leaky_relu(layer: Any, where: str) -> list[Step]:
-    require(where, "LeakyReLU", "negative_slope", layer.negative_slope, (0.01,))
-    return [Activate(Activation.LEAKY_RELU, where)]
+    return [activate(Activation.LEAKY_RELU, where, alpha=float(layer.negative_slope))]
 
 
 def _elu(layer: Any, where: str) -> list[Step]:
-    require(where, "ELU", "alpha", layer.alpha, (1.0,))
-    return [Activate(Activation.ELU, where)]
+    return [activate(Activation.ELU, where, alpha=float(layer.alpha))]
+
+
+def _prelu(layer: Any, where: str) -> list[Step]:
+    return [prelu(_array(layer.alpha), where)]
 
 
 def _softmax(layer: Any, where: str) -> list[Step]:
@@ -307,6 +321,7 @@ _LAYERS: dict[type, Callable[[Any, str], list[Step]]] = {
     keras.layers.ReLU: _relu,
     keras.layers.LeakyReLU: _leaky_relu,
     keras.layers.ELU: _elu,
+    keras.layers.PReLU: _prelu,
     keras.layers.Softmax: _softmax,
     keras.layers.BatchNormalization: _batch_normalization,
     keras.layers.Normalization: _normalization,

@@ -13,7 +13,15 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mlpbank.convert._chain import Activate, Dense, Step, affine, batch_norm, require, unsupported
+from mlpbank.convert._chain import (
+    Dense,
+    Step,
+    affine,
+    batch_norm,
+    prelu,
+    require,
+    unsupported,
+)
 from mlpbank.convert._onnx_activations import (
     ACTIVATIONS,
     ELEMENTWISE,
@@ -34,7 +42,10 @@ _KNOWN: dict[str, set[str]] = {
         op: set()
         for op in (*_ARITHMETIC, "MatMul", "Relu", "Tanh", "Sigmoid", "Softplus", "Identity")
     },
-    **{op: {"alpha"} for op in ("LeakyRelu", "Elu", "Swish")},
+    **{op: set() for op in ("Mish", "HardSwish", "Softsign", "PRelu")},
+    **{op: {"alpha"} for op in ("LeakyRelu", "Elu", "Celu", "Swish")},
+    "Selu": {"alpha", "gamma"},
+    "HardSigmoid": {"alpha", "beta"},
     **{op: {"axis"} for op in ("Softmax", "Flatten")},
     "Gemm": {"transA", "transB", "alpha", "beta"},
     "Gelu": {"approximate"},
@@ -220,6 +231,8 @@ class _Graph:
             return self._arithmetic(node, tensor, where)
         if op in ACTIVATIONS:
             return [activation(op, attributes, where)]
+        if op == "PRelu":
+            return [prelu(self._constant(node.input[1], where), where)]
         if op == "BatchNormalization":
             require(where, op, "spatial", attributes.get("spatial", 1), (1,))
             # Before opset 14, further outputs mean training mode.
@@ -319,7 +332,9 @@ class _Graph:
         """Return the activation that several nodes form, and the name of their result.
 
         Opsets below 20 have no Gelu, and silu is x * Sigmoid(x), so exporters write several nodes.
+        Of several regions the longest counts: exp(x) begins log(1 + exp(x)).
         """
+        best: tuple[Step, str] | None = None
         region: list[Any] = []
         names = {tensor}
         for node in self.nodes:
@@ -346,7 +361,9 @@ class _Graph:
                 found = activation_of(region, result, tensor, self.constants)
                 compute = partial(self._computed, region, result, tensor)
                 if found is not None and agrees(compute, found):
-                    return Activate(found, _where(node)), result
+                    best = found._replace(where=_where(node)), result
+        if best is not None:
+            return best
         where = _where(users[0])
         op = users[0].op_type
         if len(users) == 1 and region:

@@ -206,6 +206,15 @@ _LAYERS: dict[Any, _Reader] = {
     nn.GELU: _activation("gelu"),
     nn.SiLU: _activation("silu"),
     nn.Softplus: _activation("softplus"),
+    nn.CELU: _activation("celu"),
+    nn.SELU: _activation("selu"),
+    nn.Mish: _activation("mish"),
+    nn.Hardswish: _activation("hardswish"),
+    nn.Hardsigmoid: _activation("hardsigmoid"),
+    nn.ReLU6: _activation("relu6"),
+    nn.Hardtanh: _activation("hardtanh"),
+    nn.Softsign: _activation("softsign"),
+    nn.PReLU: _activation("prelu"),
     nn.Softmax: _activation("softmax"),
 }
 
