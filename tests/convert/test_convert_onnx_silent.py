@@ -141,7 +141,7 @@ def test_activations_made_of_several_nodes_are_known_by_those() -> None:
     ):
         with pytest.raises(
             UnsupportedLayerError,
-            match=r"not part of an activation|neither a chain of layers|one activation for each",
+            match=r"not part of an activation|neither a chain of layers|one activation for each|^n\d_Cast: ",
         ):
             convert.convert(built(add))
 
@@ -165,7 +165,7 @@ def model_of(op: str, opset: int = 20, outputs: int = 1, **attributes: Any) -> A
         constants = {"BatchNormalization": 4, "Add": 1, "Reshape": 0}.get(op, 0)
         names = [b.constant(np.ones(3)) for _ in range(constants)]
         if op == "Reshape":
-            names = [b.constant([-1, 3], np.int64)]
+            names = [b.constant([0, 3], np.int64)]
         b.add(op, *names, **attributes)
         b.nodes[-1].output.extend(f"more{i}" for i in range(1, outputs))
 
@@ -208,7 +208,8 @@ OTHERWISE: dict[str, tuple[Any, str]] = {
     ),
     "allowzero": (
         model_of("Reshape", allowzero=1),
-        "n1_Reshape: Reshape: expected allowzero 0, got 1",
+        "n1_Reshape: Reshape to [0, 3] does more than flatten rows of (rows, 3); export the graph "
+        "with a free batch dimension, or without the Reshape",
     ),
     "attribute": (model_of("Relu", alpha=2.0), "n1_Relu: Relu with alpha is not supported"),
     "training": (
@@ -221,14 +222,19 @@ OTHERWISE: dict[str, tuple[Any, str]] = {
     ),
     "function": (
         with_function(),
-        "Relu is a function of the model's own, which may compute anything",
+        "Relu is a function of the model's own, which may compute anything, under the name of an "
+        "operator; give it a domain of its own",
     ),
     "whole numbers": (
         of_whole_numbers(),
         "n0_MatMul: MatMul of whole numbers is not supported; Cast to float has to stand first",
     ),
     "width": (of_other_width(), "n0_MatMul: expected 1 inputs, got 3"),
-    "domain": (with_domain(), "n1_Relu: ai.onnx.ml.Relu is not supported"),
+    "domain": (
+        with_domain(),
+        "n1_Relu: ai.onnx.ml.Relu is not supported; onnx.utils.extract_model cuts it off where it "
+        "stands first or last",
+    ),
 }
 
 
@@ -240,7 +246,7 @@ def test_nodes_that_mean_something_else(name: str) -> None:
 
 
 def test_numbers_can_refuse_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlpbank.convert import onnx as importer
+    from mlpbank.convert import _onnx_read as importer
 
     model = clip(low=0.0)
     monkeypatch.setattr(importer, "activation_of", lambda *arguments: Activate(Activation.SILU, ""))

@@ -43,15 +43,14 @@ def dense(rows: Rows, weight: Array, bias: Array | None, where: str, left: bool 
         raise unsupported(where, f"expected a matrix, got a constant of shape {weight.shape}")
     dims = (1,) * (weight.ndim - len(rows.dims)) + rows.dims
     axis = max(len(dims) - 2, 0) if left else len(dims) - 1
-    if (
-        not dims
-        or dims[axis] == ROWS
-        or any(d not in (ROWS, 1) for i, d in enumerate(dims) if i != axis)
-    ):
+    if not dims or dims[axis] == ROWS:
+        raise unsupported(
+            where, f"multiplies along the rows of {in_words(dims)}; Transpose has to stand first"
+        )
+    if any(d not in (ROWS, 1) for i, d in enumerate(dims) if i != axis):
         raise unsupported(
             where,
-            "multiplies inputs that are not flat; Flatten has to stand first, and one row has to "
-            "be a vector",
+            f"multiplies inputs that are not flat but {in_words(dims)}; Flatten has to stand first",
         )
     if left:
         matrix = matrix.T
