@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cases import raises
+from convert_checks import outputs
 from mlpbank import Activation, convert
 from mlpbank.convert import UnsupportedLayerError, _expressions
 from mlpbank.convert._chain import Activate
@@ -17,7 +18,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper  # noqa: E402
 
-from onnx_graphs import Builder  # noqa: E402
+from onnx_graphs import Builder, run  # noqa: E402
 
 
 def built(add: Callable[[Builder], Any], opset: int = 20, outputs: int = 3) -> Any:
@@ -135,15 +136,24 @@ def test_activations_made_of_several_nodes_are_known_by_those() -> None:
         swish(1.702),
         where("Greater", 1e-6),
         where("Less", -20000.0),
-        lambda b: after(b, "silu", "Min", 20000.0),
-        lambda b: after(b, "silu", "Max", -0.27),
-        lambda b: after(b, "max", "Clip", 0.0, 20000.0),
     ):
         with pytest.raises(
             UnsupportedLayerError,
-            match=r"not part of an activation|neither a chain of layers|one activation for each|^n\d_Cast: ",
+            match=r"not part of an activation|neither a chain of layers|^n\d_Cast: ",
         ):
             convert.convert(built(add))
+
+
+def test_bounds_behind_an_activation_are_a_layer_of_their_own() -> None:
+    for activation, op, bounds in (
+        ("silu", "Min", (20000.0,)),
+        ("silu", "Max", (-0.27,)),
+        ("max", "Clip", (0.0, 20000.0)),
+    ):
+        model = built(lambda b, a=activation, o=op, c=bounds: after(b, a, o, *c))
+        x = np.array([[-3.0, 1.0, 30000.0]], np.float32)
+        one = convert.convert(model)
+        np.testing.assert_allclose(outputs(one.architecture, one.weights, x), run(model, x), 1e-6)
 
 
 def test_what_untrusted_graphs_write_does_not_become_large() -> None:

@@ -50,7 +50,9 @@ def reshaped(dims: Dims, target: Sequence[Any], batch: int | None, allow_zero: b
     first, or leaves exactly the rows to -1, keeps rows apart.
     """
     if not rows_stand_first(dims):
-        return None
+        if batch != 1:
+            return None
+        dims = tuple(d for d in dims if d != ROWS)
     new: list[Any] = []
     for i, size in enumerate(target):
         if size == 0:

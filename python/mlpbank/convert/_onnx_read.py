@@ -99,17 +99,15 @@ class Reader:
 
     def steps(self, tensor: str, columns: int | None) -> list[Step]:
         """Return the steps to a tensor. It must have as many columns, if that is not None."""
-        nodes = self.graph.nodes
         self._output = tensor
         self._keep()
         i = 0
-        while i < len(nodes) and tensor not in self.rows:
-            node = nodes[i]
+        while i < len(self.graph.nodes) and tensor not in self.rows:
+            node = self.graph.nodes[i]
             if self._is_ready(node):
                 i += 1
             elif node.op_type == "If" and node.domain in STANDARD:
-                del nodes[i]
-                self.graph.extend(self._branch(node), i)
+                self.graph.replace(i, self._branch(node))
                 self._keep()
                 i = 0
             else:
@@ -132,7 +130,8 @@ class Reader:
                 tensor, "leads nowhere: the output does not depend on the input through a chain"
             )
         count = features(rows.dims)
-        if not rows_stand_first(rows.dims) or (count != 1 and feature_axis(rows.dims) is None):
+        mixed = self.batch != 1 and not rows_stand_first(rows.dims)
+        if mixed or (count != 1 and feature_axis(rows.dims) is None):
             raise unsupported(
                 tensor,
                 f"its shape {in_words(rows.dims)} is not that of one vector for each row; Flatten "
@@ -226,6 +225,9 @@ class Reader:
             parts = split(rows, given, len(node.output))
             self.rows |= dict(zip(node.output, parts, strict=True))
             return
+        # -x begins a sigmoid that is written with exp, and else is a scale.
+        if op == "Neg" and self._region(tensor):
+            return
         found = self._step(node, rows, where)
         if found is not None:
             self.rows[node.output[0]] = found
@@ -294,6 +296,8 @@ class Reader:
             return rows._replace(whole=False)
         if op == "Identity":
             return rows
+        if op == "Neg":
+            return rows.then(affine(-1.0, 0.0, where))
         return None if op in ELEMENTWISE else self._refuse(op, where)
 
     def _refuse(self, op: str, where: str) -> None:
