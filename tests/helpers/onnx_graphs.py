@@ -65,6 +65,8 @@ def answers(model: Any, x: Any, output: int = 0) -> Any:
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    # Optimised, products with dequantised weights would round the rows to 8 bits.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -116,8 +118,9 @@ def graph(
         attributes = dict(rest[0]) if rest else {}
         made.append(helper.make_node(op, given.split(), results.split(), **attributes))
     arrays = {
-        name: a if isinstance(a, np.ndarray) else np.asarray(a, np.float32)
+        name: np.asarray(a, np.float32) if dtype == TensorProto.FLOAT and wide else np.asarray(a)
         for name, a in (constants or {}).items()
+        for wide in [np.asarray(a).dtype == np.float64]
     }
     return helper.make_model(
         helper.make_graph(

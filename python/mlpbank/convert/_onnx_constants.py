@@ -89,6 +89,8 @@ def fold(node: Any, constants: Mapping[str, Array], opsets: Any) -> dict[str, Ar
         if _largest(node, [constants[name] for name in node.input if name]) > _MOST:
             raise unsupported(where, f"{node.op_type} makes a constant of more than {_MOST} values")
         names = [name for name in node.output if name]
+        if node.op_type == "DequantizeLinear":  # the evaluator has it from opset 19 on only
+            return {names[0]: _dequantized(node, [constants[name] for name in node.input if name])}
         results = _evaluate([node], names, {}, constants, opsets)
     except MlpbankError:
         raise
@@ -97,6 +99,21 @@ def fold(node: Any, constants: Mapping[str, Array], opsets: Any) -> dict[str, Ar
             f"{where}: {node.op_type} of constants cannot be computed: {error}"
         ) from error
     return {name: _single(np.asarray(a)) for name, a in zip(names, results, strict=True)}
+
+
+def _dequantized(node: Any, arrays: list[Array]) -> Array:
+    """Return ``(x - zero_point) * scale``, each for all values or for each along one axis."""
+    x, scale, *zeros = arrays
+    attributes = attributes_of(node)
+    if attributes.get("block_size", 0) or scale.ndim > 1:
+        raise unsupported(where_of(node), "DequantizeLinear by blocks is not supported")
+    shape = [1] * x.ndim
+    if scale.ndim == 1 and scale.size > 1:
+        shape[attributes.get("axis", 1)] = scale.size
+    wide = x.astype(np.float32)
+    if zeros:
+        wide = wide - zeros[0].astype(np.float32).reshape(shape)
+    return wide * scale.astype(np.float32).reshape(shape)
 
 
 def _constant(node: Any) -> Array:
