@@ -322,6 +322,10 @@ def _layers(
         return _chain.fold(keras.steps(model, output=output))
     if framework in _REFUSED:
         raise UnsupportedLayerError(f"{type(model).__name__} {_REFUSED[framework]}")
+    if framework == "onnx" or isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
+        with _needs_onnx():
+            from mlpbank.convert import onnx
+        return _chain.fold(onnx.steps(model, output))
     if output is not None:
         raise InvalidValueError(
             f"output: expected None for a model with one result ({type(model).__name__}), "
@@ -331,10 +335,6 @@ def _layers(
         from mlpbank.convert import sklearn
 
         return _chain.fold(sklearn.steps(model))
-    if framework == "onnx" or isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
-        with _needs_onnx():
-            from mlpbank.convert import onnx
-        return _chain.fold(onnx.steps(onnx.load(model)))
     if isinstance(model, Converted):
         return native_layers(model.weights, model.architecture)
     if framework is None and not isinstance(model, (Mapping, list, tuple)):
