@@ -233,7 +233,7 @@ def test_files_that_cannot_be_read_name_their_path(tmp_path: Path) -> None:
         convert.convert(path)
     assert str(path) in str(caught.value) or "weights" in str(caught.value)
     path.write_bytes(good.SerializeToString()[:-40])
-    with pytest.raises(ValueError, match="model.onnx: expected") as error:
+    with pytest.raises(ValueError, match=r"model\.onnx: expected") as error:
         convert.convert(path)
     assert str(error.value).startswith(str(path))
     for content in (b"", b"\x00" * 64):
