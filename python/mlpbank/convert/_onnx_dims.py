@@ -135,5 +135,5 @@ def spread(values: npt.NDArray[Any], dims: Dims) -> tuple[npt.NDArray[Any], Dims
             return None
     if values.size == 1:
         return values.reshape(1), tuple(result)
-    whole = [size if d in (ROWS, ANY) else d for d, size in zip(result, shape, strict=True)]
+    whole = [size if isinstance(d, str) else d for d, size in zip(result, shape, strict=True)]
     return np.broadcast_to(values.reshape(shape), whole).reshape(-1), tuple(result)

@@ -19,8 +19,10 @@ FLOATS = (
     TensorProto.BFLOAT16,
     TensorProto.UNDEFINED,
 )
-_INTEGERS = (TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64)
-_INTEGERS += (TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64)
+_INTEGERS = (
+    *(TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64),
+    *(TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64),
+)
 
 
 def read_inputs(inputs: Sequence[Any]) -> tuple[dict[str, Rows], int | None, int | None]:

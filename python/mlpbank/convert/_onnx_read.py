@@ -30,6 +30,13 @@ from mlpbank.convert._onnx_constants import (
 from mlpbank.convert._onnx_dims import ROWS, feature_axis, features, rows_stand_first
 from mlpbank.convert._onnx_graph import Graph
 from mlpbank.convert._onnx_inputs import FLOATS, read_inputs
+from mlpbank.convert._onnx_operators import (
+    ARITHMETIC,
+    TAKES_INTEGERS,
+    check_elementwise,
+    check_operator,
+    refusal,
+)
 from mlpbank.convert._onnx_rows import Rows, arithmetic, dense, finished, in_words, joined
 from mlpbank.convert._onnx_shapes import (
     SHAPES,
@@ -42,47 +49,7 @@ from mlpbank.convert._onnx_shapes import (
 from mlpbank.convert._recognise import agrees
 from mlpbank.errors import InvalidValueError
 
-_DOMAINS = (*STANDARD, "ai.onnx.ml")
-_ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
-# The attributes of each operation that are read or change no result. Any other is refused.
-_KNOWN: dict[str, set[str]] = {
-    **{
-        op: set()
-        for op in (*_ARITHMETIC, "MatMul", "Relu", "Tanh", "Sigmoid", "Softplus", "Identity", "Neg")
-    },
-    **{op: set() for op in ("Mish", "HardSwish", "Softsign", "PRelu")},
-    **{op: {"alpha"} for op in ("LeakyRelu", "Elu", "Celu", "Swish")},
-    "Selu": {"alpha", "gamma"},
-    "HardSigmoid": {"alpha", "beta"},
-    **{op: {"axis"} for op in ("Softmax", "Flatten", "Concat", "Gather")},
-    "Gemm": {"transA", "transB", "alpha", "beta"},
-    "Gelu": {"approximate"},
-    "BatchNormalization": {"epsilon", "momentum", "training_mode", "spatial"},
-    "Scaler": {"offset", "scale"},
-    "FeatureVectorizer": {"inputdimensions"},
-    "LinearRegressor": {"coefficients", "intercepts", "targets", "post_transform"},
-    "Dropout": {"ratio", "seed"},
-    "Cast": {"to", "saturate", "round_mode"},
-    "Reshape": {"allowzero"},
-    "Transpose": {"perm"},
-    **{op: {"axes"} for op in ("Squeeze", "Unsqueeze")},
-}
 _LONGEST = 32  # nodes; no activation has nearly as many
-_OF_ML = {"Scaler", "FeatureVectorizer", "ArrayFeatureExtractor", "LinearRegressor"}
-# These may read whole numbers.
-_TAKES_INTEGERS = {*SHAPES, "Cast", "Identity", "Concat", *_OF_ML}
-_QUANTISED = "pass the model as it was before quantisation; a bank stores int8 itself"
-_WAYS = {
-    "ArgMax": "it gives labels; make the probabilities an output",
-    "Normalizer": "it divides each row by its norm; do that to the rows before",
-    **dict.fromkeys(("Imputer", "IsNaN", "Where"), "fill missing values of the rows before"),
-    "LinearClassifier": "its scores are no layer's; pass the classifier itself, or its weights",
-    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"), _QUANTISED),
-    **dict.fromkeys(("MatMulInteger", "QLinearMatMul", "QGemm"), _QUANTISED),
-    **dict.fromkeys(("If", "Loop", "Scan"), "its course depends on data; export it without"),
-    "LogSoftmax": "end the graph before it, or export softmax and take the logarithm of results",
-}
-_WAY = "onnx.utils.extract_model cuts it off where it stands first or last"
 
 
 class Reader:
@@ -147,7 +114,7 @@ class Reader:
         """Return the nodes that an If stands for. Its condition has to be a constant by now."""
         where = where_of(node)
         if node.input[0] not in self.constants:
-            raise unsupported(where, f"If is not supported; {_WAYS['If']}")
+            raise unsupported(where, refusal("If"))
         wanted = "then_branch" if self.constants[node.input[0]].all() else "else_branch"
         branch = attributes_of(node)[wanted]
         if branch.initializer or len(branch.output) != len(node.output):
@@ -195,13 +162,13 @@ class Reader:
     def _read(self, node: Any) -> None:
         """Read a node that computes rows from rows."""
         where, op = where_of(node), node.op_type
-        self._check_operator(node, where)
+        check_operator(node, where)
         data = [name for name in node.input if name in self.rows]
         lost = [n for n in node.input if n and n not in self.rows and self._value(n) is None]
         if lost:
             raise unsupported(where, f"reads {lost[0]!r}, which no earlier node makes")
         if not data:
-            raise unsupported(where, f"{op} is not supported; {_WAYS.get(op, _WAY)}")
+            raise unsupported(where, refusal(op))
         if op in ("Concat", "FeatureVectorizer"):
             self.rows[node.output[0]] = self._joined(node, data, where)
             return
@@ -216,7 +183,7 @@ class Reader:
                 "of layers nor an activation mlpbank has",
             )
         rows = self.rows[tensor]
-        if rows.whole and op not in _TAKES_INTEGERS:
+        if rows.whole and op not in TAKES_INTEGERS:
             raise unsupported(
                 where, f"{op} of whole numbers is not supported; Cast to float has to stand first"
             )
@@ -235,15 +202,6 @@ class Reader:
             raise unsupported(
                 where, f"{op} is not supported, or not part of an activation mlpbank has"
             )
-
-    def _check_operator(self, node: Any, where: str) -> None:
-        op = node.op_type
-        if (node.domain == "ai.onnx.ml") != (op in _OF_ML) or node.domain not in _DOMAINS:
-            name = f"{node.domain}.{op}" if node.domain else op
-            raise unsupported(where, f"{name} is not supported; {_WAYS.get(op, _WAY)}")
-        attributes = attributes_of(node)
-        if unknown := sorted(attributes.keys() - _KNOWN.get(op, attributes.keys())):
-            raise unsupported(where, f"{op} with {unknown[0]} is not supported")
 
     def _joined(self, node: Any, data: list[str], where: str) -> Rows:
         if len(data) != len(node.input):
@@ -265,11 +223,12 @@ class Reader:
         first = node.input[0] in self.rows
         if op in ("Gemm", "MatMul"):
             return self._product(node, rows, attributes, where)
-        if op in _ARITHMETIC:
+        if op in ARITHMETIC:
             value = self.constant(node.input[1 if first else 0], where)
             return arithmetic(rows, op, value, first, where)
         if not first:
-            return None if op in ELEMENTWISE else self._refuse(op, where)
+            check_elementwise(op, where)
+            return None
         if op in SHAPES:
             return SHAPES[op](rows, self._shape_node(node))
         if op == "Softmax":
@@ -298,10 +257,8 @@ class Reader:
             return rows
         if op == "Neg":
             return rows.then(affine(-1.0, 0.0, where))
-        return None if op in ELEMENTWISE else self._refuse(op, where)
-
-    def _refuse(self, op: str, where: str) -> None:
-        raise unsupported(where, f"{op} is not supported; {_WAYS.get(op, _WAY)}")
+        check_elementwise(op, where)
+        return None
 
     def _product(self, node: Any, rows: Rows, attributes: dict[str, Any], where: str) -> Rows:
         left = node.input[0] not in self.rows

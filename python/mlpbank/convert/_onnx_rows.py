@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -124,7 +124,8 @@ def select(rows: Rows, indices: Sequence[int], dims: Dims, where: str) -> Rows:
             steps.append(Dense(step.weight[:, at], bias, step.where))
             return rows._replace(steps=(*rows.steps[:i], *steps[::-1]), dims=dims)
         if isinstance(step, Affine):
-            step = Affine(*(v[at] if v.size > 1 else v for v in step[:2]), step.where)
+            scale, shift = (v[at] if v.size > 1 else v for v in (step.scale, step.shift))
+            step = Affine(scale, shift, step.where)
         elif step.activation is Activation.SOFTMAX:
             raise unsupported(
                 where,
@@ -141,7 +142,8 @@ def joined(parts: Sequence[Rows], axis: int, where: str) -> Rows:
         return both
     dims = parts[0].dims
     axis = axis + len(dims) if axis < 0 else axis
-    scales, shifts, columns = [], [], []
+    scales, shifts = [], []
+    columns: list[int] = []
     width = 0
     for part in parts:
         count = features(part.dims)
@@ -157,12 +159,9 @@ def joined(parts: Sequence[Rows], axis: int, where: str) -> Rows:
             or part.dims[axis] == ROWS
         ):
             raise unsupported(where, f"joins tensors along another axis than features ({axis})")
-        scale, shift = np.ones(count), np.zeros(count)
-        for step in part.steps:
-            scale = scale * step[0]
-            shift = shift * step[0] + step[1]
-        scales.append(scale)
-        shifts.append(shift)
+        whole_step = _composed(part.steps, where)
+        scales.append(np.broadcast_to(whole_step.scale, (count,)))
+        shifts.append(np.broadcast_to(whole_step.shift, (count,)))
         columns += range(count) if part.columns is None else part.columns
         width += count
     steps: tuple[Step, ...] = ()
@@ -170,6 +169,16 @@ def joined(parts: Sequence[Rows], axis: int, where: str) -> Rows:
         steps = (affine(np.concatenate(scales), np.concatenate(shifts), where),)
     whole = any(part.whole for part in parts)
     return Rows(steps, (*dims[:axis], width, *dims[axis + 1 :]), tuple(columns), whole)
+
+
+def _composed(steps: Sequence[Step], where: str) -> Affine:
+    """Return affine steps as one."""
+    whole = affine(1.0, 0.0, where)
+    for step in steps:
+        assert isinstance(step, Affine)
+        shift = whole.shift * step.scale + step.shift
+        whole = Affine(whole.scale * step.scale, shift, where)
+    return whole
 
 
 def _two_classes(parts: Sequence[Rows], where: str) -> Rows | None:
@@ -215,9 +224,9 @@ def _without_affines(steps: Sequence[Step]) -> list[Step]:
     assert isinstance(product, Dense)
     weight = product.weight.astype(np.float64)
     bias = np.zeros(weight.shape[1]) if product.bias is None else product.bias.astype(np.float64)
-    for step in kept[at + 1 :]:
-        weight, bias = weight * step[0], bias * step[0] + step[1]
-    return [*kept[:at], Dense(weight, bias, product.where)]
+    whole = _composed(kept[at + 1 :], product.where)
+    layer = Dense(weight * whole.scale, bias * whole.scale + whole.shift, product.where)
+    return [*kept[:at], layer]
 
 
 def finished(rows: Rows, width: int | None) -> list[Step]:
@@ -240,12 +249,13 @@ def finished(rows: Rows, width: int | None) -> list[Step]:
     return [Dense(picked, None, where), *steps]
 
 
-def _scaled_inputs(layer: Dense, before: Sequence[Any]) -> Dense:
-    weight, bias = layer.weight, layer.bias
-    for step in reversed(before):
-        wide = weight.astype(np.float64)
-        count = wide.shape[0]
-        shift = np.broadcast_to(step.shift, (count,)) @ wide
-        bias = shift if bias is None else shift + bias
-        weight = np.broadcast_to(step.scale, (count,))[:, None] * wide
-    return Dense(weight, bias, layer.where)
+def _scaled_inputs(layer: Dense, before: Sequence[Step]) -> Dense:
+    """Return a layer that has taken the affine steps before it."""
+    if not before:
+        return layer
+    whole = _composed(before, layer.where)
+    weight = layer.weight.astype(np.float64)
+    count = len(weight)
+    shift = np.broadcast_to(whole.shift, (count,)) @ weight
+    scaled = np.broadcast_to(whole.scale, (count,))[:, None] * weight
+    return Dense(scaled, shift if layer.bias is None else shift + layer.bias, layer.where)

@@ -149,8 +149,7 @@ def pool(rows: Rows, node: Node) -> Rows:
         keep = bool(node.attributes.get("keepdims", 1))
         if not axes and node.attributes.get("noop_with_empty_axes", 0):
             return rows
-        axes = axes or list(range(rank))
-    at = {axis + rank if axis < 0 else axis for axis in axes}
+    at = {axis + rank if axis < 0 else axis for axis in axes or range(rank)}
     if any(not 0 <= i < rank or rows.dims[i] != 1 for i in at):
         raise unsupported(
             node.where,
