@@ -140,6 +140,7 @@ def fitted(kind: str, targets: Any, **options: Any) -> Any:
 SCALERS = ["StandardScaler", "MinMaxScaler", "RobustScaler", "MaxAbsScaler"]
 
 
+@pytest.mark.slow  # its package is in the extra `test-all` alone
 @pytest.mark.parametrize("scaler", SCALERS)
 @pytest.mark.parametrize("activation", ["relu", "logistic", "tanh", "identity"])
 def test_regressors_of_scikit_learn(scaler: str, activation: str) -> None:
@@ -158,6 +159,7 @@ def test_regressors_of_scikit_learn(scaler: str, activation: str) -> None:
     np.testing.assert_allclose(got[0], got[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # its package is in the extra `test-all` alone
 @pytest.mark.parametrize("zipmap", [False, True, "columns"])
 @pytest.mark.parametrize("labels", [(0, 1), ("no", "yes"), (3, 5, 9), ("a", "b", "c", "d")])
 def test_classifiers_of_scikit_learn(zipmap: Any, labels: Any) -> None:
@@ -177,6 +179,7 @@ def test_classifiers_of_scikit_learn(zipmap: Any, labels: Any) -> None:
     np.testing.assert_allclose(expected, network.predict_proba(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # its package is in the extra `test-all` alone
 def test_a_frame_of_columns_of_scikit_learn() -> None:
     skl2onnx = pytest.importorskip("skl2onnx")
     pandas = pytest.importorskip("pandas")
@@ -208,6 +211,7 @@ def test_a_frame_of_columns_of_scikit_learn() -> None:
     np.testing.assert_allclose(got, model.predict(x[:5]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow  # its package is in the extra `test-all` alone
 def test_scikit_learn_parts_that_no_layer_computes() -> None:
     skl2onnx = pytest.importorskip("skl2onnx")
     pipeline = pytest.importorskip("sklearn.pipeline")

@@ -24,6 +24,7 @@ B = RNG.normal(size=3).astype(np.float32)
 V = RNG.normal(size=(3, 2)).astype(np.float32)
 
 
+@pytest.mark.slow  # its package is in the extra `test-all` alone
 def test_both_exporters_of_pytorch() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
