@@ -89,7 +89,7 @@ def convert(
     -------
     Converted
         Batch normalisation and scalers are folded into the layers in float64 and rounded once to
-        float32.
+        float32. It has the feature names and classes that a model of scikit-learn knows.
 
     Raises
     ------
@@ -167,8 +167,9 @@ def stack(
     Raises
     ------
     ValueError
-        There is no model, or a model differs from `architecture` or from the first. The message
-        names the key and the difference.
+        There is no model, or a model differs from `architecture` or from the first: also in its
+        feature names, unless that is their order only, to which it is brought, or its classes. The
+        message names the key and the difference.
     UnsupportedLayerError, TypeError, ValueError, KeyError
         As for `convert`. The message begins with the key.
     """
