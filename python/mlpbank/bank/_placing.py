@@ -31,7 +31,9 @@ def stack(
     """Return what `convert.stack` does, with the shift of a bank. `scaled`: a scaler is outside."""
     from mlpbank.convert import _stacked
 
-    return _stacked(models, architecture, progress, _inside(scaled, UNDECIDED, dtype), output)
+    decide = _inside(scaled, UNDECIDED, dtype)
+    keys, architecture, weights, _ = _stacked(models, architecture, progress, decide, output)
+    return keys, architecture, weights
 
 
 def placed(

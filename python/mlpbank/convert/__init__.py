@@ -7,7 +7,6 @@ A model's framework is never imported by mlpbank: the process has imported it al
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -22,6 +21,8 @@ from mlpbank.convert._chain import Converted
 from mlpbank.convert._checkpoints import state_dict_of
 from mlpbank.convert._containers import pairs_of
 from mlpbank.convert._flat import from_flat
+from mlpbank.convert._frameworks import REFUSED, framework_of
+from mlpbank.convert._knowledge import NOTHING, Agreement, Knowledge, knowledge_of
 from mlpbank.convert._native import is_native, native_layers
 from mlpbank.convert._params import from_params, from_stacked_params
 from mlpbank.convert.scalers import fold_scalers, mean_and_scale
@@ -107,9 +108,17 @@ def _converted(
     architecture: Architecture | None,
     decide: _shift.Decide,
     output: str | int | None = None,
+    knowledge: Knowledge = NOTHING,
+    align_classes: bool = False,
 ) -> Converted:
-    """Do what `convert` does, for the input shift that is decided."""
+    """Do what `convert` does, for the input shift that is decided.
+
+    `knowledge` is what the bank knows already: inputs come in the order of its names, and outputs
+    in that of its classes, to which `align_classes` may add those that the model has not seen.
+    """
+    agreement = Agreement(knowledge, align_classes)
     layers = _layers(model, architecture, {}, output)
+    layers = agreement.layers(layers, knowledge_of(model), "the model")
     shape = _chain.shape_of(layers)
     if architecture is None:
         architecture = _chain.architecture_of(layers)
@@ -119,7 +128,7 @@ def _converted(
     weights: dict[str, Any] = _chain.weights_of(layers)
     if shift is not None:
         weights[_shift.KEY] = shift
-    return Converted(architecture, weights)
+    return Converted(architecture, weights, *agreement.knowledge)
 
 
 @in_default_mode
@@ -163,7 +172,9 @@ def stack(
     UnsupportedLayerError, TypeError, ValueError, KeyError
         As for `convert`. The message begins with the key.
     """
-    return _stacked(models, architecture, progress, _shift.where_needed(_shift.LIMIT), output)
+    decide = _shift.where_needed(_shift.LIMIT)
+    keys, architecture, weights, _ = _stacked(models, architecture, progress, decide, output)
+    return keys, architecture, weights
 
 
 @in_default_mode
@@ -173,8 +184,10 @@ def _stacked(
     progress: bool,
     decide: _shift.Decide,
     output: str | int | None = None,
-) -> tuple[list[Key], Architecture, dict[str, Float32Array]]:
-    """Do what `stack` does, for the input shift that is decided."""
+    knowledge: Knowledge = NOTHING,
+    align_classes: bool = False,
+) -> tuple[list[Key], Architecture, dict[str, Float32Array], Knowledge]:
+    """Do what `stack` does, as `_converted` does what `convert` does."""
     pairs = keyed(models)
     if not pairs:
         raise InvalidValueError("models: expected at least one, got none")
@@ -183,12 +196,15 @@ def _stacked(
     stacked: list[tuple[Float32Array, Float32Array, Float32Array | None]] = []
     plans: dict[Any, Any] = {}
     keys: list[Key] = []
+    agreement = Agreement(knowledge, align_classes)
+    agreement.foresee(pairs)
     scaled: dict[int, _chain.Layer] = {}  # first layers that scale their inputs
     for i, (key, model) in enumerate(
         progress_bar(pairs, "importing", progress, total=len(pairs), unit="model")
     ):
         try:
             layers = _layers(model, architecture, plans, output)
+            layers = agreement.layers(layers, knowledge_of(model), f"models[{key!r}]")
             got = _chain.shape_of(layers)
             if shape is None:
                 architecture, shape, whose = _chain.architecture_of(layers), got, f"models[{key!r}]"
@@ -227,7 +243,7 @@ def _stacked(
         weights |= {f"layer_{i}": weight, f"layer_{i}.bias": bias}
         if slope is not None:
             weights[f"layer_{i}.slope"] = slope
-    return keys, architecture, weights
+    return keys, architecture, weights, agreement.knowledge
 
 
 def _with_first_layers(
@@ -269,7 +285,7 @@ def _with_first_layers(
 
 def keyed(models: Any) -> list[tuple[Any, Any]]:
     """Return the keys and models of whatever `stack` takes, or raise TypeError or ValueError."""
-    return pairs_of(models, _framework)
+    return pairs_of(models, framework_of)
 
 
 def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
@@ -307,7 +323,7 @@ def _layers(
     output: str | int | None = None,
 ) -> list[_chain.Layer]:
     """Return the folded layers of a model. `plans` is one dict for all models of a call."""
-    framework = _framework(type(model))
+    framework = framework_of(type(model))
     if framework == "torch":
         from mlpbank.convert import torch
 
@@ -320,8 +336,8 @@ def _layers(
         from mlpbank.convert import keras
 
         return _chain.fold(keras.steps(model, output=output))
-    if framework in _REFUSED:
-        raise UnsupportedLayerError(f"{type(model).__name__} {_REFUSED[framework]}")
+    if framework in REFUSED:
+        raise UnsupportedLayerError(f"{type(model).__name__} {REFUSED[framework]}")
     if output is not None:
         raise InvalidValueError(
             f"output: expected None for a model with one result ({type(model).__name__}), "
@@ -351,42 +367,6 @@ def _layers(
     if is_native(model):
         return native_layers(model, architecture)
     return native_layers(from_params(model, architecture).weights, architecture)
-
-
-# (name, package) of the base class of each framework's models.
-_BASES = {
-    ("Module", "torch"): "torch",
-    ("ExportedProgram", "torch"): "torch.export",
-    ("NeuralNet", "skorch"): "skorch",
-    ("BaseEstimator", "sklearn"): "sklearn",
-    ("Layer", "keras"): "keras",
-    ("Layer", "tf_keras"): "keras 2",
-    ("Layer", "tensorflow"): "keras 2",
-    ("Module", "tensorflow"): "tensorflow",
-    ("ModelProto", "onnx"): "onnx",
-    ("Module", "equinox"): "jax",
-    ("Module", "flax"): "jax",
-}
-# Why models of a framework are not read, and what to pass instead.
-_REFUSED = {
-    "torch.export": "of torch.export is not read; pass the original module, as it was before the "
-    "export, or export that to ONNX",
-    "keras 2": "is a model of Keras 2 (tf_keras or tensorflow.keras before 2.16), which is not "
-    "read; save it as .keras or .h5 and load that with Keras 3, or pass its arrays: "
-    "from_params(list(zip(w[::2], w[1::2])), architecture, weight_layout='in_out') of "
-    "w = model.get_weights() with a kernel and a bias for each layer",
-    "tensorflow": "is a tf.Module, which may compute anything; pass its arrays with an "
-    "architecture, or export it to ONNX (tf2onnx)",
-}
-_known: weakref.WeakKeyDictionary[type, str | None] = weakref.WeakKeyDictionary()
-
-
-def _framework(kind: type) -> str | None:
-    """Return the framework of a class by the names of its bases, which imports no framework."""
-    if kind not in _known:
-        bases = ((base.__name__, base.__module__.partition(".")[0]) for base in kind.__mro__)
-        _known[kind] = next((_BASES[base] for base in bases if base in _BASES), None)
-    return _known[kind]
 
 
 @contextmanager

@@ -103,10 +103,16 @@ class Converted:
         feature's mean is more than 128 times its scale, also ``"input_shift"`` (in,) float64: the
         weights take ``x - input_shift``. A `Bank` takes them, `BatchedWeights`, which subtracts
         nothing, refuses them.
+    feature_names : tuple of str, optional
+        Names of the inputs in their order, where the model was fitted to a data frame.
+    classes : tuple of str, int, float or bool, optional
+        The label of each output, where the model is a classifier that tells them.
     """
 
     architecture: Architecture
     weights: dict[str, Float32Array]
+    feature_names: tuple[str, ...] | None = None
+    classes: tuple[Any, ...] | None = None
 
 
 def activate(activation: Activation, where: str, **parameters: Any) -> Activate:

@@ -78,6 +78,47 @@ def _predicts_numbers(estimator: Any) -> bool:
     return kind != "MLPClassifier"
 
 
+def feature_names(estimator: Any) -> Any:
+    """Return the names of the columns that an estimator was fitted to, None if it has none."""
+    kind = sklearn_class(estimator)
+    if kind in _INNER:
+        return feature_names(getattr(estimator, _INNER[kind], None))
+    if kind != "Pipeline":
+        return getattr(estimator, "feature_names_in_", None)
+    # Those of the first step that the columns reach. Later ones may have names of results.
+    for _, step in estimator.steps:
+        if step is None or step == "passthrough":
+            continue
+        names = feature_names(step)
+        if names is not None or sklearn_class(step) != "FunctionTransformer":
+            return names
+    return None
+
+
+def classes(estimator: Any) -> Any:
+    """Return the label of each column of ``predict_proba``, None if there are none.
+
+    Outputs for several labels at once (multilabel) are columns of their own, so they have none.
+    """
+    kind = sklearn_class(estimator)
+    if kind in _INNER:
+        return classes(getattr(estimator, _INNER[kind], None))
+    if kind == "Pipeline":
+        return classes(estimator.steps[-1][1])
+    if kind != "MLPClassifier":
+        return None
+    multilabel = getattr(estimator, "n_outputs_", 1) > 1 and estimator.out_activation_ != "softmax"
+    return None if multilabel else getattr(estimator, "classes_", None)
+
+
+# Estimators that pass their columns on, and where the one is that takes them.
+_INNER = {
+    "TransformedTargetRegressor": "regressor_",
+    "GridSearchCV": "best_estimator_",
+    "RandomizedSearchCV": "best_estimator_",
+}
+
+
 def _network(network: Any, where: str) -> list[Step]:
     matrices = list(_fitted(network, "coefs_", where))
     biases = list(network.intercepts_)
