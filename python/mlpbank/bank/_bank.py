@@ -19,6 +19,7 @@ from mlpbank.bank._placing import UNDECIDED, folded, placed, stack
 from mlpbank.engine import Engine
 from mlpbank.errors import (
     BankFileError,
+    InvalidValueError,
     KeyTypeError,
     ModelNotLoadedError,
     UnknownKeyError,
@@ -195,6 +196,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         output: str | int | None = None,
         feature_names: Sequence[str] | None = None,
         classes: Sequence[Any] | None = None,
+        align_classes: bool = False,
         progress: bool = False,
     ) -> Bank:
         """Return a bank of PyTorch, scikit-learn, Keras or ONNX models, or weights mappings.
@@ -211,7 +213,11 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         output : str or int, optional
             The result to take, by name or number, of models that have several.
         feature_names, classes : optional
-            As for `Bank`.
+            As for `Bank`. By default those of the models: features come in the order of the first
+            model that names them.
+        align_classes : bool
+            Take classifiers that have seen some of the classes only, and give the others the
+            probability 0.
         progress : bool
             Show a bar on stderr (needs tqdm).
 
@@ -219,8 +225,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         ------
         TypeError, ValueError
             There is no key for each model, or what is one is no key, which is checked before the
-            first model is converted. Or a model cannot be converted, or differs in architecture;
-            the message names the first.
+            first model is converted. Or a model cannot be converted, or differs in architecture,
+            features or classes; the message names the first.
         """
         from mlpbank import convert
 
@@ -229,10 +235,16 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         if fallback is not None:
             check_key(fallback, columns.key_type, "fallback")
         scalers = (input_scaler, output_scaler)
-        _, found, stacked = stack(
-            pairs, architecture, _dtype_name(dtype), progress, input_scaler is not None, output
+        found, stacked, known = stack(
+            pairs,
+            architecture,
+            _dtype_name(dtype),
+            progress,
+            input_scaler is not None,
+            output,
+            (feature_names, classes),
+            align_classes,
         )
-        known = Known.checked(found, None, feature_names, classes)
         return cls._of(columns, found, stacked, scalers, dtype, layout, engine, fallback, known)
 
     # Those of a mapping would compare weights and leave no hash.
@@ -337,6 +349,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         input_scaler: Any = None,
         output_scaler: Any = None,
         output: str | int | None = None,
+        align_classes: bool = False,
         check_finite: bool = False,
     ) -> None:
         """Add a model, or replace it in one step while others predict. An error changes nothing.
@@ -357,6 +370,10 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             weights lose accuracy by it, which is warned of.
         output : str or int, optional
             The result to take, by name or number, of a model that has several.
+        align_classes : bool
+            Take a classifier that has seen some of the bank's classes only, and give the others the
+            probability 0. Without, other classes are refused. Features that the model names in
+            another order come in the bank's; other ones are refused.
         check_finite : bool
             Refuse NaN and infinity.
 
@@ -369,15 +386,28 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         key = self._slot_map.check(key)
         while True:
             decided = self._decided.get("known")
-            shift = self.input_shift
-            if decided is None and shift is None:
-                shift = UNDECIDED
-            weights, shift = placed(
-                model, self.architecture, self.dtype, input_scaler, output_scaler, shift, output
+            given = decided or self._known
+            if decided is None and given.input_shift is None:
+                given = given._replace(input_shift=UNDECIDED)
+            if align_classes and decided is not None and decided.classes is None:
+                raise InvalidValueError(
+                    f"bank[{key!r}]: align_classes: expected a bank that knows its classes, got "
+                    "one that does not; give it classes= when it is made"
+                )
+            weights, found = placed(
+                key,
+                model,
+                self.architecture,
+                self.dtype,
+                input_scaler,
+                output_scaler,
+                given,
+                output,
+                align_classes,
             )
             arrays = self._weights._collect(weights, (), check_finite)
             # The first model decides what is not known, before it is there.
-            known = decided or self._known._replace(input_shift=shift)
+            known = decided or found
             self._known = self._decided.setdefault("known", known)
             if self._known is known:
                 break  # else another thread was first

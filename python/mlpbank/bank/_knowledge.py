@@ -40,6 +40,15 @@ class Known(NamedTuple):
             None if classes is None else as_classes(classes, architecture.output_size),
         )
 
+    @classmethod
+    def of_models(
+        cls, architecture: Architecture, shift: Float64Array | None, names: Any, classes: Any
+    ) -> Known:
+        """Return what models know. Names that come twice name nothing."""
+        if names is not None and len(set(names)) < len(names):
+            names = None
+        return cls.checked(architecture, shift, names, classes)
+
 
 def chosen(features: Sequence[str] | None, names: Names | None, wanted: int) -> Sequence[str]:
     """Return the columns of inputs in the bank's order. `names` are those of the bank.
