@@ -20,6 +20,7 @@ LAYERS = (
         "_key_tables",
         "_columns",
         "_frames",
+        "_names",
         "weights",
         "engine",
     ),

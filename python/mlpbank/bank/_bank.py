@@ -14,10 +14,12 @@ from mlpbank._key_tables import make_table
 from mlpbank._keys import check_key
 from mlpbank.architecture import Architecture
 from mlpbank.bank._files import BankFiles
+from mlpbank.bank._knowledge import Known
 from mlpbank.bank._placing import UNDECIDED, folded, placed, stack
 from mlpbank.engine import Engine
 from mlpbank.errors import (
     BankFileError,
+    InvalidValueError,
     KeyTypeError,
     ModelNotLoadedError,
     UnknownKeyError,
@@ -47,7 +49,9 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
     fallback : str, int or tuple, optional
         The key of the model that answers for keys that are unknown. It may be added later.
     input_shift : array_like (input_size,), optional
-        See the attribute. Without it, the first model that is added decides.
+    feature_names : sequence of input_size str, optional
+    classes : sequence of output_size str, int, float or bool, optional
+        See the attributes. What is not given, the first model that is added decides.
 
     Notes
     -----
@@ -85,11 +89,14 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         engine: Engine | None = None,
         fallback: Key | None = None,
         input_shift: Any = None,
+        feature_names: Sequence[str] | None = None,
+        classes: Sequence[Any] | None = None,
     ) -> None:
         weights = BatchedWeights(1, architecture, layout=layout, dtype=dtype)
         if input_shift is not None:
             input_shift = as_shift(input_shift, architecture.input_size)
-        self._bind(weights, ModelColumns.new(None), engine, fallback, input_shift)
+        known = Known.checked(architecture, input_shift, feature_names, classes)
+        self._bind(weights, ModelColumns.new(None), engine, fallback, known)
 
     @classmethod
     def from_stacked(
@@ -105,6 +112,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         version: str | Sequence[str | None] | None = None,
         input_scaler: Any = None,
         output_scaler: Any = None,
+        feature_names: Sequence[str] | None = None,
+        classes: Sequence[Any] | None = None,
     ) -> Bank:
         """Return a bank of models whose weights are stacked.
 
@@ -122,6 +131,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             Of all models, or of each.
         input_scaler, output_scaler : optional
             As for `add`; mean and scale may also have a leading dimension N.
+        feature_names, classes : optional
+            As for `Bank`.
 
         Raises
         ------
@@ -130,7 +141,10 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         """
         columns = ModelColumns.new(make_table(keys), version)
         scalers = (input_scaler, output_scaler)
-        return cls._of(columns, architecture, weights, scalers, dtype, layout, engine, fallback)
+        known = Known.checked(architecture, None, feature_names, classes)
+        return cls._of(
+            columns, architecture, weights, scalers, dtype, layout, engine, fallback, known
+        )
 
     @classmethod
     def _of(
@@ -143,6 +157,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         layout: Layout,
         engine: Engine | None,
         fallback: Key | None,
+        known: Known,
     ) -> Bank:
         models = len(columns.revisions)
         if models == 0:
@@ -153,6 +168,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
                 engine=engine,
                 fallback=fallback,
                 input_shift=weights.get("input_shift"),
+                feature_names=known.feature_names,
+                classes=known.classes,
             )
         stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
         if any(scaler is not None for scaler in scalers):
@@ -160,7 +177,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         weights, input_shift = without_shift(weights, architecture.input_size)
         stored.load_stacked(weights)
         self = cls.__new__(cls)
-        self._bind(stored, columns, engine, fallback, input_shift)
+        self._bind(stored, columns, engine, fallback, known._replace(input_shift=input_shift))
         return self
 
     @classmethod
@@ -177,6 +194,9 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         input_scaler: Any = None,
         output_scaler: Any = None,
         output: str | int | None = None,
+        feature_names: Sequence[str] | None = None,
+        classes: Sequence[Any] | None = None,
+        align_classes: bool = False,
         progress: bool = False,
     ) -> Bank:
         """Return a bank of PyTorch, scikit-learn, Keras or ONNX models, or weights mappings.
@@ -192,6 +212,12 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             As for `from_stacked`.
         output : str or int, optional
             The result to take, by name or number, of models that have several.
+        feature_names, classes : optional
+            As for `Bank`. By default those of the models: features come in the order of the first
+            model that names them.
+        align_classes : bool
+            Take classifiers that have seen some of the classes only, and give the others the
+            probability 0.
         progress : bool
             Show a bar on stderr (needs tqdm).
 
@@ -199,8 +225,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         ------
         TypeError, ValueError
             There is no key for each model, or what is one is no key, which is checked before the
-            first model is converted. Or a model cannot be converted, or differs in architecture;
-            the message names the first.
+            first model is converted. Or a model cannot be converted, or differs in architecture,
+            features or classes; the message names the first.
         """
         from mlpbank import convert
 
@@ -209,10 +235,17 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         if fallback is not None:
             check_key(fallback, columns.key_type, "fallback")
         scalers = (input_scaler, output_scaler)
-        _, found, stacked = stack(
-            pairs, architecture, _dtype_name(dtype), progress, input_scaler is not None, output
+        found, stacked, known = stack(
+            pairs,
+            architecture,
+            _dtype_name(dtype),
+            progress,
+            input_scaler is not None,
+            output,
+            (feature_names, classes),
+            align_classes,
         )
-        return cls._of(columns, found, stacked, scalers, dtype, layout, engine, fallback)
+        return cls._of(columns, found, stacked, scalers, dtype, layout, engine, fallback, known)
 
     # Those of a mapping would compare weights and leave no hash.
     __eq__ = object.__eq__
@@ -239,8 +272,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             if slot < 0:
                 raise UnknownModelError([key], 1)
             weights = self._weights.get(slot)
-            if self._input_shift is not None:
-                weights |= {"input_shift": self._input_shift}  # type: ignore[dict-item]
+            if self.input_shift is not None:
+                weights |= {"input_shift": self.input_shift}  # type: ignore[dict-item]
             return weights
         except ModelNotLoadedError:  # removed in this moment
             raise UnknownModelError([key], 1) from None
@@ -316,6 +349,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         input_scaler: Any = None,
         output_scaler: Any = None,
         output: str | int | None = None,
+        align_classes: bool = False,
         check_finite: bool = False,
     ) -> None:
         """Add a model, or replace it in one step while others predict. An error changes nothing.
@@ -336,6 +370,10 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             weights lose accuracy by it, which is warned of.
         output : str or int, optional
             The result to take, by name or number, of a model that has several.
+        align_classes : bool
+            Take a classifier that has seen some of the bank's classes only, and give the others the
+            probability 0. Without, other classes are refused. Features that the model names in
+            another order come in the bank's; other ones are refused.
         check_finite : bool
             Refuse NaN and infinity.
 
@@ -347,14 +385,31 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         check_version(version)
         key = self._slot_map.check(key)
         while True:
-            shift = self._decided.get("input_shift", UNDECIDED)
-            weights, shift = placed(
-                model, self.architecture, self.dtype, input_scaler, output_scaler, shift, output
+            decided = self._decided.get("known")
+            given = decided or self._known
+            if decided is None and given.input_shift is None:
+                given = given._replace(input_shift=UNDECIDED)
+            if align_classes and decided is not None and decided.classes is None:
+                raise InvalidValueError(
+                    f"bank[{key!r}]: align_classes: expected a bank that knows its classes, got "
+                    "one that does not; give it classes= when it is made"
+                )
+            weights, found = placed(
+                key,
+                model,
+                self.architecture,
+                self.dtype,
+                input_scaler,
+                output_scaler,
+                given,
+                output,
+                align_classes,
             )
             arrays = self._weights._collect(weights, (), check_finite)
-            # The first model decides the shift, before it is there.
-            self._input_shift = self._decided.setdefault("input_shift", shift)
-            if self._input_shift is shift:
+            # The first model decides what is not known, before it is there.
+            known = decided or found
+            self._known = self._decided.setdefault("known", known)
+            if self._known is known:
                 break  # else another thread was first
         try:
             # One step. The caller's code has run, and no exception can come in between.
@@ -423,6 +478,8 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             engine=engine,
             fallback=plain.fallback,
             version=plain.versions,
+            feature_names=plain.feature_names,
+            classes=plain.classes,
         )
         self._metadata = plain.metadata
         return self

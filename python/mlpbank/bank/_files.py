@@ -14,14 +14,15 @@ from mlpbank._columns import ModelColumns
 from mlpbank._key_tables import table_keys
 from mlpbank._keys import kind_of
 from mlpbank.architecture import Architecture, array_shapes
-from mlpbank.bank._reads import BankReads
+from mlpbank.bank._knowledge import Known
+from mlpbank.bank._named import BankNamed
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
 from mlpbank.errors import KeyTypeError
 from mlpbank.files import _mapped, _schema
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import BatchedInference
-from mlpbank.typing import Float32Array, Float64Array, Key
+from mlpbank.typing import Float32Array, Key
 from mlpbank.weights import BatchedWeights
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class StackedModels(NamedTuple):
 StackedModels.__module__ = "mlpbank"  # from where users import it
 
 
-class BankFiles(BankReads):
+class BankFiles(BankNamed):
     """The part of `Bank` that saves and opens."""
 
     def _bind(
@@ -60,16 +61,14 @@ class BankFiles(BankReads):
         columns: ModelColumns,
         engine: Engine | None,
         fallback: Key | None,
-        input_shift: Float64Array | None = None,
+        known: Known,
     ) -> None:
         self._inference = BatchedInference.from_weights(weights, engine)
         self._weights = weights
         self._slot_map = SlotMap(weights, columns)
-        self._input_shift = input_shift
-        # The first model decides the shift, unless it is given. dict.setdefault is one step.
-        self._decided: dict[str, Float64Array | None] = {}
-        if input_shift is not None or len(self._slot_map.core):
-            self._decided["input_shift"] = input_shift
+        self._known = known
+        # The first model decides what is not given. dict.setdefault is one step.
+        self._decided: dict[str, Known] = {"known": known} if len(self._slot_map.core) else {}
         self.fallback = fallback
         self._metadata: dict[str, Any] = {}
 
@@ -112,6 +111,7 @@ class BankFiles(BankReads):
         -------
         StackedModels
             What `from_stacked` takes, in its order: ``Bank.from_stacked(*bank.to_stacked())``.
+            Without `feature_names` and `classes`, which `from_stacked` takes by name.
         """
         return self._stacked()[0]
 
@@ -135,15 +135,15 @@ class BankFiles(BankReads):
                 for name, array in part.get(model).items():
                     weights[name][first + model] = array
         keys = [] if columns.table is None else list(table_keys(columns.table))
-        if self._input_shift is not None:
-            weights |= {"input_shift": self._input_shift}  # type: ignore[dict-item]
+        if self.input_shift is not None:
+            weights |= {"input_shift": self.input_shift}  # type: ignore[dict-item]
         return StackedModels(keys, self.architecture, weights), columns
 
     def to_safetensors(self, path: str | os.PathLike[str]) -> None:
         """Save the bank as it is now in the plain form, for any safetensors reader.
 
-        The arrays are float32. Keys, versions, fallback and metadata are kept; dtype and layout
-        are not. docs/format.md describes the form.
+        The arrays are float32. Keys, versions, fallback, names, classes and metadata are kept;
+        dtype and layout are not. docs/format.md describes the form.
 
         Parameters
         ----------
@@ -167,6 +167,8 @@ class BankFiles(BankReads):
             versions=[columns.version(i) for i in range(len(stacked.keys))],
             fallback=self.fallback,
             metadata=_schema.copy_json(self.metadata),
+            feature_names=self.feature_names,
+            classes=self.classes,
         )
 
     def save(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
@@ -204,7 +206,9 @@ class BankFiles(BankReads):
             fallback=self.fallback,
             metadata=_schema.copy_json(self.metadata),
             checksums={},
-            input_shift=self._input_shift,
+            input_shift=self.input_shift,
+            feature_names=self.feature_names,
+            classes=self.classes,
         )
         block = _core.block_of(self.architecture._core, self.layout, self.dtype)
 
@@ -249,7 +253,8 @@ class BankFiles(BankReads):
     def _from_contents(cls, contents: _schema.Contents, engine: Engine | None) -> Self:
         weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
         self = cls.__new__(cls)
-        self._bind(weights, contents.columns, engine, contents.fallback, contents.input_shift)
+        known = Known(contents.input_shift, contents.feature_names, contents.classes)
+        self._bind(weights, contents.columns, engine, contents.fallback, known)
         self._metadata = contents.metadata
         return self
 

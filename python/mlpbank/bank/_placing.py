@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlpbank._arrays import without_shift
 from mlpbank.architecture import Architecture
+from mlpbank.bank._knowledge import Known
 from mlpbank.errors import InvalidValueError
-from mlpbank.typing import Float64Array
 
 if TYPE_CHECKING:
     from mlpbank.convert import _shift
@@ -27,58 +27,87 @@ def stack(
     progress: bool,
     scaled: bool,
     output: str | int | None,
-) -> tuple[list[Any], Architecture, dict[str, Any]]:
-    """Return what `convert.stack` does, with the shift of a bank. `scaled`: a scaler is outside."""
-    from mlpbank.convert import _stacked
+    given: tuple[Any, Any],
+    align_classes: bool,
+) -> tuple[Architecture, dict[str, Any], Known]:
+    """Return what `convert.stack` does, with the shift of a bank, and what the models know.
 
+    Parameters
+    ----------
+    scaled : bool
+        A scaler is outside.
+    given : pair of sequence or None
+        Names of features and classes, as the bank is to have them.
+    """
+    from mlpbank.convert import _knowledge, _stacked
+
+    names, classes = (None if one is None else tuple(one) for one in given)
+    before = _knowledge.Knowledge(names, classes)
     decide = _inside(scaled, UNDECIDED, dtype)
-    keys, architecture, weights, _ = _stacked(models, architecture, progress, decide, output)
-    return keys, architecture, weights
+    _, found, weights, knowledge = _stacked(
+        models, architecture, progress, decide, output, before, align_classes
+    )
+    return found, weights, Known.of_models(found, None, *knowledge)
 
 
 def placed(
+    key: Any,
     model: Any,
     architecture: Architecture,
     dtype: str,
     input_scaler: Any,
     output_scaler: Any,
-    shift: Any,
+    known: Known,
     output: str | int | None = None,
-) -> tuple[Mapping[str, Any], Float64Array | None]:
-    """Return the weights of a model that take ``x - shift``, and the shift.
+    align_classes: bool = False,
+) -> tuple[Mapping[str, Any], Known]:
+    """Return the weights of a model as a bank takes them, and what it knows with this model.
 
     Parameters
     ----------
+    key : str, int or tuple
+        For messages.
     model : mapping or model
     architecture : Architecture
     dtype : str
         Of the bank.
     input_scaler, output_scaler
         See `Bank.add`.
-    shift : float64 array (in,), None or UNDECIDED
-        Of the bank. The model chooses it where it is undecided.
+    known : Known
+        Of the bank, or what is given of it. The model chooses a shift that is UNDECIDED.
     output : str or int, optional
         See `mlpbank.convert.convert`.
+    align_classes : bool
+        See `Bank.add`.
     """
     native = isinstance(model, Mapping) and all(
         isinstance(k, str) and (k.startswith("layer_") or k == "input_shift") for k in model
     )
+    if align_classes and native:
+        raise InvalidValueError(
+            f"bank[{key!r}]: align_classes: expected a model that knows its classes, got weights"
+        )
     unscaled = input_scaler is None and output_scaler is None
+    shift = known.input_shift
     none = shift is None or shift is UNDECIDED
     if native and unscaled and none and "input_shift" not in model:
-        return model, None
+        return model, known._replace(input_shift=None)
     if not native:
-        from mlpbank.convert import _converted
+        from mlpbank.convert import _converted, _knowledge
 
         decide = _inside(input_scaler is not None, shift, dtype)
-        converted = _converted(model, architecture, decide, output)
+        before = _knowledge.Knowledge(known.feature_names, known.classes)
+        converted = _converted(
+            model, architecture, decide, output, before, align_classes, f"bank[{key!r}]"
+        )
         if converted.architecture != architecture:
             raise InvalidValueError(f"model: expected {architecture}, got {converted.architecture}")
         model = converted.weights
+        known = Known.of_models(architecture, shift, converted.feature_names, converted.classes)
     if native or not unscaled:
         model = folded(architecture, model, input_scaler, output_scaler, dtype, shift, name="")
     weights, chosen = without_shift(model, architecture.input_size)
-    return weights, chosen if shift is UNDECIDED else shift
+    return weights, known._replace(input_shift=chosen if shift is UNDECIDED else shift)
 
 
 def folded(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from mlpbank._arrays import as_float32, as_int64, as_real, as_shifted, check_out
-from mlpbank._frames import Frame, frame_of
 from mlpbank._key_columns import GivenKeys, as_keys, is_one
-from mlpbank._keys import kind_name
 from mlpbank.architecture import Architecture
+from mlpbank.bank import _knowledge
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
 from mlpbank.errors import (
@@ -33,7 +32,7 @@ class BankReads:
     _inference: BatchedInference
     _slot_map: SlotMap
     _fallback: Key | None
-    _input_shift: Float64Array | None
+    _known: _knowledge.Known
 
     @property
     def architecture(self) -> Architecture:
@@ -57,7 +56,7 @@ class BankReads:
         A bank has it where features have means that are large beside their deviations, such as
         timestamps. The weights of its models take ``x - input_shift``.
         """
-        return self._input_shift
+        return self._known.input_shift
 
     @property
     def engine(self) -> Engine:
@@ -162,7 +161,8 @@ class BankReads:
         x : array_like of real numbers
             (n, input_size) or (n, rows, input_size); for one key (input_size,) or (rows,
             input_size). A bank with an `input_shift` subtracts it in float64, so give it float64:
-            float32 has lost the digits already.
+            float32 has lost the digits already. Where the bank knows `feature_names`, columns of a
+            data frame are taken by these, in whatever order they are, and so is a pandas Series.
         missing : {"error", "nan", "fallback"}, optional
             What to do about unknown and missing keys: raise, answer NaN, or let the fallback model
             answer, which is the default if the bank has one.
@@ -183,7 +183,11 @@ class BankReads:
         TypeError, ValueError
             An argument does not fit; the message says what was expected and what came.
         """
-        shift = self._input_shift
+        known = self._known
+        shift = known.input_shift
+        given_x = x
+        if known.feature_names is not None:
+            x = _knowledge.by_name(x, known.feature_names)
         if is_one(keys, self._slot_map.kind):
             x = as_float32(x, "x") if shift is None else as_real(x, "x")
             if out is not None and not isinstance(out, np.ndarray):
@@ -202,13 +206,16 @@ class BankReads:
         y = self._answer(
             given, "keys", lambda: self._slot_map.find(given), rows, missing, out, num_threads
         )
-        if self._input_shift is not shift:  # the bank's first model came meanwhile
-            return self.predict(keys, x, missing=missing, out=out, num_threads=num_threads)
+        if self._known is not known:  # the bank's first model came meanwhile
+            return self.predict(keys, given_x, missing=missing, out=out, num_threads=num_threads)
         return y
 
     def _as_rows(self, x: Any) -> Float32Array:
         """Return rows as the models take them."""
-        shift = self._input_shift
+        known = self._known
+        if known.feature_names is not None:
+            x = _knowledge.by_name(x, known.feature_names)
+        shift = known.input_shift
         return as_float32(x, "x") if shift is None else as_shifted(x, shift, "x")
 
     def _checked_missing(self, missing: Missing | None) -> Missing:
@@ -302,67 +309,6 @@ class BankReads:
         return await asyncio.to_thread(
             self.predict, keys, x, missing=missing, out=out, num_threads=num_threads
         )
-
-    def predict_frame(
-        self,
-        df: Any,
-        *,
-        key: str | list[str],
-        features: Sequence[str],
-        name: str = "prediction",
-        missing: Missing | None = None,
-        num_threads: int | None = None,
-    ) -> Any:
-        """Predict for every row of a data frame.
-
-        Parameters
-        ----------
-        df : pandas or polars DataFrame, Arrow Table or RecordBatch
-            Or what offers itself as an Arrow stream, which needs pyarrow.
-        key : str or list of str
-            The column of keys, or those of the parts of keys that are tuples.
-        features : sequence of str
-            The columns of inputs, input_size of them in order.
-        name : str
-            Of the result; with several outputs ``<name>_0``, ``<name>_1``, ...
-        missing, num_threads
-            As for `predict`.
-
-        Returns
-        -------
-        column, or data frame where the models have several outputs
-            Of the kind of `df`; in pandas with its index. Of an Arrow stream: of a Table.
-
-        Raises
-        ------
-        UnknownModelError, TypeError, ValueError
-            As for `predict`; also where a column of inputs is not of numbers.
-        KeyError
-            A column is missing, or there are several of its name.
-        """
-        wanted = self.architecture.input_size
-        if isinstance(features, str) or len(features) != wanted:
-            raise InvalidValueError(f"features: expected {wanted} columns, got {features!r}")
-        frame = frame_of(df)
-        keys, inputs = self._keys_of_frame(frame, key), frame.numbers(features, "features")
-        y = self.predict(keys, inputs, missing=missing, num_threads=num_threads)
-        one = y.shape[1] == 1
-        names = [name] if one else [f"{name}_{i}" for i in range(y.shape[1])]
-        return frame.with_results({name: y[:, i] for i, name in enumerate(names)}, one)
-
-    def _keys_of_frame(self, frame: Frame, key: str | list[str]) -> Any:
-        if not isinstance(key, list):
-            return frame.column(key, "key")
-        kind = self._slot_map.kind
-        parts = getattr(kind, "__args__", None)
-        if parts is None and kind is not None and len(key) == 1:  # no tuple, but as in group_by
-            return frame.column(key[0], "key")
-        if kind is not None and len(key) != len(parts or [kind]):
-            wanted = "one column" if parts is None else f"{len(parts)} columns"
-            raise InvalidValueError(
-                f"key: expected {wanted}, for the bank's keys are {kind_name(kind)}, got {key!r}"
-            )
-        return frame.columns(key, "key")
 
 
 def _unknown_of(given: Any, slots: Int64Array, name: str) -> UnknownModelError:

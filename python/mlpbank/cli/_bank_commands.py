@@ -80,7 +80,8 @@ def add_commands(commands: Subparsers) -> None:
     )
     predict.add_argument(
         "--features",
-        help="input columns a,b,c (default: those in the bank's metadata, or all others)",
+        help="input columns a,b,c (default: those that the bank or its metadata names, or all "
+        "others)",
     )
     about = "what to do about unknown keys (default: fallback if the bank has one, else error)"
     predict.add_argument("--missing", choices=get_args(Missing), help=about)
@@ -127,6 +128,10 @@ def inspect_bank(args: argparse.Namespace) -> int:
     ]
     if bank.input_shift is not None:
         rows.append(("input shift", ", ".join(f"{x:.12g}" for x in bank.input_shift.tolist())))
+    if bank.feature_names is not None:
+        rows.append(("features", ", ".join(bank.feature_names)))
+    if bank.classes is not None:
+        rows.append(("classes", ", ".join(map(repr, bank.classes))))
     if infos:
         shown = ", ".join(repr(info.key) for info in infos[:5])
         rows.append(("keys", shown + (", ..." if len(infos) > 5 else "")))
@@ -241,17 +246,36 @@ def _features(
     """Return the names of the columns that are inputs."""
     if absent := [column for column in key if column not in columns]:
         raise CommandError(f"--key: expected one of {', '.join(columns)}, got {absent[0]!r}")
+    wanted = bank.architecture.input_size
+    given: list[str] | None = args.features.split(",") if args.features else None
     listed = bank.metadata.get("features")
-    if args.features:
-        features: list[str] = args.features.split(",")
-    elif isinstance(listed, list) and all(name in columns for name in listed):
+    if bank.feature_names is not None:
+        features = list(_columns_of_bank(given, bank.feature_names, columns))
+    elif given is not None:
+        features = given
+    elif isinstance(listed, list) and len(listed) == wanted and set(map(type, listed)) == {str}:
         features = listed
     else:
         features = [name for name in columns if name not in key]
     if absent := [name for name in features if name not in columns]:
         raise CommandError(f"--features: expected some of {', '.join(columns)}, got {absent[0]!r}")
-    wanted = bank.architecture.input_size
     if len(features) != wanted:
         got = f"{len(features)}: {', '.join(features)}"
         raise CommandError(f"--features: expected {wanted} columns, got {got}")
     return features
+
+
+def _columns_of_bank(
+    given: list[str] | None, names: Sequence[str], columns: Sequence[str]
+) -> Sequence[str]:
+    """Return the names of a bank's features, if they are those of the option and of columns."""
+    if given is not None and sorted(given) != sorted(names):
+        raise CommandError(
+            f"--features: expected those of the bank, {', '.join(names)}, got {', '.join(given)}"
+        )
+    if absent := [name for name in names if name not in columns]:
+        raise CommandError(
+            f"--input: expected columns of the bank's features, {', '.join(names)}, "
+            f"got none {absent[0]!r} among {', '.join(columns)}"
+        )
+    return names

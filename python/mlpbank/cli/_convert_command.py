@@ -129,10 +129,11 @@ def _check_folder_options(args: argparse.Namespace) -> None:
 
 
 def _to_onnx(bank: Bank) -> bytes:
-    """Return the bank as a serialised graph with its metadata as properties of JSON text."""
+    """Return the bank as a serialised graph; metadata and names as properties of JSON text."""
     from mlpbank import convert
 
-    metadata = _schema.copy_json(bank.metadata)
+    names = _schema.described_names(bank.feature_names, bank.classes)
+    metadata = _schema.copy_json(bank.metadata | names)
     model = convert.to_onnx(*bank.to_stacked()[1:])
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=json.dumps(value, ensure_ascii=False))
@@ -143,7 +144,12 @@ def _with_dtype(bank: Bank, dtype: DtypeName) -> Bank:
     """Return a bank of the same models and versions, stored in another dtype."""
     versions = [bank.info(key).version for key in bank]
     result = Bank.from_stacked(
-        *bank.to_stacked(), dtype=dtype, fallback=bank.fallback, version=versions
+        *bank.to_stacked(),
+        dtype=dtype,
+        fallback=bank.fallback,
+        version=versions,
+        feature_names=bank.feature_names,
+        classes=bank.classes,
     )
     result.metadata = bank.metadata
     return result

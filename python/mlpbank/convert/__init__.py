@@ -110,15 +110,19 @@ def _converted(
     output: str | int | None = None,
     knowledge: Knowledge = NOTHING,
     align_classes: bool = False,
+    who: str = "",
 ) -> Converted:
-    """Do what `convert` does, for the input shift that is decided.
+    """Do what `convert` does, for the input shift that is decided. `who` is the model in messages.
 
     `knowledge` is what the bank knows already: inputs come in the order of its names, and outputs
     in that of its classes, to which `align_classes` may add those that the model has not seen.
     """
     agreement = Agreement(knowledge, align_classes)
     layers = _layers(model, architecture, {}, output)
-    layers = agreement.layers(layers, knowledge_of(model), "the model")
+    try:
+        layers = agreement.layers(layers, knowledge_of(model), who or "the model")
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{who}: {error}" if who else f"{error}") from None
     shape = _chain.shape_of(layers)
     if architecture is None:
         architecture = _chain.architecture_of(layers)

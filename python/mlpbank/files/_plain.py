@@ -9,7 +9,7 @@ Any safetensors reader can use it. Layer 0 of model i is
     layer_1.weight   ...
     extra.<name>     any further arrays
     __metadata__     {"mlpbank": JSON text}: format, version, architecture, keys, versions,
-                     fallback, metadata, input_shift
+                     fallback, metadata, input_shift, feature_names, classes
 
 Files are untrusted: dtype and shape of every tensor are checked before it is read, and nothing is
 ever unpickled.
@@ -32,6 +32,7 @@ from mlpbank._arrays import as_array, as_float32, without_shift
 from mlpbank._columns import check_version
 from mlpbank._key_tables import make_table, table_keys
 from mlpbank._keys import check_key, kind_of
+from mlpbank._names import Classes, Names
 from mlpbank.architecture import Architecture, array_shapes
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
@@ -41,9 +42,11 @@ from mlpbank.files._schema import (
     architecture_of,
     copy_json,
     described,
+    described_names,
     described_shift,
     json_object,
     key_of_json,
+    names_of,
     shift_of,
 )
 from mlpbank.typing import Float32Array, Key
@@ -74,6 +77,8 @@ class PlainBank:
         The key of the model that answers for unknown keys.
     extra, metadata : dict
         Further arrays, and further information of JSON types.
+    feature_names, classes : tuple or None
+        As of `Bank`.
     """
 
     architecture: Architecture
@@ -83,6 +88,8 @@ class PlainBank:
     fallback: Key | None
     extra: dict[str, npt.NDArray[Any]]
     metadata: dict[str, Any]
+    feature_names: Names | None
+    classes: Classes | None
 
 
 def save_plain(
@@ -95,6 +102,8 @@ def save_plain(
     fallback: Key | None = None,
     extra: Mapping[str, npt.ArrayLike] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    feature_names: Names | None = None,
+    classes: Classes | None = None,
 ) -> None:
     """Save models in the plain form. The file appears complete or not at all.
 
@@ -116,6 +125,8 @@ def save_plain(
         The key of the model that answers for unknown keys.
     extra, metadata : mapping, optional
         Further arrays, of any shape, and further information of JSON types.
+    feature_names, classes : tuple, optional
+        As of `Bank`.
 
     Raises
     ------
@@ -158,6 +169,7 @@ def save_plain(
         "fallback": fallback,
         "metadata": dict(metadata or {}),
         **described_shift(shift),
+        **described_names(feature_names, classes),
     }
     text = json.dumps(header, allow_nan=False)
     try:
@@ -236,7 +248,16 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
             if fallback is not None:
                 check_key(fallback, kind_of(keys[0]) if keys else None)
             metadata = copy_json(_typed(header, "metadata", dict))
-            return PlainBank(architecture, weights, keys, versions, fallback, extra, metadata)
+            return PlainBank(
+                architecture,
+                weights,
+                keys,
+                versions,
+                fallback,
+                extra,
+                metadata,
+                *names_of(header, architecture),
+            )
     # RecursionError: JSON nested without end. The others are what the checks here, LayerSpec and
     # safetensors raise.
     except (SafetensorError, ValueError, TypeError, OverflowError, RecursionError) as error:

@@ -21,6 +21,7 @@ from mlpbank import _core
 from mlpbank._arrays import as_shift
 from mlpbank._columns import ModelColumns
 from mlpbank._keys import MAX_PARTS, check_key, kind_of
+from mlpbank._names import Classes, Names, as_classes, as_feature_names
 from mlpbank.architecture import PARAMETER_NAMES, Architecture, LayerSpec
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.files._looks import LOOKED_AT, looks_like
@@ -67,6 +68,8 @@ class Contents:
         CRC-32 of each tensor in hexadecimal.
     input_shift : float64 array (input_size,), or None
         What is subtracted from rows.
+    feature_names : tuple of input_size str, or None
+    classes : tuple of str, int, float or bool, or None
     """
 
     architecture: Architecture
@@ -79,6 +82,8 @@ class Contents:
     metadata: dict[str, Any]
     checksums: dict[str, str]
     input_shift: Float64Array | None = None
+    feature_names: Names | None = None
+    classes: Classes | None = None
 
     @property
     def table(self) -> Any:
@@ -189,6 +194,7 @@ def header_of(
         "fallback": contents.fallback,
         "metadata": contents.metadata,
         **described_shift(contents.input_shift),
+        **described_names(contents.feature_names, contents.classes),
         "crc32": {name: f"{checksum:08x}" for name, checksum in checksums.items()},
     }
     header: dict[str, Any] = {"__metadata__": {_ENTRY: json.dumps(description, allow_nan=False)}}
@@ -250,6 +256,26 @@ def shift_of(about: Mapping[str, Any], architecture: Architecture) -> Float64Arr
     if type(given) is not list or not all(type(x) in (int, float) for x in given):
         raise InvalidValueError(f"input_shift: expected an array of numbers, got {given!r:.80}")
     return as_shift(np.array([float(x) for x in given]), architecture.input_size)
+
+
+def described_names(names: Names | None, classes: Classes | None) -> dict[str, list[Any]]:
+    """Return names of features and classes as JSON has them, where they are known."""
+    found = {"feature_names": names, "classes": classes}
+    return {name: list(values) for name, values in found.items() if values is not None}
+
+
+def names_of(
+    about: Mapping[str, Any], architecture: Architecture
+) -> tuple[Names | None, Classes | None]:
+    """Return names of features and classes of a description."""
+    names, classes = (
+        None if about.get(name) is None else _expect_in(about, name, list)
+        for name in ("feature_names", "classes")
+    )
+    return (
+        None if names is None else as_feature_names(names, architecture.input_size),
+        None if classes is None else as_classes(classes, architecture.output_size),
+    )
 
 
 def _nbytes(dtype: str, shape: list[int]) -> int:
@@ -314,6 +340,7 @@ def read(data: npt.NDArray[np.uint8]) -> Contents:
         raise InvalidValueError(
             f"crc32: expected one for each of {', '.join(names)}, got {', '.join(checksums)}"
         )
+    feature_names, classes = names_of(about, architecture) if version > 1 else (None, None)
     return Contents(
         architecture=architecture,
         dtype=dtype,
@@ -331,6 +358,8 @@ def read(data: npt.NDArray[np.uint8]) -> Contents:
         metadata=_expect_in(about, "metadata", dict),
         checksums=checksums,
         input_shift=shift_of(about, architecture) if version > 1 else None,
+        feature_names=feature_names,
+        classes=classes,
     )
 
 

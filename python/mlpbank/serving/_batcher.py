@@ -16,6 +16,7 @@ import numpy as np
 from mlpbank._arrays import as_float32, as_real
 from mlpbank.architecture import positive_int
 from mlpbank.bank import Bank
+from mlpbank.bank._knowledge import by_name
 from mlpbank.errors import InvalidStateError, InvalidTypeError, InvalidValueError, QueueFullError
 from mlpbank.serving._answers import Request, answers_of
 from mlpbank.serving._statistics import Statistics, Window
@@ -189,8 +190,10 @@ class MicroBatcher:
         """
         try:
             # The bank subtracts a shift in float64, and another bank may have another one.
-            wide = self._bank.input_shift is not None
-            rows = as_real(x, "x") if wide else as_float32(x, "x")
+            known = self._bank._known
+            if known.feature_names is not None:
+                x = by_name(x, known.feature_names)
+            rows = as_float32(x, "x") if known.input_shift is None else as_real(x, "x")
             if type(x) is not list:  # the array of a list is new, others may share memory with x
                 rows = rows.copy()
         except Exception as error:
