@@ -16,6 +16,7 @@ from mlpbank.convert import Converted, _converted, _shift, _stacked
 from mlpbank.convert._knowledge import NOTHING, Knowledge, knowledge_of
 
 pytest.importorskip("sklearn")
+from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -158,6 +159,40 @@ def test_models_without_names_are_taken_as_they_are() -> None:
     truth = bare.predict(x)
     got = predictions(architecture, weights, 0, x)[:, 0]
     np.testing.assert_allclose(got, truth, rtol=1e-4, atol=1e-4)
+
+
+def test_a_scaler_beside_models_has_the_order_of_the_bank() -> None:
+    columns = ["stock", "price", "discount"]
+    scaler = StandardScaler().fit(FRAME[columns])
+    z = pd.DataFrame(scaler.transform(FRAME[columns]), columns=columns)
+    network = MLPRegressor(hidden_layer_sizes=(4,), max_iter=9, random_state=1)
+    with silently():
+        same, back = (clone(network).fit(z[order], TARGET) for order in (columns, columns[::-1]))
+    bank = Bank.from_models({"back": back, "same": same}, input_scaler=scaler)
+    bank.add("added", back, input_scaler=scaler)
+    for key, model in (("back", back), ("same", same), ("added", back)):
+        truth = model.predict(z[list(model.feature_names_in_)])
+        got = bank.predict([key] * 90, FRAME[columns])[:, 0]
+        np.testing.assert_allclose(got, truth, rtol=1e-4, atol=1e-4)
+    pair = (scaler.mean_, scaler.scale_)
+    with pytest.raises(InvalidValueError, match=r"^input_scaler: .* since models\['same'\] has"):
+        Bank.from_models({"back": back, "same": same}, input_scaler=pair)
+    with pytest.raises(InvalidValueError, match=r"input_scaler: .* since the model has"):
+        bank.add("pair", back, input_scaler=pair)
+    other = StandardScaler().fit(FRAME[columns[::-1]])
+    with pytest.raises(InvalidValueError, match=r"input_scaler: .* in this order, got \['disc"):
+        bank.add("other", same, input_scaler=other)
+    weights = bank["same"]
+    with pytest.raises(InvalidValueError, match=r"input_scaler: .* in this order, got \['disc"):
+        bank.add("weights", weights, input_scaler=other)
+    empty = Bank(bank.architecture)
+    empty.add("weights", weights, input_scaler=scaler)
+    assert empty.feature_names == tuple(columns)
+    plain = bank.to_stacked()
+    made = Bank.from_stacked(*plain, input_scaler=scaler)
+    assert made.feature_names == tuple(columns)
+    with pytest.raises(InvalidValueError, match=r"^input_scaler: .* in this order, got \['disc"):
+        Bank.from_stacked(*plain, input_scaler=other, feature_names=columns)
 
 
 def test_names_are_those_of_the_columns_and_not_of_results() -> None:

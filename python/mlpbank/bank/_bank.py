@@ -15,7 +15,7 @@ from mlpbank._keys import check_key
 from mlpbank.architecture import Architecture
 from mlpbank.bank._files import BankFiles
 from mlpbank.bank._knowledge import Known
-from mlpbank.bank._placing import UNDECIDED, folded, placed, stack
+from mlpbank.bank._placing import UNDECIDED, folded, named_by, placed, stack
 from mlpbank.engine import Engine
 from mlpbank.errors import (
     BankFileError,
@@ -142,6 +142,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         columns = ModelColumns.new(make_table(keys), version)
         scalers = (input_scaler, output_scaler)
         known = Known.checked(architecture, None, feature_names, classes)
+        known = named_by(input_scaler, known, [])
         return cls._of(
             columns, architecture, weights, scalers, dtype, layout, engine, fallback, known
         )
@@ -240,7 +241,7 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
             architecture,
             _dtype_name(dtype),
             progress,
-            input_scaler is not None,
+            input_scaler,
             output,
             (feature_names, classes),
             align_classes,

@@ -25,7 +25,7 @@ def stack(
     architecture: Architecture | None,
     dtype: str,
     progress: bool,
-    scaled: bool,
+    input_scaler: Any,
     output: str | int | None,
     given: tuple[Any, Any],
     align_classes: bool,
@@ -34,16 +34,17 @@ def stack(
 
     Parameters
     ----------
-    scaled : bool
-        A scaler is outside.
+    input_scaler
+        What is folded into the weights later, if it is not None.
     given : pair of sequence or None
         Names of features and classes, as the bank is to have them.
     """
     from mlpbank.convert import _knowledge, _stacked
 
     names, classes = (None if one is None else tuple(one) for one in given)
-    before = _knowledge.Knowledge(names, classes)
-    decide = _inside(scaled, UNDECIDED, dtype)
+    called = ((f"models[{key!r}]", model) for key, model in models)
+    before = _knowledge.Knowledge(_knowledge.names_beside(input_scaler, names, called), classes)
+    decide = _inside(input_scaler is not None, UNDECIDED, dtype)
     _, found, weights, knowledge = _stacked(
         models, architecture, progress, decide, output, before, align_classes
     )
@@ -92,6 +93,7 @@ def placed(
     none = shift is None or shift is UNDECIDED
     if native and unscaled and none and "input_shift" not in model:
         return model, known._replace(input_shift=None)
+    known = named_by(input_scaler, known, [("the model", model)])
     if not native:
         from mlpbank.convert import _converted, _knowledge
 
@@ -108,6 +110,16 @@ def placed(
         model = folded(architecture, model, input_scaler, output_scaler, dtype, shift, name="")
     weights, chosen = without_shift(model, architecture.input_size)
     return weights, known._replace(input_shift=chosen if shift is UNDECIDED else shift)
+
+
+def named_by(input_scaler: Any, known: Known, models: list[tuple[str, Any]]) -> Known:
+    """Return what a bank knows with the names of a scaler, in whose order its features are."""
+    if input_scaler is None:
+        return known
+    from mlpbank.convert import _knowledge
+
+    names = _knowledge.names_beside(input_scaler, known.feature_names, models)
+    return known._replace(feature_names=names)
 
 
 def folded(

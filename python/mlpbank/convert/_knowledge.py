@@ -57,6 +57,49 @@ def _plain(values: Any, types: tuple[type, ...]) -> tuple[Any, ...] | None:
     return plain if all(type(value) in types for value in plain) else None
 
 
+def names_beside(
+    scaler: Any, names: tuple[str, ...] | None, models: Iterable[tuple[str, Any]]
+) -> tuple[str, ...] | None:
+    """Return the names of a bank's features, where a scaler of inputs is given beside models.
+
+    Models are reordered, a scaler is not: it has to be in the order of the bank.
+
+    Parameters
+    ----------
+    scaler : (mean, scale), fitted scaler or None
+    names : tuple of str, optional
+        What the bank knows already.
+    models : iterable of pairs of str and model
+        With what they are called in messages.
+
+    Raises
+    ------
+    ValueError
+        The scaler was fitted to other columns or another order, or does not know its columns while
+        a model has another order.
+    """
+    if scaler is None:
+        return names
+    own = knowledge_of(scaler).feature_names
+    if own is not None:
+        if names is not None and own != names:
+            raise InvalidValueError(
+                f"input_scaler: expected one fitted to the features of the bank, {_short(names)}, "
+                f"in this order, got {_short(own)}; fit it on these columns in the bank's order"
+            )
+        return own
+    for who, model in models:
+        theirs = knowledge_of(model).feature_names
+        names = names or theirs
+        if theirs is not None and theirs != names:
+            raise InvalidValueError(
+                f"input_scaler: expected one that knows its columns, since {who} has "
+                f"{_short(theirs)} where the bank has {_short(names or ())}; fit it on a data "
+                "frame with the bank's columns, or make a Pipeline of scaler and model"
+            )
+    return names
+
+
 class Agreement:
     """What the models of a bank know so far. Each next one is compared with it.
 
