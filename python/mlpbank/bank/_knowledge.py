@@ -143,8 +143,8 @@ def labels(
     found = as_labels(known)
     unknown = np.isnan(y).any(axis=-1)
     if gaps:
-        filled: npt.NDArray[Any] = np.where(unknown, np.array(None), found.astype(object)[best])
-        return filled
+        filled: Any = np.where(unknown, np.array(None), found.astype(object)[best])
+        return filled[()]  # type: ignore[no-any-return]
     if unknown.any():
         at = "".join(f"[{i}]" for i in np.argwhere(unknown)[0].tolist())
         raise InvalidValueError(
