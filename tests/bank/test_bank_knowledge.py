@@ -56,8 +56,16 @@ def test_other_columns_of_predict_frame_are_refused() -> None:
     df = ROWS.assign(who="a", x=1.0)
     with refused(ValueError, "features: expected the bank's, ['age', 'load', 'temp'], got ['age',"):
         digits().predict_frame(df, key="who", features=["age", "load", "x"])
-    with refused(ValueError, "features: expected 3 columns"):
-        digits().predict_frame(df, key="who", features=["age"])
+    some: list[Any] = [["age"], "age", 3, ["age", "load"]]
+    for features in some:
+        with refused(ValueError, "features: expected 3 columns, got"):
+            digits().predict_frame(df, key="who", features=features)
+    other: list[Any] = [["age", "load", "age"], ["age", "load", 3], [["age"], "load", "temp"]]
+    for features in other:
+        with refused(ValueError, "features: expected the bank's, ['age', 'load', 'temp'], got ["):
+            digits().predict_frame(df, key="who", features=features)
+    y = digits().predict_frame(df, key="who", features=ROWS.columns)
+    assert y.tolist() == [row[0] for row in RIGHT]
     with refused(KeyError, "features: expected one column 'load' in df, got none"):
         digits().predict_frame(df.drop(columns="load"), key="who")
     bank = Bank.from_stacked(*digits().to_stacked())

@@ -65,13 +65,14 @@ def chosen(features: Sequence[str] | None, names: Names | None, wanted: int) -> 
                 "its features, got none"
             )
         return names
-    if isinstance(features, str) or len(features) != wanted:
+    listed = [] if isinstance(features, str) or not np.iterable(features) else list(features)
+    if len(listed) != wanted:
         raise InvalidValueError(f"features: expected {wanted} columns, got {features!r:.400}")
     if names is None:
-        return features
-    if set(features) != set(names):
+        return listed
+    if not all(isinstance(name, str) for name in listed) or set(listed) != set(names):
         raise InvalidValueError(
-            f"features: expected the bank's, {shown(names)}, got {shown(features)}; rename the "
+            f"features: expected the bank's, {shown(names)}, got {shown(listed)}; rename the "
             "columns if these are the same features"
         )
     return names
