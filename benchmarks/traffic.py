@@ -59,7 +59,9 @@ def _answer(problem: Problem, request: Request) -> npt.NDArray[np.float64]:
     for m, entries in zip(models.tolist(), np.split(order, first[1:]), strict=True):
         one = slice(m, m + 1)
         weights, biases = [w[one] for w in problem.weights], [b[one] for b in problem.biases]
-        y[entries, 0] = reference(case.architecture, weights, biases, request.x[None, entries])[0]
+        slopes = [s if s is None else s[one] for s in problem.slopes]
+        x = request.x[None, entries]
+        y[entries, 0] = reference(case.architecture, weights, biases, slopes, x)[0]
     return y
 
 

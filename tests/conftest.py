@@ -50,7 +50,9 @@ ALLOWED_SKIPS = (
     r"could not import 'openvino'",  # in the extra `bench` alone
     r"only root can become a user without other processes",
 )
-ONLY_IN_TEST_ALL = (r"could not (import|find) '?(jax|flax|equinox|geopandas)\b",)
+ONLY_IN_TEST_ALL = (
+    r"could not (import|find) '?(jax|flax|equinox|geopandas|skl2onnx|onnxscript|skorch)\b",
+)
 # The extra `test-threads` has none of these.
 ONLY_IN_TEST = (
     r"could not (import|find) '?(torch|sklearn|onnx|onnxruntime|keras)\b",

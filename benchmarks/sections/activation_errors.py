@@ -3,7 +3,8 @@
 An hour for all activations; `--activations tanh,gelu` looks at some, `--step N` at every n-th
 float. Errors are in units of the last place (ULP; of subnormal results: of 2^-149), and in eps =
 2^-23, absolute or relative, whichever is less. softmax is no function of one number and left out;
-its exponential is that of sigmoid.
+its exponential is that of sigmoid. Parameters have their defaults; the bounds of clip are -1 and 1,
+the slope of prelu is 0.25.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import numpy.typing as npt
 
 from benchmarks.step import Step
 from benchmarks.table import Quantity, Row, Table
-from mlpbank import Activation, Architecture, BatchedInference, Engine, LayerSpec
-from mlpbank._activations import ACTIVATIONS
+from mlpbank import Activation, Architecture, BatchedInference, Engine
+from mlpbank._activations import activated
+from mlpbank.bench.cases import layer
 from mlpbank.bench.measure import Progress
 
 Floats = npt.NDArray[np.float32]
 CHUNK = 1 << 22
+SLOPE = 0.25
 NAMES = [a.value for a in Activation if a is not Activation.SOFTMAX]
 
 
@@ -44,13 +47,21 @@ class Elementwise:
     """
 
     def __init__(self, activation: Activation, engine: Engine) -> None:
-        architecture = Architecture([LayerSpec(1, 1, activation)])
-        self.inference = BatchedInference(1, architecture, engine, layout="panel")
-        self.inference.load_weights(0, {"layer_0": [1.0], "layer_0.bias": [-0.0]})
+        self.layer = layer(1, 1, activation.value)
+        weights = {"layer_0": [1.0], "layer_0.bias": [-0.0]}
+        self.slope = SLOPE if activation is Activation.PRELU else None
+        if self.slope is not None:
+            weights["layer_0.slope"] = [self.slope]
+        self.inference = BatchedInference(1, Architecture([self.layer]), engine, layout="panel")
+        self.inference.load_weights(0, weights)
 
     def __call__(self, x: Floats) -> Floats:
         """Return the activation of every x."""
         return self.inference.forward(x.reshape(1, -1, 1)).reshape(-1)
+
+    def exact(self, x: Floats) -> npt.NDArray[np.float64]:
+        """Return the same in float64."""
+        return activated(self.layer, x.astype(np.float64), self.slope)
 
 
 def errors(y: Floats, truth: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
@@ -88,7 +99,7 @@ def _largest(activation: Activation, engine: Engine, step: int, progress: Progre
         bits = np.arange(start, min(start + CHUNK * step, 2**32), step, dtype=np.uint64)
         x = bits.astype(np.uint32).view(np.float32)
         with np.errstate(all="ignore"):
-            truth = ACTIVATIONS[activation](x.astype(np.float64))
+            truth = compute.exact(x)
         for i, error in enumerate(errors(compute(x), truth)):
             at = int(error.argmax())
             if error[at] > worst[i][0]:

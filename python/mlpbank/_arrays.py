@@ -67,6 +67,8 @@ def as_array(values: Any, name: str) -> npt.NDArray[Any]:
             raise InvalidTypeError(
                 f"{name}: expected an array, got {_kind(values)}, which NumPy cannot read: {error}"
             ) from error
+    if array.dtype.isbuiltin == 1:  # quicker to ask than the name
+        return array
     # Names of types from the package ml_dtypes, as JAX and TensorFlow have them.
     if array.dtype.name == "bfloat16":
         return array.astype(np.float32)
@@ -242,6 +244,10 @@ def as_int64(values: Any, name: str) -> Int64Array:
     IndexError
         A value does not fit in int64.
     """
+    if type(values) is np.ndarray and values.dtype is _INT64 and values.ndim == 1:
+        flags = values.flags
+        if flags.c_contiguous and flags.aligned:
+            return values
     array = as_array(values, name)
     if array.ndim != 1:
         raise InvalidValueError(f"{name}: expected one dimension, got shape {array.shape}")

@@ -84,6 +84,8 @@ def as_keys(keys: Any) -> GivenKeys:
 
 def is_one(keys: Any, kind: Any) -> bool:
     """Return whether an argument is one key, for a bank with keys of `kind`, and not several."""
+    if type(keys) is str or type(keys) is int:
+        return True
     if isinstance(keys, (list, np.ndarray)):
         return False
     if isinstance(keys, tuple):

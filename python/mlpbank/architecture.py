@@ -75,6 +75,8 @@ def parameters_of(activation: Activation, given: Mapping[str, object]) -> tuple[
         The activation has no parameter of this name, or cannot have this value.
     """
     known = PARAMETERS.get(activation, {})
+    if not known and not given:
+        return ()
     for name, value in given.items():
         if name not in known:
             has = " and ".join(known) if known else "no parameters"
@@ -134,6 +136,17 @@ def _activation(value: str | Activation) -> Activation:
     except ValueError:
         known = ", ".join(repr(a.value) for a in Activation)
         raise InvalidValueError(f"activation: expected one of {known}, got {value!r}") from None
+
+
+def _with_defaults(name: str, value: str | Activation) -> Activation:
+    """Return an activation that needs no parameters. Errors call the argument `name`."""
+    activation = _activation(value)
+    if activation is Activation.CLIP:
+        raise InvalidValueError(
+            f"{name}: {activation.value!r} needs bounds, which mlp does not take; "
+            "give Architecture layers such as LayerSpec(8, 4, 'clip', low=0, high=1)"
+        )
+    return activation
 
 
 def positive_int(value: object, name: str) -> int:
@@ -298,18 +311,18 @@ class Architecture:
         Raises
         ------
         TypeError, ValueError, OverflowError
-            There are fewer than two sizes, or `LayerSpec` refuses one of them.
+            There are fewer than two sizes, `LayerSpec` refuses one of them, or the activation is
+            ``clip``, which has no default bounds; layers of `LayerSpec` have bounds.
         """
         if len(sizes) < 2:
             raise InvalidValueError(
                 f"sizes: expected at least two, an input and an output size, got {len(sizes)}"
             )
-        last = len(sizes) - 2
+        activations = [("activation", activation)] * (len(sizes) - 2)
+        activations.append(("output_activation", output_activation))
         return cls(
-            LayerSpec(
-                sizes[i], sizes[i + 1], _activation(activation if i < last else output_activation)
-            )
-            for i in range(last + 1)
+            LayerSpec(i, o, _with_defaults(name, value))
+            for i, o, (name, value) in zip(sizes, sizes[1:], activations, strict=False)
         )
 
     def validate(self) -> None:

@@ -85,6 +85,7 @@ def test_subclasses_of_data_frames() -> None:
     assert result.to_dict() == {"u": 62.0, "v": 42.0}
 
 
+@pytest.mark.slow  # its package is in the extra `test-all` alone
 def test_frames_of_geopandas() -> None:
     geopandas = pytest.importorskip("geopandas")
     frame = geopandas.GeoDataFrame(DATA)

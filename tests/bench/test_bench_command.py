@@ -102,6 +102,7 @@ class TestCommand:
             (["--models", "0"], "--models: expected a positive integer, got 0"),
             (["--rows", "-3"], "--rows: expected a positive integer, got -3"),
             (["--activation", "cosine"], "--activation: expected one of "),
+            (["--activation", "softmax"], "--activation: layer 0: expected softmax on the last "),
             (["--dtype", "int4"], "--dtype: expected 'float32' or 'float16' or "),
             (["--threads", "1000000"], "--threads: expected 1 to "),
             (["--isa", "sse9"], "isa: expected one of "),

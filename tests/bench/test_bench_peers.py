@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlpbank import Activation
+from mlpbank import Activation, Architecture, LayerSpec
 from mlpbank.bench import measure, peers, report
 from mlpbank.bench.cases import Case, Problem, make_problem
 from mlpbank.bench.contender import Contender, Settings, UnavailableError
@@ -25,6 +25,30 @@ MODULES = {
 
 
 class TestPeers:
+    def test_a_name_stands_for_bounds_and_slopes(self) -> None:
+        clip = Case(7, (3, 5, 2), 1, "clip").architecture
+        assert clip == Architecture([LayerSpec(3, 5, "clip", low=-1, high=1), LayerSpec(5, 2)])
+        case = Case(7, (3, 5, 4, 2), 1, "prelu")
+        first, second, last = make_problem(case).slopes
+        assert first is not None
+        assert second is not None
+        assert last is None
+        assert len({*first, *second}) == 14
+        assert case.nbytes == 4 * 7 * case.architecture.num_parameters
+        assert case.nbytes_as("int8") == case.nbytes - 3 * 7 * (15 + 20 + 8) + 4 * 7 * 11
+
+    @pytest.mark.parametrize("activation", HIDDEN)
+    def test_outputs_stay_near_1_through_many_layers(self, activation: Activation) -> None:
+        problem = make_problem(Case(20, (32, 64, 64, 64, 1), 32, activation.value))
+        assert 0.1 < problem.expected.std() < 10
+        assert measure.find_error(peers.build_mlpbank(problem, SETTINGS), problem) is None
+
+    @pytest.mark.parametrize("activation", ["clip", "prelu", "softsign"])
+    def test_peers_name_what_they_are_not_set_up_for(self, activation: str) -> None:
+        problem = make_problem(Case(2, (3, 5, 2), 1, activation))
+        with pytest.raises(UnavailableError, match=f"^numpy is not set up for {activation}$"):
+            peers.build_numpy(problem, SETTINGS)
+
     @pytest.mark.parametrize("activation", HIDDEN)
     def test_numpy_and_mlpbank_agree_with_the_reference(
         self, activation: Activation, isa: str, layout: str

@@ -47,6 +47,7 @@ class TestTraffic:
                         everything.architecture,
                         [w[m : m + 1] for w in problem.weights],
                         [b[m : m + 1] for b in problem.biases],
+                        [None, None],
                         x[m : m + 1],
                     )
                     for m in range(20)

@@ -56,12 +56,6 @@ def two_outputs() -> Any:
     return model
 
 
-def circle() -> Any:
-    model = unary("Relu")
-    model.graph.node[1].output[0] = "x"
-    return model
-
-
 def leading_nowhere() -> Any:
     model = unary("Relu")
     model.graph.output[0].name = "other"
@@ -112,7 +106,7 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
     ),
     "squeeze": (
         unary("Squeeze", 11, axes=[0]),
-        "n1_Squeeze: Squeeze: expected axes [-1] or [1], got [0]",
+        "n1_Squeeze: Squeeze of axes [0] does more than drop sizes of 1 from (rows, 3)",
     ),
     "bias": (
         product(3, np.eye(3), "Gemm", others=(np.ones(2),)),
@@ -123,28 +117,33 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
         "n1_LayerNormalization: LayerNormalization is not supported",
     ),
     "alpha": (unary("Swish", 24, alpha=2.0), "n1_Swish: Swish: expected alpha 1.0, got 2.0"),
-    "axis": (unary("Softmax", axis=0), "n1_Softmax: Softmax: expected axis -1 or 1, got 0"),
+    "axis": (
+        unary("Softmax", axis=0),
+        "n1_Softmax: Softmax: expected axis 1, that of the features, got 0",
+    ),
     "residual": (
         residual(),
-        "n0_MatMul: MatMul begins what is neither a chain of layers nor an activation",
+        "n1_Add: Add of two computed tensors ('t0', 'x') is neither a chain of layers nor an",
     ),
     "computed": (
         computed_weight(),
-        "n0_MatMul: MatMul begins what is neither a chain of layers nor an activation",
+        "n0_MatMul: MatMul of two computed tensors ('x', 'x') is neither a chain of layers nor",
     ),
-    "outputs": (two_outputs(), "expected one input and one output, got 1 and 2"),
-    "circle": (circle(), "x: leads nowhere: "),
-    "nowhere": (leading_nowhere(), "t1: leads nowhere: "),
+    "outputs": (
+        two_outputs(),
+        "the graph has 2 outputs: 't1', 't0'; choose one of them with output=, such as output='t1'",
+    ),
+    "nowhere": (leading_nowhere(), "other: leads nowhere: "),
     "training": (training(), "n1_Dropout: Dropout is in training mode"),
     "rows": (constant_rows(), "n1_Add: expected a constant for each feature, got shape (2, 3)"),
     "domain": (own_domain(), "n1_Relu: com.example.Relu is not supported"),
     "right": (
         product(3, np.eye(3), first=False),
-        "n0_MatMul: MatMul with the rows on its right is not supported",
+        "n0_MatMul: multiplies along the rows of (rows, 3); Transpose has to stand first",
     ),
     "transposed": (
         product(3, np.eye(3), "Gemm", transA=1),
-        "n0_Gemm: Gemm: expected transA 0, got 1",
+        "n0_Gemm: multiplies along the rows of (3, rows); Transpose has to stand first",
     ),
     "stack": (
         product(3, np.ones((2, 3, 3))),
@@ -152,11 +151,11 @@ UNSUPPORTED: dict[str, tuple[Any, str]] = {
     ),
     "not flat": (
         product([None, 4, 3], np.eye(3)),
-        "n0_MatMul: MatMul of inputs that are not flat; Flatten has to",
+        "n0_MatMul: multiplies inputs that are not flat but (rows, 4, 3); Flatten has to stand",
     ),
     "cast": (
         unary("Cast", to=TensorProto.INT32),
-        "n1_Cast: Cast to anything but float or double is not supported",
+        "n1_Cast: Cast to anything but floating point is not supported",
     ),
     "flatten": (unary("Flatten", axis=0), "n1_Flatten: Flatten: expected axis 1, got 0"),
 }
@@ -168,6 +167,15 @@ def test_what_is_not_supported_is_named(name: str) -> None:
     with pytest.raises(convert.UnsupportedLayerError) as caught:
         convert.convert(model)
     assert str(caught.value).startswith(message)
+
+
+def test_a_circle_makes_a_tensor_twice() -> None:
+    model = unary("Relu")
+    model.graph.node[1].output[0] = "x"
+    with raises(
+        ValueError, "n1_Relu: expected a new name for its result, got 'x', which is there already"
+    ):
+        convert.convert(model)
 
 
 def test_files_that_are_no_models(tmp_path: Path) -> None:

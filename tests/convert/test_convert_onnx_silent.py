@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cases import raises
+from convert_checks import outputs
 from mlpbank import Activation, convert
 from mlpbank.convert import UnsupportedLayerError, _expressions
 from mlpbank.convert._chain import Activate
@@ -17,7 +18,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper  # noqa: E402
 
-from onnx_graphs import Builder  # noqa: E402
+from onnx_graphs import Builder, run  # noqa: E402
 
 
 def built(add: Callable[[Builder], Any], opset: int = 20, outputs: int = 3) -> Any:
@@ -138,22 +139,21 @@ def test_activations_made_of_several_nodes_are_known_by_those() -> None:
     ):
         with pytest.raises(
             UnsupportedLayerError,
-            match=r"not part of an activation|neither a chain of layers",
+            match=r"not part of an activation|neither a chain of layers|^n\d_Cast: ",
         ):
             convert.convert(built(add))
 
-    for activation, op, bounds, low, high in (
-        ("silu", "Min", (20000.0,), -np.inf, 20000.0),
-        ("silu", "Max", (-0.27,), -0.27, np.inf),
-        ("max", "Clip", (0.0, 20000.0), 0.0, 20000.0),
+
+def test_bounds_behind_an_activation_are_a_layer_of_their_own() -> None:
+    for activation, op, bounds in (
+        ("silu", "Min", (20000.0,)),
+        ("silu", "Max", (-0.27,)),
+        ("max", "Clip", (0.0, 20000.0)),
     ):
         model = built(lambda b, a=activation, o=op, c=bounds: after(b, a, o, *c))
-        clip = convert.convert(model).architecture.layers[-1]
-        assert clip.activation is Activation.CLIP
-        assert (
-            clip.parameters.get("low", -np.inf),
-            clip.parameters.get("high", np.inf),
-        ) == (low, high)
+        x = np.array([[-3.0, 1.0, 30000.0]], np.float32)
+        one = convert.convert(model)
+        np.testing.assert_allclose(outputs(one.architecture, one.weights, x), run(model, x), 1e-6)
 
 
 def test_what_untrusted_graphs_write_does_not_become_large() -> None:
@@ -175,7 +175,7 @@ def model_of(op: str, opset: int = 20, outputs: int = 1, **attributes: Any) -> A
         constants = {"BatchNormalization": 4, "Add": 1, "Reshape": 0}.get(op, 0)
         names = [b.constant(np.ones(3)) for _ in range(constants)]
         if op == "Reshape":
-            names = [b.constant([-1, 3], np.int64)]
+            names = [b.constant([0, 3], np.int64)]
         b.add(op, *names, **attributes)
         b.nodes[-1].output.extend(f"more{i}" for i in range(1, outputs))
 
@@ -218,7 +218,8 @@ OTHERWISE: dict[str, tuple[Any, str]] = {
     ),
     "allowzero": (
         model_of("Reshape", allowzero=1),
-        "n1_Reshape: Reshape: expected allowzero 0, got 1",
+        "n1_Reshape: Reshape to [0, 3] does more than flatten rows of (rows, 3); export the graph "
+        "with a free batch dimension, or without the Reshape",
     ),
     "attribute": (model_of("Relu", alpha=2.0), "n1_Relu: Relu with alpha is not supported"),
     "training": (
@@ -231,14 +232,19 @@ OTHERWISE: dict[str, tuple[Any, str]] = {
     ),
     "function": (
         with_function(),
-        "Relu is a function of the model's own, which may compute anything",
+        "Relu is a function of the model's own, which may compute anything, under the name of an "
+        "operator; give it a domain of its own",
     ),
     "whole numbers": (
         of_whole_numbers(),
         "n0_MatMul: MatMul of whole numbers is not supported; Cast to float has to stand first",
     ),
     "width": (of_other_width(), "n0_MatMul: expected 1 inputs, got 3"),
-    "domain": (with_domain(), "n1_Relu: ai.onnx.ml.Relu is not supported"),
+    "domain": (
+        with_domain(),
+        "n1_Relu: ai.onnx.ml.Relu is not supported; onnx.utils.extract_model cuts it off where it "
+        "stands first or last",
+    ),
 }
 
 
@@ -250,7 +256,7 @@ def test_nodes_that_mean_something_else(name: str) -> None:
 
 
 def test_numbers_can_refuse_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlpbank.convert import onnx as importer
+    from mlpbank.convert import _onnx_read as importer
 
     model = clip(low=0.0)
     monkeypatch.setattr(importer, "activation_of", lambda *arguments: Activate(Activation.SILU, ""))

@@ -13,6 +13,7 @@ from mlpbank import Architecture, Bank, convert
 
 torch = pytest.importorskip("torch")
 skorch = pytest.importorskip("skorch")
+pytestmark = pytest.mark.slow  # skorch is in the extra `test-all` alone
 nn = torch.nn
 X = rows(Architecture.mlp(3, 3))
 

@@ -307,7 +307,9 @@ def test_parameters_written_by_hand_say_which_way_round_they_are() -> None:
         weights = convert.from_params(params, arch, weight_layout="in_out").weights
         np.testing.assert_array_equal(weights["layer_0"], matrix.numpy())
     params = {"0": {"weight": matrix, "bias": bias}, "1": nn.Linear(3, 3)}
+    with pytest.raises(ValueError, match=r"^checkpoint: '1' beside '0' may change what the model"):
+        convert.convert(params, arch)
     with raises(
         UnsupportedLayerError, "1: expected arrays, got a module, Linear; give its state_dict"
     ):
-        convert.convert(params, arch)
+        convert.from_params({"1": nn.Linear(3, 3)}, arch)

@@ -195,6 +195,18 @@ def test_neighbours_that_do_not_fit() -> None:
         Architecture([LayerSpec(3, 4), LayerSpec(4, 1), LayerSpec(3, 1)])
 
 
+def test_a_name_without_bounds_is_not_clip() -> None:
+    way_out = (
+        "'clip' needs bounds, which mlp does not take; "
+        "give Architecture layers such as LayerSpec(8, 4, 'clip', low=0, high=1)"
+    )
+    with raises(ValueError, f"activation: {way_out}"):
+        Architecture.mlp(3, 4, 5, activation="clip")
+    with raises(ValueError, f"output_activation: {way_out}"):
+        Architecture.mlp(3, 5, output_activation="clip")
+    assert Architecture.mlp(3, 5, activation="clip") == Architecture.mlp(3, 5)
+
+
 def test_softmax_on_a_hidden_layer() -> None:
     assert (
         Architecture.mlp(3, 4, 5, output_activation="softmax").layers[1].activation

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cases import (
     ACTIVATIONS,
-    ELEMENTWISE,
+    HIDDEN,
     ISAS,
     LAYOUTS,
     SIZES,
@@ -22,7 +23,16 @@ from cases import (
     one_model,
     random_weights,
 )
-from mlpbank import Architecture, BatchedInference, BatchedWeights, Engine, LayerSpec
+from mlpbank import (
+    Activation,
+    Architecture,
+    BatchedInference,
+    BatchedWeights,
+    Engine,
+    InvalidValueError,
+    LayerSpec,
+)
+from mlpbank.architecture import PARAMETERS, array_shapes
 
 sizes = st.sampled_from(SIZES[:9]) | st.integers(1, 40)
 isas = st.sampled_from(ISAS)
@@ -31,13 +41,47 @@ seeds = st.integers(0, 2**32 - 1)
 threads = st.integers(1, 4)
 
 
+# Parameters with which activations stay near 1 in magnitude.
+USUAL: dict[Activation, st.SearchStrategy[dict[str, float]]] = {
+    Activation.LEAKY_RELU: st.fixed_dictionaries({}, optional={"alpha": st.floats(-2, 2)}),
+    Activation.ELU: st.fixed_dictionaries({}, optional={"alpha": st.floats(-2, 2)}),
+    Activation.CELU: st.fixed_dictionaries({}, optional={"alpha": st.floats(1e-3, 1e3)}),
+    Activation.HARDSIGMOID: st.fixed_dictionaries(
+        {}, optional={"alpha": st.floats(1e-3, 2), "beta": st.floats(-2, 2)}
+    ),
+    Activation.CLIP: st.fixed_dictionaries({"low": st.floats(-3, 0.5)})
+    | st.fixed_dictionaries({"high": st.floats(-0.5, 3)})
+    | st.fixed_dictionaries({"low": st.floats(-3, 0.5), "high": st.floats(0.5, 3)}),
+}
+# Numbers that float32 holds, and some that it rounds.
+LARGE = 2.0**126
+any_number = st.floats(-LARGE, LARGE) | st.floats(-LARGE, LARGE, width=32) | st.floats(0, 10)
+
+
+@st.composite
+def layers(draw: st.DrawFn, inputs: int, outputs: int, activation: Activation) -> LayerSpec:
+    return LayerSpec(inputs, outputs, activation, **draw(USUAL.get(activation, st.just({}))))
+
+
+@st.composite
+def layers_of_any_parameters(draw: st.DrawFn) -> LayerSpec:
+    activation = draw(st.sampled_from(sorted(PARAMETERS)))
+    options = {name: draw(any_number) for name in PARAMETERS[activation] if draw(st.booleans())}
+    try:
+        return LayerSpec(draw(sizes), draw(sizes), activation, **options)
+    except InvalidValueError:
+        assume(False)
+        raise
+
+
 @st.composite
 def architectures(draw: st.DrawFn, max_layers: int = 5) -> Architecture:
     units = draw(st.lists(sizes, min_size=2, max_size=max_layers + 1))
-    activations = [draw(st.sampled_from(ELEMENTWISE)) for _ in units[2:]] + [
-        draw(st.sampled_from(ACTIVATIONS))
-    ]
-    return Architecture(map(LayerSpec, units[:-1], units[1:], activations))
+    activations = [draw(st.sampled_from(HIDDEN)) for _ in units[2:]]
+    activations.append(draw(st.sampled_from(ACTIVATIONS)))
+    return Architecture(
+        draw(layers(*of)) for of in zip(units[:-1], units[1:], activations, strict=True)
+    )
 
 
 @st.composite
@@ -46,7 +90,10 @@ def cases(draw: st.DrawFn) -> Case:
     num_models, rows = draw(st.integers(1, 35)), draw(st.integers(1, 60))
     rng = np.random.default_rng(draw(seeds))
     x = rng.standard_normal((num_models, rows, arch.input_size)).astype(np.float32)
-    return Case(arch, random_weights(arch, num_models, rng), x)
+    c = Case(arch, random_weights(arch, num_models, rng), x)
+    if arch.layers[-1].activation in (Activation.EXP, Activation.EXPM1):
+        assume(np.abs(c.reference).max() < np.finfo(np.float32).max / 2)
+    return c
 
 
 @given(cases(), isas, layouts, threads)
@@ -126,11 +173,7 @@ def any_bits(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np
 
 
 def any_weights(arch: Architecture, batch: tuple[int, ...], rng: np.random.Generator) -> Weights:
-    weights = {}
-    for i, layer in enumerate(arch.layers):
-        weights[f"layer_{i}"] = any_bits((*batch, layer.input_size, layer.output_size), rng)
-        weights[f"layer_{i}.bias"] = any_bits((*batch, layer.output_size), rng)
-    return weights
+    return {name: any_bits((*batch, *shape), rng) for name, shape in array_shapes(arch).items()}
 
 
 @given(architectures(), st.integers(1, 35), layouts, seeds)
@@ -156,4 +199,38 @@ def test_architectures_survive_repr_and_pickle(arch: Architecture) -> None:
     for copy in (eval(repr(arch)), pickle.loads(pickle.dumps(arch)), Architecture(arch.layers)):
         assert copy == arch
         assert hash(copy) == hash(arch)
-        assert copy.num_parameters == sum((s.input_size + 1) * s.output_size for s in arch.layers)
+        assert copy.num_parameters == sum(
+            (s.input_size + 1) * s.output_size + (s.activation is Activation.PRELU)
+            for s in arch.layers
+        )
+
+
+@given(layers_of_any_parameters())
+def test_layers_of_any_parameters_survive_repr_and_pickle(layer: LayerSpec) -> None:
+    again = LayerSpec(layer.input_size, layer.output_size, layer.activation, **layer.parameters)
+    for copy in (eval(repr(layer)), pickle.loads(pickle.dumps(layer)), again):
+        assert copy == layer
+        assert hash(copy) == hash(layer)
+        assert repr(copy) == repr(layer)
+
+
+@given(layers_of_any_parameters(), st.data())
+def test_layers_are_equal_where_float32_holds_the_same_parameters(
+    layer: LayerSpec, data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from([n for n, v in layer.parameters.items() if np.isfinite(v)]))
+    value = layer.parameters[name]
+    # Between a float32 and its neighbours there are other floats, which round to it.
+    near = value + data.draw(st.floats(-0.49, 0.49)) * float(np.spacing(np.float32(abs(value)))) / 2
+    assume(np.float32(near) == np.float32(value))
+    next_up = float(np.nextafter(np.float32(value), np.float32(np.inf)))
+    try:
+        same = replace(layer, **{name: near})
+        other = replace(layer, **{name: next_up})
+    except InvalidValueError:  # beyond what the activation takes
+        assume(False)
+        raise
+    assert same == layer
+    assert hash(same) == hash(layer)
+    assert other != layer
+    assert Architecture([other]) != Architecture([layer])

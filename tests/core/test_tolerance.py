@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import reference
 from cases import ACTIVATIONS, HIDDEN, SIZES, Case, architecture, case, layer_spec
-from mlpbank import Activation, Architecture, _activations
-from tolerance import LIPSCHITZ, error_bound, gamma
+from mlpbank import Activation, Architecture, LayerSpec, _activations
+from tolerance import LIPSCHITZ, error_bound, gamma, lipschitz
 
 
 def test_reference_is_the_plain_formula_in_float64() -> None:
@@ -33,6 +34,25 @@ def test_lipschitz_constants_bound_every_slope(activation: Activation) -> None:
     slopes = np.abs(np.diff(y) / np.diff(x))
     assert slopes.max() <= LIPSCHITZ[activation.value] * (1 + 1e-9)
     assert slopes.max() >= 0.95 * LIPSCHITZ[activation.value], "the constant is needlessly large"
+    assert lipschitz(layer_spec(1, 1, activation)) == pytest.approx(LIPSCHITZ[activation.value])
+
+
+@pytest.mark.parametrize(
+    ("layer", "slope"),
+    [
+        (LayerSpec(1, 1, Activation.LEAKY_RELU, alpha=-1.75), None),
+        (LayerSpec(1, 1, Activation.ELU, alpha=1.5), None),
+        (LayerSpec(1, 1, Activation.CELU, alpha=0.25), None),
+        (LayerSpec(1, 1, Activation.HARDSIGMOID, alpha=0.75, beta=-3), None),
+        (LayerSpec(1, 1, Activation.PRELU), np.array([0.5, -2.5])),
+    ],
+)
+def test_lipschitz_constants_of_other_parameters_bound_every_slope(
+    layer: LayerSpec, slope: npt.NDArray[np.float64] | None
+) -> None:
+    x = np.tile(np.linspace(-30, 30, 600_001), (2, 1))
+    slopes = np.abs(np.diff(_activations.activated(layer, x, slope)) / np.diff(x))
+    assert 0.95 <= slopes.max() / lipschitz(layer, slope) <= 1 + 1e-9
 
 
 def test_bound_of_one_layer_is_highams() -> None:

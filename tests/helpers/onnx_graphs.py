@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cases import Weights, one_model, random_weights
-from mlpbank import Architecture
+from mlpbank import Architecture, Bank, convert
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -55,6 +55,85 @@ def run(model: Any, x: Any) -> Any:
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def answers(model: Any, x: Any, output: int = 0) -> Any:
+    """Return what onnxruntime makes of rows, which the inputs of the graph share out.
+
+    A graph with a fixed batch gets so many rows at a time. A list of maps from labels, as ZipMap
+    makes it, becomes an array.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    # Optimised, products with dequantised weights would round the rows to 8 bits.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    known = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in known]
+    first = inputs[0].type.tensor_type.shape.dim
+    step = first[0].dim_value or len(x)
+    results = []
+    for begin in range(0, len(x), step):
+        at, given = 0, {}
+        for value in inputs:
+            sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+            width = int(np.prod(sizes))
+            part = x[begin : begin + step, at : at + width].reshape(-1, *sizes)
+            at += width
+            dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            given[value.name] = part.astype(dtype)
+        result = session.run(None, given)[output]
+        if isinstance(result, list):
+            result = np.array([list(labels.values()) for labels in result])
+        results.append(np.asarray(result).reshape(step, -1))
+    return np.concatenate(results)
+
+
+def assert_as_onnxruntime(
+    model: Any, width: int, output: int = 0, choice: str | int | None = None
+) -> Architecture:
+    """Check that a bank of the model computes its output, and return the architecture."""
+    x = np.random.default_rng(5).uniform(-2, 2, (6, width)).astype(np.float32)
+    expected = answers(model, x, output)
+    got = Bank.from_models({"a": model}, output=choice).predict(["a"] * len(x), x)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    return convert.convert(model, output=choice).architecture
+
+
+def graph(
+    nodes: Any,
+    constants: Any = None,
+    inputs: Any = (("x", ("N", 4)),),
+    outputs: Any = ("y",),
+    opset: int = 17,
+    functions: Any = (),
+    domains: Any = (),
+    dtype: int = TensorProto.FLOAT,
+) -> Any:
+    """Return a model of nodes (operator, inputs, outputs, attributes) and constants by name."""
+    made = []
+    for op, given, results, *rest in nodes:
+        attributes = dict(rest[0]) if rest else {}
+        made.append(helper.make_node(op, given.split(), results.split(), **attributes))
+    arrays = {
+        name: np.asarray(a, np.float32) if dtype == TensorProto.FLOAT and wide else np.asarray(a)
+        for name, a in (constants or {}).items()
+        for wide in [np.asarray(a).dtype == np.float64]
+    }
+    return helper.make_model(
+        helper.make_graph(
+            made,
+            "g",
+            [helper.make_tensor_value_info(name, dtype, shape) for name, shape in inputs],
+            [helper.make_tensor_value_info(name, dtype, None) for name in outputs],
+            [numpy_helper.from_array(a, name) for name, a in arrays.items()],
+        ),
+        opset_imports=[helper.make_opsetid(*o) for o in (("", opset), *domains)],
+        ir_version=9,
+        functions=functions,
+    )
 
 
 def weights_of(arch: Architecture, seed: int = 0) -> Weights:

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank import Activation, Architecture
+from mlpbank import Activation, Architecture, LayerSpec
 from mlpbank._activations import activated
 
 Float64Array = npt.NDArray[np.float64]
@@ -34,8 +34,8 @@ OWN_ULPS = (
     4  # what the package promises of every activation that is computed and not merely selected
 )
 
-# Upper bounds on |f'|, rounded up; softmax's: see `activation_error`. tests/core/test_tolerance.py
-# checks them.
+# Upper bounds on |f'|, rounded up, with the default parameters; softmax's: see `activation_error`.
+# tests/core/test_tolerance.py checks them.
 LIPSCHITZ = {
     "none": 1.0,
     "relu": 1.0,
@@ -55,7 +55,7 @@ LIPSCHITZ = {
     "relu6": 1.0,
     "clip": 1.0,
     "softsign": 1.0,
-    "prelu": 1.0,  # for slopes up to 1
+    "prelu": 1.0,
     "softmax": 0.5,
 }
 EXACT = {"none", "relu", "relu6", "clip"}
@@ -99,8 +99,22 @@ def softmax_own_error(y: Float64Array) -> Float64Array:
     return bound
 
 
-def activation_error(activation: Activation, y: Float64Array, e_z: Float64Array) -> Float64Array:
+def lipschitz(layer: LayerSpec, slope: npt.ArrayLike | None = None) -> float:
+    """Return an upper bound on |f'| for a layer's parameters, or for any of the slopes of prelu."""
+    if layer.activation.value in ("leaky_relu", "elu"):
+        return max(1.0, abs(layer.parameters["alpha"]))
+    if layer.activation.value == "hardsigmoid":
+        return layer.parameters["alpha"]
+    if slope is not None:
+        return max(1.0, float(np.abs(slope).max()))
+    return LIPSCHITZ[layer.activation.value]
+
+
+def activation_error(
+    layer: LayerSpec, slope: npt.ArrayLike | None, y: Float64Array, e_z: Float64Array
+) -> Float64Array:
     """Return the bound after an activation: y its exact results, e_z the bound before it."""
+    activation = layer.activation
     if activation.value == "softmax":
         # |dy_i| <= y_i (1 - y_i) (|dz_i| + max |dz_j|) <= max |dz_j| / 2
         carried = LIPSCHITZ["softmax"] * np.broadcast_to(e_z.max(axis=-1, keepdims=True), e_z.shape)
@@ -110,7 +124,7 @@ def activation_error(activation: Activation, y: Float64Array, e_z: Float64Array)
     if activation.value in ("exp", "expm1"):  # the slope at z is exp(z)
         carried = (y + (activation.value == "expm1")) * np.expm1(e_z)
     else:
-        carried = LIPSCHITZ[activation.value] * e_z
+        carried = lipschitz(layer, slope) * e_z
     return carried + own_error(activation, np.abs(y) + carried)
 
 
@@ -144,6 +158,7 @@ def error_bound(
         magnitude = (np.abs(y) + e_y) @ np.abs(matrix) + np.abs(bias)
         # 2n operations, each of which may underflow by half of the smallest subnormal.
         e_z = e_y @ np.abs(matrix) + gamma(n) * magnitude + n * SMALLEST_SUBNORMAL
-        y = activated(layer, y @ matrix + bias, weights.get(f"layer_{i}.slope"))
-        e_y = activation_error(layer.activation, y, e_z)
+        slope = weights.get(f"layer_{i}.slope")
+        y = activated(layer, y @ matrix + bias, slope)
+        e_y = activation_error(layer, slope, y, e_z)
     return e_y

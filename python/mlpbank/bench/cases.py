@@ -11,13 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank._activations import Float64Array, activated
-from mlpbank.architecture import Architecture
+from mlpbank.architecture import Activation, Architecture, LayerSpec
 from mlpbank.files import _mapped
 from mlpbank.typing import DtypeName, Float32Array
 
 _WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 DTYPES: tuple[DtypeName, ...] = get_args(DtypeName)
 _REFERENCE_FLOATS = 1 << 21  # weights that are converted to float64 at a time
+# Of activations that a name alone does not say.
+_PARAMETERS = {"clip": {"low": -1.0, "high": 1.0}}
+
+# Variances of random weights, times inputs. Exponentials grow from layer to layer with the usual.
+_GAINS = {"exp": 0.1, "expm1": 0.1}
+_GAIN = 1.5
+
+
+def layer(input_size: int, output_size: int, activation: str) -> LayerSpec:
+    """Return a layer with this activation. The bounds of clip are -1 and 1."""
+    parameters = _PARAMETERS.get(activation, {})
+    return LayerSpec(input_size, output_size, activation, **parameters)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,10 @@ class Case:
     @property
     def architecture(self) -> Architecture:
         """The architecture of all models."""
-        return Architecture.mlp(*self.sizes, activation=self.activation)
+        *hidden, last = Architecture.mlp(*self.sizes, activation="none").layers
+        return Architecture(
+            [*(layer(s.input_size, s.output_size, self.activation) for s in hidden), last]
+        )
 
     @property
     def network(self) -> str:
@@ -45,17 +60,19 @@ class Case:
         return self.nbytes_as("float32")
 
     def nbytes_as(self, dtype: str) -> int:
-        """Return the bytes of all parameters. Biases and the scales of int8 are float32."""
-        biases = sum(self.sizes[1:])
-        weights = self.architecture.num_parameters - biases
-        per_output = 8 if dtype == "int8" else 4
-        return self.num_models * (_WEIGHT_BYTES[dtype] * weights + per_output * biases)
+        """Return the bytes of all parameters. All but weights are float32, scales of int8 too."""
+        scales = sum(self.sizes[1:]) if dtype == "int8" else 0
+        others = self.architecture.num_parameters - self._weights + scales
+        return self.num_models * (_WEIGHT_BYTES[dtype] * self._weights + 4 * others)
 
     @property
     def flops(self) -> int:
         """Number of multiplications and additions with weights in one forward."""
-        weights = sum(i * o for i, o in zip(self.sizes, self.sizes[1:], strict=False))
-        return 2 * self.num_models * self.rows * weights
+        return 2 * self.num_models * self.rows * self._weights
+
+    @property
+    def _weights(self) -> int:
+        return sum(i * o for i, o in zip(self.sizes, self.sizes[1:], strict=False))
 
     def __str__(self) -> str:
         return f"{self.network}, {'1 row' if self.rows == 1 else f'{self.rows} rows'}"
@@ -84,6 +101,7 @@ class Problem:
     x: Float32Array  # (num_models, rows, input_size)
     weights: list[Float32Array]  # (num_models, input_size, output_size)
     biases: list[Float32Array]  # (num_models, 1, output_size)
+    slopes: list[Float32Array | None]  # (num_models,) where a layer has prelu
     expected: Float64Array  # (num_models, rows, output_size)
     tolerance: Float64Array  # (num_models, 1, 1), of a float32 result
 
@@ -106,9 +124,14 @@ def make_problem(
     n = case.num_models
     pairs = list(zip(case.sizes, case.sizes[1:], strict=False))
     x = normal(n, case.rows, case.sizes[0])
-    weights = [normal(n, i, o, scale=float(np.sqrt(1.5 / i))) for i, o in pairs]
+    gain = _GAINS.get(case.activation, _GAIN)
+    weights = [normal(n, i, o, scale=math.sqrt(gain / i)) for i, o in pairs]
     biases = [normal(n, 1, o, scale=0.5) for _, o in pairs]
-    return _solved(case, x, weights, biases, progress)
+    slopes = [
+        rng.uniform(-0.5, 0.5, n).astype(np.float32) if s.activation is Activation.PRELU else None
+        for s in case.architecture.layers
+    ]
+    return _solved(case, x, weights, biases, slopes, progress)
 
 
 def stored(problem: Problem, dtype: str) -> Problem:
@@ -116,7 +139,9 @@ def stored(problem: Problem, dtype: str) -> Problem:
     if dtype == "float32":
         return problem
     weights = [round_weights(w, dtype) for w in problem.weights]
-    return _solved(problem.case, problem.x, weights, problem.biases, lambda fraction: None)
+    return _solved(
+        problem.case, problem.x, weights, problem.biases, problem.slopes, lambda fraction: None
+    )
 
 
 def round_weights(weights: Float32Array, dtype: str) -> Float32Array:
@@ -138,6 +163,7 @@ def _solved(
     x: Float32Array,
     weights: list[Float32Array],
     biases: list[Float32Array],
+    slopes: list[Float32Array | None],
     progress: Callable[[float], None],
 ) -> Problem:
     n = case.num_models
@@ -146,22 +172,27 @@ def _solved(
     for m in range(0, n, step):
         some = slice(m, m + step)
         expected[some] = reference(
-            case.architecture, [w[some] for w in weights], [b[some] for b in biases], x[some]
+            case.architecture,
+            [w[some] for w in weights],
+            [b[some] for b in biases],
+            [s if s is None else s[some] for s in slopes],
+            x[some],
         )
         progress(min(1.0, (m + step) / n))
-    return Problem(case, x, weights, biases, expected, tolerance(case, expected))
+    return Problem(case, x, weights, biases, slopes, expected, tolerance(case, expected))
 
 
 def reference(
     architecture: Architecture,
     weights: list[Float32Array],
     biases: list[Float32Array],
+    slopes: list[Float32Array | None],
     x: Float32Array,
 ) -> Float64Array:
     """Return the outputs of several models in float64, each layer `activation(x @ W + b)`."""
     y = x.astype(np.float64)
-    for layer, w, b in zip(architecture.layers, weights, biases, strict=True):
-        y = activated(layer, y @ w.astype(np.float64) + b)
+    for spec, w, b, slope in zip(architecture.layers, weights, biases, slopes, strict=True):
+        y = activated(spec, y @ w.astype(np.float64) + b, slope)
     return y
 
 

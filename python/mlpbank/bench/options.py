@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from mlpbank.architecture import Architecture, positive_int
+from mlpbank.architecture import positive_int
 from mlpbank.bench.cases import DTYPES, SUITE, Case
 from mlpbank.bench.contender import Settings
 from mlpbank.bench.peers import PEERS
@@ -24,7 +24,7 @@ _CASE = {  # option: default, help
     "models": ("1000", "number of models"),
     "sizes": ("32,64,64,1", "layer sizes, input first"),
     "rows": ("1", "rows per model"),
-    "activation": ("relu", "of all layers but the last"),
+    "activation": ("relu", "of all layers but the last; the bounds of clip are -1 and 1"),
 }
 _SECONDS = "of measuring each case, shared by its contenders (default 15); set-up comes on top"
 
@@ -103,9 +103,10 @@ def _cases(args: argparse.Namespace) -> tuple[Case, ...]:
     text = {name: getattr(args, name) or default for name, (default, _) in _CASE.items()}
     sizes = tuple(_integer(size, "--sizes") for size in text["sizes"].split(","))
     try:
-        Architecture.mlp(*sizes, activation=text["activation"])
-    except ValueError as error:  # its message starts with "sizes" or "activation"
-        raise InvalidValueError(f"--{error}") from None
+        Case(1, sizes, 1, text["activation"]).architecture  # noqa: B018
+    except ValueError as error:
+        about = "" if str(error).startswith(("sizes:", "activation:")) else "activation: "
+        raise InvalidValueError(f"--{about}{error}") from None
     models, rows = (_integer(text[name], f"--{name}") for name in ("models", "rows"))
     return (Case(models, sizes, rows, text["activation"]),)
 

@@ -45,7 +45,8 @@ def make_inference(problem: Problem, settings: Settings) -> BatchedInference:
 def stacked_weights(problem: Problem) -> dict[str, Float32Array]:
     """Return the weights of a problem as `BatchedWeights.load_stacked` takes them."""
     weights = {f"layer_{i}": w for i, w in enumerate(problem.weights)}
-    return weights | {f"layer_{i}.bias": b[:, 0] for i, b in enumerate(problem.biases)}
+    weights |= {f"layer_{i}.bias": b[:, 0] for i, b in enumerate(problem.biases)}
+    return weights | {f"layer_{i}.slope": s for i, s in enumerate(problem.slopes) if s is not None}
 
 
 def _numpy_sigmoid(y: Float32Array) -> None:

@@ -89,7 +89,7 @@ def convert(
     -------
     Converted
         Batch normalisation and scalers are folded into the layers in float64 and rounded once to
-        float32.
+        float32. It has the feature names and classes that a model of scikit-learn knows.
 
     Raises
     ------
@@ -171,8 +171,9 @@ def stack(
     Raises
     ------
     ValueError
-        There is no model, or a model differs from `architecture` or from the first. The message
-        names the key and the difference.
+        There is no model, or a model differs from `architecture` or from the first: also in its
+        feature names, unless that is their order only, to which it is brought, or its classes. The
+        message names the key and the difference.
     UnsupportedLayerError, TypeError, ValueError, KeyError
         As for `convert`. The message begins with the key.
     """
@@ -342,6 +343,10 @@ def _layers(
         return _chain.fold(keras.steps(model, output=output))
     if framework in REFUSED:
         raise UnsupportedLayerError(f"{type(model).__name__} {REFUSED[framework]}")
+    if framework == "onnx" or isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
+        with _needs_onnx():
+            from mlpbank.convert import onnx
+        return _chain.fold(onnx.steps(model, output))
     if output is not None:
         raise InvalidValueError(
             f"output: expected None for a model with one result ({type(model).__name__}), "
@@ -351,10 +356,6 @@ def _layers(
         from mlpbank.convert import sklearn
 
         return _chain.fold(sklearn.steps(model))
-    if framework == "onnx" or isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
-        with _needs_onnx():
-            from mlpbank.convert import onnx
-        return _chain.fold(onnx.steps(onnx.load(model)))
     if isinstance(model, Converted):
         return native_layers(model.weights, model.architecture)
     if framework is None and not isinstance(model, (Mapping, list, tuple)):

@@ -17,7 +17,8 @@ _USUAL = {
 # What belongs to training: never a part of what the model computes.
 _TRAINING = re.compile(
     r"optim|sched|callback|loop|hyper_?param|hparams|config|^args$|epoch|step|iter|loss|metric|"
-    r"version|rng|random|seed|history|^lr$|^best_(?!state|model)|swa_|amp",
+    r"version|rng|random|seed|history|^lr$|^best_(?!state|model)|swa_|amp|"
+    r"acc(uracy)?$|score|auc$|r2$|ma[ep]e?$|r?mse$|time|date|patience|batch_size|learning_rate",
     re.IGNORECASE,
 )
 # What may be a scaling of inputs or outputs, also where it is a plain number.
@@ -97,8 +98,9 @@ def _may_belong(key: str, value: Any) -> bool:
 
 
 def _has_numbers(value: Any) -> bool:
+    """Return whether there is more in an entry than words, whole numbers and switches."""
     if isinstance(value, Mapping):
         return any(_has_numbers(part) or _SCALING.search(str(k)) for k, part in value.items())
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return any(isinstance(part, float) or _has_numbers(part) for part in value)
-    return hasattr(value, "shape")
+        return any(map(_has_numbers, value))
+    return value is not None and not isinstance(value, (str, bytes, bool, int))

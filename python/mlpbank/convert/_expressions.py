@@ -267,8 +267,8 @@ _FORMS_WITH: dict[Activation, Callable[..., list[Expression]]] = {
     Activation.LEAKY_RELU: _leaky_relu,
     Activation.ELU: _elu,
     Activation.CELU: lambda alpha: [function("celu", X, number(alpha))],
+    Activation.CLIP: _clip,  # before hardsigmoid, which is the same with alpha 1 and beta 0
     Activation.HARDSIGMOID: _hardsigmoid,
-    Activation.CLIP: _clip,
 }
 _MOST_CONSTANTS = 6  # of an expression whose constants are tried as parameters
 

@@ -72,7 +72,7 @@ _FUNCTIONS: dict[str, Callable[..., Expression]] = {
 _SIZES = {"Where": 3, **dict.fromkeys(("Sub", "Div", "Pow", "Greater", "Less"), 2)}
 # Operations that may form an activation. They compute element by element.
 ELEMENTWISE = {*_FOLDS, *_FUNCTIONS, *_PARAMETERS, "Clip", "Cast", "Sqrt"}
-FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
+_CASTS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
 
 def activation(op: str, attributes: dict[str, Any], where: str) -> Activate:
@@ -136,7 +136,7 @@ def _expression(node: Any, arguments: list[Any]) -> Expression:
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if op == "Cast":
         # A cast to integers would truncate.
-        if attributes.get("to") not in FLOATS or len(arguments) != 1:
+        if attributes.get("to") not in _CASTS or len(arguments) != 1:
             raise e.Unknown
         return _given(arguments)[0]
     if op == "Clip":

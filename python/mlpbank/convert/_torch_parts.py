@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,10 @@ class Chain(list[Step]):
             raise unsupported(where, f"{name} after a squeeze runs over rows")
 
 
+_PLAIN = {torch.Tensor, nn.Parameter}
+_DTYPES = {torch.float32, torch.float64}
+
+
 def _is_usual(kind: Any) -> bool:
     """Return whether a class of tensors has the operations of PyTorch unchanged."""
     if kind is torch.Tensor or kind is nn.Parameter:
@@ -53,6 +58,10 @@ def _is_usual(kind: Any) -> bool:
 
 def to_numpy(tensor: Any, where: str) -> npt.NDArray[Any]:
     """Return the values of a tensor: `as_array` with the errors of a converter."""
+    # What nearly all parameters are: this runs for all of all models.
+    if type(tensor) in _PLAIN and tensor.dtype in _DTYPES and tensor.layout is torch.strided:
+        with contextlib.suppress(RuntimeError):  # on another device, or no ordinary memory
+            return tensor.detach().numpy()  # type: ignore[no-any-return]
     if not _is_usual(type(tensor)):
         raise unsupported(
             where,

@@ -236,6 +236,11 @@ class _Operations(TorchDispatchMode):  # type: ignore[misc]
         super().__init__()
         self.refused, self.tracer = "", tracer
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Leave torch._dynamo alone: nothing compiles here, and its import takes a second."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.tracer is not None and self.tracer.paused:
             return func(*args, **(kwargs or {}))
