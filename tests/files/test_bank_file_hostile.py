@@ -184,6 +184,25 @@ ABOUT: list[tuple[str, dict[str, Any]]] = [
     ("input_shift too long", {"input_shift": [1.0, 2.0, 3.0]}),
     ("input_shift nested", {"input_shift": [[1.0, 2.0]]}),
     ("input_shift infinite", {"input_shift": [10**400, 1]}),
+    ("feature_names text", {"feature_names": "ab"}),
+    ("feature_names object", {"feature_names": {"a": 0, "b": 1}}),
+    ("feature_names of numbers", {"feature_names": [1, 2]}),
+    ("feature_names null", {"feature_names": ["a", None]}),
+    ("feature_names too few", {"feature_names": ["a"]}),
+    ("feature_names too many", {"feature_names": ["a", "b", "c"]}),
+    ("feature_names twice", {"feature_names": ["a", "a"]}),
+    ("feature_names long and twice", {"feature_names": ["a" * 10**5] * 2}),
+    ("feature_names surrogate", {"feature_names": ["a", "\ud800"]}),
+    ("classes text", {"classes": "a"}),
+    ("classes number", {"classes": 2}),
+    ("classes empty", {"classes": []}),
+    ("classes nested", {"classes": [[0], [1]]}),
+    ("classes null", {"classes": [0, None]}),
+    ("classes too many", {"classes": [0, 1, 2]}),
+    ("classes very many", {"classes": list(range(10**5))}),
+    ("classes twice", {"classes": [1, True]}),
+    ("classes infinite", {"classes": [0, 10**400]}),
+    ("classes surrogate", {"classes": ["a", "\udfff"]}),
     ("metadata missing", {"metadata": ...}),
     ("metadata array", {"metadata": []}),
     ("metadata null", {"metadata": None}),
@@ -201,6 +220,17 @@ def test_description(changes: dict[str, Any]) -> None:
     file = parts()
     file.about = {name: value for name, value in (file.about | changes).items() if value is not ...}
     refused(file.join())
+
+
+def test_names_and_classes_that_fit_are_read() -> None:
+    file = parts()
+    file.about |= {"feature_names": ["b", ""], "classes": [False, True]}
+    bank = survives(file.join())
+    assert bank is not None
+    assert (bank.feature_names, bank.classes) == (("b", ""), (False, True))
+    file.about |= {"version": 1}  # which has no such names
+    bank = Bank._from_bytes(file.join())
+    assert (bank.feature_names, bank.classes) == (None, None)
 
 
 def test_a_newer_version_says_so_whatever_else_is_new() -> None:

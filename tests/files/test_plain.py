@@ -357,3 +357,21 @@ def test_no_damaged_byte_does_harm(path: Path) -> None:
         except BankFileError:
             rejected += 1
     assert rejected > 100
+
+
+def test_names_and_classes_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "named.safetensors"
+    save_plain(path, None, ARCH, stacked(), feature_names=("c", "a", "b"), classes=(1, "x"))
+    bank = load_plain(path)
+    assert (bank.feature_names, bank.classes) == (("c", "a", "b"), (1, "x"))
+    change_metadata(path, feature_names=["c", "a"])
+    rejects(path, "feature_names: expected 3, one for each input, got 2: ['c', 'a']")
+    change_metadata(path, feature_names=None, classes=[1, [2]])
+    rejects(path, "classes[1]: expected a str, int, float or bool, got [2]")
+    change_metadata(path, classes=7)
+    rejects(path, "classes: expected list, got 7")
+
+
+def test_files_without_names_stay_as_they_are(path: Path) -> None:
+    about = json.loads(header_of(path.read_bytes())["__metadata__"]["mlpbank"])
+    assert about.keys().isdisjoint({"feature_names", "classes"})

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlpbank._arrays import as_shift, without_shift
@@ -15,6 +14,7 @@ from mlpbank._keys import check_key
 from mlpbank.architecture import Architecture
 from mlpbank.bank._files import BankFiles
 from mlpbank.bank._knowledge import Known
+from mlpbank.bank._mapping import BankMapping
 from mlpbank.bank._placing import UNDECIDED, folded, named_by, placed, stack
 from mlpbank.engine import Engine
 from mlpbank.errors import (
@@ -22,7 +22,6 @@ from mlpbank.errors import (
     InvalidValueError,
     KeyTypeError,
     ModelNotLoadedError,
-    UnknownKeyError,
     UnknownModelError,
 )
 from mlpbank.typing import Dtype, Float32Array, Key, Layout
@@ -31,10 +30,8 @@ from mlpbank.weights import BatchedWeights, _dtype_name
 if TYPE_CHECKING:
     from mlpbank.files._plain import PlainBank
 
-_NO_DEFAULT: Any = object()
 
-
-class Bank(BankFiles, MutableMapping[Key, Any]):
+class Bank(BankFiles, BankMapping):
     """Models of one architecture by key: a mutable mapping of keys to weights.
 
     Parameters
@@ -248,10 +245,6 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
         )
         return cls._of(columns, found, stacked, scalers, dtype, layout, engine, fallback, known)
 
-    # Those of a mapping would compare weights and leave no hash.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
-
     def __len__(self) -> int:
         return len(self._slot_map.core)
 
@@ -288,58 +281,6 @@ class Bank(BankFiles, MutableMapping[Key, Any]):
     def __delitem__(self, key: Key) -> None:
         """Remove a model. Predictions that run finish; later ones do not know its key."""
         self._slot_map.remove(key)
-
-    def update(self, models: Any = (), /, **more: Any) -> None:
-        """Add or replace models, one after the other.
-
-        Parameters
-        ----------
-        models : mapping of key to model, or iterable of such pairs
-            Whatever `from_models` takes.
-        **more
-            Models whose keys are names.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As for `add`. All keys are checked before the first model is added.
-        """
-        from mlpbank import convert
-
-        pairs = [*convert.keyed(models), *more.items()]
-        for key, _ in pairs:
-            self._slot_map.check(key)
-        for key, model in pairs:
-            self[key] = model
-
-    # Those of a mapping go key by key through all keys, and stop where another thread was faster.
-    def pop(self, key: Key, default: Any = _NO_DEFAULT) -> Any:
-        """Remove a model and return its weights, or the default where the key is unknown.
-
-        Of several threads that pop one key, one gets the weights.
-        """
-        try:
-            weights = self[key]
-            del self[key]
-        except UnknownModelError:
-            if default is _NO_DEFAULT:
-                raise
-            return default
-        return weights
-
-    def popitem(self) -> tuple[Key, dict[str, Float32Array]]:
-        """Remove any model and return its key and weights; UnknownKeyError if there is none."""
-        for key in self:
-            weights = self.pop(key, None)
-            if weights is not None:  # no other thread was faster
-                return key, weights
-        raise UnknownKeyError("popitem: expected a model, got a bank without")
-
-    def clear(self) -> None:
-        """Remove all models that the bank has now; what other threads add meanwhile stays."""
-        for key in self:
-            with contextlib.suppress(UnknownModelError):  # another thread has removed it
-                del self[key]
 
     def add(
         self,

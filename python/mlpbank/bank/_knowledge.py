@@ -65,13 +65,14 @@ def chosen(features: Sequence[str] | None, names: Names | None, wanted: int) -> 
                 "its features, got none"
             )
         return names
-    if isinstance(features, str) or len(features) != wanted:
+    listed = [] if isinstance(features, str) or not np.iterable(features) else list(features)
+    if len(listed) != wanted:
         raise InvalidValueError(f"features: expected {wanted} columns, got {features!r:.400}")
     if names is None:
-        return features
-    if set(features) != set(names):
+        return listed
+    if not all(isinstance(name, str) for name in listed) or set(listed) != set(names):
         raise InvalidValueError(
-            f"features: expected the bank's, {shown(names)}, got {shown(features)}; rename the "
+            f"features: expected the bank's, {shown(names)}, got {shown(listed)}; rename the "
             "columns if these are the same features"
         )
     return names
@@ -143,8 +144,8 @@ def labels(
     found = as_labels(known)
     unknown = np.isnan(y).any(axis=-1)
     if gaps:
-        filled: npt.NDArray[Any] = np.where(unknown, np.array(None), found.astype(object)[best])
-        return filled
+        filled: Any = np.where(unknown, np.array(None), found.astype(object)[best])
+        return filled[()]  # type: ignore[no-any-return]
     if unknown.any():
         at = "".join(f"[{i}]" for i in np.argwhere(unknown)[0].tolist())
         raise InvalidValueError(

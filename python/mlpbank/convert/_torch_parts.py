@@ -60,7 +60,9 @@ def to_numpy(tensor: Any, where: str) -> npt.NDArray[Any]:
     """Return the values of a tensor: `as_array` with the errors of a converter."""
     # What nearly all parameters are: this runs for all of all models.
     if type(tensor) in _PLAIN and tensor.dtype in _DTYPES and tensor.layout is torch.strided:
-        with contextlib.suppress(RuntimeError):  # on another device, or no ordinary memory
+        with contextlib.suppress(
+            RuntimeError, TypeError
+        ):  # on another device, or no ordinary memory
             return tensor.detach().numpy()  # type: ignore[no-any-return]
     if not _is_usual(type(tensor)):
         raise unsupported(
