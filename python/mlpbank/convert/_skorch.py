@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import skorch  # type: ignore[import-untyped]
+import skorch
 import torch
-from skorch.utils import _infer_predict_nonlinearity  # type: ignore[import-untyped]
+from skorch.utils import _infer_predict_nonlinearity
 
 from mlpbank.architecture import Activation
 from mlpbank.convert import torch as _torch
