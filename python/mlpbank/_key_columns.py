@@ -11,7 +11,15 @@ from numpy.ma import MaskedArray
 
 from mlpbank import _core
 from mlpbank._arrays import as_int64
-from mlpbank._keys import asked_key, common_kind, is_arrow_scalar, is_missing, kind_name, remedy
+from mlpbank._keys import (
+    SMALL_FLOATS,
+    asked_key,
+    common_kind,
+    is_arrow_scalar,
+    is_missing,
+    kind_name,
+    remedy,
+)
 from mlpbank.errors import InvalidTypeError
 from mlpbank.typing import Int64Array, Key
 
@@ -112,8 +120,10 @@ def listed(keys: Any) -> Any:
     dtype = getattr(keys, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind != "O" and hasattr(keys, "to_numpy"):
         return _array(keys.to_numpy())  # tolist of dates gives int
+    small = SMALL_FLOATS.get(str(getattr(keys, "type", dtype)))
     if hasattr(keys, "to_pylist"):  # pyarrow
-        return keys.to_pylist()
+        values = keys.to_pylist()
+        return values if small is None else _small_floats(values, small)
     # NumPy and pandas have tolist, polars has to_list.
     to_list = getattr(keys, "tolist", None) or getattr(keys, "to_list", None)
     unordered = isinstance(keys, (str, bytes, set, frozenset))
@@ -127,7 +137,12 @@ def listed(keys: Any) -> Any:
     values = list(keys) if to_list is None else to_list()
     if not isinstance(values, list):
         raise InvalidTypeError(f"keys: expected one dimension, got {keys!r:.80}")
-    return values
+    return values if small is None else _small_floats(values, small)
+
+
+def _small_floats(values: list[Any], kind: Any) -> Any:
+    """Return floats of a small type as keys; their lists are of Python's own floats."""
+    return _floats(np.array([np.nan if is_missing(value) else value for value in values], kind))
 
 
 def _array(array: npt.NDArray[Any]) -> Any:

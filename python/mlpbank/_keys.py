@@ -20,6 +20,11 @@ from mlpbank.typing import Key
 
 MAX_PARTS = 16
 _EXPECTED = "a str, an int or a tuple of them"
+# Types of floats with fewer digits than Python's, as libraries call them.
+SMALL_FLOATS = {
+    **dict.fromkeys(("float", "Float32", "float[pyarrow]", "float32[pyarrow]"), np.float32),
+    **dict.fromkeys(("halffloat", "Float16", "halffloat[pyarrow]", "float16[pyarrow]"), np.float16),
+}
 _EXACT = 2.0**53  # from here on, a float may be another integer that was rounded
 
 
@@ -124,15 +129,22 @@ def _plain_part(key: Any, name: str, asked: bool, expected: str) -> str | int | 
             )
         return int(key)
     if is_arrow_scalar(key):
-        return _plain_part(key.as_py(), name, asked, expected)
+        plain, small = key.as_py(), SMALL_FLOATS.get(str(key.type))
+        return _plain_part(plain if small is None else small(plain), name, asked, expected)
     if asked:
         if is_missing(key):
             return None
         if isinstance(key, (float, np.floating)):
-            if float(key).is_integer() and abs(key) < _EXACT:
+            if float(key).is_integer() and abs(key) < _exact_below(key):
                 return int(key)
             raise InvalidTypeError(f"{name}: expected {expected}, got {key!r}, a float")
     raise InvalidTypeError(f"{name}: expected {expected}, got {key!r:.80}{remedy(key)}")
+
+
+def _exact_below(key: Any) -> float:
+    """Return from where on a float of this type may be another integer that was rounded."""
+    small = isinstance(key, np.floating) and key.dtype.itemsize < 8
+    return 2.0 ** (np.finfo(key.dtype).nmant + 1) if small else _EXACT
 
 
 def is_arrow_scalar(value: Any) -> bool:

@@ -78,7 +78,14 @@ def as_labels(classes: Classes) -> npt.NDArray[Any]:
     plain = len({type(value) for value in classes}) == 1 and not (
         text and any(value.endswith("\0") for value in classes)
     )
-    return np.array(classes, None if plain else object)
+    found = np.array(classes, None if plain else object)
+    # NumPy makes floats of integers that no type of its own can hold together.
+    return (
+        found
+        if found.tolist() == list(classes)
+        and (found.dtype.kind != "f" or type(classes[0]) is float)
+        else np.array(classes, object)
+    )
 
 
 def shown(values: Iterable[Any]) -> str:

@@ -245,3 +245,32 @@ def test_empty_banks_keep_what_they_were_given(tmp_path: Path) -> None:
     assert (again.feature_names, again.classes) == (("p", "q"), None)
     none = Bank.from_stacked([], again.architecture, {}, feature_names=["q", "p"])
     assert none.feature_names == ("q", "p")
+
+
+def test_rows_with_names_of_their_own_are_not_taken_by_position() -> None:
+    pl = pytest.importorskip("polars")
+    bank = Bank(Architecture.mlp(2, 1), feature_names=["p", "q"])
+    bank["a"] = {"layer_0": [[1], [10]]}
+    row = pd.Series({"q": 1.0, "p": 2.0})
+    assert bank.predict("a", row) == 12
+    for x in ([row], [pd.DataFrame([row])], [{"q": 1.0, "p": 2.0}], pl.Series([{"q": 1.0}])):
+        with pytest.raises((TypeError, ValueError), match="x: expected"):
+            bank.predict(["a"], x)
+
+
+def test_tables_are_read_alike_whether_a_bank_has_names() -> None:
+    pa = pytest.importorskip("pyarrow")
+    bank = Bank(Architecture.mlp(2, 1))
+    bank["a"] = {"layer_0": [[1], [10]]}
+    frame = pd.DataFrame({"q": pd.array([7, None], "Int64"), "p": [1, 2]})
+    np.testing.assert_array_equal(bank.predict(["a"] * 2, frame), [[17], [np.nan]])
+    table = pa.table({"q": pa.array([7, None]).dictionary_encode(), "p": [1, 2]})
+    with pytest.raises(TypeError, match="column 'q'"):
+        bank.predict(["a"] * 2, table)
+
+
+def test_labels_are_the_classes_whatever_their_size() -> None:
+    classes = [2**63 + 1, 5]
+    bank = Bank(Architecture.mlp(1, 2, output_activation="softmax"), classes=classes)
+    bank["a"] = {"layer_0": [[0, 1]]}
+    assert [bank.predict_class("a", [x]) for x in (-1.0, 1.0)] == classes

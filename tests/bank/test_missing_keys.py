@@ -210,3 +210,26 @@ def test_an_unknown_key_of_a_missing_one_can_be_told() -> None:
     assert str(caught.value) == (
         "no such model: 'b', None (2 of 3 keys); missing key at row 1: there is None, NaN or NA"
     )
+
+
+@pytest.mark.parametrize("kind", ["polars", "pyarrow", "pandas", "scalar", "arrow scalar", "tuple"])
+def test_floats_of_few_digits_are_keys_only_where_they_are_exact(kind: str) -> None:
+    pd, pl, pa = (pytest.importorskip(name) for name in ("pandas", "polars", "pyarrow"))
+    beyond = 2.0**24
+    if kind == "polars":
+        keys: Any = pl.Series([beyond], dtype=pl.Float32)
+    elif kind == "pyarrow":
+        keys = pa.array([beyond], pa.float32())
+    elif kind == "pandas":
+        keys = pd.Series([beyond], dtype="Float32")
+    elif kind == "scalar":
+        keys = [np.float32(beyond)]
+    elif kind == "arrow scalar":
+        keys = [pa.scalar(beyond, pa.float32())]
+    else:
+        keys = [(np.float32(beyond), "a")]
+    key: Any = (2**24, "a") if kind == "tuple" else 2**24
+    bank = Bank(Architecture.mlp(1, 1))
+    bank[key] = {"layer_0": [[1]]}
+    with pytest.raises(TypeError, match="a float"):
+        bank.predict(keys, [[1.0]])

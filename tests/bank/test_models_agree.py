@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 from collections.abc import Sequence
@@ -97,8 +98,8 @@ def test_models_without_names_are_taken_as_they_are() -> None:
         bank.predict("bare", df)[:, 0], bare.predict(df.to_numpy()), rtol=1e-4, atol=1e-4
     )
     bank = Bank.from_models({"bare": bare})
-    bank["named"] = regressor(NAMES, 0)  # nothing to compare with
-    assert bank.feature_names is None
+    bank["named"] = regressor(NAMES, 0)  # the first that names them
+    assert bank.feature_names == NAMES
 
 
 def test_labels_are_those_of_scikit_learn() -> None:
@@ -154,3 +155,47 @@ def test_threads_that_add_first_models_agree_on_one_order() -> None:
             right = model.predict(rows[list(ORDERS[key])])
             y = bank.predict_frame(rows.assign(k=key), key="k")
             np.testing.assert_allclose(y, right, rtol=1e-4, atol=1e-4)
+
+
+def fitted(columns: list[str], seed: int = 0) -> Any:
+    frame = pd.DataFrame(
+        np.random.default_rng(seed).normal(size=(40, 2)) * [1, 9], columns=["a", "b"]
+    )
+    network = MLPRegressor(hidden_layer_sizes=(4,), max_iter=20, random_state=0)
+    with silently():
+        return network.fit(frame[columns], frame["a"])
+
+
+def test_the_first_model_that_names_features_names_those_of_the_bank() -> None:
+    """Also where the bank has models that knew none."""
+    plain, one, other = fitted(["a", "b"]), fitted(["a", "b"], 1), fitted(["b", "a"], 2)
+    frame = pd.DataFrame([[1.0, 20.0], [-2.0, 3.0]], columns=["a", "b"])
+    bank = Bank.from_stacked(*Bank.from_models({"plain": plain}).to_stacked())
+    assert bank.feature_names is None
+    bank["one"], bank["other"] = one, other
+    assert bank.feature_names == ("a", "b")
+    for key, model in (("one", one), ("other", other)):
+        np.testing.assert_allclose(
+            bank.predict([key] * 2, frame)[:, 0],
+            model.predict(frame[list(model.feature_names_in_)]),
+            rtol=1e-5,
+        )
+    with pytest.raises(ValueError, match="bank\\['c'\\]"):
+        bank["c"] = renamed(one)
+
+
+def renamed(model: Any) -> Any:
+    other = copy.deepcopy(model)
+    other.feature_names_in_ = np.array(["p", "q"], object)
+    return other
+
+
+def test_another_bank_has_to_mean_the_same() -> None:
+    bank, turned = Bank.from_models({"x": fitted(["a", "b"])}), fitted(["b", "a"])
+    with pytest.raises(ValueError, match="same feature_names"):
+        bank.update(Bank.from_models({"y": turned}))
+    with pytest.raises(ValueError, match="same architecture"):
+        bank.update(Bank(Architecture.mlp(2, 4, 1, activation="elu")))
+    assert list(bank) == ["x"]
+    bank.update(Bank.from_models({"y": fitted(["a", "b"])}))
+    assert list(bank) == ["x", "y"]

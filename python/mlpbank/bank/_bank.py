@@ -327,7 +327,7 @@ class Bank(BankFiles, BankMapping):
         check_version(version)
         key = self._slot_map.check(key)
         while True:
-            decided = self._decided.get("known")
+            decided = self._decided_now()
             given = decided or self._known
             if decided is None and given.input_shift is None:
                 given = given._replace(input_shift=UNDECIDED)
@@ -348,10 +348,8 @@ class Bank(BankFiles, BankMapping):
                 align_classes,
             )
             arrays = self._weights._collect(weights, (), check_finite)
-            # The first model decides what is not known, before it is there.
-            known = decided or found
-            self._known = self._decided.setdefault("known", known)
-            if self._known is known:
+            # The first model that knows something decides it, before it is there.
+            if self._decide(decided, found):
                 break  # else another thread was first
         try:
             # One step. The caller's code has run, and no exception can come in between.

@@ -67,10 +67,44 @@ class BankFiles(BankNamed):
         self._weights = weights
         self._slot_map = SlotMap(weights, columns)
         self._known = known
-        # The first model decides what is not given. dict.setdefault is one step.
-        self._decided: dict[str, Known] = {"known": known} if len(self._slot_map.core) else {}
+        # The first model decides what is not given, and later ones names and classes that it did
+        # not know. dict.setdefault is one step.
+        self._decided: dict[str, Any] = {"known": known} if len(self._slot_map.core) else {}
         self.fallback = fallback
         self._metadata: dict[str, Any] = {}
+
+    def _decided_now(self) -> Known | None:
+        """Return what is decided, None if there never was a model."""
+        known: Known | None = self._decided.get("known")
+        if known is None:
+            return None
+        return known._replace(
+            **{
+                name: self._decided.get(name)
+                for name in ("feature_names", "classes")
+                if getattr(known, name) is None
+            }
+        )
+
+    def _decide(self, decided: Known | None, found: Known) -> bool:
+        """Decide what is not yet; return whether all is as found with these decisions."""
+        if decided is None:
+            if self._decided.setdefault("known", found) is not found:
+                return False
+        else:
+            for name in ("feature_names", "classes"):
+                value = getattr(found, name)
+                if getattr(decided, name) is not None or value is None:
+                    continue
+                # Equal values may differ in type: 1 and True.
+                if self._decided.setdefault(name, value) is not value:
+                    return False
+        # Of threads that decide at once, the last to write sees all decisions.
+        while True:
+            now = self._decided_now()
+            if now is None or all(a is b for a, b in zip(self._known, now, strict=True)):
+                return True
+            self._known = now
 
     @property
     def fallback(self) -> Key | None:

@@ -78,16 +78,22 @@ def chosen(features: Sequence[str] | None, names: Names | None, wanted: int) -> 
     return names
 
 
-def by_name(x: Any, names: Names) -> Any:
+def by_name(x: Any, names: Names | None) -> Any:
     """Return rows of a data frame, or one of a Series, in the order of names; others as they are.
+
+    Where a bank has no names, its columns are taken in the order that they have.
 
     Raises
     ------
     ValueError
-        Its columns have other names.
+        Its columns have other names, or rows in a list have names of their own.
     """
     if type(x) is np.ndarray:
         return x
+    if names is None:
+        frame = try_frame(x, "x")
+        return x if frame is None else frame.numbers(frame.names, "x")
+    _expect_plain_rows(x)
     index = _index_of(x)
     if index is not None:
         _expect_names(list(index), names)
@@ -97,6 +103,21 @@ def by_name(x: Any, names: Names) -> Any:
         return x
     _expect_names(frame.names, names)
     return frame.numbers(names, "x")
+
+
+def _expect_plain_rows(x: Any) -> None:
+    """Raise ValueError for rows that have names each: those would be taken by position."""
+    rows = isinstance(x, (list, tuple))
+    kinds = {type(x), *map(type, x)} if rows else {type(x)}
+    named = [kind for kind in kinds if hasattr(kind, "_fields") or issubclass(kind, dict)]
+    if rows:
+        named += [kind for kind in kinds if hasattr(kind, "iloc") or hasattr(kind, "columns")]
+    if named or str(getattr(x, "dtype", "")).startswith("Struct"):
+        kind = named[0] if named else type(x)
+        raise InvalidValueError(
+            "x: expected rows of numbers or a data frame, got rows with names of their own "
+            f"({kind.__name__}); make them a data frame"
+        )
 
 
 def _index_of(x: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from mlpbank.bank._slot_map import SlotMap
-from mlpbank.errors import UnknownKeyError, UnknownModelError
+from mlpbank.errors import InvalidValueError, UnknownKeyError, UnknownModelError
 from mlpbank.typing import Float32Array, Key
 
 _NO_DEFAULT: Any = object()
@@ -25,6 +25,8 @@ class BankMapping(MutableMapping[Key, Any]):
     def update(self, models: Any = (), /, **more: Any) -> None:
         """Add or replace models, one after the other.
 
+        Another bank has to have the same architecture, feature names and classes.
+
         Parameters
         ----------
         models : mapping of key to model, or iterable of such pairs
@@ -39,6 +41,8 @@ class BankMapping(MutableMapping[Key, Any]):
         """
         from mlpbank import convert
 
+        if isinstance(models, BankMapping):
+            expect_alike(self, models)
         pairs = [*convert.keyed(models), *more.items()]
         for key, _ in pairs:
             self._slot_map.check(key)
@@ -73,3 +77,17 @@ class BankMapping(MutableMapping[Key, Any]):
         for key in self:
             with contextlib.suppress(UnknownModelError):  # another thread has removed it
                 del self[key]
+
+
+def expect_alike(bank: Any, other: Any) -> None:
+    """Raise ValueError where the weights of another bank mean something else in this one.
+
+    Weights alone tell neither activations nor the order of features and classes.
+    """
+    for name in ("architecture", "feature_names", "classes"):
+        mine, theirs = getattr(bank, name), getattr(other, name)
+        if mine != theirs and (name == "architecture" or not (mine is None and not len(bank))):
+            raise InvalidValueError(
+                f"models: expected a bank with the same {name}, {mine!r:.200}, got "
+                f"{theirs!r:.200}; add the models that it was made of"
+            )

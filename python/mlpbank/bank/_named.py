@@ -13,7 +13,7 @@ from mlpbank._key_columns import as_keys, is_one
 from mlpbank._keys import kind_name
 from mlpbank.bank import _knowledge
 from mlpbank.bank._reads import BankReads
-from mlpbank.errors import InvalidValueError
+from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Missing
 
 
@@ -75,6 +75,8 @@ class BankNamed(BankReads):
         KeyError
             A column is missing, or there are several of its name.
         """
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"name: expected a str, got {name!r:.80}")
         known = self._known
         columns = _knowledge.chosen(features, known.feature_names, self.architecture.input_size)
         frame = frame_of(df)

@@ -186,7 +186,7 @@ class BankReads:
         known = self._known
         shift = known.input_shift
         given_x = x
-        if known.feature_names is not None:
+        if type(x) is not np.ndarray:
             x = _knowledge.by_name(x, known.feature_names)
         if is_one(keys, self._slot_map.kind):
             x = as_float32(x, "x") if shift is None else as_real(x, "x")
@@ -213,8 +213,7 @@ class BankReads:
     def _as_rows(self, x: Any) -> Float32Array:
         """Return rows as the models take them."""
         known = self._known
-        if known.feature_names is not None:
-            x = _knowledge.by_name(x, known.feature_names)
+        x = _knowledge.by_name(x, known.feature_names)
         shift = known.input_shift
         return as_float32(x, "x") if shift is None else as_shifted(x, shift, "x")
 

@@ -24,7 +24,6 @@ from mlpbank.convert._onnx_dims import (
 from mlpbank.convert._onnx_rows import Rows, in_words, select
 
 Symbols = npt.NDArray[np.object_]  # integers, ROWS and ANY
-_ALL = 2**31  # beyond any size; bounds of Slice are cut to sizes
 
 
 class Node(NamedTuple):
@@ -171,8 +170,7 @@ def _slice(node: Node, rank: int) -> tuple[int, slice]:
     if any(not isinstance(v, int) for v in (*starts, *ends, *axes, *steps)) or not steps[0]:
         raise unsupported(node.where, "expected bounds of Slice that are numbers")
     axis = axes[0] + rank if axes[0] < 0 else axes[0]
-    end = None if abs(ends[0]) >= _ALL - 1 else ends[0]
-    return axis, slice(starts[0], end, steps[0])
+    return axis, slice(starts[0], ends[0], steps[0])  # cut to the size as Python does it
 
 
 def slice_(rows: Rows, node: Node) -> Rows:

@@ -260,7 +260,7 @@ class _Owner(NamedTuple):
         args: Any = self._values(argument.args)
         kwargs: Any = self._values(argument.kwargs)
         call = argument.target
-        if ROW_COUNT in args:
+        if any(value is ROW_COUNT for value in args):
             if call not in ("expand", "view", "reshape", "repeat"):
                 raise unsupported(self.where, "depends on the number of rows, as no layer does")
             args = [1 if value is ROW_COUNT else value for value in args]

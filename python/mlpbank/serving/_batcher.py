@@ -191,8 +191,7 @@ class MicroBatcher:
         try:
             # The bank subtracts a shift in float64, and another bank may have another one.
             known = self._bank._known
-            if known.feature_names is not None:
-                x = by_name(x, known.feature_names)
+            x = by_name(x, known.feature_names)
             rows = as_float32(x, "x") if known.input_shift is None else as_real(x, "x")
             if type(x) is not list:  # the array of a list is new, others may share memory with x
                 rows = rows.copy()
