@@ -214,5 +214,5 @@ def test_modules_that_are_called_as_a_layer_of_equinox() -> None:
     ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' "
     ask += "if the layer computes x @ w, "
     for layer in (Linear(jnp.ones((3, 3)), jnp.ones(3)), Turned(3, 3, key=key)):
-        with raises(ValueError, f": {ask}'out_in' if w @ x"):
+        with raises(ValueError, f": {ask}'out_in' if w @ x (its shape is (3, 3))"):
             convert.convert(layer, arch)

@@ -51,7 +51,7 @@ def state_dict_of(params: Any, name: str | None = None) -> Any:
         return params
     models = [key for key in params if _has_layers(params[key]) and not _is_training(key)]
     usual = [key for key in models if str(key).lower() in _USUAL]
-    others = [key for key in params if key not in models]
+    others = [key for key in params if key not in models and not _is_random(params[key])]
     if not models or not (others or len(usual) > 1):
         return params
     if any(hasattr(params[key], "shape") and not _is_training(key) for key in others):
@@ -74,6 +74,13 @@ def state_dict_of(params: Any, name: str | None = None) -> Any:
 
 def _is_training(key: Any) -> bool:
     return _TRAINING.search(str(key)) is not None and str(key).lower() not in _USUAL
+
+
+def _is_random(value: Any) -> bool:
+    """Return whether an entry is the random state of a dropout of Flax NNX, and nothing else."""
+    if isinstance(value, Mapping):
+        return len(value) > 0 and all(map(_is_random, value.values()))
+    return type(value).__name__.startswith("Rng")
 
 
 def _has_layers(value: Any) -> bool:
