@@ -15,6 +15,10 @@ import numpy as np
 from mlpbank import Architecture, Bank
 
 
+# A job in the background of a shell begins with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def until_ctrl_c(call: Callable[[], object]) -> None:
     def interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
