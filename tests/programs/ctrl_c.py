@@ -14,7 +14,6 @@ import numpy as np
 
 from mlpbank import Architecture, Bank
 
-
 # A job in the background of a shell begins with Ctrl-C ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
