@@ -93,11 +93,7 @@ struct KeyTable::Rebuilt {
 
 KeyTable::KeyTable(KeyType type, StringKeys keys, Buckets buckets, KeyHash hash,
                    std::shared_ptr<const void> owner)
-    : key_type_(type),
-      strings_(keys),
-      buckets_(buckets),
-      hash_(hash),
-      owner_(std::move(owner)) {}
+    : key_type_(type), strings_(keys), buckets_(buckets), hash_(hash), owner_(std::move(owner)) {}
 
 KeyTable::KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner)
     : key_type_(KeyType::number),

@@ -118,7 +118,7 @@ inline Vec selu(Vec x) {
   return where_negative(x, below, mul(broadcast(1.05070098f), x));
 }
 
-// exp(x) - 1, infinite above 88.72. As above, with ln2 in two parts. The last step doubles, so that n
+// exp(x) - 1, infinite above 88.72. As above, with ln2 in two parts. The last step doubles: so n
 // may be 128.
 inline Vec expm1(Vec x) {
   const Vec inside = max_keep_nan(broadcast(-20.0f), min_keep_nan(broadcast(89.0f), x));
@@ -249,7 +249,8 @@ inline void over_vectors(const ActivationCall&, float* values, int64_t n) {
 template <Vec (*Function)(Vec, Coefficients)>
 inline void over_vectors(const ActivationCall& call, float* values, int64_t n) {
   const Coefficients coefficients = {broadcast(*call.first), broadcast(*call.second)};
-  for (int64_t i = 0; i < n; i += kLanes) store(values + i, Function(load(values + i), coefficients));
+  for (int64_t i = 0; i < n; i += kLanes)
+    store(values + i, Function(load(values + i), coefficients));
 }
 
 // Whether this is the stage of the activation.
@@ -262,7 +263,8 @@ __attribute__((always_inline)) inline bool is_at(Stage stage, Activation activat
 
 // Activations of single values, in place over n values, n a multiple of kLanes. Not inlined: a call
 // for each tile is cheap, its code in each tile is not. docs/activations.md has what each costs.
-__attribute__((noinline)) void activate_vectors(const ActivationCall& call, float* values, int64_t n) {
+__attribute__((noinline)) void activate_vectors(const ActivationCall& call, float* values,
+                                                int64_t n) {
   switch (call.activation) {
 #define MLPBANK_CASE(name, stage, method)      \
   case Activation::name:                       \

@@ -117,8 +117,7 @@ __attribute__((noinline)) void outputs_pass(const Plan& plan, const PanelJob& jo
   const LayerPlan* const end = plan.layers + plan.num_layers;
   for (const LayerPlan* layer = plan.layers; layer != end; ++layer) {
     outputs_layer<Weight, R>(*layer, stream, x, x_stride, y, stride);
-    const auto activation =
-        activation_of<Weight, kScaled<Weight>>(*layer, stream.layer(*layer));
+    const auto activation = activation_of<Weight, kScaled<Weight>>(*layer, stream.layer(*layer));
     for (int r = 0; r < R; ++r) activate_row(activation, y + r * stride, layer->out);
     x = y;
     x_stride = stride;

@@ -123,8 +123,8 @@ void rows_pass(const Plan& plan, const BlockStream& stream, const float* x, int6
       const int64_t width = panel.outputs;
       const float* w = float_panel<Weight>(panel.address, width, layer.in, panel_buffer);
       ahead.begin_panel(stream.prefetch_address<Weight>(panel.address, width * bytes));
-      rows_panel<Weight, Scaled, V, kOutputs>(w, width, width, layer.in, activation,
-                                              buffers[turn], to + panel.first * kRows, ahead);
+      rows_panel<Weight, Scaled, V, kOutputs>(w, width, width, layer.in, activation, buffers[turn],
+                                              to + panel.first * kRows, ahead);
       ahead.end_panel();
     });
     if (!kActivateTiles || is_at(Stage::row, activation.activation)) {

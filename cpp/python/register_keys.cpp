@@ -57,10 +57,9 @@ Buckets checked(const BucketArray& buckets) {
 StringTable make_table(KeyType type, const Offsets& offsets, const ByteArray& bytes,
                        const BucketArray& buckets, const py::object& seed) {
   expect(offsets.size() > 0, "offsets of wrong size");
-  auto table =
-      std::make_shared<const KeyTable>(type, string_keys(offsets, bytes), checked(buckets),
-                                       hash_of(seed),
-                                       keep(std::array<py::object, 3>{offsets, bytes, buckets}));
+  auto table = std::make_shared<const KeyTable>(
+      type, string_keys(offsets, bytes), checked(buckets), hash_of(seed),
+      keep(std::array<py::object, 3>{offsets, bytes, buckets}));
   return {{std::move(table), buckets, seed}, offsets, bytes};
 }
 
@@ -149,8 +148,8 @@ void register_keys(py::module_& m) {
       .def_readonly("seed", &Table::seed)
       .def_property_readonly("is_rebuilt",
                              [](const Table& self) { return self.table->is_rebuilt(); })
-      .def_property_readonly(
-          "key_type", [](const Table& self) { return python_type(self.table->key_type()); })
+      .def_property_readonly("key_type",
+                             [](const Table& self) { return python_type(self.table->key_type()); })
       .def("__len__", [](const Table& self) { return self.table->count(); })
       .def("find", &find, py::arg("keys"));
   py::class_<StringTable, Table>(m, "StringTable")

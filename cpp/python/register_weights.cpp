@@ -54,8 +54,8 @@ std::vector<LayerArrays> get(const Weights& self, int64_t slot) {
     Floats weight({layer.input_size, layer.output_size}), bias(layer.output_size);
     std::optional<Floats> slope;
     if (layer.has_slope()) slope = Floats(std::vector<py::ssize_t>{});
-    targets.push_back({weight.mutable_data(), bias.mutable_data(),
-                       slope ? slope->mutable_data() : nullptr});
+    targets.push_back(
+        {weight.mutable_data(), bias.mutable_data(), slope ? slope->mutable_data() : nullptr});
     layers.emplace_back(std::move(weight), std::move(bias), std::move(slope));
   }
   const ReleasedGil released;

@@ -317,9 +317,8 @@ void Layout::for_each_element(Visit visit) const {
         return run(offset, weights, std::integral_constant<int64_t, 1>());
     }
   });
-  for_each_slope([&](std::size_t, int64_t offset) {
-    visit(offset, std::integral_constant<int64_t, 4>());
-  });
+  for_each_slope(
+      [&](std::size_t, int64_t offset) { visit(offset, std::integral_constant<int64_t, 4>()); });
 }
 
 void Layout::copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t to_lane) const {

@@ -19,7 +19,7 @@ from mlpbank.bank._named import BankNamed
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.engine import Engine
 from mlpbank.errors import KeyTypeError
-from mlpbank.files import _mapped, _schema
+from mlpbank.files import _described, _mapped, _schema
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import BatchedInference
 from mlpbank.typing import Float32Array, Key
@@ -128,7 +128,7 @@ class BankFiles(BankNamed):
 
     @metadata.setter
     def metadata(self, metadata: dict[str, Any]) -> None:
-        self._metadata = _schema.copy_json(metadata)
+        self._metadata = _described.copy_json(metadata)
 
     @property
     def key_type(self) -> Any:
@@ -200,7 +200,7 @@ class BankFiles(BankNamed):
             *stacked,
             versions=[columns.version(i) for i in range(len(stacked.keys))],
             fallback=self.fallback,
-            metadata=_schema.copy_json(self.metadata),
+            metadata=_described.copy_json(self.metadata),
             feature_names=self.feature_names,
             classes=self.classes,
         )
@@ -238,7 +238,7 @@ class BankFiles(BankNamed):
             blocks=np.empty(0, np.uint8),
             columns=columns,
             fallback=self.fallback,
-            metadata=_schema.copy_json(self.metadata),
+            metadata=_described.copy_json(self.metadata),
             checksums={},
             input_shift=self.input_shift,
             feature_names=self.feature_names,

@@ -13,7 +13,7 @@ from mlpbank.architecture import Activation
 from mlpbank.bank import Bank
 from mlpbank.cli import _model_folder
 from mlpbank.cli._tables import CommandError, encoded
-from mlpbank.files import _plain, _schema
+from mlpbank.files import _described, _plain
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.typing import DtypeName
 
@@ -132,8 +132,8 @@ def _to_onnx(bank: Bank) -> bytes:
     """Return the bank as a serialised graph; metadata and names as properties of JSON text."""
     from mlpbank import convert
 
-    names = _schema.described_names(bank.feature_names, bank.classes)
-    metadata = _schema.copy_json(bank.metadata | names)
+    names = _described.described_names(bank.feature_names, bank.classes)
+    metadata = _described.copy_json(bank.metadata | names)
     model = convert.to_onnx(*bank.to_stacked()[1:])
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=json.dumps(value, ensure_ascii=False))

@@ -9,9 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import fx
-from torch.nn import functional as F
 
 from mlpbank.convert._chain import Dense, Step, affine, join, unsupported
+from mlpbank.convert._torch_functions import (
+    ACTIVATIONS,
+    ARITHMETIC,
+    FUNCTIONS,
+    METHODS,
+    ONE_OF_ONE,
+    RESHAPES,
+)
 from mlpbank.convert._torch_hooks import require_initialized, require_known_parametrization
 from mlpbank.convert._torch_kinds import fingerprint
 from mlpbank.convert._torch_mode import as_in_eval_mode
@@ -36,118 +43,6 @@ from mlpbank.convert._torch_trace import (
 )
 
 CollectLayer = Callable[[Any, str, Chain, Plans], None]
-
-# Operations that change no number where they only give rows another shape, or run over dimensions
-# of one element. So a row of one feature may lose its dimension, and get it back.
-_SHAPING: tuple[Any, ...] = (
-    torch.flatten,
-    torch.squeeze,
-    torch.unsqueeze,
-    torch.reshape,
-    torch.ravel,
-)
-_SHAPING += (torch.select, torch.narrow, torch.mean, torch.sum, torch.amax, torch.amin)
-_SHAPING += (torch.atleast_2d, torch.cat, torch.unbind, torch.chunk, torch.split)
-_SHAPING += (operator.getitem,)
-_ONE_OF_ONE = {"cat", "atleast_2d"}
-_RESHAPES = {function.__name__ for function in _SHAPING} | {"view", "view_as", "reshape_as"}
-_RESHAPES |= {"unflatten"}
-
-_FUNCTIONS: dict[Any, str] = {
-    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), "relu"),
-    **dict.fromkeys((F.tanh, torch.tanh), "tanh"),
-    **dict.fromkeys((F.sigmoid, torch.sigmoid, torch.special.expit), "sigmoid"),
-    **dict.fromkeys((F.softmax, torch.softmax), "softmax"),
-    **dict.fromkeys((operator.add, operator.iadd, torch.add), "add"),
-    **dict.fromkeys((operator.sub, operator.isub, torch.sub, torch.subtract), "sub"),
-    **dict.fromkeys((operator.mul, operator.imul, torch.mul, torch.multiply), "mul"),
-    **dict.fromkeys(
-        (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide), "div"
-    ),
-    **dict.fromkeys((operator.matmul, torch.matmul, torch.mm), "matmul"),
-    F.leaky_relu: "leaky_relu",
-    F.elu: "elu",
-    F.gelu: "gelu",
-    F.silu: "silu",
-    F.softplus: "softplus",
-    **dict.fromkeys((F.celu, F.celu_, torch.celu, torch.celu_), "celu"),
-    **dict.fromkeys((F.selu, F.selu_, torch.selu, torch.selu_), "selu"),
-    F.mish: "mish",
-    F.hardswish: "hardswish",
-    F.hardsigmoid: "hardsigmoid",
-    F.relu6: "relu6",
-    **dict.fromkeys((F.hardtanh, F.hardtanh_), "hardtanh"),
-    F.softsign: "softsign",
-    **dict.fromkeys((torch.clamp, torch.clamp_, torch.clip, torch.clip_), "clamp"),
-    torch.clamp_min: "clamp_min",
-    torch.clamp_max: "clamp_max",
-    **dict.fromkeys((torch.exp, torch.exp_), "exp"),
-    **dict.fromkeys((torch.expm1, torch.expm1_, torch.special.expm1), "expm1"),
-    **dict.fromkeys((F.prelu, torch.prelu), "prelu"),
-    F.dropout: "dropout",
-    F.linear: "linear",
-    **{function: function.__name__ for function in _SHAPING},
-    torch.rsub: "rsub",
-    torch.concat: "cat",
-    operator.neg: "neg",
-    torch.neg: "neg",
-    torch.negative: "neg",
-    torch.clone: "nothing",
-    torch.detach: "nothing",
-}
-_METHODS = {
-    **{
-        name: name
-        for name in (
-            "relu",
-            "tanh",
-            "sigmoid",
-            "softmax",
-            "add",
-            "sub",
-            "mul",
-            "div",
-            "matmul",
-            "neg",
-        )
-    },
-    **{name: name for name in _RESHAPES if name not in ("getitem", "cat")},
-    **dict.fromkeys(
-        ("contiguous", "clone", "detach", "float", "double", "to", "type", "type_as", "cpu"),
-        "nothing",
-    ),
-    **{f"{name}_": name for name in ("relu", "tanh", "sigmoid", "add", "sub", "mul", "div")},
-    **{name: name for name in ("exp", "expm1", "clamp_min", "clamp_max")},
-    **{f"{name}_": name for name in ("exp", "expm1", "clamp_min", "clamp_max")},
-    **dict.fromkeys(("clamp", "clamp_", "clip", "clip_"), "clamp"),
-    "prelu": "prelu",
-}
-_ACTIVATIONS = {
-    "relu",
-    "tanh",
-    "sigmoid",
-    "leaky_relu",
-    "elu",
-    "gelu",
-    "silu",
-    "softplus",
-    "celu",
-    "selu",
-    "mish",
-    "hardswish",
-    "hardsigmoid",
-    "relu6",
-    "hardtanh",
-    "softsign",
-    "clamp",
-    "clamp_min",
-    "clamp_max",
-    "exp",
-    "expm1",
-    "prelu",
-    "softmax",
-}
-_ARITHMETIC = {"add", "sub", "rsub", "mul", "div"}
 
 
 def collect(
@@ -352,21 +247,21 @@ def _step(node: Any, owner: _Owner, shape: Any, after: Any) -> Step | None:
     `shape` and `after` are the shapes of `ROWS` rows before and after it, None if unknown.
     """
     where = owner.where
-    table: Any = _METHODS if node.op == "call_method" else _FUNCTIONS
+    table: Any = METHODS if node.op == "call_method" else FUNCTIONS
     name = table.get(node.target) if node.op in ("call_method", "call_function") else None
-    if name in _ARITHMETIC:
+    if name in ARITHMETIC:
         return _arithmetic(name, node, owner)
     first = node.args[0] if node.args else node.kwargs.get("input")
-    if name in _ONE_OF_ONE and isinstance(first, (tuple, list)) and len(first) == 1:
+    if name in ONE_OF_ONE and isinstance(first, (tuple, list)) and len(first) == 1:
         first = first[0]
     if name is not None and name != "matmul" and not _depends_on_input(first):
         raise unsupported(where, "depends on its input in a way that no layer does")
-    if name in _RESHAPES and shape is not None and after is not None:
+    if name in RESHAPES and shape is not None and after is not None:
         reshape(name, node, shape, after, where)
         return None
     if name == "softmax":
         _require_last(node, shape, where)
-    if name in _ACTIVATIONS:
+    if name in ACTIVATIONS:
         given = _arguments(node, OPTIONS.get(name, {}), where)
         given = {option: owner.value(value) for option, value in given.items()}
         return activation(name, given, where)

@@ -36,9 +36,7 @@ from mlpbank._names import Classes, Names
 from mlpbank.architecture import Architecture, array_shapes
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError, UnknownKeyError
 from mlpbank.files._atomic import atomic_writer
-from mlpbank.files._looks import beginning_of
-from mlpbank.files._named import named
-from mlpbank.files._schema import (
+from mlpbank.files._described import (
     architecture_of,
     copy_json,
     described,
@@ -49,6 +47,8 @@ from mlpbank.files._schema import (
     names_of,
     shift_of,
 )
+from mlpbank.files._looks import beginning_of
+from mlpbank.files._named import named
 from mlpbank.typing import Float32Array, Key
 
 FORMAT, VERSION = "mlpbank-plain", 1

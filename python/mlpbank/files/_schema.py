@@ -11,19 +11,31 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import GenericAlias
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank._arrays import as_shift
 from mlpbank._columns import ModelColumns
-from mlpbank._keys import MAX_PARTS, check_key, kind_of
-from mlpbank._names import Classes, Names, as_classes, as_feature_names
-from mlpbank.architecture import PARAMETER_NAMES, Architecture, LayerSpec
-from mlpbank.errors import InvalidTypeError, InvalidValueError
+from mlpbank._keys import check_key, kind_of
+from mlpbank._names import Classes, Names
+from mlpbank.architecture import Architecture
+from mlpbank.errors import InvalidValueError
+from mlpbank.files._described import (
+    architecture_of,
+    described,
+    described_names,
+    described_shift,
+    described_type,
+    expect,
+    expect_in,
+    json_object,
+    key_of_json,
+    key_type_of,
+    names_of,
+    shift_of,
+)
 from mlpbank.files._looks import LOOKED_AT, looks_like
 from mlpbank.typing import Float64Array, Key
 
@@ -189,7 +201,7 @@ def header_of(
         "dtype": contents.dtype,
         "layout": contents.layout,
         "models": contents.models,
-        "keys": _described_type(key_type),
+        "keys": described_type(key_type),
         "seed": None if seed is None else seed.hex(),
         "fallback": contents.fallback,
         "metadata": contents.metadata,
@@ -217,86 +229,11 @@ def header_of(
     return len(text).to_bytes(8, "little") + text
 
 
-def _described_type(key_type: Any) -> str | list[str] | None:
-    """Return a type of keys as JSON has it; of tuples the types of their parts."""
-    if key_type in (None, str, int):
-        return None if key_type is None else str(key_type.__name__)
-    return [part.__name__ for part in key_type.__args__]
-
-
-def described(architecture: Architecture) -> list[list[Any]]:
-    """Return an architecture as JSON has it. Parameters are there if one is not its default."""
-    return [
-        [s.input_size, s.output_size, s.activation.value, *filter(None, [s._unusual()])]
-        for s in architecture.layers
-    ]
-
-
-def architecture_of(layers: list[Any]) -> Architecture:
-    """Return the architecture that JSON describes.
-
-    Raises
-    ------
-    TypeError, ValueError, OverflowError
-        It is none.
-    """
-    return Architecture(_layer(entry) for entry in layers)
-
-
-def described_shift(shift: Float64Array | None) -> dict[str, list[float]]:
-    """Return an input shift as JSON has it: Python writes the digits that restore a float64."""
-    return {} if shift is None else {"input_shift": shift.tolist()}
-
-
-def shift_of(about: Mapping[str, Any], architecture: Architecture) -> Float64Array | None:
-    """Return the input shift of a description."""
-    given = about.get("input_shift")
-    if given is None:
-        return None
-    if type(given) is not list or not all(type(x) in (int, float) for x in given):
-        raise InvalidValueError(f"input_shift: expected an array of numbers, got {given!r:.80}")
-    return as_shift(np.array([float(x) for x in given]), architecture.input_size)
-
-
-def described_names(names: Names | None, classes: Classes | None) -> dict[str, list[Any]]:
-    """Return names of features and classes as JSON has them, where they are known."""
-    found = {"feature_names": names, "classes": classes}
-    return {name: list(values) for name, values in found.items() if values is not None}
-
-
-def names_of(
-    about: Mapping[str, Any], architecture: Architecture
-) -> tuple[Names | None, Classes | None]:
-    """Return names of features and classes of a description."""
-    names, classes = (
-        None if about.get(name) is None else _expect_in(about, name, list)
-        for name in ("feature_names", "classes")
-    )
-    return (
-        None if names is None else as_feature_names(names, architecture.input_size),
-        None if classes is None else as_classes(classes, architecture.output_size),
-    )
-
-
 def _nbytes(dtype: str, shape: list[int]) -> int:
     count: int = _DTYPES[dtype].itemsize
     for size in shape:
         count *= size
     return count
-
-
-def copy_json(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a dict of what JSON can hold, as reading it from a file gives it."""
-    if not isinstance(metadata, dict):
-        raise InvalidTypeError(f"metadata: expected a dict, got {metadata!r:.80}")
-    try:
-        text = json.dumps(metadata, allow_nan=False)
-    except RecursionError:
-        raise InvalidValueError("metadata: expected JSON that is not nested so deeply") from None
-    except (TypeError, ValueError) as error:
-        kind = InvalidTypeError if isinstance(error, TypeError) else InvalidValueError
-        raise kind(f"metadata: expected what JSON can hold, got an error: {error}") from None
-    return json_object(text, "metadata")
 
 
 # --- Reading.
@@ -316,15 +253,15 @@ def read(data: npt.NDArray[np.uint8]) -> Contents:
         raise InvalidValueError(f"expected metadata {_ENTRY!r}, got none")
     about = json_object(entry[_ENTRY], f"metadata {_ENTRY!r}")
     version = _version(about)
-    architecture = architecture_of(_expect_in(about, "architecture", list))
-    dtype, layout = _expect_in(about, "dtype", str), _expect_in(about, "layout", str)
+    architecture = architecture_of(expect_in(about, "architecture", list))
+    dtype, layout = expect_in(about, "dtype", str), expect_in(about, "layout", str)
     if layout not in ("panel", "lane"):
         raise InvalidValueError(f"layout: expected 'panel' or 'lane', got {layout!r}")
     _core.block_of(architecture._core, layout, dtype)  # knows the dtypes and complains
-    models = _expect_in(about, "models", int)
+    models = expect_in(about, "models", int)
     if not 0 <= models <= _MAX_MODELS:
         raise InvalidValueError(f"models: expected 0 to {_MAX_MODELS}, got {models}")
-    key_type = _key_type(about, models, version)
+    key_type = key_type_of(about, models, version)
     expected = tensors_of(key_type)
     sizes = sizes_of(models, architecture, layout, dtype)
     arrays = dict(_arrays(data[start:], header, expected, sizes))
@@ -334,7 +271,7 @@ def read(data: npt.NDArray[np.uint8]) -> Contents:
         if type(fallback) not in (str, int, tuple) or kind_of(fallback) != key_type:
             raise InvalidValueError(f"fallback: expected a key, got {fallback!r:.80}")
         check_key(fallback, key_type)
-    checksums = _expect_in(about, "crc32", dict)
+    checksums = expect_in(about, "crc32", dict)
     names = [tensor.name for tensor in expected]
     if checksums.keys() != set(names) or not all(isinstance(c, str) for c in checksums.values()):
         raise InvalidValueError(
@@ -355,7 +292,7 @@ def read(data: npt.NDArray[np.uint8]) -> Contents:
             arrays["version.bytes"],
         ),
         fallback=fallback,
-        metadata=_expect_in(about, "metadata", dict),
+        metadata=expect_in(about, "metadata", dict),
         checksums=checksums,
         input_shift=shift_of(about, architecture) if version > 1 else None,
         feature_names=feature_names,
@@ -374,27 +311,6 @@ def _version(about: Mapping[str, Any]) -> int:
             f"version: this mlpbank reads up to {VERSION}, got {version}; a newer mlpbank wrote it"
         )
     return version
-
-
-def _key_type(about: Mapping[str, Any], models: int, version: int) -> Any:
-    name = about.get("keys")
-    if name is None and models == 0:
-        return None
-    types = {"str": str, "int": int}
-    if type(name) is str and name in types:
-        return types[name]
-    if version > 1 and type(name) is list and 1 <= len(name) <= MAX_PARTS:
-        parts = [types.get(part) if type(part) is str else None for part in name]
-        if None not in parts:
-            return GenericAlias(tuple, tuple(parts))
-    raise InvalidValueError(
-        f"keys: expected 'str', 'int' or a list of these for tuples, got {name!r:.80}"
-    )
-
-
-def key_of_json(key: Any) -> Any:
-    """Return a key from JSON, which has lists in the place of tuples."""
-    return tuple(key) if type(key) is list else key
 
 
 def _key_table(arrays: Mapping[str, Array], key_type: Any, seed: bytes | None) -> Any:
@@ -416,26 +332,6 @@ def _seed(about: Mapping[str, Any]) -> bytes | None:
     return bytes.fromhex(text)
 
 
-def _layer(entry: Any) -> LayerSpec:
-    if (
-        type(entry) is not list
-        or len(entry) not in (3, 4)
-        or (len(entry) == 4 and type(entry[3]) is not dict)
-    ):
-        raise InvalidValueError(
-            "architecture: expected [input_size, output_size, activation] and perhaps an object of "
-            f"parameters for each layer, got {entry!r:.80}"
-        )
-    parameters = entry[3] if len(entry) == 4 else {}
-    for name, value in parameters.items():
-        if name not in PARAMETER_NAMES or type(value) not in (int, float):
-            raise InvalidValueError(
-                f"architecture: expected numbers for {', '.join(PARAMETER_NAMES)}, "
-                f"got {name!r:.80}: {value!r:.80}"
-            )
-    return LayerSpec(*entry[:3], **parameters)
-
-
 def _arrays(
     data: npt.NDArray[np.uint8],
     header: Mapping[str, Any],
@@ -454,11 +350,11 @@ def _arrays(
     end = 0
     for tensor in expected:
         name = tensor.name
-        entry = _expect(header[name], dict, name)
+        entry = expect(header[name], dict, name)
         if tensor.shape is not None:
             shape = tensor.shape(sizes)
         else:
-            shape = _expect_in(entry, "shape", list)
+            shape = expect_in(entry, "shape", list)
             if len(shape) != 1 or type(shape[0]) is not int or not 0 <= shape[0] <= len(data):
                 raise InvalidValueError(
                     f"{name}: expected a shape of one dimension, got {shape!r:.80}"
@@ -489,37 +385,3 @@ def _read_header(data: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
             f"{len(data)} bytes, got a length of {length}"
         )
     return json_object(data[8 : 8 + length].tobytes().decode(), "header"), 8 + length
-
-
-def json_object(text: str, name: str) -> dict[str, Any]:
-    """Return a JSON object in which no name comes twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            raise InvalidValueError("a key that comes twice")
-        return result
-
-    try:
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant)
-    except ValueError as error:
-        raise InvalidValueError(f"{name}: expected JSON, got {error}") from None
-    except RecursionError:
-        raise InvalidValueError(f"{name}: expected JSON that is not nested so deeply") from None
-    if not isinstance(value, dict):
-        raise InvalidValueError(f"{name}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _no_constant(name: str) -> None:
-    raise InvalidValueError(f"{name}")
-
-
-def _expect(value: Any, kind: type, name: str) -> Any:
-    if type(value) is not kind:
-        raise InvalidValueError(f"{name}: expected {kind.__name__}, got {value!r:.80}")
-    return value
-
-
-def _expect_in(about: Mapping[str, Any], name: str, kind: type) -> Any:
-    return _expect(about.get(name), kind, name)
