@@ -198,9 +198,9 @@ _MODULES = {
         ("StandardScaler", "RobustScaler", "MaxAbsScaler", "MinMaxScaler"), "preprocessing"
     ),
     "FunctionTransformer": "preprocessing",
-    "Pipeline": "pipeline",
+    **dict.fromkeys(("Pipeline", "FeatureUnion"), "pipeline"),
     **dict.fromkeys(("MLPRegressor", "MLPClassifier"), "neural_network"),
-    "TransformedTargetRegressor": "compose",
+    **dict.fromkeys(("TransformedTargetRegressor", "ColumnTransformer"), "compose"),
     **dict.fromkeys(("GridSearchCV", "RandomizedSearchCV"), "model_selection"),
 }
 _METHODS = (
@@ -210,6 +210,9 @@ _METHODS = (
     "predict_proba",
     "_predict",
     "_forward_pass_fast",
+    "_iter",
+    "_hstack",
+    "_call_func_on_transformers",
 )
 _CLIP_WAY_OUT = "apply it to x yourself and convert what comes after it"
 _WAY_OUT = (
