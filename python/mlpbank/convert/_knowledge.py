@@ -31,14 +31,27 @@ class Knowledge(NamedTuple):
 NOTHING = Knowledge()
 
 
-def knowledge_of(model: Any) -> Knowledge:
-    """Return what a model knows. It reads attributes only."""
+def knowledge_of(model: Any, outputs: int | None = None) -> Knowledge:
+    """Return what a model knows. It reads attributes only.
+
+    Parameters
+    ----------
+    model : model
+    outputs : int, optional
+        How many it has. Without, the classes of skorch are not known, which are their numbers.
+
+    Raises
+    ------
+    ValueError
+        The classes of a net of skorch are not those that it predicts.
+    """
+    framework = framework_of(type(model))
     if isinstance(model, Converted):
         names, classes = model.feature_names, model.classes
-    elif framework_of(type(model)) == "sklearn":
+    elif framework == "sklearn" or (framework == "skorch" and outputs is not None):
         from mlpbank.convert import sklearn
 
-        names, classes = sklearn.feature_names(model), sklearn.classes(model)
+        names, classes = sklearn.feature_names(model), sklearn.classes(model, outputs)
     else:
         return NOTHING
     return Knowledge(_plain(names, (str,)), _plain(classes, (str, int, float, bool)))

@@ -91,6 +91,10 @@ _SUPPORTED = "an MLPRegressor, an MLPClassifier or a Pipeline to one is"
 def _predicts_numbers(estimator: Any) -> bool:
     """Return whether the steps of an estimator are its ``predict``. A classifier's are not."""
     kind = sklearn_class(estimator)
+    if framework_of(type(estimator)) == "skorch":
+        from mlpbank.convert import _skorch
+
+        return not _skorch.predicts_classes(estimator)
     if kind == "Pipeline":
         return _predicts_numbers(estimator.steps[-1][1])
     if kind in ("GridSearchCV", "RandomizedSearchCV"):
@@ -143,16 +147,21 @@ def _all_names(estimator: Any) -> Any:
     return None
 
 
-def classes(estimator: Any) -> Any:
+def classes(estimator: Any, outputs: int | None = None) -> Any:
     """Return the label of each column of ``predict_proba``, None if there are none.
 
     Outputs for several labels at once (multilabel) are columns of their own, so they have none.
+    Those of skorch need the number of `outputs`.
     """
     kind = sklearn_class(estimator)
     if kind in _INNER:
-        return classes(getattr(estimator, _INNER[kind], None))
+        return classes(getattr(estimator, _INNER[kind], None), outputs)
     if kind == "Pipeline":
-        return classes(estimator.steps[-1][1])
+        return classes(estimator.steps[-1][1], outputs)
+    if outputs is not None and framework_of(type(estimator)) == "skorch":
+        from mlpbank.convert import _skorch
+
+        return _skorch.classes(estimator, outputs)
     if kind != "MLPClassifier":
         return None
     multilabel = getattr(estimator, "n_outputs_", 1) > 1 and estimator.out_activation_ != "softmax"
