@@ -15,6 +15,7 @@ import numpy as np
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Affine, Converted, Layer
 from mlpbank.convert._frameworks import framework_of
+from mlpbank.convert.scalers import mean_and_scale
 from mlpbank.errors import InvalidValueError
 
 # exp of it is 0, whatever the other outputs are. Every dtype keeps biases as float32.
@@ -87,12 +88,15 @@ def names_beside(
 
     Raises
     ------
+    TypeError, ValueError
+        As for `mean_and_scale`.
     ValueError
         The scaler was fitted to other columns or another order, or does not know its columns while
         a model has another order.
     """
     if scaler is None:
         return names
+    mean_and_scale(scaler, "input_scaler")  # the names of what is no scaler would say nothing
     own = knowledge_of(scaler).feature_names
     if own is not None:
         if names is not None and own != names:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mlpbank._names import shown
 from mlpbank.convert._chain import Affine, Step, affine, join, unsupported
 from mlpbank.convert._columns import Select
-from mlpbank.convert.scalers import mean_and_scale, own_method, sklearn_class
+from mlpbank.convert.scalers import mean_and_scale, own_method, refusal, sklearn_class
 from mlpbank.typing import Float64Array
 
 
@@ -79,7 +79,7 @@ def selected(transformer: Any, where: str) -> list[Step | Select]:
         raise unsupported(
             where, f"expected a fitted {name} that tells n_features_in_, got one that does not"
         )
-    return _through(transformer, Columns.of(width), where, "").steps(width, where)
+    return _through(transformer, Columns.of(width), where, _Within(where)).steps(width, where)
 
 
 def gathered(chain: list[Step | Select]) -> list[Step | Select]:
@@ -94,7 +94,7 @@ def gathered(chain: list[Step | Select]) -> list[Step | Select]:
         elif isinstance(step, Select):
             if step.width != len(rows.columns):
                 raise unsupported(
-                    step.where, f"was fitted to {step.width} columns, gets {len(rows.columns)}"
+                    step.where, f"was fitted to {step.width} columns and gets {len(rows.columns)}"
                 )
             rows = rows.take(list(step.columns))
         else:
@@ -108,6 +108,13 @@ def compacted(select: Select) -> tuple[Select, list[int]]:
     place = {column: i for i, column in enumerate(used)}
     columns = tuple(place[column] for column in select.columns)
     return Select(columns, len(used), select.where), used
+
+
+class _Within(NamedTuple):
+    """Where a part stands, for messages: the transformer around all, and the columns of a part."""
+
+    outer: str
+    columns: str = ""
 
 
 def _is_nothing(transformer: Any) -> bool:
@@ -133,52 +140,52 @@ def _width(transformer: Any) -> int | None:
     return None
 
 
-def _through(transformer: Any, rows: Columns, where: str, on: str) -> Columns:
-    """Return what a transformer makes of rows. `on` names their columns in messages."""
+def _through(transformer: Any, rows: Columns, where: str, within: _Within) -> Columns:
+    """Return what a transformer makes of rows."""
     kind = sklearn_class(transformer)
     read = _READERS.get(kind, _pipeline if kind == "Pipeline" else None)
-    if read is None:
-        try:
-            mean, scale = mean_and_scale(transformer, on or type(transformer).__name__)
-        except (TypeError, ValueError) as error:
-            raise unsupported(where, str(error)) from error
-        return rows.then(1.0 / scale, -mean / scale, where)
-    if method := own_method(transformer):
-        raise unsupported(where, f"{kind} has a {method} of its own, which may compute anything")
-    return read(transformer, rows, where, on)
+    if read is not None:
+        if method := own_method(transformer):
+            raise unsupported(where, f"{kind} has a {method} of its own, {_ANYTHING}")
+        return read(transformer, rows, where, within)
+    reason, _ = refusal(transformer)
+    if reason:
+        raise unsupported(
+            where,
+            f"{type(transformer).__name__}{within.columns} {reason}; transform x by all of "
+            f"{within.outer} yourself and convert what comes after that, such as pipeline[1:]",
+        )
+    try:
+        mean, scale = mean_and_scale(transformer, type(transformer).__name__ + within.columns)
+    except (TypeError, ValueError) as error:
+        raise unsupported(where, str(error)) from error
+    return rows.then(1.0 / scale, -mean / scale, where)
 
 
-def _pipeline(pipeline: Any, rows: Columns, where: str, on: str) -> Columns:
+def _pipeline(pipeline: Any, rows: Columns, where: str, within: _Within) -> Columns:
     for name, part in pipeline.steps:
         if not _is_nothing(part):
-            rows = _through(part, rows, join(where, name), on)
+            rows = _through(part, rows, join(where, name), within)
     return rows
 
 
-def _union(union: Any, rows: Columns, where: str, on: str) -> Columns:
+def _union(union: Any, rows: Columns, where: str, within: _Within) -> Columns:
     return _side_by_side(
         union,
-        [(name, part, range(len(rows.columns)), on) for name, part in union.transformer_list],
+        [(name, part, range(len(rows.columns)), within) for name, part in union.transformer_list],
         rows,
         where,
     )
 
 
-def _column_transformer(transformer: Any, rows: Columns, where: str, on: str) -> Columns:
+def _column_transformer(transformer: Any, rows: Columns, where: str, within: _Within) -> Columns:
     if not hasattr(transformer, "transformers_"):
         raise unsupported(where, "expected a fitted ColumnTransformer, got one that is not")
     if transformer.n_features_in_ != len(rows.columns):
         raise unsupported(
             where,
-            f"was fitted to {transformer.n_features_in_} columns, gets {len(rows.columns)}",
+            f"was fitted to {transformer.n_features_in_} columns and gets {len(rows.columns)}",
         )
-    # scikit-learn finds columns by the name of their part, and names the rest "remainder".
-    names = [name for name, _, _ in transformer.transformers]
-    for name in names:
-        if name == "remainder" or names.count(name) > 1:
-            raise unsupported(
-                where, f"two parts of the ColumnTransformer are called {name!r}; rename one"
-            )
     columns = getattr(transformer, "feature_names_in_", None)
     if columns is not None and len(set(columns)) < len(columns):
         raise unsupported(
@@ -186,33 +193,33 @@ def _column_transformer(transformer: Any, rows: Columns, where: str, on: str) ->
             f"was fitted to columns of which several have one name: {shown(list(columns))}; "
             "rename them and fit again",
         )
-    # As numbers, whatever they were given as: resolved by scikit-learn when it was fitted.
+    # Numbers, whatever columns were given as. scikit-learn finds them by the names of parts, too.
     indices = getattr(transformer, "_transformer_to_input_indices", None)
     parts = []
     for name, part, _ in transformer.transformers_:
         if indices is None or name not in indices:
             raise unsupported(
-                where, f"does not tell the columns of {name!r} as scikit-learn 1.3 and later do"
+                where, f"does not tell the columns of {name!r} as scikit-learn 1.3 to 1.9 do"
             )
         at = list(indices[name])
         shown_columns = shown(at if columns is None else [columns[i] for i in at])
-        parts.append((name, part, at, f"columns {shown_columns}"))
+        parts.append((name, part, at, _Within(within.outer, f" of columns {shown_columns}")))
     return _side_by_side(transformer, parts, rows, where)
 
 
 def _side_by_side(
-    transformer: Any, parts: list[tuple[str, Any, Any, str]], rows: Columns, where: str
+    transformer: Any, parts: list[tuple[str, Any, Any, _Within]], rows: Columns, where: str
 ) -> Columns:
-    """Return the results of (name, part, columns, name of these) side by side."""
+    """Return the results of parts (name, transformer, columns, where) side by side."""
     weights = transformer.transformer_weights or {}
     results = []
-    for name, part, at, on in parts:
+    for name, part, at, within in parts:
         if (isinstance(part, str) and part == "drop") or not len(at):
             continue
         place = join(where, name)
         result = rows.take(list(at))
         if not _is_nothing(part):
-            result = _through(part, result, place, on)
+            result = _through(part, result, place, within)
         weight = weights.get(name)
         if weight is not None:
             if not isinstance(weight, Real) or not np.isfinite(float(weight)):
@@ -226,7 +233,8 @@ def _side_by_side(
     return joined(results)
 
 
-_READERS: dict[str, Callable[[Any, Columns, str, str], Columns]] = {
+_ANYTHING = "which may compute anything"
+_READERS: dict[str, Callable[[Any, Columns, str, _Within], Columns]] = {
     "ColumnTransformer": _column_transformer,
     "FeatureUnion": _union,
 }
