@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 
 from cases import raises
-from convert_checks import rows
+from convert_checks import rows, silently
 from mlpbank import Architecture, Bank, convert
 
 pytest.importorskip("sklearn")
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -139,10 +140,30 @@ def test_labels_of_other_classes_are_given_to_what_was_converted() -> None:
     with pytest.raises(ValueError, match=r"^models\['a'\]: classes: .*\['cat', 'dog'\], but its p"):
         Bank.from_models({"a": net})
     net.set_params(classes=None)
+    with pytest.raises(
+        ValueError, match=r"got \[0, 1\]; where the model's numbers stand for these"
+    ):
+        Bank.from_models({"a": net}, classes=["cat", "dog"])
     named = dataclasses.replace(convert.convert(net), classes=("cat", "dog"))
     bank = Bank.from_models({"a": named})
     expected = np.array(["cat", "dog"])[net.predict(MANY)]
     assert (bank.predict_class(["a"] * 400, MANY) == expected).mean() > 0.99
+
+
+def test_two_classes_share_a_bank_with_those_of_scikit_learn() -> None:
+    net = skorch.NeuralNetBinaryClassifier(
+        nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    )
+    with silently():
+        other = MLPClassifier(hidden_layer_sizes=(4,), max_iter=5).fit(MANY, MANY[:, 0] > 0)
+        same = MLPClassifier(hidden_layer_sizes=(4,), max_iter=5).fit(MANY, (MANY[:, 0] > 0) * 1)
+    bank = Bank.from_models({"net": net.initialize(), "same": same})
+    assert bank.architecture.output_size == 2
+    assert (bank.predict_class(["net"] * 400, MANY) == net.predict(MANY)).mean() > 0.99
+    with pytest.raises(
+        ValueError, match=r"\['other'\]: classes: expected those of models\['net'\]"
+    ):
+        Bank.from_models({"net": net, "other": other})
 
 
 def test_other_outputs_have_no_classes() -> None:

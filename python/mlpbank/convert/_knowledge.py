@@ -200,9 +200,10 @@ class Agreement:
                 return layers
             return [*others, _aligned(last, own, classes, self._classes_of)]
         if classes is not None and not _same(own, classes):
+            numbers = _same(own, tuple(range(len(own)))) and len(own) == len(classes)
             raise InvalidValueError(
                 f"classes: expected those of {self._classes_of}, {_short(classes)}, got "
-                f"{_short(own)}; {_ALIGN}"
+                f"{_short(own)}; {_NUMBERS if numbers else _ALIGN}"
             )
         if len(own) != outputs:
             raise InvalidValueError(
@@ -216,6 +217,10 @@ class Agreement:
 _ALIGN = (
     "with align_classes=True, Bank.from_models and bank.add give classes that a model has not "
     "seen the probability 0"
+)
+_NUMBERS = (
+    "where the model's numbers stand for these in this order, give them to what is converted: "
+    "dataclasses.replace(convert.convert(model), classes=(...))"
 )
 
 

@@ -62,7 +62,7 @@ def steps(
             "for another",
         )
     chain = _module(net, join(where, "module_"), plans, output)
-    return chain + _nonlinearity(net, chain, where)
+    return _with_nonlinearity(net, chain, where)
 
 
 def classes(net: Any, outputs: int) -> tuple[int, ...] | None:
@@ -136,8 +136,8 @@ def _module(net: Any, where: str, plans: Plans | None, output: Any) -> list[Step
         raise
 
 
-def _nonlinearity(net: Any, chain: list[Step], where: str) -> list[Step]:
-    """Return the steps that skorch appends by the criterion of the net."""
+def _with_nonlinearity(net: Any, chain: list[Step], where: str) -> list[Step]:
+    """Return the steps with what skorch appends by the criterion of the net."""
     function = None
     if net.predict_nonlinearity == "auto":
         function = skorch.utils._infer_predict_nonlinearity(net)
@@ -149,25 +149,35 @@ def _nonlinearity(net: Any, chain: list[Step], where: str) -> list[Step]:
     if isinstance(net, skorch.NeuralNetBinaryClassifier) and width != 1:
         raise unsupported(place, f"expected one output of {type(net).__name__}, got {width}")
     if function is None or function is skorch.utils._identity:
-        return []
+        return chain
     if _is_softmax(function):
         if width == 1:  # that of a vector would run over rows
             raise unsupported(place, f"expected several outputs with {criteria}, got one")
-        return [Activate(Activation.SOFTMAX, place)]
+        return [*chain, Activate(Activation.SOFTMAX, place)]
     to_both = function is skorch.utils._sigmoid_then_2d
     if to_both or function is skorch.utils._make_2d_probs:
         if width != 1:
             raise unsupported(place, f"expected one output with {criteria}, got {width}")
         if not to_both:
-            return [Dense(np.array([[-1.0, 1.0]]), np.array([1.0, 0.0]), place)]
-        # skorch gives both classes, and sigmoid(z) is the second of softmax([0, z]).
-        both = Dense(np.array([[0.0, 1.0]]), None, place)
-        return [both, Activate(Activation.SOFTMAX, place)]
+            return [*chain, Dense(np.array([[-1.0, 1.0]]), np.array([1.0, 0.0]), place)]
+        return [*_of_two_classes(chain, place), Activate(Activation.SOFTMAX, place)]
     raise unsupported(
         where,
         f"{type(net).__name__} has the predict_nonlinearity {net.predict_nonlinearity!r}, which "
         "may compute anything; convert its module_ and apply it to the results",
     )
+
+
+def _of_two_classes(chain: list[Step], place: str) -> list[Step]:
+    """Return the steps of 0 and z. The sigmoid of z is the second of their softmax."""
+    last = chain[-1]
+    if not isinstance(last, Dense):
+        return [*chain, Dense(np.array([[0.0, 1.0]]), None, place)]
+    weight = np.concatenate([np.zeros_like(last.weight), last.weight], axis=1)
+    bias = last.bias
+    if bias is not None:
+        bias = np.concatenate([np.zeros_like(bias), bias])
+    return [*chain[:-1], Dense(weight, bias, last.where)]
 
 
 def _is_softmax(function: Any) -> bool:
