@@ -72,8 +72,9 @@ def convert(
     ----------
     model : model or mapping
         - a PyTorch module that is a chain of layers; it is read as in eval mode;
-        - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers that ends with
-          one, or a TransformedTargetRegressor; the result computes predict, or predict_proba;
+        - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers and
+          ColumnTransformers that ends with one, or a TransformedTargetRegressor; the result
+          computes predict, or predict_proba;
         - a Keras 3 model that is a chain of layers;
         - an ONNX ModelProto, its bytes, or the path of an .onnx file;
         - with `architecture`: a PyTorch state_dict, a JAX, Flax or Equinox parameter tree, or a
