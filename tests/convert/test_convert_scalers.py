@@ -183,7 +183,11 @@ def test_flat_vectors(order: str, layout: str) -> None:
 def test_flat_vectors_that_do_not_fit() -> None:
     options = {"order": "weight,bias", "weight_layout": "in_out"}
     arch = Architecture.mlp(2, 3)
-    with raises(ValueError, "vectors: expected 9 parameters for each model, got 8"):
+    with raises(
+        ValueError,
+        "vectors: expected 9 parameters for each model (6 of layer_0, 3 of layer_0.bias), got 8; "
+        "check the sizes of the architecture, and what `order` leaves out",
+    ):
         convert.from_flat(np.zeros((4, 8)), arch, **options)
     with raises(ValueError, "vectors: expected shape (N, P) or (P,), got (1, 1, 9)"):
         convert.from_flat(np.zeros((1, 1, 9)), arch, **options)
@@ -229,7 +233,8 @@ def test_hand_written_parameters_say_which_way_round_they_are() -> None:
     ):
         convert.from_params({}, SQUARE)
     with unsupported(
-        "0.scale: is no weight or bias of a dense layer (to fold normalisation, convert the model)"
+        "0.scale: is no weight or bias of a dense layer (to fold normalisation, pass the module "
+        "itself, not its parameters)"
     ):
         convert.from_params([{"scale": np.ones(6)}], SQUARE)
     with unsupported("0: has a bias but no weight matrix, so it is no dense layer"):

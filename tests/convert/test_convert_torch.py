@@ -242,7 +242,11 @@ def test_state_dicts_with_an_architecture() -> None:
         ValueError, "architecture: needed for weights without activations (OrderedDict), got None"
     ):
         convert.convert(module.state_dict())
-    with raises(ValueError, "0: expected an (in, out) matrix (4, 6) for layer 0, got (4, 5)"):
+    with raises(
+        ValueError,
+        "0: expected an (in, out) matrix (4, 6) for layer 0, got (4, 5); the parameters have "
+        "0: 4 -> 5, 2: 5 -> 6, 4: 6 -> 1, so check the sizes of the architecture",
+    ):
         convert.convert(module.state_dict(), Architecture.mlp(4, 6, 6, 1))
 
 
@@ -385,7 +389,11 @@ def test_modules_of_one_class_may_differ() -> None:
     message = "layer 0: expected 2 -> 2 with activation 'relu', got 2 -> 2 with activation 'tanh'"
     with raises(ValueError, f"models['c']: differs from models['a']: {message}"):
         convert.stack(models)
-    with raises(ValueError, "models['d']: differs from the architecture: expected 2 layers, got 1"):
+    with raises(
+        ValueError,
+        "models['d']: differs from the architecture: expected 2 layers (2 -> 3 none, 3 -> 3 none), "
+        "got 1 (2 -> 3 none)",
+    ):
         convert.stack({"d": nn.Linear(2, 3)}, Architecture([LayerSpec(2, 3), LayerSpec(3, 3)]))
     del models["c"], models["d"]
     models["e"] = nn.Sequential(nn.Linear(2, 2), nn.GRU(2, 2))

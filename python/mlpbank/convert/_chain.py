@@ -361,11 +361,20 @@ def shape_of_architecture(architecture: Architecture) -> Shape:
 
 
 def difference(expected: Shape, got: Shape) -> str:
-    """Return the first difference in words."""
-    for i, (a, b) in enumerate(zip(expected, got, strict=False)):
-        if a != b:
-            return f"layer {i}: expected {_in_words(a)}, got {_in_words(b)}"
-    return f"expected {len(expected)} layers, got {len(got)}"
+    """Return the first difference in words, all layers where their number differs."""
+    if len(expected) != len(got):
+        return (
+            f"expected {len(expected)} layers ({_listed(expected)}), got {len(got)} "
+            f"({_listed(got)})"
+        )
+    pairs = zip(expected, got, strict=True)
+    i, a, b = next((i, a, b) for i, (a, b) in enumerate(pairs) if a != b)
+    return f"layer {i}: expected {_in_words(a)}, got {_in_words(b)}"
+
+
+def _listed(shape: Shape) -> str:
+    layers = [f"{inputs} -> {outputs} {kind.value}" for inputs, outputs, kind, _ in shape]
+    return ", ".join(layers[:8]) + (", ..." if len(layers) > 8 else "")
 
 
 def _in_words(layer: tuple[int, int, Activation, tuple[float, ...]]) -> str:
