@@ -215,9 +215,11 @@ def as_shift(values: Any, size: int, name: str = "input_shift") -> Float64Array:
         It is not of `size` finite real numbers.
     """
     shift = np.array(as_real(values, name), np.float64)
-    if shift.shape != (size,) or not np.isfinite(shift).all():
+    if shift.shape != (size,) or not (np.abs(shift) <= np.finfo(_FLOAT32).max).all():
         got = f"shape {shift.shape}" if shift.shape != (size,) else f"{shift}"
-        raise InvalidValueError(f"{name}: expected {size} finite numbers, got {got}")
+        raise InvalidValueError(
+            f"{name}: expected {size} finite numbers in the range of float32, got {got}"
+        )
     shift.flags.writeable = False
     return shift
 

@@ -195,7 +195,8 @@ def test_flat_vectors_that_do_not_fit() -> None:
         convert.from_flat(np.zeros(9), arch, order="weight,bias", weight_layout="rows")
     with raises(
         ValueError,
-        "order: expected 'weight,bias', 'bias,weight', 'weight' or all names, got 'bias'",
+        "order: expected 'weight,bias', 'bias,weight', 'weight', these with 'slope', or "
+        "all names, got 'bias'",
     ):
         convert.from_flat(np.zeros(9), arch, order="bias", weight_layout="in_out")
     names = ["layer_0", "layer_0"]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mlpbank.architecture import PARAMETERS, Activation, Architecture, LayerSpec, parameters_of
 from mlpbank.errors import InvalidTypeError, InvalidValueError, UnsupportedLayerError
-from mlpbank.typing import Float32Array, Float64Array
+from mlpbank.typing import Float32Array, Float64Array, Weights
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -110,7 +110,7 @@ class Converted:
     """
 
     architecture: Architecture
-    weights: dict[str, Float32Array]
+    weights: Weights
     feature_names: tuple[str, ...] | None = None
     classes: tuple[Any, ...] | None = None
 
@@ -401,9 +401,9 @@ def to_float32(array: npt.NDArray[Any], name: str) -> Float32Array:
     return rounded
 
 
-def weights_of(layers: list[Layer]) -> dict[str, Float32Array]:
+def weights_of(layers: list[Layer]) -> Weights:
     """Return the arrays of layers in mlpbank's form, with zeros for missing biases."""
-    weights: dict[str, Float32Array] = {}
+    weights: Weights = {}
     for i, layer in enumerate(layers):
         name = f"layer_{i}"
         weights[name] = to_float32(layer.weight, name)

@@ -13,7 +13,7 @@ from mlpbank.architecture import Architecture, array_shapes
 from mlpbank.convert._chain import to_float32
 from mlpbank.convert._native import check_layout
 from mlpbank.errors import InvalidValueError
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Float32Array, Weights
 
 
 @in_default_mode
@@ -23,7 +23,7 @@ def from_flat(
     *,
     order: str | Sequence[str],
     weight_layout: str,
-) -> dict[str, Float32Array]:
+) -> Weights:
     """Return weights from flat parameter vectors.
 
     Parameters
@@ -79,7 +79,7 @@ def from_flat(
     for name in names:
         pieces[name] = flat[..., start : start + sizes[name]]
         start += sizes[name]
-    weights: dict[str, Float32Array] = {}
+    weights: Weights = {}
     for i, layer in enumerate(architecture.layers):
         matrix = pieces[f"layer_{i}"]
         if weight_layout == "in_out":

@@ -21,7 +21,7 @@ from mlpbank.convert._checkpoints import state_dict_of
 from mlpbank.convert._layer_order import Path, found, ordered, slope_of
 from mlpbank.convert._native import check_layout
 from mlpbank.errors import InvalidTypeError, InvalidValueError
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Weights
 
 _ROLES = {
     "kernel": "weight",
@@ -102,7 +102,7 @@ def from_stacked_params(
     *,
     layers: Sequence[str] | None = None,
     weight_layout: str | None = None,
-) -> dict[str, Float32Array]:
+) -> Weights:
     """Return the stacked weights of N models from their stacked parameters.
 
     Parameters
@@ -133,23 +133,15 @@ def _read(
     layers: Sequence[str] | None,
     weight_layout: str | None,
     stacked: bool,
-) -> dict[str, Float32Array]:
+) -> Weights:
     if not isinstance(architecture, Architecture):
         raise InvalidTypeError(f"architecture: expected an Architecture, got {architecture!r}")
     if weight_layout is not None:
         check_layout(weight_layout)
-    groups: dict[Path, _DenseParams] = {}
-    _gather(state_dict_of(params), (), groups, None)
-    if not groups:
-        kind = type(params).__name__
-        raise InvalidValueError(
-            f"params: expected arrays called weight, kernel, w or W, got none in {kind}"
-        )
-    slopes = _taken_slopes(groups, stacked)
-    arrays = {path: _matrix(path, group, weight_layout, stacked) for path, group in groups.items()}
+    groups, arrays, slopes = _layers_in(params, weight_layout, stacked)
     paths, slope_paths = ordered(arrays, slopes, architecture, layers)
     batch: tuple[int, ...] = ()
-    weights: dict[str, Float32Array] = {}
+    weights: Weights = {}
     for i, (path, spec) in enumerate(zip(paths, architecture.layers, strict=True)):
         name = ".".join(path)
         matrix, group = arrays[path], groups[path]
@@ -183,6 +175,27 @@ def _read(
                 )
             weights[f"layer_{i}.slope"] = to_float32(slope, name)
     return weights
+
+
+def layers_in(params: Any, weight_layout: str | None) -> str:
+    """Return the layers that parameters of one model have, in words. Errors as for from_params."""
+    return found(_layers_in(params, weight_layout, stacked=False)[1])
+
+
+def _layers_in(
+    params: Any, weight_layout: str | None, stacked: bool
+) -> tuple[dict[Path, _DenseParams], dict[Path, npt.NDArray[Any]], dict[Path, npt.NDArray[Any]]]:
+    """Return layers by path: as they are, their matrices (..., in, out), and slopes of PReLU."""
+    groups: dict[Path, _DenseParams] = {}
+    _gather(state_dict_of(params), (), groups, None)
+    if not groups:
+        kind = type(params).__name__
+        raise InvalidValueError(
+            f"params: expected arrays called weight, kernel, w or W, got none in {kind}"
+        )
+    slopes = _taken_slopes(groups, stacked)
+    arrays = {path: _matrix(path, group, weight_layout, stacked) for path, group in groups.items()}
+    return groups, arrays, slopes
 
 
 def _taken_slopes(groups: dict[Path, _DenseParams], stacked: bool) -> dict[Path, npt.NDArray[Any]]:
