@@ -243,7 +243,7 @@ def _tell_unknown(bank: Bank, keys: Any, missing: Missing | None) -> None:
     unknown = np.flatnonzero(bank.sources(keys) != "model").tolist()
     if not unknown:
         return
-    names = [keys[i] for i in unknown]
+    names = [int(key) if isinstance(key, np.integer) else key for key in (keys[i] for i in unknown)]
     empty = sum(name is None or (type(name) is tuple and None in name) for name in names)
     shown = list(dict.fromkeys(name for name in names if name is not None))
     text = f"mlpbank: no model for {len(unknown):,} of {len(keys):,} rows"

@@ -13,6 +13,7 @@ from mlpbank.architecture import Activation
 from mlpbank.bank import Bank
 from mlpbank.cli import _model_folder
 from mlpbank.cli._tables import CommandError, encoded
+from mlpbank.errors import BankFileError
 from mlpbank.files import _described, _plain
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.typing import DtypeName
@@ -97,7 +98,7 @@ def _target(args: argparse.Namespace) -> tuple[Path, str]:
     suffix = f".{args.to}" if args.to else args.target.suffix if args.target else None
     if suffix not in SUFFIXES:
         expected = f"a name that ends in {', '.join(SUFFIXES)}, or --to"
-        raise CommandError(f"target: expected {expected}, got {args.target}")
+        raise CommandError(f"target: expected {expected}, got {args.target or 'none'}")
     if args.target is None and not args.source.name:
         raise CommandError(
             f"target: expected a name, since {args.source} has none of its own, got none"
@@ -173,4 +174,10 @@ def _read_source(args: argparse.Namespace) -> Bank:
                 f"{source}: expected no further arrays, got {names}; --drop-extra leaves them out"
             )
         return Bank._from_plain(plain, "float32", "auto", None)
-    return Bank.open(source)
+    try:
+        return Bank.open(source)
+    except BankFileError as error:
+        way = _model_folder.way_for([source])
+        if source.suffix.lower() in _model_folder.SUFFIXES:
+            way = "; files of single models are converted with their folder as source"
+        raise BankFileError(f"{error}{way}") from error

@@ -34,7 +34,7 @@ def read_folder(args: argparse.Namespace) -> Bank:
     if not files:
         raise CommandError(
             f"{folder}: expected files that end in {', '.join(SUFFIXES)}, got "
-            f"{_shown(found, folder) or 'none'}{_way_for(found)}"
+            f"{_shown(found, folder) or 'none'}{way_for(found)}"
         )
     paths: dict[str, Path] = {}
     for path in files:
@@ -58,7 +58,7 @@ def read_folder(args: argparse.Namespace) -> Bank:
     if others := [path for path in found if path not in set(files)]:
         print(
             f"mlpbank: left out {len(others)} files, which are no models by their suffix: "
-            f"{_shown(others, folder)}{_way_for(others)}",
+            f"{_shown(others, folder)}{way_for(others)}",
             file=sys.stderr,
         )
     if args.sizes and not args.output_activation:
@@ -80,14 +80,14 @@ _WAYS = {
 }
 
 
-def _way_for(paths: list[Path]) -> str:
+def way_for(paths: list[Path]) -> str:
     """Return how to bring in files that are not read here, as the end of a message."""
-    ways = [
-        f"; files that end in {suffix} {way}"
+    there = {path.suffix.lower() for path in paths}
+    return "".join(
+        f"; files that end in {' and '.join(sorted(there & set(suffixes)))} {way}"
         for suffixes, way in _WAYS.items()
-        for suffix in sorted({path.suffix.lower() for path in paths} & set(suffixes))
-    ]
-    return "".join(ways)
+        if there & set(suffixes)
+    )
 
 
 def _is_hidden(path: Path) -> bool:
@@ -101,9 +101,9 @@ def _shown(paths: list[Path], folder: Path) -> str:
 
 def _architecture(args: argparse.Namespace, files: list[Path]) -> Architecture | None:
     """Return the architecture that the options describe; None where all files are ONNX."""
-    if args.sizes:
-        return options_architecture(args)
     arrays = [path for path in files if path.suffix.lower() != ".onnx"]
+    if args.sizes:
+        return _architecture_of_options(args, bool(arrays))
     if not arrays:
         return None
     has = ""
@@ -119,7 +119,7 @@ def _architecture(args: argparse.Namespace, files: list[Path]) -> Architecture |
     )
 
 
-def options_architecture(args: argparse.Namespace) -> Architecture:
+def _architecture_of_options(args: argparse.Namespace, for_arrays: bool) -> Architecture:
     """Return the architecture of ``--sizes``, ``--activation`` and ``--output-activation``."""
     try:
         sizes = [int(size) for size in args.sizes.split(",")]
@@ -132,9 +132,13 @@ def options_architecture(args: argparse.Namespace) -> Architecture:
             f"--sizes: expected an input and an output size at least, got {args.sizes!r}"
         )
     if len(sizes) > 2 and args.activation is None:
+        reason = (
+            "since state dicts do not tell it and another gives wrong numbers, got none"
+            if for_arrays
+            else "got none; ONNX files tell it, so leave out --sizes for them"
+        )
         raise CommandError(
-            "--activation: expected that of the hidden layers, such as relu, since state dicts do "
-            "not tell it and another gives wrong numbers, got none"
+            f"--activation: expected that of the hidden layers, such as relu, {reason}"
         )
     kinds = [_activation(args.activation or "none", "--activation")] * (len(sizes) - 2)
     kinds.append(_activation(args.output_activation or "none", "--output-activation"))
@@ -186,6 +190,7 @@ def _read_model(path: Path, architecture: Architecture | None, args: argparse.Na
         text = str(error.args[0] if error.args else error)
         for python, option in _OPTIONS.items():
             text = text.replace(python, option)
+        text = re.sub("an architecture with 'prelu' as activation.*", "--activation prelu", text)
         raise CommandError(text) from error
 
 

@@ -113,6 +113,9 @@ def _read(
             with foreign(f"{name}: expected Parquet", ImportError):
                 frame = pandas.read_parquet(source)
         columns = {str(column): frame[column].to_numpy() for column in frame.columns}
+        for level in frame.index.names:  # the writer's index, which may be the keys
+            if level in key and level not in columns:
+                columns[level] = frame.index.get_level_values(level).to_numpy()
     else:
         loaded = _load_numpy(source, name, suffix)
         if isinstance(loaded, dict):
@@ -130,7 +133,8 @@ def _read(
         column = columns[feature]
         if column.dtype.kind not in "fiub" or column.ndim != 1:
             raise CommandError(
-                f"--features: expected numbers, got column {feature!r} of {column.dtype}"
+                f"--features: expected numbers, got column {feature!r} of {column.dtype}; make it "
+                "float64, or leave it out of --features if it is no input"
             )
     keys = _keys_of([columns[column] for column in key], key, key_type)
     for feature in features:
@@ -290,7 +294,8 @@ def _integer(cell: str, where: str) -> int:
         or not -(2**63) <= int(text) < 2**63
     ):
         raise CommandError(
-            f"{where}: expected an integer of 64 bits, since the bank's keys are, got {cell[:80]!r}"
+            f"{where}: expected an integer of 64 bits, as the bank has it in its keys, got "
+            f"{cell[:80]!r}"
         )
     return int(text)
 
@@ -306,7 +311,10 @@ def _number(cell: str, where: str) -> float:
                 return number
     except ValueError:
         pass
-    raise CommandError(f"{where}: expected a number, got {cell[:80]!r}")
+    way = ""
+    if re.fullmatch(r"[+-]?[0-9.]*,[0-9]+", text):
+        way = "; pandas.read_csv(path, decimal=',') reads decimal commas"
+    raise CommandError(f"{where}: expected a number, got {cell[:80]!r}{way}")
 
 
 def _load_numpy(
@@ -391,12 +399,24 @@ def _as_keys(column: npt.NDArray[Any], name: str, key_type: Any) -> Keys:
     elif len(column) == 0:
         return np.empty(0, np.int64) if key_type is int else []
     else:
-        got = f"{name!r} of {column.dtype}"
+        got = f"{name!r} of {column.dtype}{_way_to_keys(column, key_type)}"
         raise CommandError(f"--key: expected a column of {wanted} like the bank's keys, got {got}")
     if wrong.any():
         got = f"{column[wrong][0]} in row {np.argmax(wrong)}"
         raise CommandError(f"--key: expected a column of {wanted}, got {got}")
     return column.astype(np.int64)
+
+
+def _way_to_keys(column: npt.NDArray[Any], key_type: Any) -> str:
+    """Return how pandas makes a column one of keys, as the end of a message."""
+    kind = column.dtype.kind
+    if key_type is int:
+        return "; write it with astype('Int64')" if kind in "UO" else ""
+    return {
+        "i": "; write it with astype(str)",
+        "u": "; write it with astype(str)",
+        "f": "; write it with astype('Int64') and then astype('string')",
+    }.get(kind, "")
 
 
 class _Lines:
