@@ -216,7 +216,7 @@ def test_hand_written_parameters_say_which_way_round_they_are() -> None:
     assert_same_models(convert.from_params(pairs, SQUARE, weight_layout="in_out"), SQUARE, weights)
     assert_same_models(convert.from_params(turned, SQUARE, weight_layout="out_in"), SQUARE, weights)
     ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' "
-    ask += "if the layer computes x @ w, "
+    ask += "to convert.from_params if the layer computes x @ w, "
     with raises(ValueError, f"0: {ask}'out_in' if w @ x (its shape is (6, 6))"):
         convert.convert(pairs, SQUARE)
     stacked = {"layers": [{"w": np.stack([m, m]), "b": np.stack([b, b])} for m, b in pairs]}
@@ -271,7 +271,8 @@ def test_models_in_mlpbanks_own_form() -> None:
         convert.stack({7: {"layer_0": weights["layer_0"]}}, SQUARE)
     with raises(
         ValueError,
-        "models[7]: architecture: needed for weights without activations (dict), got None",
+        "models[7]: architecture: needed for weights without activations (dict), got None; "
+        "give one, or pass the module itself",
     ):
         convert.stack({7: weights})
     with raises(ValueError, "layer_0: expected shape (6, 6) or (36,), got (2, 6, 6)"):

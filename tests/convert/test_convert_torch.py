@@ -239,7 +239,9 @@ def test_state_dicts_with_an_architecture() -> None:
     tensors = {name: torch.tensor(array, requires_grad=True) for name, array in weights.items()}
     assert_same_models(convert.convert(tensors, arch), arch, weights)
     with raises(
-        ValueError, "architecture: needed for weights without activations (OrderedDict), got None"
+        ValueError,
+        "architecture: needed for weights without activations (OrderedDict), got None; give one, "
+        "or pass the module itself",
     ):
         convert.convert(module.state_dict())
     with raises(
@@ -261,7 +263,8 @@ def test_order_of_layers_is_never_guessed() -> None:
     names = "['encoder', 'middle', 'head']"
     with raises(
         ValueError,
-        f"layers: the names {names} do not tell the order of the layers; pass layers=[...]",
+        f"layers: the names {names} do not tell the order of the layers; pass layers=[...] to "
+        "convert.from_params",
     ):
         convert.convert(state, arch)
     assert_same_models(

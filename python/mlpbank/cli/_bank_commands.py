@@ -17,7 +17,8 @@ from mlpbank._progress import on_terminal
 from mlpbank.architecture import LayerSpec
 from mlpbank.bank import Bank
 from mlpbank.cli import _convert_command
-from mlpbank.cli._tables import CommandError, encoded, needs, read_table, write_csv
+from mlpbank.cli._results import write_csv
+from mlpbank.cli._tables import CommandError, encoded, needs, read_table
 from mlpbank.errors import BankFileError
 from mlpbank.files import _mapped
 from mlpbank.files._atomic import atomic_writer

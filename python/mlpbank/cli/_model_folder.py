@@ -196,6 +196,7 @@ def _read_model(path: Path, architecture: Architecture | None, args: argparse.Na
 
 # What messages about Python's arguments say here.
 _OPTIONS = {
+    " to convert.from_params": "",
     "weight_layout=": "--weight-layout ",
     "architecture: expected": "--sizes: expected",
     "; give an architecture of these layers, or pass the module itself, which tells them": "",

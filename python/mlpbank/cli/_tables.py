@@ -1,4 +1,4 @@
-"""Tables for ``mlpbank predict``: read keys and inputs, write predictions as CSV."""
+"""Tables for ``mlpbank predict``: read keys and inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from mlpbank._keys import is_missing
 from mlpbank.errors import InvalidValueError, MlpbankError
-from mlpbank.typing import Float32Array
 
 STDIN = ("-", "/dev/stdin")
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
@@ -36,7 +35,6 @@ _MISSING = (
 )
 _WORDS = dict.fromkeys(_MISSING, math.nan) | {"true": 1.0, "false": 0.0}
 _TEXT: Any = {"encoding": "utf-8-sig", "newline": ""}  # skips a byte order mark
-_BATCH = 10_000  # rows written at once
 
 Keys = list[Any] | npt.NDArray[np.int64]
 Choose = Callable[[Sequence[str]], list[str]]
@@ -417,31 +415,3 @@ def _way_to_keys(column: npt.NDArray[Any], key_type: Any) -> str:
         "u": "; write it with astype(str)",
         "f": "; write it with astype('Int64') and then astype('string')",
     }.get(kind, "")
-
-
-class _Lines:
-    """Writes rows that end with a line feed alone.
-
-    The csv module quotes a carriage return in a key only if its own line terminator has one, so the
-    writer ends rows with both, and this takes the carriage return away.
-    """
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-
-    def write(self, row: str) -> int:
-        return self._file.write(row.removesuffix("\r\n") + "\n")
-
-
-def write_csv(
-    file: TextIO, key: Sequence[str], keys: Keys, names: Sequence[str], y: Float32Array
-) -> None:
-    """Write keys and predictions with a header. NaN and a missing key become an empty cell."""
-    writer = csv.writer(_Lines(file), lineterminator="\r\n")
-    writer.writerow([*key, *names])
-    for first in range(0, len(y), _BATCH):
-        part = y[first : first + _BATCH]
-        cells = part.astype(str).astype(object)  # the fewest digits that restore the float32
-        cells[np.isnan(part)] = ""
-        rows = zip(keys[first : first + _BATCH], cells.tolist(), strict=True)
-        writer.writerows([*k, *row] if isinstance(k, tuple) else [k, *row] for k, row in rows)

@@ -19,7 +19,7 @@ from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert import _chain, _shift
 from mlpbank.convert._chain import Converted
 from mlpbank.convert._checkpoints import state_dict_of
-from mlpbank.convert._containers import pairs_of
+from mlpbank.convert._containers import model_inside, pairs_of
 from mlpbank.convert._flat import from_flat
 from mlpbank.convert._frameworks import REFUSED, framework_of
 from mlpbank.convert._knowledge import NOTHING, Agreement, Knowledge, knowledge_of
@@ -363,14 +363,18 @@ def _layers(
     if isinstance(model, Converted):
         return native_layers(model.weights, model.architecture)
     if framework is None and not isinstance(model, (Mapping, list, tuple)):
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InvalidTypeError(
             "model: expected a PyTorch, scikit-learn, Keras, ONNX, Flax or Equinox model "
-            f"or a mapping of weights, got {type(model).__name__}"
+            f"or a mapping of weights, got {got}"
         )
     if architecture is None:
         kind = type(model).__name__
+        if inside := model_inside(model, framework_of):
+            raise InvalidTypeError(f"model: expected a model, got a {kind} with {inside}")
         raise InvalidValueError(
-            f"architecture: needed for weights without activations ({kind}), got None"
+            f"architecture: needed for weights without activations ({kind}), got None; give one, "
+            "or pass the module itself"
         )
     model = state_dict_of(model)
     if is_native(model):

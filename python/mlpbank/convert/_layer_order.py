@@ -83,7 +83,8 @@ def _by_size(matrices: Arrays, architecture: Architecture) -> list[Path]:
     sizes = [(layer.input_size, layer.output_size) for layer in architecture.layers]
     if len(set(sizes)) < len(sizes):
         raise InvalidValueError(
-            f"layers: the names {names} do not tell the order of the layers; pass layers=[...]"
+            f"layers: the names {names} do not tell the order of the layers; pass layers=[...] to "
+            "convert.from_params"
         )
     by_size = {matrix.shape[-2:]: path for path, matrix in matrices.items()}
     if by_size.keys() != set(sizes):

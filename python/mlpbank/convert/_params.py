@@ -245,7 +245,8 @@ def _matrix(
     if layout is None:
         raise InvalidValueError(
             f"{name}: nothing tells which way round this matrix is; pass weight_layout='in_out' "
-            f"if the layer computes x @ w, 'out_in' if w @ x (its shape is {matrix.shape})"
+            "to convert.from_params if the layer computes x @ w, 'out_in' if w @ x "
+            f"(its shape is {matrix.shape})"
         )
     return matrix if layout == "in_out" else matrix.swapaxes(-1, -2)
 
