@@ -109,12 +109,15 @@ def test_a_task_shows_its_name(bank: Bank) -> None:
     run(main())
 
 
+def forget(call: Any) -> None:
+    """Drop it."""
+
+
 @pytest.mark.parametrize("x", [row(), [1, 2, 3, 4, 5]], ids=["direct", "list"])
 def test_a_call_that_nobody_awaits_warns(bank: Bank, x: Any) -> None:
     batcher = MicroBatcher(bank)
     with pytest.warns(RuntimeWarning, match=r"'MicroBatcher\.predict' was never awaited"):
-        forgotten = batcher.predict("model-1", x)
-        del forgotten
+        forget(batcher.predict("model-1", x))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         batcher.predict("model-1", x).close()
