@@ -15,30 +15,6 @@
 #include "python/request.h"
 
 namespace mlpbank {
-
-const PythonNames& python_names() {
-  // Never released, like the types.
-  static const PythonNames names = [] {
-    const auto text = [](const char* name) {
-      PyObject* const made = PyUnicode_InternFromString(name);
-      if (made == nullptr) throw py::error_already_set();
-      return made;
-    };
-    const auto get = [](const char* module, const char* name) {
-      return py::module_::import(module).attr(name).cast<py::object>().release().ptr();
-    };
-    return PythonNames{text("_prepared"),
-                       text("_admit"),
-                       text("_arrived"),
-                       text("call_soon"),
-                       py::make_tuple("context").release().ptr(),
-                       get("asyncio", "get_running_loop"),
-                       get("asyncio", "CancelledError"),
-                       get("mlpbank.errors", "InvalidStateError")};
-  }();
-  return names;
-}
-
 namespace {
 
 RequestQueue* as_queue(PyObject* object) { return reinterpret_cast<RequestQueue*>(object); }
@@ -58,97 +34,6 @@ PyObject* guarded(Function function) {
   }
   return nullptr;
 }
-
-// Drops requests that left the queue, before they are many. Their last references go at the end,
-// since that may run Python code.
-void sweep(RequestQueue* queue) {
-  constexpr std::size_t kFew = 64;
-  auto& queued = queue->lists->queued;
-  if (queued.size() <= kFew + 2 * static_cast<std::size_t>(queue->count)) return;
-  try {
-    const auto left = std::stable_partition(queued.begin(), queued.end(),
-                                            [](const Request* r) { return r->is_queued != 0; });
-    const std::vector<Request*> gone(left, queued.end());
-    queued.erase(left, queued.end());
-    for (Request* request : gone) Py_DECREF(request);
-  } catch (const std::bad_alloc&) {  // then later
-  }
-}
-
-void enter_at(RequestQueue* queue, Request* request, bool is_front) {
-  auto& queued = queue->lists->queued;
-  is_front ? queued.push_front(request) : queued.push_back(request);
-  Py_INCREF(request);
-  request->is_queued = 1;
-  request->state = RequestState::waiting;
-  ++queue->count;
-  queue->waiting += request->rows;
-}
-
-}  // namespace
-
-int call_soon(RequestQueue* queue, PyObject* method, PyObject* argument, PyObject* context) {
-  if (queue->loop == nullptr) {  // its memory is being collected
-    PyErr_SetString(python_names().invalid_state, "MicroBatcher: it is gone");
-    return -1;
-  }
-  PyObject* arguments[4] = {queue->loop, method, nullptr, nullptr};
-  std::size_t count = 2;
-  if (argument != nullptr) arguments[count++] = argument;
-  if (context != nullptr) arguments[count] = context;
-  PyObject* const handle =
-      PyObject_VectorcallMethod(python_names().call_soon, static_cast<PyObject**>(arguments), count,
-                                context == nullptr ? nullptr : python_names().context);
-  if (handle == nullptr) return -1;
-  Py_DECREF(handle);
-  return 0;
-}
-
-int enter_queue(Request* request) {
-  const PythonNames& names = python_names();
-  RequestQueue* const queue = request->queue;
-  const auto loop = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(names.get_running_loop));
-  if (!loop) return -1;
-  if (loop.ptr() != queue->loop || queue->is_closed != 0 ||
-      queue->waiting + request->rows > queue->max_queue) {
-    PyObject* const arguments[] = {request->batcher, loop.ptr(), as_object(request)};
-    PyObject* const done = PyObject_VectorcallMethod(names.admit, arguments, 3, nullptr);
-    if (done == nullptr) return -1;
-    Py_DECREF(done);
-  }
-  const auto now = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(queue->clock));
-  if (!now) return -1;
-  request->arrived = PyFloat_AsDouble(now.ptr());
-  if (request->arrived == -1 && PyErr_Occurred() != nullptr) return -1;
-  try {
-    enter_at(queue, request, false);
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
-    return -1;
-  }
-  const bool is_looked_at = queue->look != nullptr && queue->look != Py_None;
-  if (is_looked_at && queue->waiting < queue->max_batch) return 0;
-  PyObject* const arguments[] = {request->batcher, as_object(request)};
-  PyObject* const done = PyObject_VectorcallMethod(names.arrived, arguments, 2, nullptr);
-  if (done == nullptr) {
-    leave_queue(request);
-    request->state = RequestState::finished;
-    return -1;
-  }
-  Py_DECREF(done);
-  return 0;
-}
-
-void leave_queue(Request* request) {
-  if (request->is_queued == 0) return;
-  RequestQueue* const queue = request->queue;
-  request->is_queued = 0;
-  --queue->count;
-  queue->waiting -= request->rows;
-  sweep(queue);
-}
-
-namespace {
 
 bool expect_four(Py_ssize_t count) {
   if (count == 4) return true;
@@ -205,7 +90,7 @@ PyObject* take(PyObject* self, PyObject* batch) {
       while (!chosen.empty()) {
         Request* const request = chosen.back();
         chosen.pop_back();
-        if (request->state == RequestState::waiting) enter_at(queue, request, true);
+        if (request->state == RequestState::waiting) enter_queue_at(queue, request, true);
         Py_DECREF(request);
       }
       return nullptr;
@@ -230,7 +115,7 @@ PyObject* take_back(PyObject* self, PyObject*) {
     const auto batch = py::reinterpret_steal<py::object>(std::exchange(queue->batch, nullptr));
     for (Py_ssize_t i = taken ? PyList_GET_SIZE(taken.ptr()) : 0; i-- > 0;) {
       auto* const request = reinterpret_cast<Request*>(PyList_GET_ITEM(taken.ptr(), i));
-      if (request->state == RequestState::waiting) enter_at(queue, request, true);
+      if (request->state == RequestState::waiting) enter_queue_at(queue, request, true);
     }
     Py_RETURN_NONE;
   });
@@ -402,16 +287,6 @@ void deallocate(PyObject* self) {
   delete as_queue(self)->lists;
   type->tp_free(self);
   Py_DECREF(type);
-}
-
-template <class Function>
-PyCFunction as_method(Function function) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
-}
-
-template <class Function>
-void* as_slot(Function function) {
-  return reinterpret_cast<void*>(function);
 }
 
 PyObject* make_queue_type() {

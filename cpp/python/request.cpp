@@ -298,16 +298,6 @@ void deallocate(PyObject* self) {
   Py_DECREF(type);
 }
 
-template <class Function>
-PyCFunction as_method(Function function) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
-}
-
-template <class Function>
-void* as_slot(Function function) {
-  return reinterpret_cast<void*>(function);
-}
-
 }  // namespace
 
 Request* make_request(RequestQueue* queue, PyObject* batcher, PyObject* key, PyObject* missing,

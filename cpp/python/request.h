@@ -71,6 +71,9 @@ struct RequestQueue {
 // Puts a request into the queue, which the batcher may refuse. 0 or, with a Python error, -1.
 int enter_queue(Request* request);
 
+// Puts a request at one end of the queue, whatever the batcher says.
+void enter_queue_at(RequestQueue* queue, Request* request, bool is_front);
+
 // Takes a request out of the queue, if it is there.
 void leave_queue(Request* request);
 
@@ -91,5 +94,15 @@ struct PythonNames {
   PyObject *get_running_loop, *cancelled, *invalid_state;
 };
 const PythonNames& python_names();
+
+// A function as Python's tables of methods and slots take it.
+template <class Function>
+PyCFunction as_method(Function function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+template <class Function>
+void* as_slot(Function function) {
+  return reinterpret_cast<void*>(function);
+}
 
 }  // namespace mlpbank

@@ -34,6 +34,9 @@ def answers_of(bank: Bank, requests: list[Request]) -> Answers:
             }
             return [next(answers[kind]) for kind in kinds]
         xs = [request.x for request in requests]
+        if all(x.ndim == 1 for x in xs):
+            keys = [request.key for request in requests]
+            return bank.predict(keys, np.concatenate(xs).reshape(len(xs), -1), missing=missing)
         rows = [request.rows for request in requests]
         repeated = [request.key for request in requests for _ in range(request.rows)]
         x = np.concatenate([np.atleast_2d(x) for x in xs])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -109,7 +110,9 @@ class MicroBatcher:
         # of the loop. So each change of the queue is one step: a request leaves it only for the
         # batch, and the batch stays until all its requests are answered. Every callback is
         # scheduled twice, and does nothing if its work is done already.
-        self._queue = _core.RequestQueue(time.perf_counter, self._max_batch, self._max_queue)
+        self._queue = _core.RequestQueue(
+            time.perf_counter, min(self._max_batch, sys.maxsize), min(self._max_queue, sys.maxsize)
+        )
         self._bind(bank)
         self._executor: ThreadPoolExecutor | None = None
         self._refused = 0
@@ -162,7 +165,7 @@ class MicroBatcher:
         -------
         coroutine
             Of a float32 array, (output_size,) or (rows, output_size). It raises the errors below
-            when it is awaited.
+            when it is awaited, once, by a task of asyncio.
 
         Raises
         ------
@@ -185,8 +188,11 @@ class MicroBatcher:
             known = self._bank._known
             x = by_name(x, known.feature_names)
             rows = as_float32(x, "x") if known.input_shift is None else as_real(x, "x")
-            if type(x) is not list:  # the array of a list is new, others may share memory with x
-                rows = rows.copy()
+            # The queue copies what it takes; what it leaves may share memory with x.
+            request = self._queue.direct(self, key, rows, missing)
+            if request is not None:
+                return request
+            rows = rows.copy()
         except Exception as error:
             return self._queue.request(self, key, error, missing)
         return self._queue.request(self, key, rows, missing)
@@ -195,6 +201,7 @@ class MicroBatcher:
         """Check a request that is not just a row and a key. Return its answer if it has no rows."""
         if type(request.key) is not self._queue.key_type:
             request.key = self._bank._slot_map.asked(request.key)
+            self._queue.key_type = self._bank.key_type  # None before the bank's first model
         x, missing = request.x, request.missing
         if isinstance(x, Exception):
             raise x
