@@ -140,7 +140,10 @@ def test_keys_are_checked_before_any_model_is_converted() -> None:
         (["a", None], r"keys\[1\]: .* a missing key"),
         ([1, "a"], r"keys\[1\]: expected an int, like the keys before, got 'a'"),
         ([1.0, 2.0], r"keys\[0\]: .*use int\(key\)"),
-        ([("a", 1), ("a", "b")], r"keys\[1\]: expected a tuple\[str, int\], got"),
+        (
+            [("a", 1), ("a", "b")],
+            r"keys\[1\]: expected a tuple\[str, int\], like the keys before, got",
+        ),
         ([b"a", b"b"], r"keys\[0\]: .*use key.decode\(\)"),
     ):
         with pytest.raises(TypeError, match=message):
