@@ -60,7 +60,7 @@ inline Vec max_keep_nan(Vec limit, Vec a);         // limit > a ? limit : a, so 
 inline Vec min_magnitude(Vec limit, Vec a);        // min(|a|, limit), limit > 0; of NaN the limit
 inline Vec minus_min_magnitude(Vec limit, Vec a);  // -min(|a|, limit), limit > 0; of NaN -limit
 inline Vec replace_negative(Vec x, Vec by);        // x < 0 ? by : x, so x where it is NaN or -0
-inline Vec copy_sign(Vec magnitude, Vec sign);  // magnitude, its sign bit 0, gets that of `sign`
+inline Vec copy_sign(Vec magnitude, Vec sign);     // magnitude, its sign bit 0, gets that of `sign`
 
 // Words of 32 bits.
 inline Vec bit_and(Vec a, Vec b);  // a & b
