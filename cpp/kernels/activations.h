@@ -11,7 +11,6 @@
 // A new activation is one function here and its line in types.h.
 #pragma once
 
-#include "kernels/kernel.h"
 #include "kernels/piecewise.h"
 #include "kernels/simd.h"
 #include "kernels/stream.h"

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <stdexcept>
 #include <type_traits>
 
+#include "names.h"
 #include "weights/codec.h"
 
 #define MLPBANK_ISA portable  // transpose() and for_each_panel() in the form every CPU has
@@ -55,36 +55,18 @@ const std::vector<std::string>& dtype_names() {
 }
 
 Dtype dtype_from_name(const std::string& name) {
-  const auto& names = dtype_names();
-  const auto found = std::find(names.begin(), names.end(), name);
-  if (found == names.end()) {
-    std::string known;
-    for (const auto& n : names) known += (known.empty() ? "'" : ", '") + n + "'";
-    throw std::invalid_argument("dtype: expected one of " + known + ", got '" + name + "'");
-  }
-  return static_cast<Dtype>(found - names.begin());
+  return static_cast<Dtype>(index_of_name("dtype", dtype_names(), name));
 }
 
 const char* layout_name(LayoutKind kind) {
-  switch (kind) {
-#define MLPBANK_CASE(name) \
-  case LayoutKind::name:   \
-    return #name;
-    MLPBANK_LAYOUTS(MLPBANK_CASE)
-#undef MLPBANK_CASE
-  }
-  return "";
+  constexpr const char* kNames[] = {MLPBANK_LAYOUTS(MLPBANK_NAME)};
+  return kNames[static_cast<std::size_t>(kind)];
 }
 
 LayoutKind layout_from_name(const std::string& name, const Architecture& architecture) {
-  if (name == "auto") return Layout::plan_kind(architecture);
-  std::string known = "'auto'";
-#define MLPBANK_COMPARE(kind)                 \
-  if (name == #kind) return LayoutKind::kind; \
-  known += ", '" #kind "'";
-  MLPBANK_LAYOUTS(MLPBANK_COMPARE)
-#undef MLPBANK_COMPARE
-  throw std::invalid_argument("layout: expected one of " + known + ", got '" + name + "'");
+  static const std::vector<std::string> names = {"auto", MLPBANK_LAYOUTS(MLPBANK_NAME)};
+  const std::size_t i = index_of_name("layout", names, name);
+  return i == 0 ? Layout::plan_kind(architecture) : static_cast<LayoutKind>(i - 1);
 }
 
 LayoutKind Layout::plan_kind(const Architecture& architecture) {
@@ -146,7 +128,7 @@ int64_t Layout::layer_bytes(const LayerSpec& layer) const {
 
 Plan Layout::plan() const {
   const auto num_layers = static_cast<int64_t>(layers_.size());
-  return {layers_.data(), num_layers,    block_bytes_,  block_models(), panel_width(),
+  return {layers_.data(), num_layers,    block_bytes_,  panel_width(),
           num_panels_,    model_floats_, buffer_width_, widest_pair_};
 }
 
