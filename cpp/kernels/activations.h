@@ -73,6 +73,15 @@ inline Vec softsign(Vec x) {
 // other; 0.3 * 2^-24).
 constexpr float kExpm1[] = {0.49999997f, 0.16666543f, 0.0416672f, 0.008366527f, 0.0013882528f};
 
+// t(r) = expm1(r) / r.
+inline Vec expm1_over(Vec r) {
+  Vec t = fma(broadcast(kExpm1[4]), r, broadcast(kExpm1[3]));
+  t = fma(t, r, broadcast(kExpm1[2]));
+  t = fma(t, r, broadcast(kExpm1[1]));
+  t = fma(t, r, broadcast(kExpm1[0]));
+  return fma(t, r, broadcast(1.0f));
+}
+
 // 1.5 * 2^23: adding it rounds to an integer. Its lowest bits are those of an exponent of 0.
 constexpr float kExponentShifter = 12582912.0f + 127.0f;
 
@@ -100,22 +109,16 @@ inline Vec elu(Vec x, Coefficients alpha) {
   return replace_negative(x, negative_expm1(x, alpha.first));
 }
 
-// x, or alpha (exp(x / alpha) - 1) where x is negative. As negative_expm1, but all in units of
-// alpha: r becomes alpha r, and the coefficients are divided by powers of alpha.
+// x, or alpha (exp(x / alpha) - 1) where x is negative. As negative_expm1, but r is in units of
+// alpha, so that also the smallest x lose nothing. The second coefficient is 1 / alpha.
 inline Vec celu(Vec x, Coefficients coefficients) {
-  const Vec alpha = coefficients.first, inverse = div(broadcast(1.0f), alpha);
-  const Vec inverse2 = mul(inverse, inverse), inverse3 = mul(inverse2, inverse);
+  const Vec alpha = coefficients.first, inverse = coefficients.second;
   const Vec above = max_keep_nan(mul(broadcast(-20.0f), alpha), x);
   const Vec shifter = broadcast(kExponentShifter);
   const Vec shifted = fma(above, mul(broadcast(1.44269504f), inverse), shifter);
   const Vec r = fma(sub(shifted, shifter), mul(broadcast(-0.693147182f), alpha), above);
   const Vec two_n = int_shift_left<23>(shifted);
-  Vec t = mul(broadcast(kExpm1[4]), mul(inverse3, inverse2));
-  t = fma(t, r, mul(broadcast(kExpm1[3]), mul(inverse2, inverse2)));
-  t = fma(t, r, mul(broadcast(kExpm1[2]), inverse3));
-  t = fma(t, r, mul(broadcast(kExpm1[1]), inverse2));
-  t = fma(t, r, mul(broadcast(kExpm1[0]), inverse));
-  t = fma(t, r, broadcast(1.0f));
+  const Vec t = expm1_over(mul(r, inverse));
   return replace_negative(x, fma(mul(r, two_n), t, fms(two_n, alpha, alpha)));
 }
 
@@ -135,12 +138,7 @@ inline Vec expm1(Vec x) {
   Vec r = fma(n, broadcast(-0.693138123f), inside);
   r = fma(n, broadcast(-9.05800061e-6f), r);
   const Vec half = int_shift_left<23>(shifted);  // of 2^n
-  Vec t = fma(broadcast(kExpm1[4]), r, broadcast(kExpm1[3]));
-  t = fma(t, r, broadcast(kExpm1[2]));
-  t = fma(t, r, broadcast(kExpm1[1]));
-  t = fma(t, r, broadcast(kExpm1[0]));
-  t = fma(t, r, broadcast(1.0f));
-  const Vec y = fms(mul(r, half), t, sub(broadcast(0.5f), half));
+  const Vec y = fms(mul(r, half), expm1_over(r), sub(broadcast(0.5f), half));
   return add(y, y);
 }
 

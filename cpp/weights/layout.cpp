@@ -47,6 +47,12 @@ void with_weight_type(Dtype dtype, Visit visit) {
 // float32 rows in front of a panel's weights: biases and, for int8, scales.
 int64_t header_rows(Dtype dtype) { return dtype == Dtype::int8 ? 2 : 1; }
 
+// The parameters as the kernels take them: those of the layer and, for celu, 1 / alpha.
+ActivationSpec computed_spec(const LayerSpec& layer) {
+  const bool is_celu = layer.activation == Activation::celu;
+  return {layer.activation, layer.first, is_celu ? 1.0f / layer.first : layer.second};
+}
+
 }  // namespace
 
 const std::vector<std::string>& dtype_names() {
@@ -77,11 +83,8 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype)
     : kind_(kind), dtype_(dtype) {
   int64_t offset = 0, widest = architecture.input_size();
   for (const LayerSpec& layer : architecture.layers()) {
-    layers_.push_back({layer.input_size,
-                       layer.output_size,
-                       offset,
-                       model_floats_,
-                       {layer.activation, layer.first, layer.second}});
+    layers_.push_back(
+        {layer.input_size, layer.output_size, offset, model_floats_, computed_spec(layer)});
     offset = round_up(offset + layer_bytes(layer), kBlockAlignment);
     model_floats_ += (layer.input_size + header_rows(dtype)) * layer.output_size;
     if (layer.has_slope()) ++model_floats_;
