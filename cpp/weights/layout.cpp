@@ -47,10 +47,13 @@ void with_weight_type(Dtype dtype, Visit visit) {
 // float32 rows in front of a panel's weights: biases and, for int8, scales.
 int64_t header_rows(Dtype dtype) { return dtype == Dtype::int8 ? 2 : 1; }
 
-// The parameters as the kernels take them: those of the layer and, for celu, 1 / alpha.
+// An activation as the kernels take it: celu with alpha 1 is elu, which is faster; with another
+// alpha it gets 1 / alpha, too.
 ActivationSpec computed_spec(const LayerSpec& layer) {
-  const bool is_celu = layer.activation == Activation::celu;
-  return {layer.activation, layer.first, is_celu ? 1.0f / layer.first : layer.second};
+  const float alpha = layer.first;
+  if (layer.activation != Activation::celu) return {layer.activation, layer.first, layer.second};
+  if (alpha == 1.0f) return {Activation::elu, alpha, 0.0f};
+  return {Activation::celu, alpha, 1.0f / alpha};
 }
 
 }  // namespace
