@@ -1,6 +1,7 @@
 // KeyTable: filling buckets, searching them, and rebuilding those that are slow.
 #include "bank/keys.h"
 
+#include <algorithm>
 #include <memory>
 #include <random>
 #include <utility>
@@ -10,6 +11,53 @@ namespace mlpbank {
 namespace {
 
 constexpr int64_t kTooLong = -2;
+
+bool same(int64_t a, int64_t b) { return a == b; }
+bool same(std::string_view a, std::string_view b) { return same_text(a, b); }
+
+// What asks for key i: `prefetch_place` for where it lies, and then, when that has come,
+// `prefetch_key` for itself.
+void prefetch_place(const StringKeys& keys, uint64_t i) {
+  prefetch_line(keys.offsets + i);
+  prefetch_line(keys.offsets + i + 1);  // may lie in the next line
+}
+void prefetch_key(const StringKeys& keys, uint64_t i) {
+  prefetch_line(keys.bytes, keys.offsets[i]);
+  prefetch_line(keys.bytes, keys.offsets[i + 1] - 1);
+}
+void prefetch_place(const IntKeys& keys, uint64_t i) { prefetch_line(keys.values + i); }
+void prefetch_key(const IntKeys&, uint64_t) {}
+
+void take(const KeyView& key, int64_t& number) { number = key.number; }
+void take(const KeyView& key, std::string_view& text) { text = key.text; }
+
+// Looks up the open keys of a batch, a step for all of them and then the next one. Those that take
+// more than `max_steps` stay open. `Key` tells the type of the keys.
+template <class Key, class Keys>
+void search_many(const Keys& keys, const Buckets& buckets, KeyBatch& batch, uint64_t max_steps) {
+  const uint64_t mask = buckets.count - 1;
+  const auto count = static_cast<uint64_t>(keys.count);
+  uint64_t found[KeyBatch::kSize];  // the positions that buckets hold
+  for (uint64_t step = 0; step < max_steps && batch.num_open > 0; ++step) {
+    batch.keep_open([&](int i) {
+      const uint64_t entry = buckets.data[(batch.hashes[i] + step) & mask];
+      found[i] = entry - 1;
+      if (found[i] < count) prefetch_place(keys, found[i]);
+      return entry != 0;
+    });
+    for (int n = 0; n < batch.num_open; ++n) {
+      const uint64_t at = found[batch.open[n]];
+      if (at < count) prefetch_key(keys, at);
+    }
+    batch.keep_open([&](int i) {
+      Key key{}, other{};
+      take(batch.keys[i], key);
+      if (found[i] >= count || !keys.get(found[i], other) || !same(other, key)) return true;
+      batch.slots[i] = static_cast<int64_t>(found[i]);
+      return false;
+    });
+  }
+}
 
 // The slot of a key, kNoSlot, or kTooLong after `max_steps`.
 template <class Keys, class Key>
@@ -21,7 +69,8 @@ int64_t search(const Keys& keys, const Buckets& buckets, uint64_t hash, Key key,
     const uint64_t entry = buckets.data[(hash + step) & mask];
     if (entry == 0) return kNoSlot;
     Key other;
-    if (entry <= static_cast<uint64_t>(keys.count) && keys.get(entry - 1, other) && other == key) {
+    if (entry <= static_cast<uint64_t>(keys.count) && keys.get(entry - 1, other) &&
+        same(other, key)) {
       return static_cast<int64_t>(entry) - 1;
     }
   }
@@ -38,7 +87,7 @@ int64_t fill(const Keys& keys, const KeyHash& hash, uint32_t* buckets) {
     if (!keys.get(static_cast<uint64_t>(i), key)) continue;
     uint64_t bucket = hash(key);
     const auto holds_key = [&] {
-      return keys.get(buckets[bucket & mask] - 1, other) && other == key;
+      return keys.get(buckets[bucket & mask] - 1, other) && same(other, key);
     };
     while (buckets[bucket & mask] != 0 && !holds_key()) ++bucket;
     if (buckets[bucket & mask] == 0) {
@@ -104,19 +153,35 @@ KeyTable::KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<
 
 KeyTable::~KeyTable() { delete rebuilt_.load(); }
 
-int64_t KeyTable::find(const KeyView& key) const {
-  return key_type_ == KeyType::number ? find_in(ints_, key.number) : find_in(strings_, key.text);
+int64_t KeyTable::find(const KeyView& key, uint64_t hash) const {
+  return key_type_ == KeyType::number ? find_in(ints_, key.number, hash)
+                                      : find_in(strings_, key.text, hash);
 }
 
 template <class Keys, class Key>
-int64_t KeyTable::find_in(const Keys& keys, Key key) const {
+int64_t KeyTable::find_in(const Keys& keys, Key key, uint64_t hash) const {
   const Rebuilt* rebuilt = rebuilt_.load(std::memory_order_acquire);
   if (rebuilt == nullptr) {
-    const int64_t found = search(keys, buckets_, hash_(key), key, kMaxSteps);
+    const int64_t found = search(keys, buckets_, hash, key, kMaxSteps);
     if (found != kTooLong) return found;
     rebuilt = &rebuild(keys);
   }
   return search(keys, rebuilt->buckets(), rebuilt->hash(key), key, rebuilt->data.size());
+}
+
+void KeyTable::find_many(KeyBatch& batch) const {
+  if (rebuilt_.load(std::memory_order_acquire) == nullptr) {
+    const uint64_t max_steps = std::min(buckets_.count, kMaxSteps);
+    if (key_type_ == KeyType::number) {
+      search_many<int64_t>(ints_, buckets_, batch, max_steps);
+    } else {
+      search_many<std::string_view>(strings_, buckets_, batch, max_steps);
+    }
+  }
+  batch.keep_open([&](int i) {
+    batch.slots[i] = find(batch.keys[i], batch.hashes[i]);
+    return false;
+  });
 }
 
 template <class Keys>

@@ -16,54 +16,13 @@
 #include <memory>
 #include <string_view>
 
-#include "bank/hash.h"
+#include "bank/key_batch.h"
+#include "bank/key_view.h"
 
 namespace mlpbank {
 
 // The longest search among 10^8 keys with a good hash takes some 100 steps.
 constexpr uint64_t kMaxSteps = 512;
-constexpr int64_t kNoSlot = -1;
-
-// The type of all keys of a bank. Types of tuples are made by `tuple_type`.
-enum class KeyType : uint32_t { none, text, number };
-
-// Tuples have 1 to kMaxParts parts. Their type is kTuple with, in the bits below, a leading 1 and
-// then a bit for each part: 1 for a number.
-constexpr int kMaxParts = 16;
-constexpr uint32_t kTuple = uint32_t{1} << 31;
-
-inline bool is_tuple(KeyType type) { return (static_cast<uint32_t>(type) & kTuple) != 0; }
-
-// Builds the type of a tuple, part by part.
-class TupleType {
- public:
-  void add(bool is_number) { bits_ = bits_ << 1 | static_cast<uint32_t>(is_number); }
-  KeyType type() const { return static_cast<KeyType>(kTuple | bits_); }
-
- private:
-  uint32_t bits_ = 1;
-};
-
-int num_parts(KeyType tuple);
-inline bool is_number(KeyType tuple, int part, int parts) {
-  return (static_cast<uint32_t>(tuple) >> (parts - 1 - part) & 1) != 0;
-}
-
-// A key to look up: text (UTF-8), a number, or a tuple. Of a tuple `text` has all parts one after
-// the other, a number as its 8 bytes, the lowest first, a text as a 32-bit number of bytes, the
-// lowest first, and these bytes. So different tuples of one type are different texts.
-struct KeyView {
-  KeyType type;
-  std::string_view text;
-  int64_t number;
-
-  static KeyView of(std::string_view text) { return {KeyType::text, text, 0}; }
-  static KeyView of(int64_t number) { return {KeyType::number, {}, number}; }
-  bool operator==(const KeyView& other) const {
-    return type == other.type && text == other.text && number == other.number;
-  }
-  uint64_t hash(const KeyHash& by) const { return type == KeyType::number ? by(number) : by(text); }
-};
 
 // Texts or tuples: key i is bytes[offsets[i], offsets[i + 1]).
 struct StringKeys {
@@ -109,15 +68,24 @@ class KeyTable {
 
   KeyType key_type() const { return key_type_; }
   int64_t count() const { return key_type_ == KeyType::number ? ints_.count : strings_.count; }
+  // How its buckets are filled.
+  const KeyHash& hash() const { return hash_; }
   // The slot of a key of this table's type, or kNoSlot. Lock-free. Throws std::bad_alloc where a
   // table that was made to be slow has to be rebuilt.
-  int64_t find(const KeyView& key) const;
+  int64_t find(const KeyView& key) const { return find(key, key.hash(hash_)); }
+  // The same for a key that is hashed already.
+  int64_t find(const KeyView& key, uint64_t hash) const;
+  // Asks for the bucket of a hash.
+  void prefetch(uint64_t hash) const { prefetch_line(&buckets_.data[hash & (buckets_.count - 1)]); }
+  // Looks up the open keys of a batch, which are of this table's type and hashed with its hash, and
+  // leaves none open.
+  void find_many(KeyBatch& batch) const;
   bool is_rebuilt() const { return rebuilt_.load() != nullptr; }
 
  private:
   struct Rebuilt;
   template <class Keys, class Key>
-  int64_t find_in(const Keys& keys, Key key) const;
+  int64_t find_in(const Keys& keys, Key key, uint64_t hash) const;
   template <class Keys>
   const Rebuilt& rebuild(const Keys& keys) const;
 

@@ -24,8 +24,19 @@ KeyTable table_of(const IntKeys& keys, const std::vector<uint32_t>& buckets, con
   return {keys, {buckets.data(), buckets.size()}, hash, nullptr};
 }
 
-int64_t find(const KeyTable& table, std::string_view key) { return table.find(KeyView::of(key)); }
-int64_t find(const KeyTable& table, int64_t key) { return table.find(KeyView::of(key)); }
+// Looks a key up alone and in a batch of keys that are all the same.
+int64_t find(const KeyTable& table, const KeyView& key) {
+  const std::vector<KeyView> keys(KeyBatch::kSize, key);
+  std::vector<int64_t> slots(keys.size());
+  KeyBatch batch(keys.data(), KeyBatch::kSize, key.type, slots.data());
+  batch.hash(table.hash());
+  table.find_many(batch);
+  const int64_t slot = table.find(key);
+  CHECK(batch.num_open == 0 && slots == std::vector<int64_t>(keys.size(), slot));
+  return slot;
+}
+int64_t find(const KeyTable& table, std::string_view key) { return find(table, KeyView::of(key)); }
+int64_t find(const KeyTable& table, int64_t key) { return find(table, KeyView::of(key)); }
 
 // The test vectors of SipHash-1-3 for the key 00 01 ... 0f: of no bytes, of 00, of 00 01 ... 07.
 TEST(hashes_match_their_test_vectors) {
