@@ -112,8 +112,7 @@ void export_array(const FloatColumns& columns, ArrowArray& array) {
   auto held = std::make_unique<HeldArray>();
   held->children.resize(columns.names.size());
   held->pointers.reserve(columns.names.size());
-  for (std::size_t i = 0; i < columns.names.size(); ++i)
-    one_array(columns, i, held->children[i]);
+  for (std::size_t i = 0; i < columns.names.size(); ++i) one_array(columns, i, held->children[i]);
   array = {};
   array.length = columns.length;
   array.n_buffers = 1;

@@ -154,9 +154,8 @@ void read_values(const ArrowArray& array, const ArrowType& type, int64_t first, 
               [&](int64_t i) { return KeyView::of(view_at(array, i)); });
   } else {
     with_integer(type.kind, [&](auto integer) {
-      read_each(count, validity, first, views, [&](int64_t i) {
-        return KeyView::of(integer_at<decltype(integer)>(array, i));
-      });
+      read_each(count, validity, first, views,
+                [&](int64_t i) { return KeyView::of(integer_at<decltype(integer)>(array, i)); });
     });
   }
 }
@@ -164,9 +163,9 @@ void read_values(const ArrowArray& array, const ArrowType& type, int64_t first, 
 // Rows [begin, begin + count) of a column.
 void read_column(const ArrowColumn& column, int64_t begin, int64_t count, KeyView* views) {
   const auto& chunks = column.chunks;
-  auto chunk = std::upper_bound(
-      chunks.begin(), chunks.end(), begin,
-      [](int64_t row, const ArrowChunk& other) { return row < other.begin; });
+  auto chunk =
+      std::upper_bound(chunks.begin(), chunks.end(), begin,
+                       [](int64_t row, const ArrowChunk& other) { return row < other.begin; });
   --chunk;  // chunks are not empty and the first one begins at 0
   for (const int64_t end = begin + count; begin < end; ++chunk) {
     const int64_t first = begin - chunk->begin;
@@ -278,18 +277,19 @@ ArrowKeys::ArrowKeys(std::vector<ArrowColumn> columns, bool are_tuples)
   if (are_tuples) type_ = tuple.type();
 }
 
-bool ArrowKeys::get(int64_t i, std::string& text, int64_t& number) const {
-  if (i < 0 || i >= size()) throw std::out_of_range("keys: no such row");
+void ArrowKeys::for_each(int64_t begin, int64_t end,
+                         const std::function<void(const KeyView&)>& visit) const {
+  if (begin < 0 || begin > end || end > size()) throw std::out_of_range("keys: no such rows");
   Reader reader(columns_, type_);
-  const KeyView& key = *reader.read(i, 1);
-  text = key.text;
-  number = key.number;
-  return key.type != KeyType::none;
+  for (int64_t at = begin; at < end; at += kBatch) {
+    const int64_t here = std::min(kBatch, end - at);
+    const KeyView* const keys = reader.read(at, here);
+    std::for_each(keys, keys + here, visit);
+  }
 }
 
 int64_t ArrowKeys::find(const FindMany& find, int threads, int64_t* found) const {
-  if (!find_by_dictionary(find, threads, found))
-    find_rows(columns_, type_, find, threads, found);
+  if (!find_by_dictionary(find, threads, found)) find_rows(columns_, type_, find, threads, found);
   return std::count_if(found, found + size(), [](int64_t one) { return one < 0; });
 }
 

@@ -14,7 +14,7 @@ namespace mlpbank {
 // One column of text or integers, or several with the parts of keys that are tuples.
 class ArrowKeys {
  public:
-  // Looks up `count` keys and writes what it finds. Runs on several threads; must not throw.
+  // Looks up `count` keys and writes what it finds. Runs on several threads.
   using FindMany = std::function<void(const KeyView* keys, int64_t count, int64_t* found)>;
 
   // Throws std::invalid_argument for columns of anything else, of different lengths, or too many.
@@ -22,8 +22,8 @@ class ArrowKeys {
 
   KeyType type() const { return type_; }
   int64_t size() const { return columns_[0].length; }
-  // Key i. False: it is missing. `text` has its bytes, as a KeyView has them.
-  bool get(int64_t i, std::string& text, int64_t& number) const;
+  // Calls visit(key) for each key of rows [begin, end), of type none where it is missing.
+  void for_each(int64_t begin, int64_t end, const std::function<void(const KeyView&)>& visit) const;
   // Writes what `find` finds for each key, kNoSlot for missing ones, and returns how many results
   // are negative. Throws std::invalid_argument for columns that are damaged and for integers of
   // more than 64 bits with a sign.

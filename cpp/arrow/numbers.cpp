@@ -17,11 +17,12 @@ namespace {
 using Kind = ArrowType::Kind;
 using Chunk = NumberColumn::Chunk;
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
 // What is written at a time. A block of rows is read from each column before the next column.
-constexpr int64_t kBlockBytes = 32768;
-constexpr int64_t kLeastRows = 16, kMostRows = 1024;
+constexpr int64_t kBlockBytes = 16384;
+constexpr int64_t kLeastRows = 1, kMostRows = 1024;
+constexpr int64_t kLine = 64;  // bytes of a cache line
+// So much is written past the caches, which would have to read what is overwritten.
+constexpr int64_t kLeastStreamed = 1 << 22;
 // Roughly what a value takes, to tell whether sharing pays.
 constexpr double kNanosecondsPerValue = 0.5;
 
@@ -62,27 +63,27 @@ double digits(const char* from, int bits) {
 }
 
 // Writes `count` values, `step` floats from each other.
-template <class Read>
-void write(int64_t count, const double* shift, float* to, int64_t step, Read read) {
+template <class Number, class Read>
+void write(int64_t count, const double* shift, Number* to, int64_t step, Read read) {
   const double subtracted = shift == nullptr ? 0.0 : *shift;
   for (int64_t i = 0; i < count; ++i)
-    to[i * step] = static_cast<float>(static_cast<double>(read(i)) - subtracted);
+    to[i * step] = static_cast<Number>(static_cast<double>(read(i)) - subtracted);
 }
 
-template <class T>
-void write_numbers(const char* from, int64_t stride, int64_t count, const double* shift, float* to,
+template <class T, class Number>
+void write_numbers(const char* from, int64_t stride, int64_t count, const double* shift, Number* to,
                    int64_t step) {
   // A stride that the compiler knows is twice as fast.
   if (stride == static_cast<int64_t>(sizeof(T))) {
-    write(count, shift, to, step, [=](int64_t i) {
-      return wide(load<T>(from + i * static_cast<int64_t>(sizeof(T))));
-    });
+    write(count, shift, to, step,
+          [=](int64_t i) { return wide(load<T>(from + i * static_cast<int64_t>(sizeof(T)))); });
   } else {
     write(count, shift, to, step, [=](int64_t i) { return wide(load<T>(from + i * stride)); });
   }
 }
 
-void copy_floats(const char* from, int64_t stride, int64_t count, float* to, int64_t step) {
+template <class Number>
+void copy_floats(const char* from, int64_t stride, int64_t count, Number* to, int64_t step) {
   if (stride == static_cast<int64_t>(sizeof(float))) {
     for (int64_t i = 0; i < count; ++i)
       to[i * step] = load<float>(from + i * static_cast<int64_t>(sizeof(float)));
@@ -92,8 +93,10 @@ void copy_floats(const char* from, int64_t stride, int64_t count, float* to, int
 }
 
 // Values [first, first + count) of a chunk.
+template <class Number>
 void write_chunk(const NumberColumn& column, const Chunk& chunk, int64_t first, int64_t count,
-                 const double* shift, float* to, int64_t step) {
+                 const double* shift, Number* to, int64_t step) {
+  constexpr Number kNan = std::numeric_limits<Number>::quiet_NaN();
   const int64_t stride = column.stride;
   const char* const from = chunk.values + first * stride;
   switch (column.kind) {
@@ -159,8 +162,9 @@ void write_chunk(const NumberColumn& column, const Chunk& chunk, int64_t first, 
 }
 
 // Rows [begin, end) of a column.
+template <class Number>
 void write_rows(const NumberColumn& column, int64_t begin, int64_t end, const double* shift,
-                float* to, int64_t step) {
+                Number* to, int64_t step) {
   auto chunk = std::upper_bound(column.chunks.begin(), column.chunks.end(), begin,
                                 [](int64_t row, const Chunk& other) { return row < other.begin; });
   --chunk;  // chunks are not empty and the first one begins at 0
@@ -170,6 +174,29 @@ void write_rows(const NumberColumn& column, int64_t begin, int64_t end, const do
     write_chunk(column, *chunk, first, count, shift, to + (row - begin) * step, step);
     row += count;
   }
+}
+
+// Copies a row that, if it `streams`, consists of whole cache lines.
+void copy_row(const void* from, int64_t bytes, bool streams, void* to) {
+#if defined(__x86_64__)
+  if (streams) {
+    using Quad = float __attribute__((vector_size(16)));
+    const auto* const quads = static_cast<const Quad*>(from);
+    auto* const target = static_cast<float*>(to);
+    for (int64_t i = 0; i < bytes / 16; ++i) __builtin_ia32_movntps(target + 4 * i, quads[i]);
+    return;
+  }
+#else
+  (void)streams;
+#endif
+  std::memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+
+// Makes what was written past the caches visible to other threads.
+void finish_streaming() {
+#if defined(__x86_64__)
+  __builtin_ia32_sfence();
+#endif
 }
 
 }  // namespace
@@ -192,26 +219,44 @@ NumberColumn NumberColumn::of(const ArrowColumn& column) {
   return numbers;
 }
 
+template <class Number>
 void columns_to_rows(const std::vector<NumberColumn>& columns, int64_t rows, const double* shift,
-                     int threads, float* to) {
+                     const uint32_t* positions, int threads, Number* to) {
   const auto count = static_cast<int64_t>(columns.size());
   if (count == 0 || rows == 0) return;
-  const int64_t fitting = kBlockBytes / (count * static_cast<int64_t>(sizeof(float)));
-  const int64_t block = std::clamp(fitting, kLeastRows, kMostRows);
+  const int64_t row_bytes = count * static_cast<int64_t>(sizeof(Number));
+  const int64_t block = std::clamp(kBlockBytes / row_bytes, kLeastRows, kMostRows);
   const int64_t blocks = (rows + block - 1) / block;
+  const bool in_lines = row_bytes % kLine == 0 && reinterpret_cast<uintptr_t>(to) % kLine == 0;
+  const bool streams = in_lines && rows * row_bytes >= kLeastStreamed;
   const double nanoseconds = kNanosecondsPerValue * static_cast<double>(count * rows);
-  const int64_t chunk = std::max<int64_t>(1, std::min<int64_t>(blocks / 64, 64));
+  const int64_t chunk = std::clamp<int64_t>(blocks / 64, 1, 64);
   parallel_for(threads, {blocks, chunk, nanoseconds}, [&](int64_t first, int64_t last) {
     const DefaultFloatMode mode;
+    alignas(kLine) Number staging[kBlockBytes / sizeof(Number)];
+    // A row that is larger than the staging is a block of its own.
+    const bool staged = row_bytes <= kBlockBytes && (streams || positions != nullptr);
     for (int64_t i = first; i < last; ++i) {
       const int64_t begin = i * block, end = std::min(rows, begin + block);
+      const int64_t target = positions == nullptr ? begin : positions[begin];
+      Number* const block_rows = staged ? staging : to + target * count;
       for (int64_t c = 0; c < count; ++c) {
         write_rows(columns[static_cast<std::size_t>(c)], begin, end,
-                   shift == nullptr ? nullptr : shift + c, to + begin * count + c, count);
+                   shift == nullptr ? nullptr : shift + c, block_rows + c, count);
+      }
+      for (int64_t r = begin; staged && r < end; ++r) {
+        const int64_t position = positions == nullptr ? r : positions[r];
+        copy_row(staging + (r - begin) * count, row_bytes, streams, to + position * count);
       }
     }
+    if (streams) finish_streaming();
   });
 }
+
+template void columns_to_rows(const std::vector<NumberColumn>&, int64_t, const double*,
+                              const uint32_t*, int, float*);
+template void columns_to_rows(const std::vector<NumberColumn>&, int64_t, const double*,
+                              const uint32_t*, int, double*);
 
 bool are_rows(const std::vector<NumberColumn>& columns) {
   const auto width = static_cast<int64_t>(columns.size() * sizeof(float));

@@ -31,10 +31,12 @@ struct NumberColumn {
 };
 
 // to[r * columns + c] = value r of column c minus shift[c], computed in float64 and rounded once;
-// NaN where there is none. float32 is copied as it is if there is no shift, which may be null. All
-// columns have `rows` values.
+// NaN where there is none. float32 is copied as it is if there is no shift, which may be null. Row
+// r goes to row positions[r] of `to`, where these are given. All columns have `rows` values. Number
+// is float or double.
+template <class Number>
 void columns_to_rows(const std::vector<NumberColumn>& columns, int64_t rows, const double* shift,
-                     int threads, float* to);
+                     const uint32_t* positions, int threads, Number* to);
 
 // Whether the columns are those of a float32 matrix with row after row, which then needs no copy.
 bool are_rows(const std::vector<NumberColumn>& columns);

@@ -69,7 +69,8 @@ void check_array(const ArrowArray& array, const ArrowType& type) {
   } else if (type.kind == Kind::text_view) {
     check_views(array, empty);
   } else {
-    expect(has_buffers(array, type.is_text() ? 3 : 2), "an array with another number of buffers "
+    expect(has_buffers(array, type.is_text() ? 3 : 2),
+           "an array with another number of buffers "
            "than its type has");
     expect(empty || array.buffers[1] != nullptr, "an array without its values");
   }

@@ -31,7 +31,9 @@ struct ArrowChunk {
 };
 
 // One bit of a bitmap, the lowest first in each byte.
-inline bool bit_at(const uint8_t* bitmap, int64_t i) { return (bitmap[i >> 3] >> (i & 7) & 1) != 0; }
+inline bool bit_at(const uint8_t* bitmap, int64_t i) {
+  return (bitmap[i >> 3] >> (i & 7) & 1) != 0;
+}
 
 // A column whose arrays were checked.
 struct ArrowColumn {

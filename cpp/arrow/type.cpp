@@ -16,24 +16,32 @@ using Kind = ArrowType::Kind;
 constexpr int kMaxDictionaries = 8;  // one within the other
 
 const std::map<std::string_view, std::pair<Kind, const char*>> kFormats = {
-    {"n", {Kind::null, "null"}},          {"b", {Kind::boolean, "bool"}},
-    {"c", {Kind::int8, "int8"}},          {"s", {Kind::int16, "int16"}},
-    {"i", {Kind::int32, "int32"}},        {"l", {Kind::int64, "int64"}},
-    {"C", {Kind::uint8, "uint8"}},        {"S", {Kind::uint16, "uint16"}},
-    {"I", {Kind::uint32, "uint32"}},      {"L", {Kind::uint64, "uint64"}},
-    {"e", {Kind::float16, "float16"}},    {"f", {Kind::float32, "float32"}},
-    {"g", {Kind::float64, "float64"}},    {"u", {Kind::text, "string"}},
-    {"U", {Kind::large_text, "large_string"}}, {"vu", {Kind::text_view, "string_view"}},
+    {"n", {Kind::null, "null"}},
+    {"b", {Kind::boolean, "bool"}},
+    {"c", {Kind::int8, "int8"}},
+    {"s", {Kind::int16, "int16"}},
+    {"i", {Kind::int32, "int32"}},
+    {"l", {Kind::int64, "int64"}},
+    {"C", {Kind::uint8, "uint8"}},
+    {"S", {Kind::uint16, "uint16"}},
+    {"I", {Kind::uint32, "uint32"}},
+    {"L", {Kind::uint64, "uint64"}},
+    {"e", {Kind::float16, "float16"}},
+    {"f", {Kind::float32, "float32"}},
+    {"g", {Kind::float64, "float64"}},
+    {"u", {Kind::text, "string"}},
+    {"U", {Kind::large_text, "large_string"}},
+    {"vu", {Kind::text_view, "string_view"}},
 };
 
 // Names of types that are not read, for messages.
 const std::map<std::string_view, const char*> kOthers = {
-    {"z", "binary"},        {"Z", "large_binary"}, {"vz", "binary_view"}, {"tdD", "date32"},
-    {"tdm", "date64"},      {"tts", "time32"},     {"ttm", "time32"},     {"ttu", "time64"},
-    {"ttn", "time64"},      {"tDs", "duration"},   {"tDm", "duration"},   {"tDu", "duration"},
-    {"tDn", "duration"},    {"tiM", "interval"},   {"tiD", "interval"},   {"tin", "interval"},
-    {"+l", "list"},         {"+L", "large_list"},  {"+vl", "list_view"},  {"+vL", "list_view"},
-    {"+s", "struct"},       {"+m", "map"},         {"+r", "run_end_encoded"},
+    {"z", "binary"},     {"Z", "large_binary"}, {"vz", "binary_view"},     {"tdD", "date32"},
+    {"tdm", "date64"},   {"tts", "time32"},     {"ttm", "time32"},         {"ttu", "time64"},
+    {"ttn", "time64"},   {"tDs", "duration"},   {"tDm", "duration"},       {"tDu", "duration"},
+    {"tDn", "duration"}, {"tiM", "interval"},   {"tiD", "interval"},       {"tin", "interval"},
+    {"+l", "list"},      {"+L", "large_list"},  {"+vl", "list_view"},      {"+vL", "list_view"},
+    {"+s", "struct"},    {"+m", "map"},         {"+r", "run_end_encoded"},
 };
 
 // "d:precision,scale" or "d:precision,scale,bits".
@@ -83,7 +91,8 @@ std::string extension(const char* metadata) {
 
 ArrowType read(const ArrowSchema& schema, int depth) {
   if (schema.format == nullptr) throw std::invalid_argument("a schema without a format");
-  if (depth > kMaxDictionaries) throw std::invalid_argument("dictionaries that are nested too deep");
+  if (depth > kMaxDictionaries)
+    throw std::invalid_argument("dictionaries that are nested too deep");
   ArrowType type;
   const auto known = kFormats.find(schema.format);
   if (known != kFormats.end()) {

@@ -7,15 +7,16 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "arrow/export.h"
 #include "arrow/keys.h"
 #include "arrow/numbers.h"
+#include "arrow/order.h"
 #include "arrow/table.h"
 #include "python/arrays.h"
-#include "python/arrow_keys.h"
 #include "python/gil.h"
 #include "python/key_arguments.h"
 #include "python/register.h"
@@ -29,8 +30,9 @@ constexpr const char* kStream = "arrow_array_stream";
 
 template <class Struct>
 Struct& in_capsule(const py::object& capsule, const char* name) {
-  void* const pointer =
-      PyCapsule_IsValid(capsule.ptr(), name) != 0 ? PyCapsule_GetPointer(capsule.ptr(), name) : nullptr;
+  void* const pointer = PyCapsule_IsValid(capsule.ptr(), name) != 0
+                            ? PyCapsule_GetPointer(capsule.ptr(), name)
+                            : nullptr;
   if (pointer == nullptr)
     throw std::invalid_argument(std::string("expected a capsule named ") + name);
   return *static_cast<Struct*>(pointer);
@@ -85,7 +87,7 @@ std::shared_ptr<ArrowTable> table_of_array(const py::object& schema, const py::o
 }
 
 // Names that are not UTF-8 are shown as far as they are.
-py::str decoded(const std::string& text) {
+py::str decoded(std::string_view text) {
   PyObject* const object =
       PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace");
   if (object == nullptr) throw py::error_already_set();
@@ -112,8 +114,8 @@ NumberColumn column_of_array(const py::array& array) {
   NumberColumn column;
   column.stride = array.strides(0);
   column.length = array.size();
-  const bool fits = kind == 'f'                 ? size == 2 || size == 4 || size == 8
-                    : kind == 'b'               ? size == 1
+  const bool fits = kind == 'f'                  ? size == 2 || size == 4 || size == 8
+                    : kind == 'b'                ? size == 1
                     : kind == 'i' || kind == 'u' ? size == 1 || size == 2 || size == 4 || size == 8
                                                  : false;
   expect(fits, "expected real numbers of up to 64 bits");
@@ -128,14 +130,11 @@ NumberColumn column_of_array(const py::array& array) {
     column.kind = pick(Kind::uint8, Kind::uint16, Kind::uint32, Kind::uint64);
   }
   if (column.length > 0)
-    column.chunks.push_back(
-        {0, column.length, static_cast<const char*>(array.data()), nullptr, 0});
+    column.chunks.push_back({0, column.length, static_cast<const char*>(array.data()), nullptr, 0});
   return column;
 }
 
-// Rows of columns, each an array or an ArrowColumn. float32 columns of a matrix are not copied.
-Floats rows_of_columns(const py::list& columns, int64_t rows, const std::optional<Doubles>& shift,
-                       int threads) {
+std::vector<NumberColumn> number_columns(const py::list& columns, int64_t rows) {
   std::vector<NumberColumn> numbers;
   for (const py::handle column : columns) {
     if (py::isinstance<ArrowColumn>(column)) {
@@ -147,27 +146,83 @@ Floats rows_of_columns(const py::list& columns, int64_t rows, const std::optiona
     }
     expect(numbers.back().length == rows, "columns of different lengths");
   }
+  return numbers;
+}
+
+// Rows of columns, each an array or an ArrowColumn, in the order of the table or another one.
+// float32 columns of a matrix are not copied where they have their order.
+Floats rows_of_columns(const py::list& columns, int64_t rows, const std::optional<Doubles>& shift,
+                       const RowOrder* order, int threads) {
+  const auto numbers = number_columns(columns, rows);
   const auto count = static_cast<py::ssize_t>(numbers.size());
+  const std::vector<py::ssize_t> shape = {static_cast<py::ssize_t>(rows), count};
   expect(!shift || shift->size() == count, "shift of wrong size");
-  if (!shift && rows > 0 && are_rows(numbers)) {
+  expect(order == nullptr || order->num_rows() == rows, "order of wrong size");
+  if (!shift && order == nullptr && rows > 0 && are_rows(numbers)) {
     const auto* const first = reinterpret_cast<const float*>(numbers[0].chunks[0].values);
-    return Floats({static_cast<py::ssize_t>(rows), count}, first, columns);
+    return Floats(shape, first, columns);
   }
-  Floats to({static_cast<py::ssize_t>(rows), count});
-  float* const out = to.mutable_data();
+  // Rows that begin with cache lines can be written past the caches.
+  constexpr py::ssize_t kLineFloats = 16;
+  Floats memory(rows * count + kLineFloats - 1);
+  const auto address = reinterpret_cast<uintptr_t>(memory.data()) / sizeof(float);
+  float* const out = memory.mutable_data() + (kLineFloats - address % kLineFloats) % kLineFloats;
+  {
+    const ReleasedGil released;
+    columns_to_rows(numbers, rows, shift ? shift->data() : nullptr,
+                    order == nullptr ? nullptr : order->positions().data(), threads, out);
+  }
+  return Floats(shape, out, memory);
+}
+
+// The same in float64, in the order of the table and without a shift.
+Doubles wide_rows_of_columns(const py::list& columns, int64_t rows, int threads) {
+  const auto numbers = number_columns(columns, rows);
+  Doubles to({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(numbers.size())});
+  double* const out = to.mutable_data();
   const ReleasedGil released;
-  columns_to_rows(numbers, rows, shift ? shift->data() : nullptr, threads, out);
+  columns_to_rows(numbers, rows, nullptr, nullptr, threads, out);
   return to;
 }
 
-// Key i as Python has it; None where it is missing.
-py::object key_at(const ArrowKeys& keys, int64_t i) {
-  std::string text;
-  int64_t number;
-  if (!keys.get(i, text, number)) return py::none();
-  if (keys.type() == KeyType::number) return py::int_(number);
-  if (keys.type() == KeyType::text) return decoded(text);
-  return tuple_of(keys.type(), text);
+std::unique_ptr<RowOrder> order_of(const Integers& slots, int64_t num_slots) {
+  expect(num_slots >= 0, "num_slots: expected no negative number");
+  const ReleasedGil released;
+  return std::make_unique<RowOrder>(slots.data(), slots.size(), num_slots);
+}
+
+Integers slots_of(const py::object& order) {
+  const auto& slots = order.cast<const RowOrder&>().slots();
+  return Integers(static_cast<py::ssize_t>(slots.size()), slots.data(), order);
+}
+
+// Results (outputs, rows) in the order of the table.
+Floats restored(const RowOrder& order, const Floats& sorted, int threads) {
+  expect(sorted.ndim() == 2 && sorted.shape(0) == static_cast<py::ssize_t>(order.slots().size()),
+         "results of wrong size");
+  const int64_t outputs = sorted.shape(1);
+  Floats to({static_cast<py::ssize_t>(outputs), static_cast<py::ssize_t>(order.num_rows())});
+  float* const out = to.mutable_data();
+  const ReleasedGil released;
+  order.restore(sorted.data(), outputs, threads, out);
+  return to;
+}
+
+// Keys as Python has them; None where one is missing.
+py::list keys_between(const ArrowKeys& keys, int64_t begin, int64_t end) {
+  py::list found;
+  keys.for_each(begin, end, [&](const KeyView& key) {
+    if (key.type == KeyType::none) {
+      found.append(py::none());
+    } else if (key.type == KeyType::number) {
+      found.append(py::int_(key.number));
+    } else if (key.type == KeyType::text) {
+      found.append(decoded(key.text));
+    } else {
+      found.append(tuple_of(key.type, key.text));
+    }
+  });
+  return found;
 }
 
 FloatColumns float_columns(const Floats& values, std::vector<std::string> names) {
@@ -185,10 +240,9 @@ void register_arrow(py::module_& m) {
       .def_property_readonly("type", [](const ArrowColumn& self) { return self.type.name; })
       .def_property_readonly("is_numeric",
                              [](const ArrowColumn& self) { return self.type.is_numeric(); })
-      .def_property_readonly("is_float",
-                             [](const ArrowColumn& self) { return self.type.is_float(); })
       .def_property_readonly(
-          "is_empty", [](const ArrowColumn& self) { return self.type.kind == ArrowType::Kind::null; })
+          "is_empty",
+          [](const ArrowColumn& self) { return self.type.kind == ArrowType::Kind::null; })
       .def_property_readonly("has_keys", [](const ArrowColumn& self) {
         const ArrowType& plain = self.type.plain();
         return self.type.kind != ArrowType::Kind::other && (plain.is_text() || plain.is_integer());
@@ -209,12 +263,19 @@ void register_arrow(py::module_& m) {
   py::class_<ArrowKeys>(m, "ArrowKeys")
       .def(py::init<std::vector<ArrowColumn>, bool>(), py::arg("columns"), py::arg("are_tuples"))
       .def("__len__", &ArrowKeys::size)
-      .def("__getitem__", &key_at, py::arg("i"))
+      .def("between", &keys_between, py::arg("begin"), py::arg("end"))
       .def_property_readonly("key_type",
                              [](const ArrowKeys& self) { return python_type(self.type()); });
 
+  py::class_<RowOrder>(m, "RowOrder")
+      .def(py::init(&order_of), py::arg("slots").noconvert(), py::arg("num_slots"))
+      .def_property_readonly("slots", &slots_of)
+      .def("restored", &restored, py::arg("sorted").noconvert(), py::arg("num_threads"));
+
   m.def("rows_of_columns", &rows_of_columns, py::arg("columns"), py::arg("rows"),
-        py::arg("shift").noconvert(), py::arg("num_threads"));
+        py::arg("shift").noconvert(), py::arg("order"), py::arg("num_threads"));
+  m.def("wide_rows_of_columns", &wide_rows_of_columns, py::arg("columns"), py::arg("rows"),
+        py::arg("num_threads"));
 
   m.def(
       "export_schema",
@@ -229,8 +290,8 @@ void register_arrow(py::module_& m) {
       "export_array",
       [](const Floats& values, const std::vector<std::string>& names) {
         const FloatColumns columns = float_columns(values, names);
-        return new_capsule<ArrowArray>(
-            kArray, [&](ArrowArray& array) { export_array(columns, array); });
+        return new_capsule<ArrowArray>(kArray,
+                                       [&](ArrowArray& array) { export_array(columns, array); });
       },
       py::arg("values").noconvert(), py::arg("names"));
   m.def(

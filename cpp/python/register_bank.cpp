@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "arrow/keys.h"
 #include "bank/bank.h"
 #include "python/arrays.h"
 #include "python/gil.h"
@@ -50,6 +51,25 @@ std::pair<Integers, int64_t> find_in_bank(const std::shared_ptr<Bank>& bank, con
   const Bank::Guard guard(bank);
   return find_all(
       keys, bank->keys().key_type(), [&](auto look_up) { bank->at_one_moment(look_up); }, find);
+}
+
+// Looks up slots or handles of keys in Arrow columns, at one moment, on several threads and without the GIL.
+std::pair<Integers, int64_t> find_arrow(const std::shared_ptr<Bank>& bank, const ArrowKeys& keys,
+                                        bool handles, int threads) {
+  Integers found(static_cast<py::ssize_t>(keys.size()));
+  int64_t* const to = found.mutable_data();
+  int64_t unknown = 0;
+  const ReleasedGil released;
+  const Bank::Guard guard(bank);
+  bank->at_one_moment([&] {
+    unknown = keys.find(
+        [&](const KeyView* views, int64_t count, int64_t* slots) {
+          if (handles) return bank->find_handles(views, count, slots);
+          bank->find_many(views, count, slots);
+        },
+        threads, to);
+  });
+  return {found, unknown};
 }
 
 std::pair<Integers, int64_t> find(const std::shared_ptr<Bank>& self, const py::object& keys) {
@@ -190,6 +210,7 @@ void register_bank(py::module_& m) {
           "enter",
           [](std::shared_ptr<Bank> self) { return std::make_unique<Bank::Guard>(std::move(self)); })
       .def("find", &find, py::arg("keys"))
+      .def("find_arrow", &find_arrow, py::arg("keys"), py::arg("handles"), py::arg("num_threads"))
       .def("find_handles", &find_handles, py::arg("keys"))
       .def("slots_of", &slots_of, py::arg("handles").noconvert())
       .def("add", &add, py::arg("key"), py::arg("version"), py::arg("loaded_at"),
