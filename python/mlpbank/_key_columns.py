@@ -11,7 +11,9 @@ from numpy.ma import MaskedArray
 
 from mlpbank import _core
 from mlpbank._arrays import as_int64
+from mlpbank._arrow import arrow_table, is_arrow
 from mlpbank._keys import (
+    MAX_PARTS,
     SMALL_FLOATS,
     asked_key,
     common_kind,
@@ -23,6 +25,7 @@ from mlpbank._keys import (
 from mlpbank.errors import InvalidTypeError
 from mlpbank.typing import Int64Array, Key
 
+ARROW_FLOATS = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
 _EXPECTED = "a list, tuple, array or column of str, int or tuples of them"
 
 
@@ -32,15 +35,15 @@ class GivenKeys:
 
     Attributes
     ----------
-    values : list or int64 array (n,)
-        str or tuples, with None where a key is missing, or ints.
+    values : list, int64 array or ArrowKeys (n,)
+        str or tuples, with None where a key is missing, or ints; or Arrow columns of any of these.
     kind : type or None
         Of the keys that are there; None if none is.
     gaps : bool array (n,) or None
         Where an int is missing.
     """
 
-    values: list[Any] | Int64Array
+    values: list[Any] | Int64Array | _core.ArrowKeys
     kind: Any
     gaps: npt.NDArray[np.bool_] | None = None
 
@@ -50,12 +53,16 @@ class GivenKeys:
     def __getitem__(self, i: Any) -> Key | None:
         if isinstance(self.values, list):
             return self.values[i]  # type: ignore[no-any-return]
+        if isinstance(self.values, _core.ArrowKeys):
+            return self.values.between(i, i + 1)[0]  # type: ignore[no-any-return]
         return None if self.gaps is not None and self.gaps[i] else int(self.values[i])
 
     def to_list(self) -> list[Key | None]:
         """Return the keys, None where one is missing."""
         if isinstance(self.values, list):
             return self.values
+        if isinstance(self.values, _core.ArrowKeys):
+            return self.values.between(0, len(self.values))
         found: list[Key | None] = self.values.tolist()
         for i in [] if self.gaps is None else np.flatnonzero(self.gaps).tolist():
             found[i] = None
@@ -117,6 +124,10 @@ def listed(keys: Any) -> Any:
         return _array(keys)
     if (parts := _parts_of(keys)) is not None:
         return _tuples(parts)
+    if isinstance(keys, _core.ArrowColumn):
+        return _arrow_column(keys)
+    if (column := _readable(keys)) is not None:
+        return _arrow_keys([column], are_tuples=False)
     dtype = getattr(keys, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind != "O" and hasattr(keys, "to_numpy"):
         return _array(keys.to_numpy())  # tolist of dates gives int
@@ -138,6 +149,43 @@ def listed(keys: Any) -> Any:
     if not isinstance(values, list):
         raise InvalidTypeError(f"keys: expected one dimension, got {keys!r:.80}")
     return values if small is None else _small_floats(values, small)
+
+
+def _readable(column: Any) -> _core.ArrowColumn | None:
+    """Return a column of Arrow memory whose keys the core reads, None for any other."""
+    if type(column).__module__.partition(".")[0] == "pandas" and not _is_of_arrow(column):
+        return None
+    if not is_arrow(column):
+        return None
+    table = arrow_table(column, "keys")
+    found = None if table.has_columns else table.column(0)
+    return found if found is not None and found.has_keys else None
+
+
+def _is_of_arrow(column: Any) -> bool:
+    """Return whether a column of pandas lies in memory as Arrow has it."""
+    dtype = getattr(column, "dtype", None)
+    return type(dtype).__name__ == "ArrowDtype" or getattr(dtype, "storage", None) == "pyarrow"
+
+
+def _arrow_keys(columns: list[_core.ArrowColumn], are_tuples: bool) -> GivenKeys:
+    keys = _core.ArrowKeys(columns, are_tuples)
+    return GivenKeys(keys, keys.key_type)
+
+
+def _arrow_column(column: _core.ArrowColumn) -> Any:
+    """Return the keys in a column of a table whose library mlpbank does not know."""
+    if column.has_keys:
+        return _arrow_keys([column], are_tuples=False)
+    if column.is_empty:
+        return [None] * len(column)
+    if column.type in ARROW_FLOATS:
+        values = _core.wide_rows_of_columns([column], len(column), 1)[:, 0]
+        return _floats(values.astype(ARROW_FLOATS[column.type]))
+    raise InvalidTypeError(
+        f"keys: expected {_EXPECTED}, got an Arrow column of {column.type}; cast it to text or "
+        "integers, here and in the bank"
+    )
 
 
 def _small_floats(values: list[Any], kind: Any) -> Any:
@@ -195,6 +243,12 @@ def _parts_of(keys: Any) -> list[Any] | None:
 
 def _tuples(columns: list[Any]) -> Any:
     """Return the rows of a table as keys, each a tuple."""
+    readable = [
+        column if isinstance(column, _core.ArrowColumn) else _readable(column) for column in columns
+    ]
+    arrow = [column for column in readable if column is not None and column.has_keys]
+    if 0 < len(arrow) == len(columns) <= MAX_PARTS:
+        return _arrow_keys(arrow, are_tuples=True)
     parts = [as_keys(column).to_list() for column in columns]
     rows = list(zip(*parts, strict=True))
     if any(None in part for part in parts):
@@ -221,7 +275,9 @@ def expect_kind(given: GivenKeys, kind: Any) -> None:
     """Raise TypeError if keys are not of the type of the bank's."""
     if given.kind is None or kind is None or given.kind == kind:
         return
-    first = next(key for key in given.to_list() if key is not None)
+    first = next((key for key in given.to_list() if key is not None), None)
+    if first is None:  # all are missing
+        return
     got = f"{first!r:.80}{_way(given.kind, kind)}"
     raise InvalidTypeError(f"keys: expected {kind_name(kind)} like the bank's, got {got}")
 
