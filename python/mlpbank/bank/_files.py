@@ -66,7 +66,8 @@ class BankFiles(BankNamed):
         self._inference = BatchedInference.from_weights(weights, engine)
         self._weights = weights
         self._slot_map = SlotMap(weights, columns)
-        self._known = known
+        self._direct = _core.DirectPredict(self._slot_map.core, self._inference._core)
+        self._know(known)
         # The first model decides what is not given, and later ones names and classes that it did
         # not know. dict.setdefault is one step.
         self._decided: dict[str, Any] = {"known": known} if len(self._slot_map.core) else {}
@@ -104,7 +105,11 @@ class BankFiles(BankNamed):
             now = self._decided_now()
             if now is None or all(a is b for a, b in zip(self._known, now, strict=True)):
                 return True
-            self._known = now
+            self._know(now)
+
+    def _know(self, known: Known) -> None:
+        self._known = known
+        self._direct.takes_rows = known.input_shift is None
 
     @property
     def fallback(self) -> Key | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mlpbank import _core
 from mlpbank._arrays import as_float32, as_int64, as_real, as_shifted, check_out
 from mlpbank._key_columns import GivenKeys, as_keys, is_one
 from mlpbank.architecture import Architecture
@@ -31,6 +32,7 @@ class BankReads:
     _weights: BatchedWeights
     _inference: BatchedInference
     _slot_map: SlotMap
+    _direct: _core.DirectPredict
     _fallback: Key | None
     _known: _knowledge.Known
 
@@ -127,6 +129,10 @@ class BankReads:
         TypeError, ValueError
             An argument does not fit.
         """
+        if num_threads is None and (missing is None or _is_missing(missing)):
+            y: Float32Array | None = self._direct.by_handles(handles, x, out)
+            if y is not None:
+                return y
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a guard.
         handles, x = as_int64(handles, "handles"), self._as_rows(x)
@@ -183,6 +189,10 @@ class BankReads:
         TypeError, ValueError
             An argument does not fit; the message says what was expected and what came.
         """
+        if num_threads is None and (missing is None or _is_missing(missing)):
+            y: Float32Array | None = self._direct.by_keys(keys, x, out)
+            if y is not None:
+                return y
         known = self._known
         shift = known.input_shift
         given_x = x
@@ -195,10 +205,8 @@ class BankReads:
                     f"out: expected a float32 NumPy array, got {type(out).__name__}"
                 )
             one = None if out is None else out[None]
-            y: Float32Array = self.predict(
-                [keys], x[None], missing=missing, out=one, num_threads=num_threads
-            )[0]
-            return y if out is None else out
+            y = self.predict([keys], x[None], missing=missing, out=one, num_threads=num_threads)
+            return y[0] if out is None else out
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a guard.
         given = as_keys(keys)
@@ -220,7 +228,7 @@ class BankReads:
     def _checked_missing(self, missing: Missing | None) -> Missing:
         if missing is None:
             return "error" if self._fallback is None else "fallback"
-        if not isinstance(missing, str) or missing not in ("error", "nan", "fallback"):
+        if not _is_missing(missing):
             raise InvalidValueError(
                 f"missing: expected one of 'error', 'nan', 'fallback', got {missing!r}"
             )
@@ -324,6 +332,10 @@ class BankReads:
         return await asyncio.to_thread(
             self.predict, keys, x, missing=missing, out=out, num_threads=num_threads
         )
+
+
+def _is_missing(missing: Any) -> bool:
+    return isinstance(missing, str) and missing in ("error", "nan", "fallback")
 
 
 def _unknown_of(given: Any, slots: Int64Array, name: str) -> UnknownModelError:

@@ -72,8 +72,9 @@ def convert(
     ----------
     model : model or mapping
         - a PyTorch module that is a chain of layers; it is read as in eval mode;
-        - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers that ends with
-          one, or a TransformedTargetRegressor; the result computes predict, or predict_proba;
+        - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers and
+          ColumnTransformers that ends with one, or a TransformedTargetRegressor; the result
+          computes predict, or predict_proba;
         - a Keras 3 model that is a chain of layers;
         - an ONNX ModelProto, its bytes, or the path of an .onnx file;
         - with `architecture`: a PyTorch state_dict, a JAX, Flax or Equinox parameter tree, or a
@@ -120,7 +121,8 @@ def _converted(
     agreement = Agreement(knowledge, align_classes)
     layers = _layers(model, architecture, {}, output)
     try:
-        layers = agreement.layers(layers, knowledge_of(model), who or "the model")
+        own = knowledge_of(model, layers[-1].weight.shape[1])
+        layers = agreement.layers(layers, own, who or "the model")
     except InvalidValueError as error:
         raise InvalidValueError(f"{who}: {error}" if who else f"{error}") from None
     shape = _chain.shape_of(layers)
@@ -209,7 +211,8 @@ def _stacked(
     ):
         try:
             layers = _layers(model, architecture, plans, output)
-            layers = agreement.layers(layers, knowledge_of(model), f"models[{key!r}]")
+            own = knowledge_of(model, layers[-1].weight.shape[1])
+            layers = agreement.layers(layers, own, f"models[{key!r}]")
             got = _chain.shape_of(layers)
             if shape is None:
                 architecture, shape, whose = _chain.architecture_of(layers), got, f"models[{key!r}]"

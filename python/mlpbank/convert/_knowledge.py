@@ -15,6 +15,7 @@ import numpy as np
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Affine, Converted, Layer
 from mlpbank.convert._frameworks import framework_of
+from mlpbank.convert.scalers import mean_and_scale
 from mlpbank.errors import InvalidValueError
 
 # exp of it is 0, whatever the other outputs are. Every dtype keeps biases as float32.
@@ -31,14 +32,27 @@ class Knowledge(NamedTuple):
 NOTHING = Knowledge()
 
 
-def knowledge_of(model: Any) -> Knowledge:
-    """Return what a model knows. It reads attributes only."""
+def knowledge_of(model: Any, outputs: int | None = None) -> Knowledge:
+    """Return what a model knows. It reads attributes only.
+
+    Parameters
+    ----------
+    model : model
+    outputs : int, optional
+        How many it has. Without, the classes of skorch are not known, which are their numbers.
+
+    Raises
+    ------
+    ValueError
+        The classes of a net of skorch are not those that it predicts.
+    """
+    framework = framework_of(type(model))
     if isinstance(model, Converted):
         names, classes = model.feature_names, model.classes
-    elif framework_of(type(model)) == "sklearn":
+    elif framework == "sklearn" or (framework == "skorch" and outputs is not None):
         from mlpbank.convert import sklearn
 
-        names, classes = sklearn.feature_names(model), sklearn.classes(model)
+        names, classes = sklearn.feature_names(model), sklearn.classes(model, outputs)
     else:
         return NOTHING
     return Knowledge(_plain(names, (str,)), _plain(classes, (str, int, float, bool)))
@@ -74,12 +88,15 @@ def names_beside(
 
     Raises
     ------
+    TypeError, ValueError
+        As for `mean_and_scale`.
     ValueError
         The scaler was fitted to other columns or another order, or does not know its columns while
         a model has another order.
     """
     if scaler is None:
         return names
+    mean_and_scale(scaler, "input_scaler")  # the names of what is no scaler would say nothing
     own = knowledge_of(scaler).feature_names
     if own is not None:
         if names is not None and own != names:
@@ -183,9 +200,10 @@ class Agreement:
                 return layers
             return [*others, _aligned(last, own, classes, self._classes_of)]
         if classes is not None and not _same(own, classes):
+            numbers = _same(own, tuple(range(len(own)))) and len(own) == len(classes)
             raise InvalidValueError(
                 f"classes: expected those of {self._classes_of}, {_short(classes)}, got "
-                f"{_short(own)}; {_ALIGN}"
+                f"{_short(own)}; {_NUMBERS if numbers else _ALIGN}"
             )
         if len(own) != outputs:
             raise InvalidValueError(
@@ -199,6 +217,10 @@ class Agreement:
 _ALIGN = (
     "with align_classes=True, Bank.from_models and bank.add give classes that a model has not "
     "seen the probability 0"
+)
+_NUMBERS = (
+    "where the model's numbers stand for these in this order, give them to what is converted: "
+    "dataclasses.replace(convert.convert(model), classes=(...))"
 )
 
 

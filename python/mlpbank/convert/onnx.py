@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import onnx
 
 from mlpbank.convert._chain import Step
+from mlpbank.convert._columns import Select
 from mlpbank.convert._onnx_graph import Graph
 from mlpbank.convert._onnx_inputs import read_inputs
 from mlpbank.convert._onnx_outputs import choose
@@ -60,7 +61,7 @@ def _path(model: Any) -> Path | None:
     return Path(os.fspath(model)) if is_path else None
 
 
-def steps(model: Any, output: str | int | None = None) -> list[Step]:
+def steps(model: Any, output: str | int | None = None) -> list[Step | Select]:
     """Return the chain of steps that a model computes.
 
     Parameters
