@@ -19,7 +19,8 @@ from mlpbank.typing import Float32Array
 
 def is_arrow(values: Any) -> bool:
     """Return whether an object offers itself as an Arrow array or stream."""
-    return hasattr(values, "__arrow_c_array__") or hasattr(values, "__arrow_c_stream__")
+    kind = type(values)  # asking a value itself may take long
+    return hasattr(kind, "__arrow_c_array__") or hasattr(kind, "__arrow_c_stream__")
 
 
 def arrow_table(values: Any, argument: str) -> _core.ArrowTable:
@@ -32,8 +33,9 @@ def arrow_table(values: Any, argument: str) -> _core.ArrowTable:
     """
     name = type(values).__name__
     try:
-        if hasattr(values, "__arrow_c_array__"):
-            return _core.ArrowTable.from_array(*values.__arrow_c_array__())
+        if hasattr(type(values), "__arrow_c_array__"):
+            schema, array = values.__arrow_c_array__()
+            return _core.ArrowTable.from_array(schema, array)
         return _core.ArrowStream(values.__arrow_c_stream__()).rest()
     except InvalidValueError as error:
         raise _failed(argument, name, error) from error

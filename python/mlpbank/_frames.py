@@ -218,7 +218,7 @@ def frames_of(batches: Any) -> Generator[Frame, None, None]:
     if kind is not None:
         arrow = kind == "arrow" and hasattr(batches, "to_batches")
         return _each(batches.to_batches() if arrow else [batches])
-    if ("pyarrow", "RecordBatchReader") not in kinds and hasattr(batches, "__arrow_c_stream__"):
+    if ("pyarrow", "RecordBatchReader") not in kinds and hasattr(type(batches), "__arrow_c_stream__"):
         return _batches_of(batches)
     if not hasattr(batches, "__iter__") or any(base in _WAYS_OUT for base in kinds):
         raise InvalidTypeError(
@@ -249,8 +249,8 @@ def _pandas_source(column: Any, argument: str) -> _Numbers | None:
         return None
     if isinstance(dtype, np.dtype):
         values: npt.NDArray[Any] = column.to_numpy()
-    elif type(dtype).__name__ == "ArrowDtype" and is_arrow(column):
-        return _arrow_source(column, argument)
+    elif type(dtype).__name__ == "ArrowDtype":
+        return _arrow_source(column.array.__arrow_array__(), argument)
     else:  # nullable, sparse
         values = column.to_numpy(np.float64, na_value=np.nan)
     if values.dtype.itemsize > 8:  # longdouble
@@ -259,12 +259,17 @@ def _pandas_source(column: Any, argument: str) -> _Numbers | None:
 
 
 def _arrow_source(column: Any, argument: str) -> _core.ArrowColumn | None:
-    if not isinstance(column, _core.ArrowColumn):
+    source = column
+    if not isinstance(source, _core.ArrowColumn):
         table = arrow_table(column, argument)
-        if table.has_columns:  # a column of structs
+        if table.has_columns:  # of structs
             return None
-        column = table.column(0)
-    return column if column.is_numeric else None
+        source = table.column(0)
+    if source.is_numeric:
+        return source
+    if str(getattr(column, "dtype", "")) in ("Int128", "UInt128"):  # of polars alone
+        return _arrow_source(column.cast(sys.modules["polars"].Float64), argument)
+    return None
 
 
 def _is_float32(source: _Numbers) -> bool:

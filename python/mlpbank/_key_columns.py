@@ -153,8 +153,10 @@ def listed(keys: Any) -> Any:
 
 def _readable(column: Any) -> _core.ArrowColumn | None:
     """Return a column of Arrow memory whose keys the core reads, None for any other."""
-    if type(column).__module__.partition(".")[0] == "pandas" and not _is_of_arrow(column):
-        return None
+    if type(column).__module__.partition(".")[0] == "pandas":
+        if not _is_of_arrow(column):
+            return None
+        column = column.array.__arrow_array__()
     if not is_arrow(column):
         return None
     table = arrow_table(column, "keys")
