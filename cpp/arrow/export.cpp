@@ -47,6 +47,7 @@ void one_schema(const std::string& name, ArrowSchema& schema) {
   schema = {};
   schema.format = "f";
   schema.name = held->name.c_str();
+  schema.flags = ARROW_FLAG_NULLABLE;
   HeldSchema::give(std::move(held), schema);
 }
 

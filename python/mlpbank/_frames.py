@@ -218,7 +218,8 @@ def frames_of(batches: Any) -> Generator[Frame, None, None]:
     if kind is not None:
         arrow = kind == "arrow" and hasattr(batches, "to_batches")
         return _each(batches.to_batches() if arrow else [batches])
-    if ("pyarrow", "RecordBatchReader") not in kinds and hasattr(type(batches), "__arrow_c_stream__"):
+    is_reader = ("pyarrow", "RecordBatchReader") in kinds  # whose batches are those of pyarrow
+    if not is_reader and hasattr(type(batches), "__arrow_c_stream__"):
         return _batches_of(batches)
     if not hasattr(batches, "__iter__") or any(base in _WAYS_OUT for base in kinds):
         raise InvalidTypeError(
