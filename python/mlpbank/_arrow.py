@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank.errors import InvalidValueError
+from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Float32Array
 
 
@@ -28,6 +28,8 @@ def arrow_table(values: Any, argument: str) -> _core.ArrowTable:
 
     Raises
     ------
+    TypeError
+        It is of a library that was older than the interface.
     ValueError
         Its stream fails, or it is none. The message has that of the producer.
     """
@@ -36,6 +38,11 @@ def arrow_table(values: Any, argument: str) -> _core.ArrowTable:
         if hasattr(type(values), "__arrow_c_array__"):
             schema, array = values.__arrow_c_array__()
             return _core.ArrowTable.from_array(schema, array)
+        if not is_arrow(values):
+            raise InvalidTypeError(
+                f"{argument}: expected columns with __arrow_c_stream__, as polars has them from 1.3 "
+                f"and pyarrow from 15 on, got {name} of an older version"
+            )
         return _core.ArrowStream(values.__arrow_c_stream__()).rest()
     except InvalidValueError as error:
         raise _failed(argument, name, error) from error

@@ -11,6 +11,7 @@ import numpy as np
 from mlpbank import _core
 from mlpbank._arrays import as_float32, as_int64, as_real, as_shifted, check_out
 from mlpbank._key_columns import GivenKeys, as_keys, is_one
+from mlpbank._names import shown
 from mlpbank.architecture import Architecture
 from mlpbank.bank import _knowledge
 from mlpbank.bank._slot_map import SlotMap
@@ -92,7 +93,7 @@ class BankReads:
         given = as_keys(keys)
         handles, unknown = self._slot_map.find_handles(given)
         if unknown:
-            raise _unknown_of(given, handles, "keys")
+            raise self._unknown_of(given, handles, "keys")
         return handles
 
     def predict_handles(
@@ -247,9 +248,19 @@ class BankReads:
         """Predict for keys or handles. `find` gives slots (-1: unknown) and counts unknown ones."""
 
         def compute(slots: Int64Array, unknown: int) -> Float32Array:
-            if unknown == 0:
-                return self._inference._forward(x, slots, out, num_threads, "error", ("x", name))
-            return self._answer_some(given, name, slots, x, missing, out, num_threads)
+            try:
+                if unknown == 0:
+                    return self._inference._forward(
+                        x, slots, out, num_threads, "error", ("x", name)
+                    )
+                return self._answer_some(given, name, slots, x, missing, out, num_threads)
+            except InvalidValueError as error:
+                names = self._known.feature_names
+                if names is None or x.shape[-1:] == (len(names),):
+                    raise
+                raise InvalidValueError(
+                    f"{error}; the bank's features are {shown(names)}"
+                ) from None
 
         return self._while_found(find, compute)
 
@@ -308,12 +319,29 @@ class BankReads:
         self, given: Any, name: str, slots: Int64Array, missing: Missing
     ) -> Int64Array:
         """Return slots with that of the fallback for -1; UnknownModelError if there is none."""
-        fallback = -1
-        if missing == "fallback" and self._fallback is not None:
-            fallback = self._slot_map.slot(self._fallback)
+        if missing == "error":
+            raise self._unknown_of(given, slots, name)
+        fallback = -1 if self._fallback is None else self._slot_map.slot(self._fallback)
         if fallback < 0:
-            raise _unknown_of(given, slots, name)
+            raise self._unknown_of(given, slots, name, self._no_fallback())
         return np.where(slots < 0, fallback, slots)
+
+    def _no_fallback(self) -> str:
+        if self._fallback is None:
+            return "; missing='fallback' needs a fallback, set bank.fallback to the key of a model"
+        return f"; the fallback {self._fallback!r:.80} has no model itself"
+
+    def _unknown_of(
+        self, given: Any, slots: Int64Array, name: str, way: str = ""
+    ) -> UnknownModelError:
+        """Return the error for the keys or handles whose slot is -1."""
+        unknown = np.flatnonzero(slots < 0).tolist()
+        if not isinstance(given, GivenKeys):
+            return UnknownModelError([int(given[i]) for i in unknown], len(slots), name, way=way)
+        keys = [given[i] for i in unknown]
+        gap = next((i for i, key in zip(unknown, keys, strict=True) if key is None), None)
+        way = way or self._slot_map.way_to_known(keys)
+        return UnknownModelError(keys, len(slots), name, gap, way)
 
     async def apredict(
         self,
@@ -336,13 +364,3 @@ class BankReads:
 
 def _is_missing(missing: Any) -> bool:
     return isinstance(missing, str) and missing in ("error", "nan", "fallback")
-
-
-def _unknown_of(given: Any, slots: Int64Array, name: str) -> UnknownModelError:
-    """Return the error for the keys or handles whose slot is -1."""
-    unknown = np.flatnonzero(slots < 0).tolist()
-    if not isinstance(given, GivenKeys):
-        return UnknownModelError([int(given[i]) for i in unknown], len(slots), name)
-    keys = [given[i] for i in unknown]
-    gap = next((i for i, key in zip(unknown, keys, strict=True) if key is None), None)
-    return UnknownModelError(keys, len(slots), name, gap)
