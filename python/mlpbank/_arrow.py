@@ -40,8 +40,8 @@ def arrow_table(values: Any, argument: str) -> _core.ArrowTable:
             return _core.ArrowTable.from_array(schema, array)
         if not is_arrow(values):
             raise InvalidTypeError(
-                f"{argument}: expected columns with __arrow_c_stream__, as polars has them from 1.3 "
-                f"and pyarrow from 15 on, got {name} of an older version"
+                f"{argument}: expected columns with __arrow_c_stream__, got {name} of an older "
+                "version; polars has it from 1.3 and pyarrow from 15 on"
             )
         return _core.ArrowStream(values.__arrow_c_stream__()).rest()
     except InvalidValueError as error:

@@ -78,12 +78,8 @@ def test_dictionaries_of_dictionaries_and_views() -> None:
     words = pa.array(["a", "b"], pa.string_view())
     for values in (words, pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), words)):
         keys = pa.DictionaryArray.from_arrays(pa.array([1, 0, 1], pa.int16()), values)
-        assert bank_predict(keys) == [2, 1, 2]
-
-
-def bank_predict(keys: Any) -> list[float]:
-    y = sum_bank("a", "b").predict(keys, np.tile(np.float32([1, 0]), (len(keys), 1)))
-    return [float(value) for value in y[:, 0]]
+        y = sum_bank("a", "b").predict(keys, [[1, 0]] * 3)
+        assert y[:, 0].tolist() == [2, 1, 2]
 
 
 def test_chunks_with_dictionaries_of_their_own() -> None:

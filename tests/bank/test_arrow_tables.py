@@ -15,7 +15,7 @@ from mlpbank import Bank, InvalidTypeError, InvalidValueError, _core
 pa = pytest.importorskip("pyarrow")
 pl = pytest.importorskip("polars")
 
-COLUMNS = {"key": "k", "features": ["p", "q"]}
+COLUMNS: dict[str, Any] = {"key": "k", "features": ["p", "q"]}
 
 
 def column_of(kind: Any) -> Any:
@@ -101,7 +101,11 @@ def test_rows_of_a_matrix_are_not_copied() -> None:
     rows = _core.rows_of_columns([x[:, 0], x[:, 1], x[:, 2]], 100, None, None, 1)
     assert np.shares_memory(rows, x)
     np.testing.assert_array_equal(rows, x)
-    others = ([x[:, 1], x[:, 0], x[:, 2]], [x[:, 0], x[:, 1]], [x[::-1, i] for i in range(3)])
+    others: tuple[Any, ...] = (
+        [x[:, 1], x[:, 0], x[:, 2]],
+        [x[:, 0], x[:, 1]],
+        [x[::-1, i] for i in range(3)],
+    )
     for columns in others:
         rows = _core.rows_of_columns(columns, 100, None, None, 1)
         assert not np.shares_memory(rows, x)

@@ -73,7 +73,7 @@ def test_the_next_table_is_read_while_one_is_computed() -> None:
         begun[int(result.iloc[0])].set()
         return result
 
-    bank._predict_frame = spied  # type: ignore[method-assign]
+    bank._predict_frame = spied  # type: ignore[method-assign, assignment]
 
     def frames() -> Iterator[pd.DataFrame]:
         for i in range(4):

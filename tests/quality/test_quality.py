@@ -72,7 +72,10 @@ def test_stub_says_what_the_core_is(check: Callable[..., None], tmp_path: Path) 
         "RowOrder|Snapshot|StringTable|TupleTable"
     )
     # Their __init__ is pybind11's, which refuses.
-    made_by_the_core = "ArrowColumn|ArrowTable|BlockFormat|BlocksCopy|CpuBudget|EpochGuard|FrozenBank|KeySlots|ModelRecord|Table"
+    made_by_the_core = (
+        "ArrowColumn|ArrowTable|BlockFormat|BlocksCopy|CpuBudget|EpochGuard|FrozenBank|KeySlots|"
+        "ModelRecord|Table"
+    )
     allowed.write_text(
         rf"mlpbank\._core\.({classes}|{made_by_the_core})" + "\n"
         rf"mlpbank\._core\.({made_by_the_core})\.__init__" + "\n"
