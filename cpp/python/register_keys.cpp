@@ -74,7 +74,7 @@ py::list tuples_of(const TupleTable& self) {
   py::list tuples(static_cast<std::size_t>(keys.count));
   for (int64_t i = 0; i < keys.count; ++i) {
     std::string_view bytes;
-    expect(keys.get(static_cast<uint64_t>(i), bytes), "keys: expected offsets that ascend");
+    expect(keys.get(i, bytes), "keys: expected offsets that ascend");
     tuples[static_cast<std::size_t>(i)] = tuple_of(self.table->key_type(), bytes);
   }
   return tuples;
