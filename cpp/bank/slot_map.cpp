@@ -69,6 +69,7 @@ class SlotMap::Pipeline {
     State states[kStates];
     const auto state = [&](int64_t i) -> State& { return states[i & (kStates - 1)]; };
     for (int64_t i = 0; i < count + 3 * kDistance; ++i) {
+      if (i + kDistance < count) prefetch_line(keys[i + kDistance].text.data());
       if (i < count) begin(keys[i], state(i));
       const int64_t b = i - kDistance, c = b - kDistance, d = c - kDistance;
       if (b >= 0 && b < count) choose(state(b));

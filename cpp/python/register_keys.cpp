@@ -9,9 +9,11 @@
 #include <utility>
 
 #include "bank/keys.h"
+#include "bank/slot_map.h"
 #include "python/arrays.h"
 #include "python/gil.h"
 #include "python/key_arguments.h"
+#include "python/key_columns.h"
 #include "python/register.h"
 
 namespace mlpbank {
@@ -119,9 +121,12 @@ IntTable make_int_table(const Integers& values, const BucketArray& buckets,
 }
 
 std::pair<Integers, int64_t> find(const Table& self, const py::object& keys) {
+  const SlotMap map(self.table);
   return find_all(
       keys, self.table->key_type(), [](auto look_up) { look_up(); },
-      [&](const KeyView& key) { return self.table->find(key); });
+      [&](const KeyView* views, int64_t count, int64_t* slots) {
+        map.find_many(views, count, slots);
+      });
 }
 
 }  // namespace
