@@ -10,88 +10,40 @@
 namespace mlpbank {
 namespace {
 
-constexpr int64_t kTooLong = -2;
-
-bool same(int64_t a, int64_t b) { return a == b; }
-bool same(std::string_view a, std::string_view b) { return same_text(a, b); }
-
-// What asks for key i: `prefetch_place` for where it lies, and then, when that has come,
-// `prefetch_key` for itself.
-void prefetch_place(const StringKeys& keys, uint64_t i) {
-  prefetch_line(keys.offsets + i);
-  prefetch_line(keys.offsets + i + 1);  // may lie in the next line
-}
-void prefetch_key(const StringKeys& keys, uint64_t i) {
-  prefetch_line(keys.bytes, keys.offsets[i]);
-  prefetch_line(keys.bytes, keys.offsets[i + 1] - 1);
-}
-void prefetch_place(const IntKeys& keys, uint64_t i) { prefetch_line(keys.values + i); }
-void prefetch_key(const IntKeys&, uint64_t) {}
-
-void take(const KeyView& key, int64_t& number) { number = key.number; }
-void take(const KeyView& key, std::string_view& text) { text = key.text; }
-
-// Looks up the open keys of a batch, a step for all of them and then the next one. Those that take
-// more than `max_steps` stay open. `Key` tells the type of the keys.
-template <class Key, class Keys>
-void search_many(const Keys& keys, const Buckets& buckets, KeyBatch& batch, uint64_t max_steps) {
-  const uint64_t mask = buckets.count - 1;
-  const auto count = static_cast<uint64_t>(keys.count);
-  uint64_t found[KeyBatch::kSize];  // the positions that buckets hold
-  for (uint64_t step = 0; step < max_steps && batch.num_open > 0; ++step) {
-    batch.keep_open([&](int i) {
-      const uint64_t entry = buckets.data[(batch.hashes[i] + step) & mask];
-      found[i] = entry - 1;
-      if (found[i] < count) prefetch_place(keys, found[i]);
-      return entry != 0;
-    });
-    for (int n = 0; n < batch.num_open; ++n) {
-      const uint64_t at = found[batch.open[n]];
-      if (at < count) prefetch_key(keys, at);
-    }
-    batch.keep_open([&](int i) {
-      Key key{}, other{};
-      take(batch.keys[i], key);
-      if (found[i] >= count || !keys.get(found[i], other) || !same(other, key)) return true;
-      batch.slots[i] = static_cast<int64_t>(found[i]);
-      return false;
-    });
-  }
+// The bits that slots of so many keys leave to tags.
+uint32_t tag_bits(int64_t count, const KeyHash& hash) {
+  if (!hash.seeded) return 0;  // as in files of format version 1
+  uint32_t bits = ~uint32_t{0};
+  while ((static_cast<uint64_t>(count) & bits) != 0) bits <<= 1;
+  return bits;
 }
 
-// The slot of a key, kNoSlot, or kTooLong after `max_steps`.
+// The slot of a key, kNoSlot, or kTooLong.
 template <class Keys, class Key>
-int64_t search(const Keys& keys, const Buckets& buckets, uint64_t hash, Key key,
-               uint64_t max_steps) {
-  const uint64_t mask = buckets.count - 1;
-  for (uint64_t step = 0; step < buckets.count; ++step) {
-    if (step == max_steps) return kTooLong;
-    const uint64_t entry = buckets.data[(hash + step) & mask];
-    if (entry == 0) return kNoSlot;
-    Key other;
-    if (entry <= static_cast<uint64_t>(keys.count) && keys.get(entry - 1, other) &&
-        same(other, key)) {
-      return static_cast<int64_t>(entry) - 1;
-    }
+int64_t search(const Keys& keys, const Buckets& buckets, uint64_t hash, Key key) {
+  for (uint64_t step = 0;; ++step) {
+    const int64_t slot = buckets.next(hash, step);
+    if (slot < 0 || (slot < keys.count && keys.holds(slot, key))) return slot;
   }
-  return kNoSlot;
 }
 
 // Of equal keys the first one gets a bucket. `Key` tells the type of the keys.
 template <class Key, class Keys>
-int64_t fill(const Keys& keys, const KeyHash& hash, uint32_t* buckets) {
-  const uint64_t mask = static_cast<uint64_t>(num_buckets(keys.count)) - 1;
+int64_t fill(const Keys& keys, const KeyHash& hash, uint32_t* to) {
+  Buckets buckets = {to, static_cast<uint64_t>(num_buckets(keys.count)),
+                     tag_bits(keys.count, hash)};
+  buckets.max_steps = buckets.count;
   int64_t duplicate = -1;
   for (int64_t i = 0; i < keys.count; ++i) {
-    Key key{}, other{};
-    if (!keys.get(static_cast<uint64_t>(i), key)) continue;
-    uint64_t bucket = hash(key);
-    const auto holds_key = [&] {
-      return keys.get(buckets[bucket & mask] - 1, other) && same(other, key);
-    };
-    while (buckets[bucket & mask] != 0 && !holds_key()) ++bucket;
-    if (buckets[bucket & mask] == 0) {
-      buckets[bucket & mask] = static_cast<uint32_t>(i + 1);
+    Key key{};
+    if (!keys.get(i, key)) continue;
+    const uint64_t hashed = hash(key);
+    uint64_t step = 0;
+    int64_t slot = buckets.next(hashed, step);
+    while (slot != kNoSlot && !keys.holds(slot, key)) slot = buckets.next(hashed, ++step);
+    if (slot == kNoSlot) {
+      to[(hashed + step) & (buckets.count - 1)] =
+          static_cast<uint32_t>(i + 1) | buckets.tag_of(hashed);
     } else if (duplicate < 0) {
       duplicate = i;
     }
@@ -105,13 +57,6 @@ KeyHash KeyHash::random() {
   std::random_device device;
   const auto word = [&] { return static_cast<uint64_t>(device()) << 32 | device(); };
   return {true, word(), word()};
-}
-
-bool StringKeys::get(uint64_t i, std::string_view& key) const {
-  const uint64_t begin = offsets[i], end = offsets[i + 1];
-  if (begin > end || end > num_bytes) return false;
-  key = std::string_view(bytes + begin, end - begin);
-  return true;
 }
 
 int num_parts(KeyType tuple) {
@@ -134,22 +79,29 @@ int64_t fill_buckets(const IntKeys& keys, const KeyHash& hash, uint32_t* buckets
 }
 
 struct KeyTable::Rebuilt {
-  std::vector<uint32_t> data;
-  KeyHash hash;
+  explicit Rebuilt(int64_t count)
+      : data(static_cast<std::size_t>(num_buckets(count))), tags(tag_bits(count, hash)) {}
+  Buckets buckets() const { return {data.data(), data.size(), tags, data.size()}; }
 
-  Buckets buckets() const { return {data.data(), data.size()}; }
+  const KeyHash hash = KeyHash::random();
+  std::vector<uint32_t> data;
+  const uint32_t tags;
 };
 
 KeyTable::KeyTable(KeyType type, StringKeys keys, Buckets buckets, KeyHash hash,
                    std::shared_ptr<const void> owner)
-    : key_type_(type), strings_(keys), buckets_(buckets), hash_(hash), owner_(std::move(owner)) {}
+    : key_type_(type), strings_(keys), buckets_(buckets), hash_(hash), owner_(std::move(owner)) {
+  buckets_.tag_bits = tag_bits(keys.count, hash);
+}
 
 KeyTable::KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner)
     : key_type_(KeyType::number),
       ints_(keys),
       buckets_(buckets),
       hash_(hash),
-      owner_(std::move(owner)) {}
+      owner_(std::move(owner)) {
+  buckets_.tag_bits = tag_bits(keys.count, hash);
+}
 
 KeyTable::~KeyTable() { delete rebuilt_.load(); }
 
@@ -162,33 +114,16 @@ template <class Keys, class Key>
 int64_t KeyTable::find_in(const Keys& keys, Key key, uint64_t hash) const {
   const Rebuilt* rebuilt = rebuilt_.load(std::memory_order_acquire);
   if (rebuilt == nullptr) {
-    const int64_t found = search(keys, buckets_, hash, key, kMaxSteps);
-    if (found != kTooLong) return found;
+    const int64_t found = search(keys, buckets_, hash, key);
+    if (found != Buckets::kTooLong) return found;
     rebuilt = &rebuild(keys);
   }
-  return search(keys, rebuilt->buckets(), rebuilt->hash(key), key, rebuilt->data.size());
-}
-
-void KeyTable::find_many(KeyBatch& batch) const {
-  if (rebuilt_.load(std::memory_order_acquire) == nullptr) {
-    const uint64_t max_steps = std::min(buckets_.count, kMaxSteps);
-    if (key_type_ == KeyType::number) {
-      search_many<int64_t>(ints_, buckets_, batch, max_steps);
-    } else {
-      search_many<std::string_view>(strings_, buckets_, batch, max_steps);
-    }
-  }
-  batch.keep_open([&](int i) {
-    batch.slots[i] = find(batch.keys[i], batch.hashes[i]);
-    return false;
-  });
+  return search(keys, rebuilt->buckets(), rebuilt->hash(key), key);
 }
 
 template <class Keys>
 const KeyTable::Rebuilt& KeyTable::rebuild(const Keys& keys) const {
-  auto rebuilt = std::make_unique<Rebuilt>();
-  rebuilt->data.resize(static_cast<std::size_t>(num_buckets(keys.count)));
-  rebuilt->hash = KeyHash::random();
+  auto rebuilt = std::make_unique<Rebuilt>(keys.count);
   fill_buckets(keys, rebuilt->hash, rebuilt->data.data());
   const Rebuilt* first = nullptr;  // another thread may have been faster
   return rebuilt_.compare_exchange_strong(first, rebuilt.get()) ? *rebuilt.release() : *first;

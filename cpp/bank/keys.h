@@ -3,20 +3,23 @@
 //
 // Open addressing: each bucket holds 0 (empty) or 1 + the slot of a key. The number of buckets is a
 // power of two. A search for a key starts at bucket hash(key) modulo that number and takes one
-// bucket after the other, up to the first empty one. Opening a file of a million keys builds and
-// reads nothing; a look-up touches the pages it needs.
+// bucket after the other, up to the first empty one. Where the hash has a seed, the upper bits of a
+// bucket that slots do not need hold those of the hash, its tag. So keys that differ are rarely
+// read. Opening a file of a million keys builds and reads nothing; a look-up touches the pages it
+// needs.
 //
 // The arrays may come from an untrusted file: with any contents, find() stays inside them and ends.
 // A table in which a search takes more than kMaxSteps was made to be slow. It is replaced by a new
 // table with a secret seed.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string_view>
 
-#include "bank/key_batch.h"
+#include "bank/key_memory.h"
 #include "bank/key_view.h"
 
 namespace mlpbank {
@@ -32,22 +35,51 @@ struct StringKeys {
   uint64_t num_bytes;
 
   // False for a key that reaches outside `bytes`.
-  bool get(uint64_t i, std::string_view& key) const;
+  bool get(int64_t i, std::string_view& key) const {
+    const uint64_t begin = offsets[i], end = offsets[i + 1];
+    if (begin > end || end > num_bytes) return false;
+    key = std::string_view(bytes + begin, end - begin);
+    return true;
+  }
+  bool holds(int64_t i, std::string_view key) const {
+    std::string_view other;
+    return get(i, other) && same_text(other, key);
+  }
 };
 
 struct IntKeys {
   int64_t count;
   const int64_t* values;
 
-  bool get(uint64_t i, int64_t& key) const {
+  bool get(int64_t i, int64_t& key) const {
     key = values[i];
     return true;
   }
+  bool holds(int64_t i, int64_t key) const { return values[i] == key; }
 };
 
+// The buckets of a table. Those of a damaged file may hold anything.
 struct Buckets {
+  static constexpr int64_t kTooLong = -2;
+
   const uint32_t* data;
   uint64_t count;  // a power of two
+  uint32_t tag_bits = 0;
+  uint64_t max_steps = std::min(count, kMaxSteps);
+
+  const uint32_t& at(uint64_t place) const { return data[place & (count - 1)]; }
+  uint32_t tag_of(uint64_t hash) const { return static_cast<uint32_t>(hash >> 32) & tag_bits; }
+  // The slot in the next bucket that may be that of a key with this hash, from `step` on, though it
+  // may be more than there are. kNoSlot at an empty bucket, kTooLong after max_steps.
+  int64_t next(uint64_t hash, uint64_t& step) const {
+    const uint32_t tag = tag_of(hash);
+    for (; step < max_steps; ++step) {
+      const uint32_t bucket = at(hash + step);
+      if (bucket == 0) return kNoSlot;
+      if ((bucket & tag_bits) == tag) return static_cast<int64_t>(bucket & ~tag_bits) - 1;
+    }
+    return max_steps == count ? kNoSlot : kTooLong;
+  }
 };
 
 // Number of buckets for so many keys: at most half of them are in use.
@@ -75,12 +107,30 @@ class KeyTable {
   int64_t find(const KeyView& key) const { return find(key, key.hash(hash_)); }
   // The same for a key that is hashed already.
   int64_t find(const KeyView& key, uint64_t hash) const;
-  // Asks for the bucket of a hash.
-  void prefetch(uint64_t hash) const { prefetch_line(&buckets_.data[hash & (buckets_.count - 1)]); }
-  // Looks up the open keys of a batch, which are of this table's type and hashed with its hash, and
-  // leaves none open.
-  void find_many(KeyBatch& batch) const;
   bool is_rebuilt() const { return rebuilt_.load() != nullptr; }
+
+  // A look-up in steps, for those who have many: each asks for the memory that the next one reads.
+  void prefetch_bucket(uint64_t hash) const { prefetch_line(&buckets_.at(hash)); }
+  // The first slot that may be that of a key with this hash, kNoSlot if there is none. A slot that
+  // is not below count(), or does not hold the key in the end, leaves the look-up to find().
+  int64_t candidate(uint64_t hash) const {
+    uint64_t step = 0;
+    return buckets_.next(hash, step);
+  }
+  void prefetch_place(int64_t slot) const {
+    if (key_type_ == KeyType::number) return prefetch_line(ints_.values + slot);
+    prefetch_line(strings_.offsets + slot);
+    prefetch_line(strings_.offsets + slot + 1);  // may lie in the next line
+  }
+  void prefetch_key(int64_t slot) const {
+    if (key_type_ == KeyType::number) return;
+    prefetch_line(strings_.bytes, strings_.offsets[slot]);
+    prefetch_line(strings_.bytes, strings_.offsets[slot + 1] - 1);
+  }
+  bool holds(int64_t slot, const KeyView& key) const {
+    return key_type_ == KeyType::number ? ints_.holds(slot, key.number)
+                                        : strings_.holds(slot, key.text);
+  }
 
  private:
   struct Rebuilt;

@@ -42,61 +42,114 @@ int64_t SlotMap::find(const KeyView& key) const {
   return shares_hash(*index) ? table_->find(key, hash) : table_->find(key);
 }
 
-void SlotMap::Index::find_many(KeyBatch& batch) const {
-  Entry* found[KeyBatch::kSize];
-  uint64_t places[KeyBatch::kSize];
-  const auto walk = [&](int i) {
-    for (;; ++places[i]) {
-      const Bucket& bucket = at(places[i]);
-      found[i] = bucket.entry.load(std::memory_order_acquire);
-      if (found[i] == nullptr || bucket.hash == batch.hashes[i]) return;
-    }
-  };
-  for (int n = 0; n < batch.num_open; ++n) {
-    const int i = batch.open[n];
-    places[i] = batch.hashes[i];
-    walk(i);
-    prefetch_line(found[i]);
-    prefetch_line(reinterpret_cast<const char*>(found[i]), sizeof(Entry) - 1);
+const SlotMap::Entry* SlotMap::Index::candidate(uint64_t key_hash) const {
+  for (uint64_t place = key_hash;; ++place) {
+    const Bucket& bucket = at(place);
+    const Entry* const entry = bucket.entry.load(std::memory_order_acquire);
+    if (entry == nullptr || bucket.hash == key_hash) return entry;
   }
-  for (int n = 0; n < batch.num_open; ++n) {
-    const int i = batch.open[n];
-    if (found[i] != nullptr) prefetch_line(found[i]->text.data());
-  }
-  batch.keep_open([&](int i) {
-    while (found[i] != nullptr && !(found[i]->key() == batch.keys[i])) {  // all but never
-      ++places[i];
-      walk(i);
-    }
-    if (found[i] != nullptr) batch.slots[i] = found[i]->slot.load();
-    return found[i] == nullptr;
-  });
 }
 
-void SlotMap::find_many(const KeyView* keys, int64_t count, int64_t* slots) const {
-  const Index* const index = published_index_.load();
-  const KeyType type = key_type_.load(std::memory_order_relaxed);
-  const bool has_table = table_ != nullptr && type == table_->key_type();
-  const bool one_hash = index == nullptr || shares_hash(*index);
-  for (int64_t begin = 0; begin < count; begin += KeyBatch::kSize) {
-    KeyBatch batch(keys + begin, std::min<int64_t>(KeyBatch::kSize, count - begin), type,
-                   slots + begin);
-    if (index != nullptr) {
-      batch.hash(index->hash);
-      for (int n = 0; n < batch.num_open; ++n) {
-        const uint64_t hash = batch.hashes[batch.open[n]];
-        prefetch_line(&index->at(hash));
-        if (has_table && one_hash) table_->prefetch(hash);
-      }
-      index->find_many(batch);
+// Looks up many keys in four steps each, and each step of a key some keys after the one before. So
+// the memory that a step has asked for is there when the next one reads it.
+class SlotMap::Pipeline {
+ public:
+  Pipeline(const SlotMap& map, const Index* index, KeyType type)
+      : map_(map),
+        index_(index),
+        table_(map.table_ != nullptr && map.table_->key_type() == type ? map.table_.get()
+                                                                       : nullptr),
+        hash_(index != nullptr    ? index->hash
+              : table_ != nullptr ? table_->hash()
+                                  : KeyHash()),
+        one_hash_(index == nullptr || map.shares_hash(*index)),
+        type_(type) {}
+
+  void run(const KeyView* keys, int64_t count, int64_t* slots) {
+    State states[kStates];
+    const auto state = [&](int64_t i) -> State& { return states[i & (kStates - 1)]; };
+    for (int64_t i = 0; i < count + 3 * kDistance; ++i) {
+      if (i + kDistance < count) prefetch_line(keys[i + kDistance].text.data());
+      if (i < count) begin(keys[i], state(i));
+      const int64_t b = i - kDistance, c = b - kDistance, d = c - kDistance;
+      if (b >= 0 && b < count) choose(state(b));
+      if (c >= 0 && c < count) approach(state(c));
+      if (d >= 0) slots[d] = finish(keys[d], state(d));
     }
-    if (!has_table) continue;
-    if (index == nullptr || !one_hash) {
-      batch.hash(table_->hash());
-      for (int n = 0; n < batch.num_open; ++n) table_->prefetch(batch.hashes[batch.open[n]]);
-    }
-    table_->find_many(batch);
   }
+
+ private:
+  static constexpr int64_t kDistance = 16;  // from a step of a key to the next one, in keys
+  static constexpr int64_t kStates = 64;    // a power of two, more than 3 * kDistance
+  struct State {
+    uint64_t hash;
+    uint64_t table_hash;
+    const Entry* entry;
+    int64_t slot;  // in the table
+  };
+  static constexpr int64_t kOfNoKey = -3;
+
+  // Asks for the buckets.
+  void begin(const KeyView& key, State& state) const {
+    state.slot = kNoSlot;
+    if (key.type != type_) {
+      state.slot = kOfNoKey;
+      return;
+    }
+    state.hash = state.table_hash = key.hash(hash_);
+    if (index_ != nullptr) prefetch_line(&index_->at(state.hash));
+    if (table_ == nullptr) return;
+    if (!one_hash_) state.table_hash = key.hash(table_->hash());
+    table_->prefetch_bucket(state.table_hash);
+  }
+  // Asks for the entry, or for where the key lies in the table.
+  void choose(State& state) const {
+    state.entry = nullptr;
+    if (state.slot == kOfNoKey) return;
+    if (index_ != nullptr) state.entry = index_->candidate(state.hash);
+    if (state.entry != nullptr) {
+      prefetch_line(state.entry);
+      prefetch_line(reinterpret_cast<const char*>(state.entry), sizeof(Entry) - 1);
+    } else if (table_ != nullptr) {
+      state.slot = table_->candidate(state.table_hash);
+      if (state.slot >= 0 && state.slot < table_->count()) table_->prefetch_place(state.slot);
+    }
+  }
+  // Asks for the key.
+  void approach(const State& state) const {
+    if (state.entry != nullptr) {
+      prefetch_line(state.entry->text.data());
+    } else if (state.slot >= 0 && state.slot < table_->count()) {
+      table_->prefetch_key(state.slot);
+    }
+  }
+  int64_t finish(const KeyView& key, const State& state) const {
+    if (state.entry != nullptr) {
+      if (state.entry->key() == key) return state.entry->slot.load();
+    } else if (state.slot == kNoSlot || state.slot == kOfNoKey) {
+      return kNoSlot;
+    } else if (state.slot >= 0 && state.slot < table_->count() && table_->holds(state.slot, key)) {
+      return state.slot;
+    }
+    return map_.find(key);  // where two hashes are equal, or the table is slow
+  }
+
+  const SlotMap& map_;
+  const Index* const index_;
+  const KeyTable* const table_;  // null: has no keys of the type
+  const KeyHash hash_;
+  const bool one_hash_;
+  const KeyType type_;
+};
+
+void SlotMap::find_many(const KeyView* keys, int64_t count, int64_t* slots) const {
+  constexpr int64_t kFew = 4;
+  if (count < kFew || (table_ != nullptr && table_->is_rebuilt())) {
+    for (int64_t i = 0; i < count; ++i) slots[i] = find(keys[i]);
+    return;
+  }
+  Pipeline(*this, published_index_.load(), key_type_.load(std::memory_order_relaxed))
+      .run(keys, count, slots);
 }
 
 uint64_t SlotMap::Index::insert(Entry& entry, uint64_t key_hash) {

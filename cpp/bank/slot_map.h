@@ -13,7 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "bank/key_batch.h"
 #include "bank/keys.h"
 #include "fork_lock.h"
 #include "weights/epochs.h"
@@ -70,7 +69,8 @@ class SlotMap {
     Index(uint64_t size, const KeyHash& by) : count(size), hash(by), buckets(new Bucket[size]) {}
     const Bucket& at(uint64_t place) const { return buckets[place & (count - 1)]; }
     Entry* find(const KeyView& key, uint64_t key_hash) const;
-    void find_many(KeyBatch& batch) const;
+    // The first entry with this hash, which may be that of another key.
+    const Entry* candidate(uint64_t key_hash) const;
     // Returns after how many steps the entry has found its bucket.
     uint64_t insert(Entry& entry, uint64_t key_hash);
 
@@ -86,6 +86,7 @@ class SlotMap {
     Entries entries;
   };
 
+  class Pipeline;
   bool shares_hash(const Index& index) const {
     return table_ != nullptr && index.hash == table_->hash();
   }

@@ -15,6 +15,7 @@
 #include "python/arrays.h"
 #include "python/gil.h"
 #include "python/key_arguments.h"
+#include "python/key_columns.h"
 #include "python/register.h"
 
 namespace mlpbank {
@@ -42,15 +43,14 @@ std::shared_ptr<Bank> make_bank(std::shared_ptr<BatchedWeights> weights, const p
                                 most_reuses);
 }
 
-// Look-ups are lock-free and run with the GIL.
-
-// Looks up keys at one moment.
-template <class Find>
+// Looks up keys at one moment, lock-free.
+template <class FindMany>
 std::pair<Integers, int64_t> find_in_bank(const std::shared_ptr<Bank>& bank, const py::object& keys,
-                                          Find find) {
+                                          FindMany find_many) {
   const Bank::Guard guard(bank);
   return find_all(
-      keys, bank->keys().key_type(), [&](auto look_up) { bank->at_one_moment(look_up); }, find);
+      keys, bank->keys().key_type(), [&](auto look_up) { bank->at_one_moment(look_up); },
+      find_many);
 }
 
 // Looks up slots or handles of keys in Arrow columns, at one moment, on several threads and without the GIL.
@@ -73,12 +73,16 @@ std::pair<Integers, int64_t> find_arrow(const std::shared_ptr<Bank>& bank, const
 }
 
 std::pair<Integers, int64_t> find(const std::shared_ptr<Bank>& self, const py::object& keys) {
-  return find_in_bank(self, keys, [&](const KeyView& key) { return self->find(key); });
+  return find_in_bank(self, keys, [&](const KeyView* views, int64_t count, int64_t* slots) {
+    self->find_many(views, count, slots);
+  });
 }
 
 std::pair<Integers, int64_t> find_handles(const std::shared_ptr<Bank>& self,
                                           const py::object& keys) {
-  return find_in_bank(self, keys, [&](const KeyView& key) { return self->find_handle(key); });
+  return find_in_bank(self, keys, [&](const KeyView* views, int64_t count, int64_t* handles) {
+    self->find_handles(views, count, handles);
+  });
 }
 
 // The slots of handles, and a mask of the handles whose model was removed, None if there are none.

@@ -24,7 +24,7 @@ from mlpbank._keys import (
     way_to,
 )
 from mlpbank.errors import InvalidTypeError
-from mlpbank.typing import Int64Array, Key
+from mlpbank.typing import Key
 
 ARROW_FLOATS = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
 _EXPECTED = "a list, tuple, array or column of str, int or tuples of them"
@@ -36,7 +36,7 @@ class GivenKeys:
 
     Attributes
     ----------
-    values : list, int64 array or ArrowKeys (n,)
+    values : list, int64 array, array of text or ArrowKeys, (n,)
         str or tuples, with None where a key is missing, or ints; or Arrow columns of any of these.
     kind : type or None
         Of the keys that are there; None if none is.
@@ -44,32 +44,41 @@ class GivenKeys:
         Where an int is missing.
     from_floats : bool
         Whether ints were floats that are whole numbers.
+    codes : int array (m,) or None
+        The m keys are values[codes], missing where the code is -1: those of a column of categories.
     """
 
-    values: list[Any] | Int64Array | _core.ArrowKeys
+    values: list[Any] | npt.NDArray[Any] | _core.ArrowKeys
     kind: Any
     gaps: npt.NDArray[np.bool_] | None = None
     from_floats: bool = False
+    codes: npt.NDArray[Any] | None = None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values if self.codes is None else self.codes)
 
     def __getitem__(self, i: Any) -> Key | None:
+        if self.codes is not None:
+            i = int(self.codes[i])
+            if i < 0:
+                return None
         if isinstance(self.values, list):
             return self.values[i]  # type: ignore[no-any-return]
         if isinstance(self.values, _core.ArrowKeys):
             return self.values.between(i, i + 1)[0]  # type: ignore[no-any-return]
-        return None if self.gaps is not None and self.gaps[i] else int(self.values[i])
+        gap = self.gaps is not None and self.gaps[i]
+        return None if gap else self.values[i].item()
 
     def to_list(self) -> list[Key | None]:
         """Return the keys, None where one is missing."""
-        if isinstance(self.values, list):
-            return self.values
-        if isinstance(self.values, _core.ArrowKeys):
-            return self.values.between(0, len(self.values))
-        found: list[Key | None] = self.values.tolist()
+        values = self.values
+        if isinstance(values, _core.ArrowKeys):
+            return values.between(0, len(values))
+        found: list[Key | None] = values if isinstance(values, list) else values.tolist()
         for i in [] if self.gaps is None else np.flatnonzero(self.gaps).tolist():
             found[i] = None
+        if self.codes is not None:
+            return [None if code < 0 else found[code] for code in self.codes.tolist()]
         return found
 
 
@@ -87,6 +96,11 @@ def as_keys(keys: Any) -> GivenKeys:
     TypeError, ValueError
         It is no such column, or its keys are no keys or of different types.
     """
+    if isinstance(keys, np.ndarray) and _is_plain_text(keys):
+        return GivenKeys(keys, str)
+    categories = _categories(keys)
+    if categories is not None:
+        return categories
     values = listed(keys)
     if isinstance(values, GivenKeys):
         return values
@@ -99,6 +113,39 @@ def as_keys(keys: Any) -> GivenKeys:
         except (TypeError, OverflowError):  # there is a gap, or a key of more than 64 bits
             return _cleaned(values, "keys")
     return GivenKeys(values, kind) if kind is not None else _cleaned(values, "keys")
+
+
+def _is_plain_text(keys: npt.NDArray[Any]) -> bool:
+    """Return whether the core reads an array of text as it is, without a str of each key."""
+    dtype = keys.dtype
+    plain = keys.ndim == 1 and dtype.kind == "U" and dtype.isnative and type(keys) is np.ndarray
+    return plain and dtype.itemsize > 0
+
+
+def _categories(keys: Any) -> GivenKeys | None:
+    """Return a column of pandas' categories as these and codes, None where that does not help.
+
+    Each category is looked up once. Where there are more of them than keys, or one is no key, the
+    keys are taken one by one: only those that occur have to be right.
+    """
+    categories = getattr(getattr(keys, "dtype", None), "categories", None)
+    if categories is None or not hasattr(categories, "tolist"):
+        return None
+    codes = getattr(getattr(keys, "cat", keys), "codes", None)
+    codes = np.array(codes)  # a copy: the caller may change its own array later
+    most = len(categories)
+    if codes.ndim != 1 or codes.dtype.kind != "i" or most > len(codes):
+        return None
+    if len(codes) > 0 and not -1 <= codes.min() <= codes.max() < most:
+        return None
+    values = categories.tolist()
+    kind = _core.type_of_keys(values)
+    if kind is int:
+        try:
+            values = np.array(values, np.int64)
+        except (TypeError, OverflowError):  # there is a gap, or a key of more than 64 bits
+            return None
+    return None if kind is None else GivenKeys(values, kind, codes=codes)
 
 
 def is_one(keys: Any, kind: Any) -> bool:

@@ -94,8 +94,9 @@ class SlotMap:
         kind = self.kind
         if keys.kind is None or kind is None:
             return np.full(len(keys), -1, np.int64), len(keys)
-        if keys.kind is not kind:
+        if keys.kind is not kind and keys.kind != kind:
             expect_kind(keys, kind)
+            return np.full(len(keys), -1, np.int64), len(keys)  # all are missing
         if isinstance(keys.values, _core.ArrowKeys):
             try:
                 return self.core.find_arrow(keys.values, handles, num_threads)
@@ -108,6 +109,9 @@ class SlotMap:
             raise InvalidTypeError(f"keys[{i}]: expected one like the others, got {keys[i]!r}")
         if keys.gaps is not None:
             found[keys.gaps] = -1
+            unknown = int((found < 0).sum())
+        if keys.codes is not None:
+            found = np.append(found, -1)[keys.codes]  # code -1 takes the last
             unknown = int((found < 0).sum())
         return found, unknown
 
