@@ -9,9 +9,11 @@
 #include <utility>
 
 #include "bank/keys.h"
+#include "bank/slot_map.h"
 #include "python/arrays.h"
 #include "python/gil.h"
 #include "python/key_arguments.h"
+#include "python/key_columns.h"
 #include "python/register.h"
 
 namespace mlpbank {
@@ -74,7 +76,7 @@ py::list tuples_of(const TupleTable& self) {
   py::list tuples(static_cast<std::size_t>(keys.count));
   for (int64_t i = 0; i < keys.count; ++i) {
     std::string_view bytes;
-    expect(keys.get(static_cast<uint64_t>(i), bytes), "keys: expected offsets that ascend");
+    expect(keys.get(i, bytes), "keys: expected offsets that ascend");
     tuples[static_cast<std::size_t>(i)] = tuple_of(self.table->key_type(), bytes);
   }
   return tuples;
@@ -119,9 +121,12 @@ IntTable make_int_table(const Integers& values, const BucketArray& buckets,
 }
 
 std::pair<Integers, int64_t> find(const Table& self, const py::object& keys) {
+  const SlotMap map(self.table);
   return find_all(
       keys, self.table->key_type(), [](auto look_up) { look_up(); },
-      [&](const KeyView& key) { return self.table->find(key); });
+      [&](const KeyView* views, int64_t count, int64_t* slots) {
+        map.find_many(views, count, slots);
+      });
 }
 
 }  // namespace

@@ -37,6 +37,8 @@ def check_has(path: Path, *symbols: str) -> None:
 
 CHECKS = (
     "allocation_test",
+    "arrow_hostile_test",
+    "arrow_test",
     "bank_test",
     "core_test",
     "kernel_test",

@@ -9,23 +9,41 @@
 
 #include "errors.h"
 #include "bank/keys.h"
+#include "bank/slot_map.h"
 #include "network.h"
 
 namespace {
 
 using namespace mlpbank;
 
-KeyTable table_of(const StringKeys& keys, const std::vector<uint32_t>& buckets,
-                  const KeyHash& hash) {
-  return {KeyType::text, keys, {buckets.data(), buckets.size()}, hash, nullptr};
+std::shared_ptr<const KeyTable> table_of(const StringKeys& keys,
+                                         const std::vector<uint32_t>& buckets,
+                                         const KeyHash& hash) {
+  return std::make_shared<const KeyTable>(KeyType::text, keys,
+                                          Buckets{buckets.data(), buckets.size()}, hash, nullptr);
 }
 
-KeyTable table_of(const IntKeys& keys, const std::vector<uint32_t>& buckets, const KeyHash& hash) {
-  return {keys, {buckets.data(), buckets.size()}, hash, nullptr};
+std::shared_ptr<const KeyTable> table_of(const IntKeys& keys, const std::vector<uint32_t>& buckets,
+                                         const KeyHash& hash) {
+  return std::make_shared<const KeyTable>(keys, Buckets{buckets.data(), buckets.size()}, hash,
+                                          nullptr);
 }
 
-int64_t find(const KeyTable& table, std::string_view key) { return table.find(KeyView::of(key)); }
-int64_t find(const KeyTable& table, int64_t key) { return table.find(KeyView::of(key)); }
+// Looks a key up alone and in a batch of keys that are all the same.
+int64_t find(const std::shared_ptr<const KeyTable>& table, const KeyView& key) {
+  const std::vector<KeyView> keys(100, key);
+  std::vector<int64_t> slots(keys.size());
+  SlotMap(table).find_many(keys.data(), 100, slots.data());
+  const int64_t slot = table->find(key);
+  CHECK(slots == std::vector<int64_t>(keys.size(), slot));
+  return slot;
+}
+int64_t find(const std::shared_ptr<const KeyTable>& table, std::string_view key) {
+  return find(table, KeyView::of(key));
+}
+int64_t find(const std::shared_ptr<const KeyTable>& table, int64_t key) {
+  return find(table, KeyView::of(key));
+}
 
 // The test vectors of SipHash-1-3 for the key 00 01 ... 0f: of no bytes, of 00, of 00 01 ... 07.
 TEST(hashes_match_their_test_vectors) {
@@ -66,14 +84,14 @@ void check_string_keys(const KeyHash& hash) {
     const StringKeys keys = {count, offsets.data(), bytes.data(), bytes.size()};
     std::vector<uint32_t> buckets(static_cast<std::size_t>(num_buckets(count)));
     CHECK(fill_buckets(keys, hash, buckets.data()) == -1);
-    const KeyTable table = table_of(keys, buckets, hash);
+    const auto table = table_of(keys, buckets, hash);
     for (int64_t i = 0; i < count; ++i) {
       std::string_view key;
-      CHECK(keys.get(static_cast<uint64_t>(i), key) && find(table, key) == i);
+      CHECK(keys.get(i, key) && find(table, key) == i);
     }
     CHECK(find(table, "key-") == -1 && find(table, std::string(1000, 'x')) == -1);
     CHECK((find(table, "") == 0) == (count > 0));
-    CHECK(!table.is_rebuilt());
+    CHECK(!table->is_rebuilt());
   }
   const std::vector<uint64_t> offsets = {0, 1, 2, 3};
   std::vector<uint32_t> buckets(8);
@@ -86,7 +104,7 @@ void check_int_keys(const KeyHash& hash) {
   const IntKeys keys = {static_cast<int64_t>(values.size()), values.data()};
   std::vector<uint32_t> buckets(static_cast<std::size_t>(num_buckets(keys.count)));
   CHECK(fill_buckets(keys, hash, buckets.data()) == -1);
-  const KeyTable table = table_of(keys, buckets, hash);
+  const auto table = table_of(keys, buckets, hash);
   for (std::size_t i = 0; i < values.size(); ++i)
     CHECK(find(table, values[i]) == static_cast<int64_t>(i));
   CHECK(find(table, int64_t{8}) == -1);
@@ -110,11 +128,11 @@ TEST(slow_tables_are_rebuilt) {
   const IntKeys keys = {static_cast<int64_t>(values.size()), values.data()};
   std::vector<uint32_t> buckets(static_cast<std::size_t>(num_buckets(keys.count)));
   CHECK(buckets.size() == 4096 && fill_buckets(keys, hash, buckets.data()) == -1);
-  const KeyTable table = table_of(keys, buckets, hash);
-  CHECK(find(table, values[0]) == 0 && !table.is_rebuilt());
+  const auto table = table_of(keys, buckets, hash);
+  CHECK(find(table, values[0]) == 0 && !table->is_rebuilt());
   for (std::size_t i = 0; i < values.size(); ++i)
     CHECK(find(table, values[i]) == static_cast<int64_t>(i));
-  CHECK(table.is_rebuilt() && find(table, int64_t{-1}) == -1);
+  CHECK(table->is_rebuilt() && find(table, int64_t{-1}) == -1);
 
   // All keys fall into one bucket, so key i is found after i + 1 steps.
   values.clear();
@@ -124,9 +142,9 @@ TEST(slow_tables_are_rebuilt) {
   const IntKeys chain = {static_cast<int64_t>(values.size()), values.data()};
   buckets.assign(static_cast<std::size_t>(num_buckets(chain.count)), 0);
   CHECK(buckets.size() == 2048 && fill_buckets(chain, hash, buckets.data()) == -1);
-  const KeyTable edge = table_of(chain, buckets, hash);
-  CHECK(find(edge, values[kMaxSteps - 1]) == kMaxSteps - 1 && !edge.is_rebuilt());
-  CHECK(find(edge, values[kMaxSteps]) == kMaxSteps && edge.is_rebuilt());
+  const auto edge = table_of(chain, buckets, hash);
+  CHECK(find(edge, values[kMaxSteps - 1]) == kMaxSteps - 1 && !edge->is_rebuilt());
+  CHECK(find(edge, values[kMaxSteps]) == kMaxSteps && edge->is_rebuilt());
 }
 
 // Memory of exactly so many bytes, so that a sanitizer sees reads past its end.
@@ -169,9 +187,9 @@ TEST(damaged_tables) {
   // A table without an empty bucket, of many keys that are never found: all offsets reach outside.
   const std::vector<uint64_t> offsets(4097, uint64_t{1} << 40);
   const std::vector<uint32_t> buckets(8192, 1);
-  const KeyTable table =
+  const auto table =
       table_of(StringKeys{4096, offsets.data(), bytes.data(), bytes.size()}, buckets, KeyHash());
-  CHECK(find(table, "b") == -1 && table.is_rebuilt() && find(table, "b") == -1);
+  CHECK(find(table, "b") == -1 && table->is_rebuilt() && find(table, "b") == -1);
 }
 
 Floats unpacked(const BatchedWeights& weights, int64_t model) {
