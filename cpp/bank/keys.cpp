@@ -88,19 +88,80 @@ struct KeyTable::Rebuilt {
   const uint32_t tags;
 };
 
+// The pages of a table's arrays.
+struct KeyTable::Pages {
+  int64_t remaining() const { return buckets.remaining() + places.remaining() + text.remaining(); }
+
+  MappedPages buckets;
+  MappedPages places;  // offsets of texts, or numbers
+  MappedPages text;
+};
+
+std::unique_ptr<KeyTable::Pages> KeyTable::pages_of(const Buckets& buckets, const void* places,
+                                                    int64_t num_places, const void* text,
+                                                    uint64_t text_bytes) {
+  constexpr auto kPlace = static_cast<int64_t>(sizeof(uint64_t));
+  return std::unique_ptr<Pages>(
+      new Pages{{buckets.data, static_cast<int64_t>(buckets.count * sizeof(uint32_t))},
+                {places, num_places * kPlace},
+                {text, static_cast<int64_t>(text_bytes)}});
+}
+
 KeyTable::KeyTable(KeyType type, StringKeys keys, Buckets buckets, KeyHash hash,
-                   std::shared_ptr<const void> owner)
+                   std::shared_ptr<const void> owner, bool is_mapped)
     : key_type_(type), strings_(keys), buckets_(buckets), hash_(hash), owner_(std::move(owner)) {
+  if (is_mapped)
+    pages_ = pages_of(buckets, keys.offsets, keys.count + 1, keys.bytes, keys.num_bytes);
   buckets_.tag_bits = tag_bits(keys.count, hash);
 }
 
-KeyTable::KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner)
+KeyTable::KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner,
+                   bool is_mapped)
     : key_type_(KeyType::number),
       ints_(keys),
       buckets_(buckets),
       hash_(hash),
       owner_(std::move(owner)) {
+  if (is_mapped) pages_ = pages_of(buckets, keys.values, keys.count, nullptr, 0);
   buckets_.tag_bits = tag_bits(keys.count, hash);
+}
+
+void KeyTable::request_pages(const KeyView* keys, int64_t count) const {
+  // Reading so much in one go takes as long as reading the pages of one key.
+  constexpr int64_t kBytesForKey = 64 << 10;
+  const int64_t remaining = pages_ == nullptr ? 0 : pages_->remaining();
+  if (remaining == 0) return;
+  if (remaining <= count * kBytesForKey) {
+    pages_->buckets.request_all();
+    pages_->places.request_all();
+    pages_->text.request_all();
+    return;
+  }
+  // Each step asks for all pages that the next one reads.
+  constexpr int64_t kAtOnce = 1024;
+  uint64_t hashes[kAtOnce];
+  int64_t slots[kAtOnce];
+  for (int64_t first = 0; first < count; first += kAtOnce) {
+    const int64_t n = std::min(kAtOnce, count - first);
+    for (int64_t i = 0; i < n; ++i) {
+      hashes[i] = keys[first + i].hash(hash_);
+      pages_->buckets.request(&buckets_.at(hashes[i]), sizeof(uint32_t));
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      slots[i] = candidate(hashes[i]);
+      if (slots[i] < 0 || slots[i] >= this->count()) continue;
+      if (key_type_ == KeyType::number) {
+        pages_->places.request(ints_.values + slots[i], sizeof(int64_t));
+      } else {
+        pages_->places.request(strings_.offsets + slots[i], 2 * sizeof(uint64_t));
+      }
+    }
+    for (int64_t i = 0; i < n && key_type_ != KeyType::number; ++i) {
+      std::string_view text;
+      if (slots[i] < 0 || slots[i] >= this->count() || !strings_.get(slots[i], text)) continue;
+      pages_->text.request(text.data(), static_cast<int64_t>(text.size()));
+    }
+  }
 }
 
 KeyTable::~KeyTable() { delete rebuilt_.load(); }

@@ -21,6 +21,7 @@
 
 #include "bank/key_memory.h"
 #include "bank/key_view.h"
+#include "mapped_pages.h"
 
 namespace mlpbank {
 
@@ -92,10 +93,11 @@ int64_t fill_buckets(const IntKeys& keys, const KeyHash& hash, uint32_t* buckets
 
 class KeyTable {
  public:
-  // `owner` keeps the arrays alive.
+  // `owner` keeps the arrays alive. They may lie in a mapped file.
   KeyTable(KeyType type, StringKeys keys, Buckets buckets, KeyHash hash,
-           std::shared_ptr<const void> owner);
-  KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner);
+           std::shared_ptr<const void> owner, bool is_mapped = false);
+  KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner,
+           bool is_mapped = false);
   ~KeyTable();
 
   KeyType key_type() const { return key_type_; }
@@ -108,6 +110,10 @@ class KeyTable {
   // The same for a key that is hashed already.
   int64_t find(const KeyView& key, uint64_t hash) const;
   bool is_rebuilt() const { return rebuilt_.load() != nullptr; }
+
+  // Before looking up many keys of this table's type: asks for the pages of a mapped file that hold
+  // them, so that the disk reads many at once.
+  void request_pages(const KeyView* keys, int64_t count) const;
 
   // A look-up in steps, for those who have many: each asks for the memory that the next one reads.
   void prefetch_bucket(uint64_t hash) const { prefetch_line(&buckets_.at(hash)); }
@@ -134,6 +140,9 @@ class KeyTable {
 
  private:
   struct Rebuilt;
+  struct Pages;
+  static std::unique_ptr<Pages> pages_of(const Buckets& buckets, const void* places,
+                                         int64_t num_places, const void* text, uint64_t text_bytes);
   template <class Keys, class Key>
   int64_t find_in(const Keys& keys, Key key, uint64_t hash) const;
   template <class Keys>
@@ -145,6 +154,7 @@ class KeyTable {
   Buckets buckets_;
   KeyHash hash_;
   std::shared_ptr<const void> owner_;
+  std::unique_ptr<Pages> pages_;                          // of a mapped file; null for others
   mutable std::atomic<const Rebuilt*> rebuilt_{nullptr};  // replaces buckets_ that are slow
 };
 

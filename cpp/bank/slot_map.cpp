@@ -148,8 +148,9 @@ void SlotMap::find_many(const KeyView* keys, int64_t count, int64_t* slots) cons
     for (int64_t i = 0; i < count; ++i) slots[i] = find(keys[i]);
     return;
   }
-  Pipeline(*this, published_index_.load(), key_type_.load(std::memory_order_relaxed))
-      .run(keys, count, slots);
+  const KeyType type = key_type_.load(std::memory_order_relaxed);
+  if (table_ != nullptr && type == table_->key_type()) table_->request_pages(keys, count);
+  Pipeline(*this, published_index_.load(), type).run(keys, count, slots);
 }
 
 uint64_t SlotMap::Index::insert(Entry& entry, uint64_t key_hash) {

@@ -183,6 +183,7 @@ class StringTable(Table):
         bytes: npt.NDArray[np.uint8],
         buckets: npt.NDArray[np.uint32],
         seed: bytes | None,
+        is_mapped: bool = False,
     ) -> None: ...
     @property
     def offsets(self) -> npt.NDArray[np.uint64]: ...
@@ -197,12 +198,17 @@ class TupleTable(StringTable):
         buckets: npt.NDArray[np.uint32],
         seed: bytes | None,
         type: Any,
+        is_mapped: bool = False,
     ) -> None: ...
     def tuples(self) -> list[tuple[str | int, ...]]: ...
 
 class IntTable(Table):
     def __init__(
-        self, values: npt.NDArray[np.int64], buckets: npt.NDArray[np.uint32], seed: bytes | None
+        self,
+        values: npt.NDArray[np.int64],
+        buckets: npt.NDArray[np.uint32],
+        seed: bytes | None,
+        is_mapped: bool = False,
     ) -> None: ...
     @property
     def values(self) -> npt.NDArray[np.int64]: ...
