@@ -15,6 +15,7 @@ from benchmarks.sections import (
     activation_errors,
     convert,
     dtypes,
+    edge,
     ids,
     microbatcher,
     more,
@@ -92,6 +93,19 @@ class TestIds:
             assert float(row["weights read"]) == pytest.approx(speed)
         ratio = float(by_slots["weights read"]) / float(dense["weights read"])
         assert float(by_slots["of dense"]) == pytest.approx(ratio)
+
+
+class TestEdge:
+    def test_tables(self) -> None:
+        for package in ("pandas", "polars", "pyarrow"):
+            pytest.importorskip(package)
+        one_row, few, tables = ran(edge.steps(arguments(divide=10**6)))
+        assert names(one_row)[0] == "forward, the one model alone"
+        assert one_row.rows[0]["forward's time"] == 1
+        assert len(one_row.rows) == 6
+        assert names(few) == ["1 key", "10 keys", "100 keys"]
+        assert names(tables)[:2] == ["predict_handles, ready arrays", "pandas, str"]
+        assert len(tables.rows) == 7
 
 
 class TestDtypes:
@@ -266,6 +280,7 @@ class TestOthers:
         args = arguments(models=2000, keys=10, folder=tmp_path)
         (table,) = ran(open_section.steps(args))
         assert names(table)[2:4] == ["Bank.open", "first predict of 10 keys"]
+        assert names(table)[5] == "first call of all models"
         assert float(table.rows[0]["size"]) > 0
         assert list(tmp_path.iterdir()) == []
 
