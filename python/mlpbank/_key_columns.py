@@ -21,7 +21,7 @@ from mlpbank._keys import (
     remedy,
 )
 from mlpbank.errors import InvalidTypeError
-from mlpbank.typing import Int64Array, Key
+from mlpbank.typing import Key
 
 _EXPECTED = "a list, tuple, array or column of str, int or tuples of them"
 
