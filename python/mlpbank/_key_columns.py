@@ -58,7 +58,7 @@ class GivenKeys:
         if isinstance(self.values, list):
             return self.values[i]  # type: ignore[no-any-return]
         gap = self.gaps is not None and self.gaps[i]
-        return None if gap else self.values[i].item()  # type: ignore[no-any-return]
+        return None if gap else self.values[i].item()
 
     def to_list(self) -> list[Key | None]:
         """Return the keys, None where one is missing."""
