@@ -17,6 +17,7 @@ from benchmarks.sections import (
     dtypes,
     edge,
     ids,
+    keys,
     microbatcher,
     more,
     precision,
@@ -275,6 +276,18 @@ class TestOthers:
         pytest.importorskip("torch")
         (table,) = ran(convert.steps(arguments(modules=3)))
         assert names(table) == ["nn.Sequential", "a forward of its own"]
+
+    def test_keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("pandas")
+        monkeypatch.setattr(keys, "CHANGES", 20)
+        (table,) = ran(keys.steps(arguments(models=[50], keys=300)))
+        columns = ["list", "NumPy", "NumPy, object", "pandas, category"]
+        assert names(table) == [
+            *(f"{kind}, {column}" for kind in ("str", "int") for column in columns),
+            "tuple, list",
+        ]
+        assert all(float(row["after 20 changes"]) > 0 for row in table.rows)
+        assert {"dict"} < set(table.rows[0])
 
     def test_open(self, tmp_path: Path) -> None:
         args = arguments(models=2000, keys=10, folder=tmp_path)
