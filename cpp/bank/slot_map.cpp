@@ -260,4 +260,13 @@ std::vector<const SlotMap::Entry*> SlotMap::entries(const LockHeld&) const {
   return found;
 }
 
+uint64_t SlotMap::longest_search(const LockHeld&) const {
+  uint64_t most = 0;
+  for (uint64_t i = 0; index_ != nullptr && i < index_->count; ++i) {
+    if (index_->buckets[i].entry.load() == nullptr) continue;
+    most = std::max(most, (i - index_->buckets[i].hash) & (index_->count - 1));
+  }
+  return most;
+}
+
 }  // namespace mlpbank

@@ -57,6 +57,8 @@ class SlotMap {
   void tidy(const LockHeld&, Epochs& epochs) noexcept;
   // All entries; those of keys that are not in the table are in the order of their addition.
   std::vector<const Entry*> entries(const LockHeld&) const;
+  // The most steps that finding one of them takes.
+  uint64_t longest_search(const LockHeld&) const;
 
  private:
   // A bucket is filled once: `hash` before `entry`.

@@ -5,7 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <optional>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,25 +22,29 @@ constexpr int64_t kOtherKey = -2;
 // So many keys are looked up without the GIL: to hand it over takes less time than they do.
 constexpr int64_t kManyKeys = 4096;
 
+constexpr KeyView kNoKey = {KeyType::none, {}, 0};  // unknown to every bank
+
 // Keys that are read and looked up at a time.
 class KeyChunk {
  public:
   static constexpr int64_t kSize = 256;
 
   KeyView* views() { return views_; }
-  void clear() {
-    count_ = 0;
-    bytes_.clear();
-  }
+  void clear() { count_ = 0; }
   int64_t count() const { return count_; }
   void add(const KeyView& key) { views_[count_++] = key; }
   // Adds a key with a copy of its text.
   void add_copy(const KeyView& key) {
-    ends_[count_] = bytes_.size() + key.text.size();
+    if (count_ == 0) bytes_.clear();
     bytes_ += key.text;
+    ends_[count_] = bytes_.size();
     add(key);
   }
-  void add_unknown() { add_copy({KeyType::none, {}, 0}); }
+  // Memory for texts of the chunk, until the next one.
+  char* room(std::size_t size) {
+    bytes_.resize(std::max(size, bytes_.size()));
+    return bytes_.data();
+  }
   // Lets the views of copies point at them. All keys of the chunk are copies.
   void fix() {
     std::size_t begin = 0;
@@ -71,40 +75,56 @@ class TextColumn {
   int64_t size() const { return size_; }
 
   // Reads keys as UTF-8. Surrogates are in no key.
-  void read(int64_t begin, int64_t count, KeyChunk& chunk) {
+  void read(int64_t begin, int64_t count, KeyChunk& chunk) const {
     chunk.clear();
+    // UTF-8 takes no more bytes than code points of 32 bits.
+    char* to = chunk.room(static_cast<std::size_t>(4 * width_ * count));
     for (int64_t i = begin; i < begin + count; ++i) {
-      points_.resize(static_cast<std::size_t>(width_));
-      if (width_ > 0) std::memcpy(points_.data(), data_ + i * stride_, points_.size() * 4);
-      while (!points_.empty() && points_.back() == 0) points_.pop_back();
-      text_.clear();
-      bool is_text = true;
-      for (const uint32_t point : points_) is_text = append(point) && is_text;
-      if (is_text) {
-        chunk.add_copy(KeyView::of(std::string_view(text_)));
-      } else {
-        chunk.add_unknown();
-      }
+      const char* const text = to;
+      const bool is_text = encode(data_ + i * stride_, to);
+      const auto size = static_cast<std::size_t>(to - text);
+      chunk.add(is_text ? KeyView::of(std::string_view(text, size)) : kNoKey);
     }
-    chunk.fix();
   }
 
  private:
-  bool append(uint32_t point) {
-    const auto last = [&](int shift) {
-      text_ += static_cast<char>(0x80 | (point >> shift & 0x3f));
-    };
+  static uint32_t load(const char* from, int64_t i) {
+    uint32_t point;
+    std::memcpy(&point, from + 4 * i, 4);
+    return point;
+  }
+  // Writes one text and moves `to` to its end. False: it has what is no character.
+  bool encode(const char* from, char*& to) const {
+    uint32_t all = 0;
+    for (int64_t i = 0; i < width_; ++i) {
+      const uint32_t point = load(from, i);
+      all |= point;
+      to[i] = static_cast<char>(point);
+    }
+    int64_t size = width_;
+    while (size > 0 && load(from, size - 1) == 0) --size;
+    if (all < 0x80) {
+      to += size;
+      return true;
+    }
+    bool is_text = true;
+    for (int64_t i = 0; i < size; ++i) is_text = append(load(from, i), to) && is_text;
+    return is_text;
+  }
+  static bool append(uint32_t point, char*& to) {
+    const auto put = [&](uint32_t byte) { *to++ = static_cast<char>(byte); };
+    const auto last = [&](int shift) { put(0x80 | (point >> shift & 0x3f)); };
     if (point < 0x80) {
-      text_ += static_cast<char>(point);
+      put(point);
     } else if (point < 0x800) {
-      text_ += static_cast<char>(0xc0 | point >> 6);
+      put(0xc0 | point >> 6);
       last(0);
     } else if (point < 0x10000) {
-      text_ += static_cast<char>(0xe0 | point >> 12);
+      put(0xe0 | point >> 12);
       last(6);
       last(0);
     } else {
-      text_ += static_cast<char>(0xf0 | (point >> 18 & 0x7));
+      put(0xf0 | (point >> 18 & 0x7));
       last(12);
       last(6);
       last(0);
@@ -116,8 +136,6 @@ class TextColumn {
   int64_t size_;
   int64_t stride_;
   int64_t width_;
-  std::vector<uint32_t> points_;
-  std::string text_;
 };
 
 // Slots or handles of a column of keys, and how many are unknown.
@@ -154,36 +172,14 @@ std::pair<Integers, int64_t> find_plain(int64_t count, Read read, Run run, FindM
   return found.result();
 }
 
-// Looks up many str. Others may change the list meanwhile, so this holds its strings.
-template <class Run, class FindMany>
-std::pair<Integers, int64_t> find_texts(PyObject* list, Run run, FindMany find_many) {
-  const auto held = py::reinterpret_steal<py::tuple>(PyList_AsTuple(list));
-  if (!held) throw py::error_already_set();
-  const auto count = static_cast<int64_t>(held.size());
-  std::vector<KeyView> views(held.size());
-  KeyReader reader;
-  for (int64_t i = 0; i < count; ++i) {
-    constexpr int64_t kAhead = 16;
-    if (i + kAhead < count) {
-      const auto* next = reinterpret_cast<const char*>(PyTuple_GET_ITEM(held.ptr(), i + kAhead));
-      prefetch_line(next);
-      prefetch_line(next, 48);
-    }
-    KeyView& view = views[static_cast<std::size_t>(i)];
-    const auto result = reader.read(PyTuple_GET_ITEM(held.ptr(), i), KeyType::text, view);
-    if (result == KeyReader::Result::other) return {Integers(count), kOtherKey - i};
-    if (result == KeyReader::Result::absent) view = {KeyType::none, {}, 0};
-  }
-  Found found(count);
-  int64_t* const to = found.values.mutable_data();
-  {
-    const ReleasedGil released;
-    run([&] { find_many(views.data(), count, to); });
-  }
-  return found.result();
+// Asks for an object with its text: that of a short str lies behind its first 48 bytes at most.
+inline void prefetch_object(PyObject* object) {
+  prefetch_line(object);
+  prefetch_line(reinterpret_cast<const char*>(object), 48);
 }
 
-// Looks up keys of a list with the GIL. Nothing here runs Python code, so the list stays as it is.
+// Looks up keys of a list, with the GIL: to hold all of its objects, so that nobody can drop them,
+// takes as long as reading them. Nothing here runs Python code, so the list stays as it is.
 template <class Run, class FindMany>
 std::pair<Integers, int64_t> find_listed(PyObject* list, KeyType type, Run run,
                                          FindMany find_many) {
@@ -191,20 +187,22 @@ std::pair<Integers, int64_t> find_listed(PyObject* list, KeyType type, Run run,
   Found found(count);
   int64_t* const to = found.values.mutable_data();
   int64_t other = -1;
+  constexpr int64_t kAhead = 16;
   KeyReader reader;
   KeyChunk chunk;
   run([&] {
     for (int64_t begin = 0; begin < count; begin += KeyChunk::kSize) {
       chunk.clear();
       for (int64_t i = begin; i < std::min(begin + KeyChunk::kSize, count); ++i) {
-        KeyView view = KeyView::of(int64_t{0});
+        if (i + kAhead < count) prefetch_object(PyList_GET_ITEM(list, i + kAhead));
+        KeyView view = kNoKey;
         const auto result = reader.read(PyList_GET_ITEM(list, i), type, view);
         if (result == KeyReader::Result::other) {
           other = i;
           return;
         }
         if (result == KeyReader::Result::absent) {
-          chunk.add_unknown();
+          chunk.add_copy(kNoKey);
         } else if (is_tuple(type)) {
           chunk.add_copy(view);
         } else {
@@ -226,13 +224,11 @@ template <class Run, class FindMany>
 std::pair<Integers, int64_t> find_all(const py::object& keys, KeyType type, Run run,
                                       FindMany find_many) {
   if (PyList_CheckExact(keys.ptr())) {
-    const bool many = PyList_GET_SIZE(keys.ptr()) >= kManyKeys;
-    if (many && type == KeyType::text) return find_texts(keys.ptr(), run, find_many);
     return find_listed(keys.ptr(), type, run, find_many);
   }
   const auto array = keys.cast<py::array>();
   if (array.dtype().kind() == 'U') {
-    TextColumn texts(array);
+    const TextColumn texts(array);
     const auto read = [&](int64_t begin, int64_t count, KeyChunk& chunk) {
       texts.read(begin, count, chunk);
     };

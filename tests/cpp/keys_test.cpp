@@ -192,6 +192,125 @@ TEST(damaged_tables) {
   CHECK(find(table, "b") == -1 && table->is_rebuilt() && find(table, "b") == -1);
 }
 
+// A map with a table, and an index of keys that were added, removed and added again.
+void check_many(KeyType type, const KeyHash& hash) {
+  std::vector<std::string> texts;
+  std::vector<int64_t> numbers;
+  std::vector<uint64_t> offsets = {0};
+  std::string bytes;
+  constexpr int64_t kAll = 3000, kInTable = 1000;
+  for (int64_t i = 0; i < kAll; ++i) {
+    texts.push_back(std::string(static_cast<std::size_t>(i % 40), 'x') + std::to_string(i));
+    numbers.push_back(i * i);
+    if (i >= kInTable) continue;
+    bytes += texts.back();
+    offsets.push_back(bytes.size());
+  }
+  std::vector<uint32_t> buckets(static_cast<std::size_t>(num_buckets(kInTable)));
+  const StringKeys strings = {kInTable, offsets.data(), bytes.data(), bytes.size()};
+  const IntKeys ints = {kInTable, numbers.data()};
+  const bool is_text = type == KeyType::text;
+  CHECK((is_text ? fill_buckets(strings, hash, buckets.data())
+                 : fill_buckets(ints, hash, buckets.data())) == -1);
+  SlotMap map(is_text ? table_of(strings, buckets, hash) : table_of(ints, buckets, hash));
+  std::vector<KeyView> keys;
+  for (int64_t i = 0; i < kAll; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    keys.push_back(is_text ? KeyView::of(std::string_view(texts[at])) : KeyView::of(numbers[at]));
+  }
+  keys.push_back({KeyType::none, {}, 0});
+  keys.push_back(is_text ? KeyView::of(int64_t{0}) : KeyView::of(std::string_view()));
+  std::vector<int64_t> expected(keys.size(), kNoSlot);
+  for (int64_t i = 0; i < kInTable; ++i) expected[static_cast<std::size_t>(i)] = i;
+
+  Epochs epochs;
+  ForkLock fork_lock(ForkLock::bank, forget_readers, &epochs);
+  std::vector<int64_t> order(keys.size()), slots(keys.size());
+  std::iota(order.begin(), order.end(), 0);
+  for (int round = 0; round < 30; ++round) {
+    std::shuffle(order.begin(), order.end(), generator());
+    std::vector<KeyView> asked;
+    for (const int64_t i : order) asked.push_back(keys[static_cast<std::size_t>(i)]);
+    // Also few of them, and more than the steps between which keys are on their way.
+    for (const int64_t count : {0, 1, 3, 4, 5, 17, 63, 64, 65, static_cast<int>(asked.size())}) {
+      map.find_many(asked.data(), count, slots.data());
+      for (int64_t i = 0; i < count; ++i) {
+        const auto at = static_cast<std::size_t>(i);
+        CHECK(slots[at] == expected[static_cast<std::size_t>(order[at])]);
+        CHECK(slots[at] == map.find(asked[at]));
+      }
+    }
+    const LockHeld lock(fork_lock);
+    for (int change = 0; change < 20 * round; ++change) {
+      const auto at = static_cast<std::size_t>(random_below(kAll));
+      SlotMap::Entry& entry = map.entry(lock, keys[at], epochs);
+      CHECK(entry.slot.load() == expected[at]);
+      if (expected[at] == kNoSlot) {
+        map.put(lock, entry, expected[at] = 10000 + random_below(1000));
+      } else {
+        map.remove(lock, entry);
+        expected[at] = kNoSlot;
+        map.tidy(lock, epochs);
+      }
+    }
+    const auto known =
+        std::count_if(expected.begin(), expected.end(), [](int64_t s) { return s >= 0; });
+    CHECK(map.size() == known);
+  }
+}
+
+TEST(many_keys_are_found_like_one) {
+  for (const KeyType type : {KeyType::text, KeyType::number}) {
+    for (const KeyHash& hash : {KeyHash(), KeyHash::random()}) check_many(type, hash);
+  }
+}
+
+// Keys that come and go leave nothing behind, and one that stays is found all the time.
+TEST(removed_keys_leave_no_entries) {
+  Epochs epochs;
+  ForkLock fork_lock(ForkLock::bank, forget_readers, &epochs);
+  const LockHeld lock(fork_lock);
+  SlotMap map(nullptr);
+  const KeyView stays = KeyView::of(int64_t{-1});
+  map.put(lock, map.entry(lock, stays, epochs), 5);
+  for (const int64_t most : {1, 50, 20000}) {  // alive at a time
+    for (int64_t i = 0; i < 100000; ++i) {
+      const KeyView added = KeyView::of(i), removed = KeyView::of(i - most);
+      map.put(lock, map.entry(lock, added, epochs), i);
+      if (i >= most) map.remove(lock, map.entry(lock, removed, epochs));
+      map.tidy(lock, epochs);
+      const auto alive = static_cast<std::size_t>(map.size());
+      if (i % 1000 == 0) CHECK(map.entries(lock).size() <= 2 * alive + 20);
+    }
+    for (int64_t i = 100000 - most; i < 100000; ++i) {
+      map.remove(lock, map.entry(lock, KeyView::of(i), epochs));
+      map.tidy(lock, epochs);
+    }
+    CHECK(map.size() == 1 && map.find(stays) == 5 && map.entries(lock).size() <= 20);
+  }
+}
+
+// Who made a file knows its seed, and may add keys that all fall into one bucket. The index of what
+// was added then takes another seed.
+TEST(added_keys_cannot_make_look_ups_slow) {
+  const KeyHash hash = {true, 1, 2};
+  const std::vector<uint32_t> buckets(2);
+  SlotMap map(table_of(IntKeys{0, nullptr}, buckets, hash));
+  Epochs epochs;
+  ForkLock fork_lock(ForkLock::bank, forget_readers, &epochs);
+  const LockHeld lock(fork_lock);
+  std::vector<KeyView> keys;
+  for (int64_t i = 0; keys.size() < 1200; ++i) {
+    if ((hash(i) & 8191) != 0) continue;
+    keys.push_back(KeyView::of(i));
+    map.put(lock, map.entry(lock, keys.back(), epochs), i);
+  }
+  std::vector<int64_t> slots(keys.size());
+  map.find_many(keys.data(), static_cast<int64_t>(keys.size()), slots.data());
+  for (std::size_t i = 0; i < keys.size(); ++i) CHECK(slots[i] == keys[i].number);
+  CHECK(map.longest_search(lock) < 100);
+}
+
 Floats unpacked(const BatchedWeights& weights, int64_t model) {
   std::vector<Floats> parts;
   std::vector<LayerTarget> targets;
