@@ -208,6 +208,16 @@ Floats restored(const RowOrder& order, const Floats& sorted, int threads) {
   return to;
 }
 
+// A tuple; where its texts are not UTF-8, no key is it, and messages show its bytes.
+py::object decoded_tuple(const KeyView& key) {
+  try {
+    return tuple_of(key.type, key.text);
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_UnicodeDecodeError)) throw;
+    return decoded(key.text);
+  }
+}
+
 // Keys as Python has them; None where one is missing.
 py::list keys_between(const ArrowKeys& keys, int64_t begin, int64_t end) {
   py::list found;
@@ -219,7 +229,7 @@ py::list keys_between(const ArrowKeys& keys, int64_t begin, int64_t end) {
     } else if (key.type == KeyType::text) {
       found.append(decoded(key.text));
     } else {
-      found.append(tuple_of(key.type, key.text));
+      found.append(decoded_tuple(key));
     }
   });
   return found;

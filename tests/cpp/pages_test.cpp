@@ -9,8 +9,10 @@
 #include <thread>
 #include <vector>
 
+#include "bank/keys.h"
+#include "bank/slot_map.h"
 #include "mapped_pages.h"
-#include "check.h"
+#include "network.h"
 
 namespace {
 
