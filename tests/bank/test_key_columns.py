@@ -110,7 +110,7 @@ def test_categories_that_do_not_occur_need_not_be_keys() -> None:
     for categories in (["a", 1], ["a", 2.5], ["a", b"b"], ["a", *map(str, range(100))]):
         column = pd.Categorical.from_codes([0, 0, -1], pd.Index(categories, dtype=object))
         assert slots(bank, column) == [0, 0, -1]
-    with pytest.raises(TypeError, match=r"keys\[1\]: expected a str, got 1"):
+    with pytest.raises(TypeError, match=r"keys\[1\]: expected a str, like the keys before, got 1"):
         bank.handles(pd.Categorical.from_codes([0, 1], pd.Index(["a", 1], dtype=object)))
     numbers = pd.Categorical.from_codes([-1, -1], [1, 2])
     assert slots(bank, numbers) == [-1, -1]
