@@ -24,14 +24,16 @@ class GroupedTasks {
  public:
   using Task = int64_t;  // number of the group
 
-  // The most entries of a group: one large group is split so that it keeps all threads busy.
-  static int64_t max_entries(const ForwardContext& context, int64_t rows) {
-    return std::max<int64_t>(1, 8 * kPassRows * context.block_models / std::max<int64_t>(1, rows));
+  // One large group is split so that it keeps all threads busy.
+  static GroupingWish wish(const ForwardContext& context, int64_t num_models, int64_t rows) {
+    const int64_t most = 8 * kPassRows * context.block_models / std::max<int64_t>(1, rows);
+    const int64_t bytes = 4 * rows * (context.in + context.out);
+    return {num_models, context.block_models, std::max<int64_t>(1, most), bytes, context.threads};
   }
 
   // x is (entries, rows, input_size), y is (entries, rows, output_size). Entry i goes to slots[i].
   GroupedTasks(const ForwardContext& context, const Grouping& grouping, const int64_t* slots,
-               int64_t entries, const float* x, int64_t rows, float* y)
+               int64_t entries, int64_t num_models, const float* x, int64_t rows, float* y)
       : context_(context),
         grouping_(grouping),
         slots_(slots),
@@ -42,16 +44,26 @@ class GroupedTasks {
         lanes_worth_(2 + static_cast<double>(context.architecture.num_parameters()) / 85),
         blocks_ahead_(context.plan.block_bytes > kShortBlock ? 0 : kBlocksAhead),
         first_missing_(entries) {
-    // Each block is looked up once: all entries of a model see the same revision.
     const std::vector<Group>& groups = grouping.groups();
     blocks_.reserve(groups.size());
+    // Each block is looked up once: all entries of a model see the same revision.
+    std::vector<int64_t> first_group;  // of each block, where one may come again later
+    if (grouping.in_stretches()) {
+      first_group.assign(static_cast<std::size_t>(context.layout.num_blocks(num_models)), kNone);
+    }
     for (std::size_t i = 0; i < groups.size(); ++i) {
       if (context.block_models > 1 && i + kLookAhead < groups.size()) {
         context.guard.prefetch_twin(groups[i + kLookAhead].block);
       }
       const Group& group = groups[i];
-      const bool again = i > 0 && groups[i - 1].block == group.block;
-      blocks_.push_back(again ? blocks_.back() : find(group.block));
+      if (first_group.empty()) {
+        const bool again = i > 0 && groups[i - 1].block == group.block;
+        blocks_.push_back(again ? blocks_.back() : find(group.block));
+      } else {
+        int64_t& first = first_group[static_cast<std::size_t>(group.block)];
+        blocks_.push_back(first != kNone ? found(first) : find(group.block));
+        if (first == kNone) first = static_cast<int64_t>(i);
+      }
       // One check of a tile instead of one for each of its entries.
       const Block& block = blocks_.back();
       if (context.nan || block.has_all(context)) continue;
@@ -110,6 +122,7 @@ class GroupedTasks {
   // The most rows of a model that its tile computes; rows_tile then is faster.
   static constexpr int64_t kMostTileRows = 16;
   static constexpr std::size_t kLookAhead = 8;  // groups, for twins
+  static constexpr int64_t kNone = -1;
   static constexpr int64_t kShortBlock = 2048, kBlocksAhead = 4;
 
   // A block as the call sees it, and the twin of a tile that has one.
@@ -136,12 +149,12 @@ class GroupedTasks {
 
   // The kernel prefetches the next block while it reads this one; a block as short as that has
   // been read before anything comes of it.
-  void prefetch_block(Task task) const {
+  MLPBANK_INLINE void prefetch_block(Task task) const {
     if (blocks_ahead_ == 0 || task >= static_cast<int64_t>(blocks_.size())) return;
     const Bytes* const block = found(task).address;
     for (int64_t i = 0; i < context_.plan.block_bytes; i += 64) __builtin_prefetch(block + i);
   }
-  void prefetch_entry(int64_t position) const {
+  MLPBANK_INLINE void prefetch_entry(int64_t position) const {
     if (position >= entries_) return;
     const int64_t entry = grouping_.entry(position);
     prefetch_row(x_.at(entry), x_.floats);
@@ -177,15 +190,21 @@ class GroupedTasks {
     }
   }
   void gather(int64_t begin, int64_t entries, float* to) const {
-    for (int64_t i = begin; i < begin + entries; ++i, to += x_.floats) {
-      prefetch_entry(i + kEntriesAhead);
-      copy_row(x_.at(grouping_.entry(i)), x_.floats, to);
-    }
+    with_length(x_.floats, [&](auto floats) {
+      const Rows<const float> x = {x_.first, floats};
+      for (int64_t i = begin; i < begin + entries; ++i, to += floats) {
+        prefetch_entry(i + kEntriesAhead);
+        copy_row(x.at(grouping_.entry(i)), floats, to);
+      }
+    });
   }
   void scatter(int64_t begin, int64_t entries, const float* from) const {
-    for (int64_t i = begin; i < begin + entries; ++i, from += y_.floats) {
-      copy_row(from, y_.floats, y_.at(grouping_.entry(i)));
-    }
+    with_length(y_.floats, [&](auto floats) {
+      const Rows<float> y = {y_.first, floats};
+      for (int64_t i = begin; i < begin + entries; ++i, from += floats) {
+        copy_row(from, floats, y.at(grouping_.entry(i)));
+      }
+    });
   }
 
   // Lane layout: entries go to the models of one tile.
@@ -238,8 +257,8 @@ class GroupedTasks {
   void compute_side_by_side(Task task, Run* runs, int count, int64_t steps, const Bytes* next,
                             const Scratch& scratch) const {
     const int64_t rows = steps * rows_;
-    const LaneJob job = {found(task).address,  next,        scratch.x(),         rows * context_.in,
-                         scratch.y(),          rows * context_.out, rows, kTileModels};
+    const LaneJob job = {found(task).address, next, scratch.x(), rows * context_.in, scratch.y(),
+                         rows * context_.out, rows, kTileModels};
     const auto for_each_run = [&](auto visit) {
       for (int r = 0; r < count; ++r) {
         const int64_t n = runs[r].end - runs[r].begin;

@@ -1,21 +1,24 @@
 // Grouping: a radix sort of entries by slot, and the groups of each block.
 //
-// A call of many entries is cut into a part for each thread. A pass of the sort counts the digits
-// of each part, and then each part moves its entries to places of its own.
+// A call of many entries is cut into parts. A pass of the sort counts the digits of each part, and
+// then each part moves its entries to places of its own.
 #include "engine/grouping.h"
 
 #include <algorithm>
 #include <atomic>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 
+#include "engine/rows.h"
 #include "engine/threads.h"
+#include "kernels/kernel.h"
 
 namespace mlpbank {
 namespace {
 
-// A thread's part: fewer would not pay for the helper.
+// A thread's part: fewer entries would not pay for the helper.
 constexpr int64_t kLeastPart = 16 << 10;
 constexpr int64_t kMostParts = 16;
 // An estimate, of one pass over the entries.
@@ -23,15 +26,19 @@ constexpr double kEntryNanoseconds = 2;
 // So many digits' places fit the L2 cache, a line for each. Of few entries, counting more digits
 // than there are entries would take longest.
 constexpr int kFewestBits = 8, kMostBits = 14;
+// A stretch is sorted by itself, so that its rows and results fit the L2 cache. Short ones share
+// lines with others, which otherwise are read once for each of them.
+constexpr int64_t kStretchBytes = 2 << 20, kMostStretch = 64 << 10, kShortEntry = 64;
 
 int bits_of(int64_t n) { return n == 0 ? 0 : 64 - __builtin_clzll(static_cast<uint64_t>(n)); }
 
-// Calls body(part, begin, end) for parts of the entries, on several threads.
+// Calls body(part, begin, end) for parts of `count` things, on several threads. One takes
+// `nanoseconds`.
 template <class Body>
-void for_each_part(int64_t parts, int64_t entries, int threads, Body body) {
-  const double nanoseconds = kEntryNanoseconds * static_cast<double>(entries);
-  parallel_for(threads, {parts, 1, nanoseconds}, [&](int64_t first, int64_t last) {
-    for (int64_t p = first; p < last; ++p) body(p, entries * p / parts, entries * (p + 1) / parts);
+void for_each_part(int64_t parts, int64_t count, double nanoseconds, int threads, Body body) {
+  const double all = nanoseconds * static_cast<double>(count);
+  parallel_for(threads, {parts, 1, all}, [&](int64_t first, int64_t last) {
+    for (int64_t p = first; p < last; ++p) body(p, count * p / parts, count * (p + 1) / parts);
   });
 }
 
@@ -39,65 +46,147 @@ int64_t parts_of(int64_t entries, int threads) {
   return std::clamp<int64_t>(entries / kLeastPart, 1, std::min<int64_t>(threads, kMostParts));
 }
 
+// How many entries go into a stretch; 0: the call is not cut.
+int64_t stretch_of(int64_t entries, const GroupingWish& wish) {
+  if (wish.entry_bytes > kShortEntry) return 0;
+  const int64_t stretch =
+      std::min(kMostStretch, kStretchBytes / std::max<int64_t>(1, wish.entry_bytes));
+  // Each model should have enough rows in it for a whole pass of a kernel.
+  return entries > stretch && wish.num_models * kPassRows <= stretch ? stretch : 0;
+}
+
+// Looks for the first slot that does not exist, on several threads.
+class SlotCheck {
+ public:
+  SlotCheck(const int64_t* slots, int64_t num_models)
+      : slots_(slots), last_(static_cast<uint64_t>(num_models - 1)) {}
+
+  // Looks at some entries. Returns whether they ascend, together with the entry before them.
+  bool look(int64_t begin, int64_t end) {
+    const int64_t* const slots = slots_;
+    const uint64_t last = last_;
+    uint64_t wrong = 0,
+             descends = 0;  // sign bits of differences: a compiler makes vectors of these
+    auto before = static_cast<uint64_t>(begin == 0 ? 0 : slots[begin - 1]);
+    for (int64_t i = begin; i < end; ++i) {
+      const auto slot = static_cast<uint64_t>(slots[i]);
+      wrong |= slot | (last - slot);
+      descends |= slot - before;
+      before = slot;
+    }
+    if (wrong >> 63 != 0) {
+      while (static_cast<uint64_t>(slots[begin]) <= last) ++begin;
+      int64_t first = first_;
+      while (begin < first && !first_.compare_exchange_weak(first, begin)) {
+      }
+    }
+    return descends >> 63 == 0;
+  }
+  bool found() const { return first_ != kNone; }
+  void raise() const {
+    const int64_t i = first_;
+    if (i == kNone) return;
+    throw std::out_of_range("models[" + std::to_string(i) + "]: expected 0 to " +
+                            std::to_string(last_) + ", got " + std::to_string(slots_[i]));
+  }
+
+ private:
+  static constexpr int64_t kNone = INT64_MAX;
+  const int64_t* const slots_;
+  const uint64_t last_;
+  std::atomic<int64_t> first_{kNone};
+};
+
+// Keys of entries, by position: made from slots, or made before.
+struct SlotKeys {
+  const int64_t* slots;
+  uint64_t operator[](int64_t i) const {
+    return static_cast<uint64_t>(slots[i]) << 32 | static_cast<uint64_t>(i);
+  }
+};
+
+// A digit of a key: the lowest of its slot, or any. Like SlotKeys they are passed by value: a
+// compiler then knows that no write changes them.
+struct LowestDigit {
+  uint64_t mask;
+  uint64_t operator()(uint64_t key) const { return key >> 32 & mask; }
+};
+struct AnyDigit {
+  uint64_t mask;
+  int shift;
+  uint64_t operator()(uint64_t key) const { return key >> shift & mask; }
+};
+
+template <class Keys, class Digit>
+void count_digits(Keys keys, Digit digit, int64_t begin, int64_t end, uint32_t* count) {
+  std::fill_n(count, digit.mask + 1, 0u);
+  for (int64_t i = begin; i < end; ++i) ++count[digit(keys[i])];
+}
+
+template <class Keys, class Digit>
+void move_keys(Keys keys, Digit digit, int64_t begin, int64_t end, uint32_t* place, uint64_t* to) {
+  int64_t i = begin;
+  for (; i + kEntriesAhead < end; ++i) {
+    __builtin_prefetch(to + place[digit(keys[i + kEntriesAhead])], 1);
+    const uint64_t key = keys[i];
+    to[place[digit(key)]++] = key;
+  }
+  for (; i < end; ++i) to[place[digit(keys[i])]++] = keys[i];
+}
+
 }  // namespace
 
-void Grouping::group(const int64_t* slots, int64_t entries, int64_t num_models,
-                     int64_t block_models, int64_t max_entries, int threads) {
+void Grouping::group(const int64_t* slots, int64_t entries, const GroupingWish& wish) {
   constexpr int64_t kLimit = int64_t{1} << 32;
-  if (entries >= kLimit || num_models > kLimit) {
+  if (entries >= kLimit || wish.num_models > kLimit) {
     throw std::overflow_error("models: expected fewer than 2^32");
   }
   slots_ = slots;
-  ascending_ = check(entries, num_models, threads);
-  if (!ascending_) sort(entries, num_models, threads);
-
+  ascending_ = check(entries, wish.num_models, wish.threads);
   groups_.clear();
+  stretch_ = ascending_ ? 0 : stretch_of(entries, wish);
+  if (in_stretches()) {
+    sort_stretches(entries, wish);
+  } else if (!ascending_) {
+    sort(entries, wish.num_models, wish.threads);
+  }
+
+  if (!in_stretches()) add_groups(0, entries, wish, groups_);
+}
+
+// The groups of positions [begin, end), whose slots ascend.
+void Grouping::add_groups(int64_t begin, int64_t end, const GroupingWish& wish,
+                          std::vector<Group>& groups) const {
   // block_models is 1 or 16, so that a shift divides.
-  const int shift = __builtin_ctzll(static_cast<uint64_t>(block_models));
-  for (int64_t begin = 0; begin < entries;) {
-    const int64_t end = end_of_block(begin, std::min(entries, begin + max_entries), shift);
-    groups_.push_back({slot(begin) >> shift, begin, end});
-    begin = end;
+  const int shift = __builtin_ctzll(static_cast<uint64_t>(wish.block_models));
+  while (begin < end) {
+    const int64_t stop = end_of_block(begin, std::min(end, begin + wish.max_entries), shift);
+    groups.push_back({slot(begin) >> shift, begin, stop});
+    begin = stop;
   }
 }
 
-// Throws for the first slot that does not exist. Returns whether slots ascend.
+// Whether slots ascend. Throws for the first that does not exist, unless a look at some finds that
+// they do not ascend: sorting checks them, too.
 bool Grouping::check(int64_t entries, int64_t num_models, int threads) {
-  constexpr int64_t kStep = 64;  // compared without a branch in between
+  constexpr int64_t kSome = 1024;
+  const int64_t some = std::min(entries, kSome);
+  if (!std::is_sorted(slots_, slots_ + some)) return false;
+  SlotCheck slots(slots_, num_models);
   std::atomic<bool> ascending{true};
-  std::atomic<int64_t> first_wrong{entries};
-  const auto limit = static_cast<uint64_t>(num_models);
-  for_each_part(parts_of(entries, threads), entries, threads, [&](int64_t, int64_t begin,
-                                                                  int64_t end) {
-    bool ascends = true;
-    int64_t before = begin == 0 ? 0 : slots_[begin - 1];
-    for (int64_t i = begin; i < end; i += kStep) {
-      bool exist = true;
-      for (int64_t j = i; j < std::min(end, i + kStep); ++j) {
-        exist &= static_cast<uint64_t>(slots_[j]) < limit;
-        ascends &= before <= slots_[j];
-        before = slots_[j];
-      }
-      if (exist) continue;
-      while (static_cast<uint64_t>(slots_[i]) < limit) ++i;
-      int64_t first = first_wrong.load();
-      while (i < first && !first_wrong.compare_exchange_weak(first, i)) {
-      }
-      return;
-    }
-    if (!ascends) ascending = false;
-  });
-  if (const int64_t i = first_wrong; i < entries) {
-    throw std::out_of_range("models[" + std::to_string(i) + "]: expected 0 to " +
-                            std::to_string(num_models - 1) + ", got " + std::to_string(slots_[i]));
-  }
+  for_each_part(parts_of(entries, threads), entries, kEntryNanoseconds, threads,
+                [&](int64_t, int64_t begin, int64_t end) {
+                  if (!slots.look(begin, end)) ascending = false;
+                });
+  slots.raise();
   return ascending;
 }
 
-// The end of the entries from position i on that go to the same block, `end` at most. Looks 1, 2,
-// 4, ... further, then halves.
+// The end of the entries from position i on that go to the same block, `end` at most. Looks at the
+// end, then 1, 2, 4, ... further, then halves.
 int64_t Grouping::end_of_block(int64_t i, int64_t end, int shift) const {
   const int64_t block = slot(i) >> shift;
+  if (slot(end - 1) >> shift == block) return end;
   int64_t inside = i, step = 1;
   while (inside + step < end && slot(inside + step) >> shift == block) inside += step, step *= 2;
   int64_t outside = std::min(end, inside + step);
@@ -120,40 +209,72 @@ void Grouping::sort(int64_t entries, int64_t num_models, int threads) {
   if (passes > 1 && buffer_.size() < size) buffer_.resize(size);
   counts_.resize(static_cast<std::size_t>(parts * digits));
 
-  // One pass: key_at(i) goes to `to`, by the digit at `shift`.
-  const auto pass = [&](auto key_at, int shift, uint64_t* to) {
-    const auto digit = [=](uint64_t key) { return key >> shift & uint64_t(digits - 1); };
-    for_each_part(parts, entries, threads, [&](int64_t part, int64_t begin, int64_t end) {
-      uint32_t* const count = counts_.data() + part * digits;
-      std::fill_n(count, digits, 0u);
-      for (int64_t i = begin; i < end; ++i) ++count[digit(key_at(i))];
-    });
-    uint32_t next = 0;  // the first place of each digit, part by part
+  SlotCheck slots(slots_, num_models);
+  SlotCheck slots(slots_, num_models);
+  const auto pass = [&](auto keys, auto digit, uint64_t* to) {
+    for_each_part(parts, entries, kEntryNanoseconds, threads,
+                  [&](int64_t part, int64_t begin, int64_t end) {
+                    if constexpr (std::is_same_v<decltype(keys), SlotKeys>) {
+                      slots.look(begin, end);
+                    }
+                    count_digits(keys, digit, begin, end, counts_.data() + part * digits);
+                  });
+    slots.raise();
+    uint32_t next = 0;  // places go by digit, then by part
     for (int64_t d = 0; d < digits; ++d) {
       for (int64_t p = 0; p < parts; ++p) {
         uint32_t& place = counts_[static_cast<std::size_t>(p * digits + d)];
         next += std::exchange(place, next);
       }
     }
-    for_each_part(parts, entries, threads, [&](int64_t part, int64_t begin, int64_t end) {
-      uint32_t* const place = counts_.data() + part * digits;
-      for (int64_t i = begin; i < end; ++i) {
-        const uint64_t key = key_at(i);
-        to[place[digit(key)]++] = key;
-      }
-    });
+    for_each_part(parts, entries, kEntryNanoseconds, threads,
+                  [&](int64_t part, int64_t begin, int64_t end) {
+                    move_keys(keys, digit, begin, end, counts_.data() + part * digits, to);
+                  });
   };
   // The last pass writes to keys_.
   const auto target = [&](int p) { return (passes - p) % 2 == 1 ? keys_.data() : buffer_.data(); };
-  const int64_t* const slots = slots_;
-  const auto from_slots = [slots](int64_t i) {
-    return static_cast<uint64_t>(slots[i]) << 32 | static_cast<uint64_t>(i);
-  };
-  pass(from_slots, 32, target(0));
+  const auto mask = static_cast<uint64_t>(digits - 1);
+  pass(SlotKeys{slots_}, LowestDigit{mask}, target(0));
   for (int p = 1; p < passes; ++p) {
     const uint64_t* const from = target(p - 1);
-    pass([from](int64_t i) { return from[i]; }, 32 + p * digit_bits, target(p));
+    pass(from, AnyDigit{mask, 32 + p * digit_bits}, target(p));
   }
+}
+
+// Sorts stretch by stretch, in one pass each, and finds its groups while it is in the cache.
+void Grouping::sort_stretches(int64_t entries, const GroupingWish& wish) {
+  const int bits = std::max(1, bits_of(wish.num_models - 1));
+  const int64_t digits = int64_t{1} << bits, stretches = (entries + stretch_ - 1) / stretch_;
+  const int64_t parts = parts_of(entries, wish.threads);
+  if (const auto size = static_cast<std::size_t>(entries); keys_.size() < size) keys_.resize(size);
+  counts_.resize(static_cast<std::size_t>(parts * digits));
+  // Room for all groups, so that the threads need no memory.
+  const int64_t most =
+      (stretches / parts + 1) * (wish.num_models + stretch_ / wish.max_entries + 1);
+  std::vector<std::vector<Group>> groups(static_cast<std::size_t>(parts));
+  for (auto& of_part : groups) of_part.reserve(static_cast<std::size_t>(most));
+
+  SlotCheck slots(slots_, wish.num_models);
+  const SlotKeys keys = {slots_};
+  const LowestDigit digit = {static_cast<uint64_t>(digits - 1)};
+  const double nanoseconds = 3 * kEntryNanoseconds * static_cast<double>(stretch_);
+  for_each_part(parts, stretches, nanoseconds, wish.threads,
+                [&](int64_t part, int64_t first, int64_t last) {
+                  uint32_t* const count = counts_.data() + part * digits;
+                  for (int64_t s = first; s < last; ++s) {
+                    const int64_t begin = s * stretch_, end = std::min(entries, begin + stretch_);
+                    slots.look(begin, end);
+                    if (slots.found()) return;
+                    count_digits(keys, digit, begin, end, count);
+                    auto next = static_cast<uint32_t>(begin);
+                    for (int64_t d = 0; d < digits; ++d) next += std::exchange(count[d], next);
+                    move_keys(keys, digit, begin, end, count, keys_.data());
+                    add_groups(begin, end, wish, groups[static_cast<std::size_t>(part)]);
+                  }
+                });
+  slots.raise();
+  for (const auto& of_part : groups) groups_.insert(groups_.end(), of_part.begin(), of_part.end());
 }
 
 }  // namespace mlpbank

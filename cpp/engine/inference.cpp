@@ -102,9 +102,8 @@ void BatchedInference::forward_models(const int64_t* slots, int64_t entries, con
   }
   const ForwardContext context(*weights_, engine_, options);
   Grouping& grouping = thread_grouping;
-  grouping.group(slots, entries, num_models, context.block_models,
-                 GroupedTasks::max_entries(context, rows), context.threads);
-  compute(context, GroupedTasks(context, grouping, slots, entries, x, rows, y));
+  grouping.group(slots, entries, GroupedTasks::wish(context, num_models, rows));
+  compute(context, GroupedTasks(context, grouping, slots, entries, num_models, x, rows, y));
 }
 
 }  // namespace mlpbank

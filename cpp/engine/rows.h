@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace mlpbank {
 
@@ -19,27 +20,51 @@ struct Rows {
   int64_t floats;
 };
 
-// The first lines of a row; the CPU itself goes on with those of a long one.
-constexpr int64_t kPrefetchedLines = 4, kLineFloats = 16;
+// Always inlined: GCC takes a function that only prefetches for one that does nothing, and leaves
+// its calls out.
+#define MLPBANK_INLINE __attribute__((always_inline)) inline
+
+// The first lines of a row; the CPU itself goes on with those of a long one. (One as short as a
+// quarter of a line seldom lies in two.)
 template <int Write>
-inline void prefetch_lines(const float* row, int64_t floats) {
-  const int64_t most = kPrefetchedLines * kLineFloats;
-  const float* const last = row + (floats < most ? floats : most) - 1;
-  for (; row < last; row += kLineFloats) __builtin_prefetch(row, Write, 3);
+MLPBANK_INLINE void prefetch_lines(const float* row, int64_t floats) {
+  constexpr int64_t kLineFloats = 16, kMost = 4 * kLineFloats;
+  __builtin_prefetch(row, Write, 3);
+  if (floats <= kLineFloats / 4) return;
+  const float* const last = row + (floats < kMost ? floats : kMost) - 1;
+  for (row += kLineFloats; row < last; row += kLineFloats) __builtin_prefetch(row, Write, 3);
   __builtin_prefetch(last, Write, 3);
 }
-inline void prefetch_row(const float* row, int64_t floats) { prefetch_lines<0>(row, floats); }
-inline void prefetch_row_to_write(const float* row, int64_t floats) {
+MLPBANK_INLINE void prefetch_row(const float* row, int64_t floats) {
+  prefetch_lines<0>(row, floats);
+}
+MLPBANK_INLINE void prefetch_row_to_write(const float* row, int64_t floats) {
   prefetch_lines<1>(row, floats);
 }
 
+// Calls visit(floats), with a constant where rows are shortest: their copies then compile to a
+// move.
+template <class Visit>
+MLPBANK_INLINE void with_length(int64_t floats, Visit visit) {
+  switch (floats) {
+    case 1:
+      return visit(std::integral_constant<int64_t, 1>());
+    case 2:
+      return visit(std::integral_constant<int64_t, 2>());
+    case 3:
+      return visit(std::integral_constant<int64_t, 3>());
+    case 4:
+      return visit(std::integral_constant<int64_t, 4>());
+    default:
+      return visit(floats);
+  }
+}
+
 // A memcpy for short rows: a call would take longer than copying.
-inline void copy_row(const float* from, int64_t floats, float* to) {
+MLPBANK_INLINE void copy_row(const float* from, int64_t floats, float* to) {
   constexpr int64_t kStep = 4, kShort = 64;
-  if (floats > kShort) {
+  if (floats <= kStep || floats > kShort) {
     std::memcpy(to, from, sizeof(float) * static_cast<std::size_t>(floats));
-  } else if (floats < kStep) {
-    for (int64_t i = 0; i < floats; ++i) to[i] = from[i];
   } else {  // the last step overlaps the one before it
     const int64_t last = floats - kStep;
     for (int64_t i = 0; i < last; i += kStep) std::memcpy(to + i, from + i, sizeof(float) * kStep);

@@ -8,8 +8,7 @@ namespace mlpbank {
 
 Twin* Twin::make(const Layout& tiles, const Layout& models, const Bytes* tile) {
   static_assert(sizeof(Twin) <= kHeaderBytes);
-  AlignedBuffer memory =
-      AlignedBuffer::of_bytes(kHeaderBytes + kTileModels * models.block_bytes());
+  AlignedBuffer memory = AlignedBuffer::of_bytes(kHeaderBytes + kTileModels * models.block_bytes());
   tiles.copy_tile(tile, models, memory.bytes() + kHeaderBytes);
   auto* const twin = new (memory.data()) Twin(tile, tiles.present_mask(tile));
   twin->memory_ = std::move(memory);

@@ -130,7 +130,9 @@ class BatchedWeights {
                                weights_.retired_twins_);
     }
     // Brings what find_twin(i) reads into the cache.
-    void prefetch_twin(int64_t i) const { __builtin_prefetch(table_->twins.find(i)); }
+    __attribute__((always_inline)) void prefetch_twin(int64_t i) const {
+      __builtin_prefetch(table_->twins.find(i));
+    }
     bool all_loaded() const { return weights_.num_loaded_.load() == weights_.num_models(); }
 
    private:
