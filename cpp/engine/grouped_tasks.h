@@ -41,8 +41,9 @@ class GroupedTasks {
         rows_(rows),
         x_(x, rows * context.in),
         y_(y, rows * context.out),
-        lanes_worth_(2 + static_cast<double>(context.architecture.num_parameters()) / 85),
-        blocks_ahead_(context.plan.block_bytes > kShortBlock ? 0 : kBlocksAhead),
+        tiles_are_cached_(context.layout.num_blocks(num_models) * context.layout.block_bytes() <=
+                          kCacheBytes),
+        least_lanes_(lanes_worth(rows)),
         first_missing_(entries) {
     const std::vector<Group>& groups = grouping.groups();
     blocks_.reserve(groups.size());
@@ -98,10 +99,10 @@ class GroupedTasks {
   // Computes a task whose block holds at least one model; outputs of missing models are undefined.
   // Throws std::bad_alloc.
   void compute(Task task, const Bytes* block, const Bytes* next, const Scratch& scratch) const {
+    prefetch_models(task + kTasksAhead);
     if (context_.block_models > 1) {
       compute_tile(task, next, scratch);
     } else {
-      prefetch_block(task + blocks_ahead_);
       compute_model(group(task).begin, group(task).end, block, next, scratch);
     }
   }
@@ -121,9 +122,11 @@ class GroupedTasks {
  private:
   // The most rows of a model that its tile computes; rows_tile then is faster.
   static constexpr int64_t kMostTileRows = 16;
+  // Tiles of a bank that is larger come from memory, and then reading them takes longest.
+  static constexpr int64_t kCacheBytes = 1 << 20;
   static constexpr std::size_t kLookAhead = 8;  // groups, for twins
   static constexpr int64_t kNone = -1;
-  static constexpr int64_t kShortBlock = 2048, kBlocksAhead = 4;
+  static constexpr int64_t kShortModel = 2048, kTasksAhead = 4, kFewEntries = 4;
 
   // A block as the call sees it, and the twin of a tile that has one.
   struct Block {
@@ -147,12 +150,26 @@ class GroupedTasks {
   const Block& found(Task task) const { return blocks_[static_cast<std::size_t>(task)]; }
   const Group& group(Task task) const { return grouping_.groups()[static_cast<std::size_t>(task)]; }
 
-  // The kernel prefetches the next block while it reads this one; a block as short as that has
-  // been read before anything comes of it.
-  MLPBANK_INLINE void prefetch_block(Task task) const {
-    if (blocks_ahead_ == 0 || task >= static_cast<int64_t>(blocks_.size())) return;
-    const Bytes* const block = found(task).address;
-    for (int64_t i = 0; i < context_.plan.block_bytes; i += 64) __builtin_prefetch(block + i);
+  // A kernel prefetches the next model while it reads this one; models as short as that have been
+  // read before anything comes of it.
+  MLPBANK_INLINE void prefetch_model(const Bytes* model) const {
+    if (context_.panel_plan.block_bytes > kShortModel) return;
+    for (int64_t i = 0; i < context_.panel_plan.block_bytes; i += 64) {
+      __builtin_prefetch(model + i);
+    }
+  }
+  // The first models that a task reads.
+  MLPBANK_INLINE void prefetch_models(Task task) const {
+    if (task >= static_cast<int64_t>(blocks_.size())) return;
+    const Block& block = found(task);
+    if (context_.block_models == 1) return prefetch_model(block.address);
+    const Group& entries = group(task);
+    if (block.twin == nullptr || entries.end - entries.begin > kFewEntries) return;
+    for (int64_t i = entries.begin; i < entries.end; ++i) prefetch_model(model(block.twin, i));
+  }
+  // The model of the entry at this position.
+  const Bytes* model(const Twin* twin, int64_t position) const {
+    return twin->model(grouping_.slot(position) % kTileModels, context_.panel_plan.block_bytes);
   }
   MLPBANK_INLINE void prefetch_entry(int64_t position) const {
     if (position >= entries_) return;
@@ -215,17 +232,20 @@ class GroupedTasks {
     for (int64_t i = entries.begin; i < entries.end; i = runs[count++].end) {
       runs[count] = {i, grouping_.end_of_slot(i, entries.end)};
     }
+    Run* end = runs + count;
     if (const int64_t steps = tile_steps(runs, count)) {
       compute_side_by_side(task, runs, count, steps, next, scratch);
+      end = std::remove_if(runs, end, [](Run r) { return r.begin == r.end; });
     }
+    if (end == runs) return;
     const Twin* twin = found(task).twin;
-    const int64_t bytes = context_.panel_plan.block_bytes;
-    for (int r = 0; r < count; ++r) {
-      if (runs[r].begin == runs[r].end) continue;
-      if (twin == nullptr) twin = context_.guard.get_twin(entries.block, found(task).address);
-      const int64_t lane = grouping_.slot(runs[r].begin) % kTileModels;
-      const Bytes* const model = twin->model(lane, bytes);
-      compute_model(runs[r].begin, runs[r].end, model, model + bytes, scratch);
+    if (twin == nullptr) twin = context_.guard.get_twin(entries.block, found(task).address);
+    const Bytes* here = model(twin, runs->begin);
+    for (const Run* run = runs; run != end; ++run) {
+      const Bytes* const after = run + 1 == end ? here : model(twin, run[1].begin);
+      prefetch_model(after);
+      compute_model(run->begin, run->end, here, after, scratch);
+      here = after;
     }
   }
 
@@ -235,7 +255,7 @@ class GroupedTasks {
   // docs/internals.md, "Calls by slot in the lane layout".
   int64_t tile_steps(const Run* runs, int count) const {
     const int64_t most = kMostTileRows / rows_;
-    if (count < lanes_worth(rows_) || most == 0) return 0;
+    if (count < least_lanes_ || most == 0) return 0;
     int with_at_least[kMostTileRows + 2] = {};  // models by their number of entries
     for (int r = 0; r < count; ++r) {
       const int64_t n = runs[r].end - runs[r].begin;
@@ -249,7 +269,9 @@ class GroupedTasks {
   }
   // From how many models on the tile is faster, with so many rows of each.
   double lanes_worth(int64_t rows) const {
-    return lanes_worth_ * (1 + static_cast<double>(rows) / 8);
+    const auto parameters = static_cast<double>(context_.architecture.num_parameters());
+    const double computing = (2 + parameters / 85) * (1 + static_cast<double>(rows) / 8);
+    return tiles_are_cached_ ? computing : std::max(computing, 8.0);
   }
 
   // Up to `steps` entries of each model with at most kMostTileRows rows, which leave the runs. The
@@ -283,8 +305,8 @@ class GroupedTasks {
   const int64_t rows_;
   const Rows<const float> x_;
   const Rows<float> y_;
-  const double lanes_worth_;
-  const int64_t blocks_ahead_;
+  const bool tiles_are_cached_;
+  const double least_lanes_;   // for one entry of each
   int64_t first_missing_;      // an entry; entries_: none
   std::vector<Block> blocks_;  // by group
 };

@@ -210,7 +210,6 @@ void Grouping::sort(int64_t entries, int64_t num_models, int threads) {
   counts_.resize(static_cast<std::size_t>(parts * digits));
 
   SlotCheck slots(slots_, num_models);
-  SlotCheck slots(slots_, num_models);
   const auto pass = [&](auto keys, auto digit, uint64_t* to) {
     for_each_part(parts, entries, kEntryNanoseconds, threads,
                   [&](int64_t part, int64_t begin, int64_t end) {
