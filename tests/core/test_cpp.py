@@ -41,6 +41,7 @@ CHECKS = (
     "core_test",
     "kernel_test",
     "keys_test",
+    "rows_test",
     "swap_test",
     "threads_test",
 )
