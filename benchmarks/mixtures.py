@@ -15,12 +15,12 @@ from mlpbank.bench.cases import Case, Problem, make_problem
 from mlpbank.bench.contender import Contender, Settings
 from mlpbank.bench.measure import Comparison, Progress, compare
 from mlpbank.bench.peers import make_inference
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Float32Array, Layout
 
 SHAPES = ((4, 8, 2), (5, 16, 8, 1), (10, 8, 1), (32, 64, 64, 1))
 MODELS = (500, 10_000)
 ROWS = 1_000_000
-LAYOUTS = ("panel", "lane", "auto")
+LAYOUTS: tuple[Layout, ...] = ("panel", "lane", "auto")
 
 Scale = Callable[[int], int]
 
@@ -53,12 +53,9 @@ def _million(
             part = part_of(progress, 2 * i + j, range(2 * len(MODELS)), f"{models} models, {order}")
             found[order] = _compare(problem, slots, settings, seconds / 4, torch, part, peers=True)
         for order, comparison in found.items():
-            row: Row = {"": f"{problem.case.network}, {order}", **_times(comparison)}
-            for layout in LAYOUTS:
-                times = [of.us(layout) for of in found.values()]
-                of_sorted = Factor(times[0] / times[1]) if order == "random" else ""
-                row[f"{layout}: random / sorted"] = of_sorted
-            rows.append(row)
+            row = {"": f"{problem.case.network}, {order}", **_times(comparison)}
+            ratio = found["random"].us("auto") / found["sorted"].us("auto")
+            rows.append({**row, "random / sorted": Factor(ratio) if order == "random" else ""})
             results.append(comparison)
     return table_of(f"{scale(ROWS)} rows by slot, sorted or not", rows, *results)
 
@@ -121,7 +118,7 @@ def _compare(
 ) -> Comparison:
     request = traffic.one(problem, slots)
 
-    def build(layout: str) -> Contender:
+    def build(layout: Layout) -> Contender:
         inference = make_inference(problem, replace(settings, layout=layout))
         return traffic.answering(layout, inference, request)
 
@@ -137,11 +134,10 @@ def _compare(
 
 
 def _times(found: Comparison) -> Row:
-    row: Row = {t.name: Milliseconds(t.median_us / 1e3) for t in found.timings}
-    times = {t.name: t.median_us for t in found.timings}
-    if set(LAYOUTS) <= set(times):
-        row["auto / better"] = Factor(times["auto"] / min(times["panel"], times["lane"]))
-    return row
+    row = {t.name: Milliseconds(t.median_us / 1e3) for t in found.timings}
+    if not set(LAYOUTS) <= set(row):
+        return row
+    return {**row, "auto / better": Factor(row["auto"] / min(row["panel"], row["lane"]))}
 
 
 def _numpy_loop(request: traffic.Traffic) -> Contender:
