@@ -26,6 +26,8 @@ constexpr double kEntryNanoseconds = 2;
 // So many digits' places fit the L2 cache, a line for each. Of few entries, counting more digits
 // than there are entries would take longest.
 constexpr int kFewestBits = 8, kMostBits = 14;
+// Slots are checked and counted so many at a time, while they are in L1.
+constexpr int64_t kCountedAtOnce = 2048;
 // A stretch is sorted by itself, so that its rows and results fit the L2 cache. Short ones share
 // lines with others, which otherwise are read once for each of them.
 constexpr int64_t kStretchBytes = 2 << 20, kMostStretch = 64 << 10, kShortEntry = 64;
@@ -119,7 +121,6 @@ struct AnyDigit {
 
 template <class Keys, class Digit>
 void count_digits(Keys keys, Digit digit, int64_t begin, int64_t end, uint32_t* count) {
-  std::fill_n(count, digit.mask + 1, 0u);
   for (int64_t i = begin; i < end; ++i) ++count[digit(keys[i])];
 }
 
@@ -159,10 +160,11 @@ void Grouping::add_groups(int64_t begin, int64_t end, const GroupingWish& wish,
                           std::vector<Group>& groups) const {
   // block_models is 1 or 16, so that a shift divides.
   const int shift = __builtin_ctzll(static_cast<uint64_t>(wish.block_models));
-  while (begin < end) {
-    const int64_t stop = end_of_block(begin, std::min(end, begin + wish.max_entries), shift);
+  int64_t length = 0;  // of the group before, which is the guess for the next
+  for (int64_t stop; begin < end; begin = stop) {
+    stop = end_of_block(begin, std::min(end, begin + wish.max_entries), shift, length);
     groups.push_back({slot(begin) >> shift, begin, stop});
-    begin = stop;
+    length = stop - begin;
   }
 }
 
@@ -183,16 +185,25 @@ bool Grouping::check(int64_t entries, int64_t num_models, int threads) {
 }
 
 // The end of the entries from position i on that go to the same block, `end` at most. Looks at the
-// end, then 1, 2, 4, ... further, then halves.
-int64_t Grouping::end_of_block(int64_t i, int64_t end, int shift) const {
+// end and at a guess, then 1, 2, 4, ... from there, then halves.
+int64_t Grouping::end_of_block(int64_t i, int64_t end, int shift, int64_t guess) const {
   const int64_t block = slot(i) >> shift;
-  if (slot(end - 1) >> shift == block) return end;
-  int64_t inside = i, step = 1;
-  while (inside + step < end && slot(inside + step) >> shift == block) inside += step, step *= 2;
-  int64_t outside = std::min(end, inside + step);
+  const auto is_inside = [&](int64_t j) { return slot(j) >> shift == block; };
+  if (is_inside(end - 1)) return end;
+  int64_t inside = i, outside = end - 1, step = 1;
+  const int64_t guessed = std::min(i + guess, end - 1);
+  if (is_inside(guessed)) {
+    inside = guessed;
+    for (; inside + step < outside && is_inside(inside + step); step *= 2) inside += step;
+    outside = std::min(outside, inside + step);
+  } else {
+    outside = guessed;
+    for (; outside - step > inside && !is_inside(outside - step); step *= 2) outside -= step;
+    inside = std::max(inside, outside - step);
+  }
   while (outside - inside > 1) {
     const int64_t middle = inside + (outside - inside) / 2;
-    (slot(middle) >> shift == block ? inside : outside) = middle;
+    (is_inside(middle) ? inside : outside) = middle;
   }
   return outside;
 }
@@ -213,10 +224,13 @@ void Grouping::sort(int64_t entries, int64_t num_models, int threads) {
   const auto pass = [&](auto keys, auto digit, uint64_t* to) {
     for_each_part(parts, entries, kEntryNanoseconds, threads,
                   [&](int64_t part, int64_t begin, int64_t end) {
-                    if constexpr (std::is_same_v<decltype(keys), SlotKeys>) {
-                      slots.look(begin, end);
+                    uint32_t* const count = counts_.data() + part * digits;
+                    std::fill_n(count, digits, 0u);
+                    for (int64_t i = begin; i < end; i += kCountedAtOnce) {
+                      const int64_t stop = std::min(end, i + kCountedAtOnce);
+                      if constexpr (std::is_same_v<decltype(keys), SlotKeys>) slots.look(i, stop);
+                      count_digits(keys, digit, i, stop, count);
                     }
-                    count_digits(keys, digit, begin, end, counts_.data() + part * digits);
                   });
     slots.raise();
     uint32_t next = 0;  // places go by digit, then by part
@@ -265,6 +279,7 @@ void Grouping::sort_stretches(int64_t entries, const GroupingWish& wish) {
                     const int64_t begin = s * stretch_, end = std::min(entries, begin + stretch_);
                     slots.look(begin, end);
                     if (slots.found()) return;
+                    std::fill_n(count, digits, 0u);
                     count_digits(keys, digit, begin, end, count);
                     auto next = static_cast<uint32_t>(begin);
                     for (int64_t d = 0; d < digits; ++d) next += std::exchange(count[d], next);

@@ -35,7 +35,7 @@ class Grouping {
     return ascending_ ? slots_[i] : static_cast<int64_t>(key(i) >> 32);
   }
   // The end of the entries from position i on that have its slot, `end` at most.
-  int64_t end_of_slot(int64_t i, int64_t end) const { return end_of_block(i, end, 0); }
+  int64_t end_of_slot(int64_t i, int64_t end) const { return end_of_block(i, end, 0, 0); }
 
   bool in_stretches() const { return stretch_ > 0; }
 
@@ -46,7 +46,7 @@ class Grouping {
   static constexpr int64_t kEntry = 0xffffffff;
 
   uint64_t key(int64_t i) const { return keys_[static_cast<std::size_t>(i)]; }
-  int64_t end_of_block(int64_t i, int64_t end, int shift) const;
+  int64_t end_of_block(int64_t i, int64_t end, int shift, int64_t guess) const;
   bool check(int64_t entries, int64_t num_models, int threads);
   void sort(int64_t entries, int64_t num_models, int threads);
   void sort_stretches(int64_t entries, const GroupingWish& wish);

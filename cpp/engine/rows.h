@@ -7,9 +7,9 @@
 
 namespace mlpbank {
 
-// What lies so many entries ahead is prefetched: enough for memory's latency, and the rows of all
-// still fit L1.
-constexpr int64_t kEntriesAhead = 16;
+// What lies so many entries ahead is prefetched: enough for memory's latency. With 16 calls take 7 %
+// longer.
+constexpr int64_t kEntriesAhead = 32;
 
 // Entries of `floats` floats each.
 template <class Float>
@@ -24,16 +24,16 @@ struct Rows {
 // its calls out.
 #define MLPBANK_INLINE __attribute__((always_inline)) inline
 
-// The first lines of a row; the CPU itself goes on with those of a long one. (One as short as a
+// The first lines of a row, into L2; the CPU itself goes on with those of a long one. (One as short as a
 // quarter of a line seldom lies in two.)
 template <int Write>
 MLPBANK_INLINE void prefetch_lines(const float* row, int64_t floats) {
   constexpr int64_t kLineFloats = 16, kMost = 4 * kLineFloats;
-  __builtin_prefetch(row, Write, 3);
+  __builtin_prefetch(row, Write, 2);
   if (floats <= kLineFloats / 4) return;
   const float* const last = row + (floats < kMost ? floats : kMost) - 1;
-  for (row += kLineFloats; row < last; row += kLineFloats) __builtin_prefetch(row, Write, 3);
-  __builtin_prefetch(last, Write, 3);
+  for (row += kLineFloats; row < last; row += kLineFloats) __builtin_prefetch(row, Write, 2);
+  __builtin_prefetch(last, Write, 2);
 }
 MLPBANK_INLINE void prefetch_row(const float* row, int64_t floats) {
   prefetch_lines<0>(row, floats);
