@@ -28,6 +28,7 @@ PYBIND11_MODULE(core_of_main_interpreter, m) {
   mlpbank::register_inference(m);
   mlpbank::register_keys(m);
   mlpbank::register_bank(m);
+  mlpbank::register_predict(m);
 }
 
 // Runs at import. Refuses a subinterpreter that shares its GIL before pybind11 is set up in it,

@@ -12,5 +12,6 @@ void register_weights(pybind11::module_& m);
 void register_inference(pybind11::module_& m);
 void register_keys(pybind11::module_& m);
 void register_bank(pybind11::module_& m);
+void register_predict(pybind11::module_& m);
 
 }  // namespace mlpbank

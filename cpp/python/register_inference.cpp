@@ -1,30 +1,17 @@
 // BatchedInference: three forwards over arrays, and a fast path for the usual call.
 #include <pybind11/pybind11.h>
 
-#include <algorithm>
-#include <array>
 #include <memory>
-#include <vector>
 
 #include "engine/inference.h"
 #include "python/arrays.h"
-#include "python/gil.h"
+#include "python/direct.h"
 #include "python/register.h"
 
 namespace mlpbank {
 namespace {
 
 using Inference = BatchedInference;
-
-// Runs `forward` without the GIL, or with it where the call takes only microseconds: handing the
-// GIL over twice would cost more. (Pages of a mapped file may have to come from disk, so such a
-// call always gives up the GIL.)
-template <class Forward>
-void run(bool is_inline, Forward forward) {
-  if (is_inline) return forward();
-  const ReleasedGil released;
-  forward();
-}
 
 // What the three forwards share: checks the sizes of x and y, then calls forward(x, rows, y). The
 // call reads blocks of at most `models` models.
@@ -80,30 +67,11 @@ void forward_models(const Inference& self, const Integers& slots, const Floats& 
                  });
 }
 
-// Whether an object is an array that the core can use as it is: exactly numpy.ndarray, native
-// float32, C-contiguous and aligned.
-bool is_direct(py::handle object, bool writeable) {
-  using py::detail::npy_api;
-  static PyObject* const float32 = py::dtype::of<float>().release().ptr();
-  if (Py_TYPE(object.ptr()) != npy_api::get().PyArray_Type_) return false;
-  const auto* array = py::detail::array_proxy(object.ptr());
-  const int wanted = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_ |
-                     (writeable ? npy_api::NPY_ARRAY_WRITEABLE_ : 0);
-  return array->descr == float32 && (array->flags & wanted) == wanted;
-}
-
-bool overlap(const py::array& a, const py::array& b) {
-  const auto a_begin = reinterpret_cast<uintptr_t>(a.data());
-  const auto b_begin = reinterpret_cast<uintptr_t>(b.data());
-  return a_begin < b_begin + static_cast<uintptr_t>(b.nbytes()) &&
-         b_begin < a_begin + static_cast<uintptr_t>(a.nbytes());
-}
-
 // forward() without the Python package's checks, which take as long as a small model's whole
 // forward. Returns the result, or None where an argument needs the package's attention.
 py::object forward_direct(const Inference& self, const py::object& x_object,
                           const py::object& out) {
-  if (!is_direct(x_object, false)) return py::none();
+  if (!is_direct<float>(x_object)) return py::none();
   const auto x = py::reinterpret_borrow<py::array>(x_object);
   const Architecture& architecture = self.weights().architecture();
   const py::ssize_t models = self.weights().num_models(), dimensions = x.ndim();
@@ -112,17 +80,8 @@ py::object forward_direct(const Inference& self, const py::object& x_object,
     return py::none();
   }
   const int64_t rows = dimensions == 3 ? x.shape(1) : 1;
-  std::vector<py::ssize_t> shape(x.shape(), x.shape() + dimensions);
-  shape.back() = architecture.output_size();
   py::array y;
-  if (out.is_none()) {
-    y = Floats(shape);
-  } else {
-    if (!is_direct(out, true)) return py::none();
-    y = py::reinterpret_borrow<py::array>(out);
-    const bool fits = y.ndim() == dimensions && std::equal(shape.begin(), shape.end(), y.shape());
-    if (!fits || overlap(x, y)) return py::none();
-  }
+  if (!make_result(x, architecture.output_size(), out, y)) return py::none();
   const auto* from = static_cast<const float*>(x.data());
   auto* to = static_cast<float*>(y.mutable_data());
   const ForwardOptions options = {0, Missing::error, models};
@@ -133,7 +92,7 @@ py::object forward_direct(const Inference& self, const py::object& x_object,
 }  // namespace
 
 void register_inference(py::module_& m) {
-  py::class_<Inference>(m, "BatchedInference")
+  py::class_<Inference, std::shared_ptr<Inference>>(m, "BatchedInference")
       .def(py::init<std::shared_ptr<BatchedWeights>, Engine>(), py::arg("weights"),
            py::arg("engine"))
       .def("forward_direct", &forward_direct, py::arg("x"), py::arg("out"))

@@ -25,6 +25,7 @@
 
 #include "buffer.h"
 #include "fork_lock.h"
+#include "mapped_pages.h"
 #include "weights/architecture.h"
 #include "weights/epochs.h"
 #include "weights/layout.h"
@@ -32,11 +33,12 @@
 
 namespace mlpbank {
 
-// Memory that is only read, such as a mapped file, and what keeps it alive.
+// Memory that is only read, and what keeps it alive.
 struct ReadOnly {
   const Bytes* data;
   int64_t nbytes;
   std::shared_ptr<const void> owner;
+  bool is_mapped = false;  // from a file
 };
 
 class BatchedWeights {
@@ -67,6 +69,8 @@ class BatchedWeights {
   const Layout& panel_layout() const { return panel_layout_; }
   int64_t num_models() const { return num_models_.load(); }
   bool has_base() const { return base_.data != nullptr; }
+  // The pages of a base that is a mapped file; null for others.
+  MappedPages* mapped_pages() const { return mapped_pages_.get(); }
   // The initial address of block 0.
   const Bytes* data() const { return has_base() ? base_.data : buffers_.front().bytes(); }
   // Bytes of all blocks, the base included. Takes the lock.
@@ -208,6 +212,7 @@ class BatchedWeights {
   const Architecture architecture_;
   const Layout layout_, panel_layout_;
   const ReadOnly base_{nullptr, 0, nullptr};
+  const std::unique_ptr<MappedPages> mapped_pages_;
   std::atomic<int64_t> num_models_{0};
   std::atomic<int64_t> num_loaded_{0};
   std::atomic<Table*> published_table_{nullptr};  // what table_ owns

@@ -93,6 +93,32 @@ def test_an_onnx_graph_subtracts_in_float64() -> None:
     assert_near(y, bank.predict(["a", "b"], np.stack([x, x])))
 
 
+def test_columns_of_an_onnx_graph_keep_the_digits() -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx_graphs import graph
+
+    x, weights = years(), random_weights()
+    wide = np.stack([x[:, 1], np.zeros(len(x)), x[:, 0]], axis=1)
+    constants = {
+        "columns": np.array([2, 0]),
+        "mean": x.mean(axis=0),
+        "scale": x.std(axis=0),
+        **weights,
+    }
+    nodes = [
+        ("Gather", "x columns", "picked", {"axis": 1}),
+        ("Sub", "picked mean", "centred"),
+        ("Div", "centred scale", "z"),
+        ("MatMul", "z layer_0", "hidden"),
+        ("Relu", "hidden", "active"),
+        ("MatMul", "active layer_1", "y"),
+    ]
+    model = graph(nodes, constants, [("x", ("N", 3))], dtype=onnx.TensorProto.DOUBLE)
+    bank = Bank.from_models({"a": model})
+    assert bank.input_shift is not None
+    assert_near(bank.predict(["a"] * len(x), wide), truth(x, weights))
+
+
 def test_commands_keep_the_digits(tmp_path: Path) -> None:
     bank, x = shifted_bank()
     bank.save(tmp_path / "bank.mlpbank")

@@ -20,7 +20,7 @@ from sklearn.feature_selection import SelectKBest, VarianceThreshold, f_regressi
 from sklearn.impute import IterativeImputer, KNNImputer, MissingIndicator, SimpleImputer
 from sklearn.kernel_approximation import RBFSampler
 from sklearn.neural_network import MLPRegressor
-from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import (
     Binarizer,
     FunctionTransformer,
@@ -96,7 +96,6 @@ def fitted(*steps: Any) -> Any:
         SelectKBest(f_regression, k=2),
         VarianceThreshold(),
         RBFSampler(n_components=3),
-        FeatureUnion([("a", StandardScaler()), ("b", MinMaxScaler())]),
         Pipeline([("inner", Pipeline([("impute", SimpleImputer())]))]),
     ],
     ids=lambda transformer: type(transformer).__name__,

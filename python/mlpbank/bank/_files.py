@@ -22,7 +22,7 @@ from mlpbank.errors import KeyTypeError
 from mlpbank.files import _described, _mapped, _schema
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import BatchedInference
-from mlpbank.typing import Float32Array, Key
+from mlpbank.typing import Key, Weights
 from mlpbank.weights import BatchedWeights
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class StackedModels(NamedTuple):
 
     keys: list[Key]
     architecture: Architecture
-    weights: dict[str, Float32Array]
+    weights: Weights
 
 
 StackedModels.__module__ = "mlpbank"  # from where users import it
@@ -66,7 +66,8 @@ class BankFiles(BankNamed):
         self._inference = BatchedInference.from_weights(weights, engine)
         self._weights = weights
         self._slot_map = SlotMap(weights, columns)
-        self._known = known
+        self._direct = _core.DirectPredict(self._slot_map.core, self._inference._core)
+        self._know(known)
         # The first model decides what is not given, and later ones names and classes that it did
         # not know. dict.setdefault is one step.
         self._decided: dict[str, Any] = {"known": known} if len(self._slot_map.core) else {}
@@ -81,7 +82,7 @@ class BankFiles(BankNamed):
         return known._replace(
             **{
                 name: self._decided.get(name)
-                for name in ("feature_names", "classes")
+                for name in ("feature_names", "classes", "repeated")
                 if getattr(known, name) is None
             }
         )
@@ -92,7 +93,7 @@ class BankFiles(BankNamed):
             if self._decided.setdefault("known", found) is not found:
                 return False
         else:
-            for name in ("feature_names", "classes"):
+            for name in ("feature_names", "classes", "repeated"):
                 value = getattr(found, name)
                 if getattr(decided, name) is not None or value is None:
                     continue
@@ -104,7 +105,11 @@ class BankFiles(BankNamed):
             now = self._decided_now()
             if now is None or all(a is b for a, b in zip(self._known, now, strict=True)):
                 return True
-            self._known = now
+            self._know(now)
+
+    def _know(self, known: Known) -> None:
+        self._known = known
+        self._direct.takes_rows = known.input_shift is None
 
     @property
     def fallback(self) -> Key | None:
@@ -152,7 +157,7 @@ class BankFiles(BankNamed):
     def _stacked(self) -> tuple[StackedModels, ModelColumns]:
         snapshot, slots, columns = self._slot_map.freeze()
         models = len(slots)
-        weights: dict[str, Float32Array] = {
+        weights: Weights = {
             name: np.empty((models, *shape), np.float32)
             for name, shape in array_shapes(self.architecture).items()
         }
@@ -162,7 +167,7 @@ class BankFiles(BankNamed):
             copied = _mapped.aligned_zeros(sizes.blocks * sizes.block_bytes)
             snapshot.copy(some, copied)
             core = _core.BatchedWeights.from_buffer(
-                len(some), self.architecture._core, self.layout, self.dtype, copied
+                len(some), self.architecture._core, self.layout, self.dtype, copied, False
             )
             part = BatchedWeights._from_core(core, self.architecture)
             for model in range(len(some)):
@@ -170,7 +175,7 @@ class BankFiles(BankNamed):
                     weights[name][first + model] = array
         keys = [] if columns.table is None else list(table_keys(columns.table))
         if self.input_shift is not None:
-            weights |= {"input_shift": self.input_shift}  # type: ignore[dict-item]
+            weights |= {"input_shift": self.input_shift}
         return StackedModels(keys, self.architecture, weights), columns
 
     def to_safetensors(self, path: str | os.PathLike[str]) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank.architecture import PARAMETERS, Activation, Architecture, LayerSpec, parameters_of
+from mlpbank.convert._columns import Select, spread
 from mlpbank.errors import InvalidTypeError, InvalidValueError, UnsupportedLayerError
-from mlpbank.typing import Float32Array, Float64Array
+from mlpbank.typing import Float32Array, Float64Array, Weights
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -110,7 +111,7 @@ class Converted:
     """
 
     architecture: Architecture
-    weights: dict[str, Float32Array]
+    weights: Weights
     feature_names: tuple[str, ...] | None = None
     classes: tuple[Any, ...] | None = None
 
@@ -187,14 +188,14 @@ def batch_norm(
     return Affine(scale, shift, where)
 
 
-def fold(steps: Iterable[Step]) -> list[Layer]:
+def fold(steps: Iterable[Step | Select]) -> list[Layer]:
     """Return layers that compute the same as the steps.
 
     An affine step is folded into the layer before it if that has no activation yet, else into the
     layer after it. Where neither is there, as after the last activation or between two activations,
     it becomes a diagonal layer of its own. So does an activation that follows another, or that
     comes before the first layer. An affine step before all layers is kept in the first one's
-    `before`.
+    `before`. A selection of columns, which stands first, makes the first layer take all columns.
 
     Raises
     ------
@@ -206,6 +207,7 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
     if first is None:
         raise UnsupportedLayerError("expected at least one dense layer, got none")
     inputs = first.weight.shape[0]
+    select = chain.pop(0) if isinstance(chain[0], Select) else None
     layers: list[Layer] = []
     pending: Affine | None = None
     for step in chain:
@@ -220,6 +222,8 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
                 if last is not None:
                     _require_no_softmax(last, step.where)
                 pending = step if pending is None else _compose(pending, step)
+        elif isinstance(step, Select):
+            raise unsupported(step.where, "picks columns of results; it has to be the first step")
         elif step.activation is not Activation.NONE:
             last = layers[-1] if layers else None
             if pending is not None or last is None or last.activation is not Activation.NONE:
@@ -232,7 +236,22 @@ def fold(steps: Iterable[Step]) -> list[Layer]:
             )
     if pending is not None:
         _append_diagonal(layers, inputs, pending, pending.where)
+    if isinstance(select, Select):
+        layers[0] = _selecting(layers[0], select)
     return layers
+
+
+def _selecting(layer: Layer, select: Select) -> Layer:
+    if len(layer.weight) != len(select.columns):
+        raise unsupported(
+            select.where, f"picks {len(select.columns)} columns for {len(layer.weight)} inputs"
+        )
+    before = layer.before
+    scale, shift = (None, None) if before is None else (before.scale, before.shift)
+    weight, bias, scale, shift = spread(layer.weight, layer.bias, scale, shift, select)
+    if scale is not None and shift is not None:
+        before = Affine(scale, shift, select.where)
+    return layer._replace(weight=weight, bias=bias, before=before)
 
 
 def _append_diagonal(layers: list[Layer], inputs: int, step: Affine | None, where: str) -> None:
@@ -361,11 +380,20 @@ def shape_of_architecture(architecture: Architecture) -> Shape:
 
 
 def difference(expected: Shape, got: Shape) -> str:
-    """Return the first difference in words."""
-    for i, (a, b) in enumerate(zip(expected, got, strict=False)):
-        if a != b:
-            return f"layer {i}: expected {_in_words(a)}, got {_in_words(b)}"
-    return f"expected {len(expected)} layers, got {len(got)}"
+    """Return the first difference in words, all layers where their number differs."""
+    if len(expected) != len(got):
+        return (
+            f"expected {len(expected)} layers ({_listed(expected)}), got {len(got)} "
+            f"({_listed(got)})"
+        )
+    pairs = zip(expected, got, strict=True)
+    i, a, b = next((i, a, b) for i, (a, b) in enumerate(pairs) if a != b)
+    return f"layer {i}: expected {_in_words(a)}, got {_in_words(b)}"
+
+
+def _listed(shape: Shape) -> str:
+    layers = [f"{inputs} -> {outputs} {kind.value}" for inputs, outputs, kind, _ in shape]
+    return ", ".join(layers[:8]) + (", ..." if len(layers) > 8 else "")
 
 
 def _in_words(layer: tuple[int, int, Activation, tuple[float, ...]]) -> str:
@@ -392,9 +420,9 @@ def to_float32(array: npt.NDArray[Any], name: str) -> Float32Array:
     return rounded
 
 
-def weights_of(layers: list[Layer]) -> dict[str, Float32Array]:
+def weights_of(layers: list[Layer]) -> Weights:
     """Return the arrays of layers in mlpbank's form, with zeros for missing biases."""
-    weights: dict[str, Float32Array] = {}
+    weights: Weights = {}
     for i, layer in enumerate(layers):
         name = f"layer_{i}"
         weights[name] = to_float32(layer.weight, name)

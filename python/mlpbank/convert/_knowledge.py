@@ -15,6 +15,7 @@ import numpy as np
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Affine, Converted, Layer
 from mlpbank.convert._frameworks import framework_of
+from mlpbank.convert.scalers import mean_and_scale
 from mlpbank.errors import InvalidValueError
 
 # exp of it is 0, whatever the other outputs are. Every dtype keeps biases as float32.
@@ -31,14 +32,27 @@ class Knowledge(NamedTuple):
 NOTHING = Knowledge()
 
 
-def knowledge_of(model: Any) -> Knowledge:
-    """Return what a model knows. It reads attributes only."""
+def knowledge_of(model: Any, outputs: int | None = None) -> Knowledge:
+    """Return what a model knows. It reads attributes only.
+
+    Parameters
+    ----------
+    model : model
+    outputs : int, optional
+        How many it has. Without, the classes of skorch are not known, which are their numbers.
+
+    Raises
+    ------
+    ValueError
+        The classes of a net of skorch are not those that it predicts.
+    """
+    framework = framework_of(type(model))
     if isinstance(model, Converted):
         names, classes = model.feature_names, model.classes
-    elif framework_of(type(model)) == "sklearn":
+    elif framework == "sklearn" or (framework == "skorch" and outputs is not None):
         from mlpbank.convert import sklearn
 
-        names, classes = sklearn.feature_names(model), sklearn.classes(model)
+        names, classes = sklearn.feature_names(model), sklearn.classes(model, outputs)
     else:
         return NOTHING
     return Knowledge(_plain(names, (str,)), _plain(classes, (str, int, float, bool)))
@@ -74,12 +88,15 @@ def names_beside(
 
     Raises
     ------
+    TypeError, ValueError
+        As for `mean_and_scale`.
     ValueError
         The scaler was fitted to other columns or another order, or does not know its columns while
         a model has another order.
     """
     if scaler is None:
         return names
+    mean_and_scale(scaler, "input_scaler")  # the names of what is no scaler would say nothing
     own = knowledge_of(scaler).feature_names
     if own is not None:
         if names is not None and own != names:
@@ -130,7 +147,7 @@ class Agreement:
             if {type(label) for label in (*own, *first[1])} != {type(own[0])}:
                 raise InvalidValueError(
                     f"models[{key!r}]: classes: expected the type of models[{first[0]!r}], "
-                    f"{_short(first[1])}, got {_short(own)}; labels of one type can be aligned only"
+                    f"{_short(first[1])}, got {_short(own)}{_one_type(own, first[1])}"
                 )
             classes |= dict.fromkeys(own)
         self._classes_of = "all models"
@@ -183,9 +200,11 @@ class Agreement:
                 return layers
             return [*others, _aligned(last, own, classes, self._classes_of)]
         if classes is not None and not _same(own, classes):
+            numbers = _same(own, tuple(range(len(own)))) and len(own) == len(classes)
+            way = f"; {_NUMBERS}" if numbers else _one_type(own, classes) or f"; {_ALIGN}"
             raise InvalidValueError(
                 f"classes: expected those of {self._classes_of}, {_short(classes)}, got "
-                f"{_short(own)}; {_ALIGN}"
+                f"{_short(own)}{way}"
             )
         if len(own) != outputs:
             raise InvalidValueError(
@@ -200,6 +219,23 @@ _ALIGN = (
     "with align_classes=True, Bank.from_models and bank.add give classes that a model has not "
     "seen the probability 0"
 )
+_NUMBERS = (
+    "where the model's numbers stand for these in this order, give them to what is converted: "
+    "dataclasses.replace(convert.convert(model), classes=(...))"
+)
+
+
+def _one_type(own: Sequence[Any], classes: Sequence[Any]) -> str:
+    """Return the way out where labels differ in type, as the end of a message; else ""."""
+    types = {type(label) for label in classes}
+    other = {type(label) for label in own} - types
+    if not other:
+        return ""
+    kinds = " and ".join(sorted(kind.__name__ for kind in types | other))
+    hint = ""
+    if types | other <= {int, float}:
+        hint = ", such as y.astype(int): labels become float where a column has gaps"
+    return f"; they are {kinds}: fit all models to labels of one type{hint}"
 
 
 def _order(names: tuple[str, ...], own: tuple[str, ...], whose: str) -> list[int]:
@@ -248,6 +284,11 @@ def _aligned(layer: Layer, own: tuple[Any, ...], classes: tuple[Any, ...], whose
     place = {(type(label), label): i for i, label in enumerate(classes)}
     unknown = [label for label in own if (type(label), label) not in place]
     if unknown:
+        if ways := _one_type(own, classes):
+            raise InvalidValueError(
+                f"classes: expected some of those of {whose}, {_short(classes)}, got "
+                f"{_short(own)}{ways}"
+            )
         raise InvalidValueError(
             f"classes: expected some of those of {whose}, {_short(classes)}, got {_short(own)}; "
             f"{_short(unknown)} cannot be added to a bank that has models: make it anew with "

@@ -18,6 +18,7 @@ from mlpbank.convert._chain import (
     require,
     unsupported,
 )
+from mlpbank.convert._columns import Select
 from mlpbank.convert._onnx_activations import ACTIVATIONS, ELEMENTWISE, activation, activation_of
 from mlpbank.convert._onnx_constants import (
     STANDARD,
@@ -64,7 +65,7 @@ class Reader:
         self._done: set[str] = set()  # inside activations that are made of several nodes
         self._output = ""
 
-    def steps(self, tensor: str, columns: int | None) -> list[Step]:
+    def steps(self, tensor: str, columns: int | None) -> list[Step | Select]:
         """Return the steps to a tensor. It must have as many columns, if that is not None."""
         self._output = tensor
         self._keep()
@@ -90,7 +91,7 @@ class Reader:
                 for name in {*node.input}:
                     self._users.setdefault(name, []).append(node)
 
-    def _finished(self, tensor: str, columns: int | None) -> list[Step]:
+    def _finished(self, tensor: str, columns: int | None) -> list[Step | Select]:
         rows = self.rows.get(tensor)
         if rows is None:
             raise unsupported(

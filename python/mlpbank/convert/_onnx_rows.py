@@ -9,6 +9,7 @@ import numpy as np
 
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Affine, Dense, Step, affine, unsupported
+from mlpbank.convert._columns import Select
 from mlpbank.convert._onnx_constants import Array
 from mlpbank.convert._onnx_dims import ROWS, Dims, feature_axis, features, spread
 
@@ -229,33 +230,15 @@ def _without_affines(steps: Sequence[Step]) -> list[Step]:
     return [*kept[:at], layer]
 
 
-def finished(rows: Rows, width: int | None) -> list[Step]:
+def finished(rows: Rows, width: int | None) -> list[Step | Select]:
     """Return the steps from the bank's rows, of `width` features, on."""
-    steps = list(rows.steps)
+    steps: list[Step | Select] = list(rows.steps)
     columns = rows.columns
     if columns is None or width is None or columns == tuple(range(width)):
         return steps
     where = steps[0].where if steps else ""
-    first = next((i for i, step in enumerate(steps) if not isinstance(step, Affine)), len(steps))
-    kept: Step | None = steps[first] if first < len(steps) else None
-    if isinstance(kept, Dense):
-        # The first layer reads the columns itself.
-        head = _scaled_inputs(kept, steps[:first])
-        weight = np.zeros((width, head.weight.shape[1]), head.weight.dtype)
-        np.add.at(weight, list(columns), head.weight)
-        return [Dense(weight, head.bias, kept.where), *steps[first + 1 :]]
+    if any(isinstance(step, Dense) for step in steps):
+        return [Select(columns, width, where), *steps]
     picked = np.zeros((width, len(columns)), np.float32)
     picked[list(columns), range(len(columns))] = 1
     return [Dense(picked, None, where), *steps]
-
-
-def _scaled_inputs(layer: Dense, before: Sequence[Step]) -> Dense:
-    """Return a layer that has taken the affine steps before it."""
-    if not before:
-        return layer
-    whole = _composed(before, layer.where)
-    weight = layer.weight.astype(np.float64)
-    count = len(weight)
-    shift = np.broadcast_to(whole.shift, (count,)) @ weight
-    scaled = np.broadcast_to(whole.scale, (count,))[:, None] * weight
-    return Dense(scaled, shift if layer.bias is None else shift + layer.bias, layer.where)

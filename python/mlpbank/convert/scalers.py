@@ -18,7 +18,7 @@ from mlpbank.convert import _shift
 from mlpbank.convert._chain import to_float32, with_affine
 from mlpbank.convert._native import unflattened
 from mlpbank.errors import InvalidTypeError, InvalidValueError
-from mlpbank.typing import Float32Array, Float64Array
+from mlpbank.typing import Float64Array, Weights
 from mlpbank.weights import WeightsMapping
 
 
@@ -28,7 +28,7 @@ def fold_scalers(
     weights: WeightsMapping,
     input_scaler: Any = None,
     output_scaler: Any = None,
-) -> dict[str, Float32Array]:
+) -> Weights:
     """Return weights that scale their inputs and outputs themselves.
 
     Parameters
@@ -73,11 +73,14 @@ def _folded(
     output_scaler: Any,
     decide: _shift.Decide,
     name: _shift.Name = lambda _: "",
-) -> dict[str, Float32Array]:
+    features: tuple[str, ...] | None = None,
+) -> Weights:
     """Do what `fold_scalers` does, for the input shift that is decided."""
     arrays, stacked = unflattened(weights, architecture)
     folded: dict[str, npt.NDArray[Any]] = dict(arrays)
-    shift = _fold_inputs(folded, architecture, weights, input_scaler, stacked, decide, name)
+    shift = _fold_inputs(
+        folded, architecture, weights, input_scaler, stacked, decide, name, features
+    )
     if output_scaler is not None:
         last = len(architecture.layers) - 1
         activation = architecture.layers[last].activation
@@ -106,6 +109,7 @@ def _fold_inputs(
     stacked: bool,
     decide: _shift.Decide,
     name: _shift.Name,
+    features: tuple[str, ...] | None,
 ) -> Float64Array | None:
     """Make the first layer take ``x - shift``, and return the shift that was decided."""
     matrix, bias = folded["layer_0"], folded["layer_0.bias"]
@@ -123,7 +127,7 @@ def _fold_inputs(
         figures = _shift.figures_of(matrix if stacked else matrix[None], own)
     shift = decide(*figures)
     if figures[0] is not None and figures[1] is not None:
-        _shift.check(figures[0], figures[1], shift, name)
+        _shift.check(figures[0], figures[1], shift, name, features)
     if shift is not None:
         offset = offset + (shift if scale is None else shift * scale)
     weight, moved = with_affine(matrix, bias, scale, offset)
@@ -198,9 +202,9 @@ _MODULES = {
         ("StandardScaler", "RobustScaler", "MaxAbsScaler", "MinMaxScaler"), "preprocessing"
     ),
     "FunctionTransformer": "preprocessing",
-    "Pipeline": "pipeline",
+    **dict.fromkeys(("Pipeline", "FeatureUnion"), "pipeline"),
     **dict.fromkeys(("MLPRegressor", "MLPClassifier"), "neural_network"),
-    "TransformedTargetRegressor": "compose",
+    **dict.fromkeys(("TransformedTargetRegressor", "ColumnTransformer"), "compose"),
     **dict.fromkeys(("GridSearchCV", "RandomizedSearchCV"), "model_selection"),
 }
 _METHODS = (
@@ -219,27 +223,15 @@ _WAY_OUT = (
 
 def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
     kind = sklearn_class(scaler)
-    known = kind in _ATTRIBUTES or kind in ("FunctionTransformer", "Pipeline")
-    if not known:
-        raise InvalidValueError(f"{name}: {type(scaler).__name__} {_why_not(scaler)}")
-    if method := own_method(scaler):
-        raise InvalidValueError(
-            f"{name}: {kind} has a {method} of its own, which may compute anything; {_WAY_OUT}"
-        )
+    reason, way = refusal(scaler)
+    if reason:
+        raise InvalidValueError(f"{name}: {type(scaler).__name__} {reason}; {way}")
     if kind == "FunctionTransformer":
-        for option in ("func", "inverse_func"):
-            if getattr(scaler, option) is not None:
-                raise InvalidValueError(
-                    f"{name}: FunctionTransformer has a {option}, which may compute anything; "
-                    f"{_WAY_OUT}"
-                )
         return np.array(0.0), np.array(1.0)
     if kind == "Pipeline":
         return _of_pipeline(scaler, name)
     if not hasattr(scaler, "scale_"):
         raise InvalidValueError(f"{name}: expected a fitted {kind}, got one that is not")
-    if getattr(scaler, "clip", False):
-        raise InvalidValueError(f"{name}: {kind} with clip=True is not affine; {_CLIP_WAY_OUT}")
     # Options decide, not fitted attributes: StandardScaler has means also without with_mean.
     used = (all(getattr(scaler, option, True) for option in options) for options in _OPTIONS)
     parts = (
@@ -253,17 +245,33 @@ def _of_object(scaler: Any, name: str) -> tuple[Float64Array, Float64Array]:
     return (-offset / scale, 1.0 / scale) if kind == "MinMaxScaler" else (offset, scale)
 
 
-def _why_not(transformer: Any) -> str:
-    """Return what a transformer that is no known scaler does, as far as its class tells it."""
+def refusal(transformer: Any) -> tuple[str, str]:
+    """Return what a transformer does that no scaler does, and the way out; "" if it is a scaler."""
+    kind = sklearn_class(transformer)
+    if kind not in _ATTRIBUTES and kind not in ("FunctionTransformer", "Pipeline"):
+        return _why_not(transformer)
+    if method := own_method(transformer):
+        return f"has a {method} of its own, which may compute anything", _WAY_OUT
+    if kind == "FunctionTransformer":
+        for option in ("func", "inverse_func"):
+            if getattr(transformer, option) is not None:
+                return f"has a {option}, which may compute anything", _WAY_OUT
+    if getattr(transformer, "clip", False):
+        return "with clip=True is not affine", _CLIP_WAY_OUT
+    return "", ""
+
+
+def _why_not(transformer: Any) -> tuple[str, str]:
+    """Return what a transformer of no known kind does, as far as its class tells it."""
     kind = type(transformer)
     package, _, module = kind.__module__.partition(".")
     if (
         package != "sklearn"
         or getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind
     ):
-        return f"is no scaler that is known, it may compute anything; {_WAY_OUT}"
-    does = _PARTS.get(module.partition(".")[0].removeprefix("_"), "is no scale and shift")
-    return f"{does}; apply it to x yourself and convert what comes after it, such as pipeline[1:]"
+        return "is no scaler that is known, it may compute anything", _WAY_OUT
+    does = _PARTS.get(module) or _PARTS.get(module.partition(".")[0], "is no scale and shift")
+    return does, f"{_CLIP_WAY_OUT}, such as pipeline[1:]"
 
 
 # What the modules of scikit-learn do that a scale and shift cannot.
@@ -271,6 +279,9 @@ _PARTS = {
     "impute": "replaces missing values, which is no scale and shift",
     "decomposition": "mixes the features",
     "feature_selection": "selects features",
+    "feature_extraction": "makes features of something else",
+    "preprocessing._encoders": "makes numbers of categories",
+    "preprocessing._target_encoder": "makes numbers of categories",
     "compose": "treats columns differently",
 }
 

@@ -1,4 +1,7 @@
-"""scikit-learn: MLPRegressor, MLPClassifier, Pipelines to one, TransformedTargetRegressor."""
+"""scikit-learn: MLPRegressor, MLPClassifier, Pipelines to one, TransformedTargetRegressor.
+
+A network of skorch may stand in place of scikit-learn's own.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,12 @@ import numpy as np
 
 from mlpbank.architecture import Activation
 from mlpbank.convert._chain import Activate, Affine, Dense, Step, affine, join, unsupported
+from mlpbank.convert._columns import Select
 from mlpbank.convert._containers import members_of
+from mlpbank.convert._frameworks import framework_of
+from mlpbank.convert._sklearn_columns import compacted, gathered, selected, selects
 from mlpbank.convert.scalers import mean_and_scale, own_method, sklearn_class
-from mlpbank.errors import InvalidValueError
+from mlpbank.errors import InvalidValueError, MlpbankError
 
 _HIDDEN = {
     "identity": Activation.NONE,
@@ -27,8 +33,11 @@ _OUTPUT = {
 }
 
 
-def steps(estimator: Any, where: str = "") -> list[Step]:
+def steps(estimator: Any) -> list[Step | Select]:
     """Return the steps of a regressor's ``predict`` or a classifier's ``predict_proba``.
+
+    Inputs are the columns that the estimator was fitted to: all of an array, and of a data frame
+    those that are used, which `feature_names` names.
 
     Raises
     ------
@@ -37,9 +46,20 @@ def steps(estimator: Any, where: str = "") -> list[Step]:
     ValueError
         An estimator is not fitted.
     """
+    chain = gathered(_steps(estimator, ""))
+    if isinstance(chain[0], Select) and _all_names(estimator) is not None:
+        chain[0], _ = compacted(chain[0])
+    return chain
+
+
+def _steps(estimator: Any, where: str) -> list[Step | Select]:
     kind = sklearn_class(estimator)
     if not kind:
         name = type(estimator).__name__
+        if framework_of(type(estimator)) == "skorch":
+            from mlpbank.convert import _skorch
+
+            return [*_skorch.steps(estimator, where)]
         if type(estimator).__module__.startswith("sklearn."):
             members = members_of(estimator)
             hint = f"; {members}" if members else ""
@@ -57,11 +77,11 @@ def steps(estimator: Any, where: str = "") -> list[Step]:
         if not _predicts_numbers(regressor):
             raise unsupported(place, f"expected a regressor, got a {type(regressor).__name__}")
         return [
-            *steps(regressor, place),
+            *_steps(regressor, place),
             *_inverse(estimator.transformer_, join(where, "transformer")),
         ]
     if kind in ("GridSearchCV", "RandomizedSearchCV"):
-        return steps(_fitted(estimator, "best_estimator_", where), where)
+        return _steps(_fitted(estimator, "best_estimator_", where), where)
     raise unsupported(where, f"{kind} is not supported; {_SUPPORTED}")
 
 
@@ -71,6 +91,10 @@ _SUPPORTED = "an MLPRegressor, an MLPClassifier or a Pipeline to one is"
 def _predicts_numbers(estimator: Any) -> bool:
     """Return whether the steps of an estimator are its ``predict``. A classifier's are not."""
     kind = sklearn_class(estimator)
+    if framework_of(type(estimator)) == "skorch":
+        from mlpbank.convert import _skorch
+
+        return not _skorch.predicts_classes(estimator)
     if kind == "Pipeline":
         return _predicts_numbers(estimator.steps[-1][1])
     if kind in ("GridSearchCV", "RandomizedSearchCV"):
@@ -79,32 +103,65 @@ def _predicts_numbers(estimator: Any) -> bool:
 
 
 def feature_names(estimator: Any) -> Any:
-    """Return the names of the columns that an estimator was fitted to, None if it has none."""
+    """Return the names of the columns that an estimator was fitted to, None if it has none.
+
+    Without those that a ColumnTransformer does not use.
+    """
+    names = _all_names(estimator)
+    if names is None or not _selects(estimator):
+        return names
+    try:
+        select = gathered(_steps(estimator, ""))[0]
+    except MlpbankError:  # `steps` tells it
+        return names
+    if not isinstance(select, Select) or select.width != len(names):
+        return names
+    return [names[i] for i in compacted(select)[1]]
+
+
+def _selects(estimator: Any) -> bool:
     kind = sklearn_class(estimator)
     if kind in _INNER:
-        return feature_names(getattr(estimator, _INNER[kind], None))
+        return _selects(getattr(estimator, _INNER[kind], None))
+    if kind == "Pipeline":
+        return any(_selects(step) for _, step in estimator.steps)
+    return selects(estimator)
+
+
+def _all_names(estimator: Any) -> Any:
+    kind = sklearn_class(estimator)
+    if kind in _INNER:
+        return _all_names(getattr(estimator, _INNER[kind], None))
+    if kind == "FeatureUnion":  # all parts take the same columns
+        names = (_all_names(part) for _, part in estimator.transformer_list)
+        return next((found for found in names if found is not None), None)
     if kind != "Pipeline":
         return getattr(estimator, "feature_names_in_", None)
     # Those of the first step that the columns reach. Later ones may have names of results.
     for _, step in estimator.steps:
-        if step is None or step == "passthrough":
+        if step is None or (isinstance(step, str) and step == "passthrough"):
             continue
-        names = feature_names(step)
+        names = _all_names(step)
         if names is not None or sklearn_class(step) != "FunctionTransformer":
             return names
     return None
 
 
-def classes(estimator: Any) -> Any:
+def classes(estimator: Any, outputs: int | None = None) -> Any:
     """Return the label of each column of ``predict_proba``, None if there are none.
 
     Outputs for several labels at once (multilabel) are columns of their own, so they have none.
+    Those of skorch need the number of `outputs`.
     """
     kind = sklearn_class(estimator)
     if kind in _INNER:
-        return classes(getattr(estimator, _INNER[kind], None))
+        return classes(getattr(estimator, _INNER[kind], None), outputs)
     if kind == "Pipeline":
-        return classes(estimator.steps[-1][1])
+        return classes(estimator.steps[-1][1], outputs)
+    if outputs is not None and framework_of(type(estimator)) == "skorch":
+        from mlpbank.convert import _skorch
+
+        return _skorch.classes(estimator, outputs)
     if kind != "MLPClassifier":
         return None
     multilabel = getattr(estimator, "n_outputs_", 1) > 1 and estimator.out_activation_ != "softmax"
@@ -119,7 +176,7 @@ _INNER = {
 }
 
 
-def _network(network: Any, where: str) -> list[Step]:
+def _network(network: Any, where: str) -> list[Step | Select]:
     matrices = list(_fitted(network, "coefs_", where))
     biases = list(network.intercepts_)
     if not network.n_layers_ - 1 == len(matrices) == len(biases):  # predict uses n_layers_
@@ -139,7 +196,7 @@ def _network(network: Any, where: str) -> list[Step]:
         biases[-1] = np.concatenate([np.zeros_like(biases[-1]), biases[-1]])
         activation = Activation.SOFTMAX
     last = len(matrices) - 1
-    chain: list[Step] = []
+    chain: list[Step | Select] = []
     for i, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
         place = join(where, f"layer {i}")
         chain += [
@@ -149,15 +206,18 @@ def _network(network: Any, where: str) -> list[Step]:
     return chain
 
 
-def _pipeline(pipeline: Any, where: str) -> list[Step]:
-    chain: list[Step] = []
+def _pipeline(pipeline: Any, where: str) -> list[Step | Select]:
+    chain: list[Step | Select] = []
     *transformers, (last_name, last) = pipeline.steps
     for name, transformer in transformers:
-        if transformer is not None and transformer != "passthrough":
-            chain.append(_scaler(transformer, join(where, name)))
+        place = join(where, name)
+        if selects(transformer):
+            chain += selected(transformer, place)
+        elif transformer is not None and transformer != "passthrough":
+            chain.append(_scaler(transformer, place))
     if last is None or last == "passthrough":
         raise unsupported(join(where, last_name), "expected an MLP at the end, got nothing")
-    return chain + steps(last, join(where, last_name))
+    return chain + _steps(last, join(where, last_name))
 
 
 def _scaler(transformer: Any, where: str) -> Affine:
