@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <utility>
 
 #include "engine/dense_tasks.h"
@@ -51,7 +52,11 @@ void compute(const BatchedWeights& weights, const ForwardContext& context, const
       requests.before(i, begin, end);
       const auto next_task = tasks.after(task);
       const Bytes* next = i + 1 < end ? tasks.block(next_task) : block;
-      if (block != nullptr) tasks.compute(task, block, next, scratch);
+      try {
+        if (block != nullptr) tasks.compute(task, block, next, scratch);
+      } catch (const std::bad_alloc&) {
+        return errors.no_memory();
+      }
       tasks.for_each_missing(task, block, [&](int64_t slot, float* y, int64_t floats) {
         std::fill_n(y, floats, std::numeric_limits<float>::quiet_NaN());
         if (!context.nan) errors.not_loaded(slot);
@@ -102,9 +107,9 @@ void BatchedInference::forward_models(const int64_t* slots, int64_t entries, con
   }
   const ForwardContext context(*weights_, engine_, options);
   Grouping& grouping = thread_grouping;
-  grouping.group(slots, entries, num_models, context.block_models,
-                 GroupedTasks::max_entries(context, rows));
-  compute(*weights_, context, GroupedTasks(context, grouping, slots, entries, x, rows, y));
+  grouping.group(slots, entries, GroupedTasks::wish(context, num_models, rows));
+  compute(*weights_, context,
+          GroupedTasks(context, grouping, slots, entries, num_models, x, rows, y));
 }
 
 }  // namespace mlpbank

@@ -72,18 +72,26 @@ class TestIds:
     @pytest.mark.filterwarnings("ignore")
     def test_tables(self) -> None:
         pytest.importorskip("torch")
-        tables = ran(ids.steps(arguments(no_torch=False, divide=100)))
+        tables = ran(ids.steps(arguments(no_torch=False, divide=100))[:7])
         assert names(tables[0]) == ["mlpbank", "torch-index", "dense"]
         assert names(tables[1]) == ["mlpbank", "torch-sort-loop", "torch-padded"]
         assert names(tables[2]) == ["10 × 32-64-64-1", "100 × 32-64-64-1"]
         assert names(tables[3]) == ["random slots", "sorted slots"]
         assert names(tables[4]) == ["mlpbank, 1 thread"]
         assert tables[0].rows[2]["of dense"] == 1
+        peers = {"numpy-loop", "torch-sort-loop"}
+        for many, mixtures in zip(tables[5::2], tables[6::2], strict=True):
+            assert len(many.rows) == 4
+            assert len(mixtures.rows) == 32
+            assert all(peers <= set(row) for row in many.rows)
+            for row in [*many.rows, *mixtures.rows]:
+                better = min(float(row["panel"]), float(row["lane"]))
+                assert float(row["auto / better"]) == pytest.approx(float(row["auto"]) / better)
 
     def test_without_torch(self) -> None:
         args = arguments(no_torch=True, divide=100)
         args.settings = replace(SETTINGS, dtype="int8")
-        assert names(ran(ids.steps(args))[1]) == ["mlpbank"]
+        assert names(ran(ids.steps(args)[:2])[1]) == ["mlpbank"]
 
     def test_bytes_are_those_of_the_models_that_were_asked_for(self) -> None:
         table = ran(ids.steps(arguments(no_torch=True, divide=100))[:1])[0]
