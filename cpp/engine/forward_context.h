@@ -64,6 +64,7 @@ struct ForwardContext {
   const Architecture& architecture;
   const Layout& layout;
   const BatchedWeights::ReadGuard guard;
+  MappedPages* const pages;  // of a mapped file that are to be asked for; null: there are none
   void (*const panel)(const Plan&, const PanelJob&, float*);
   void (*const lane)(const Plan&, const LaneJob&, float*);
   // `plan` is that of blocks, `panel_plan` that of single models: in the lane layout, of twins.
@@ -77,6 +78,8 @@ struct ForwardContext {
       : architecture(w.architecture()),
         layout(w.layout()),
         guard(w),
+        pages(w.mapped_pages() != nullptr && w.mapped_pages()->remaining() > 0 ? w.mapped_pages()
+                                                                               : nullptr),
         panel(engine.kernel().panel[static_cast<int>(layout.dtype())]),
         lane(engine.kernel().lane[static_cast<int>(layout.dtype())]),
         plan(layout.plan()),

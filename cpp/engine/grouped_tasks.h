@@ -15,6 +15,7 @@
 
 #include "engine/forward_context.h"
 #include "engine/grouping.h"
+#include "engine/page_requests.h"
 #include "engine/rows.h"
 #include "engine/threads.h"
 
@@ -47,6 +48,11 @@ class GroupedTasks {
         first_missing_(entries) {
     const std::vector<Group>& groups = grouping.groups();
     blocks_.reserve(groups.size());
+    const auto asked =
+        std::min(static_cast<int64_t>(groups.size()), blocks_in(context, kCallBytes));
+    request_blocks(context, 0, asked, [&](int64_t i) {
+      return context.guard.block(groups[static_cast<std::size_t>(i)].block);
+    });
     // Each block is looked up once: all entries of a model see the same revision.
     std::vector<int64_t> first_group;  // of each block, where one may come again later
     if (grouping.in_stretches()) {
