@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -215,9 +215,11 @@ def as_shift(values: Any, size: int, name: str = "input_shift") -> Float64Array:
         It is not of `size` finite real numbers.
     """
     shift = np.array(as_real(values, name), np.float64)
-    if shift.shape != (size,) or not np.isfinite(shift).all():
+    if shift.shape != (size,) or not (np.abs(shift) <= np.finfo(_FLOAT32).max).all():
         got = f"shape {shift.shape}" if shift.shape != (size,) else f"{shift}"
-        raise InvalidValueError(f"{name}: expected {size} finite numbers, got {got}")
+        raise InvalidValueError(
+            f"{name}: expected {size} finite numbers in the range of float32, got {got}"
+        )
     shift.flags.writeable = False
     return shift
 
@@ -230,6 +232,13 @@ def without_shift(
         return weights, None
     shift = as_shift(weights["input_shift"], size)
     return {key: array for key, array in weights.items() if key != "input_shift"}, shift
+
+
+def transposed(array: npt.NDArray[Any], shapes: Sequence[tuple[int, ...]]) -> str:
+    """Return the end of a message for matrices that have the shape the other way round, or ""."""
+    if array.ndim > 1 and array.swapaxes(-1, -2).shape in shapes:
+        return "; it is (out, in): give its transpose, (in, out)"
+    return ""
 
 
 def as_int64(values: Any, name: str) -> Int64Array:

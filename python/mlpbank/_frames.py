@@ -7,7 +7,7 @@ imported already; only an Arrow stream of another library needs pyarrow.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,16 +61,34 @@ class Frame:
         KeyError
             There is no such column, or there are several.
         """
+        if not isinstance(name, Hashable):
+            raise InvalidTypeError(
+                f"{argument}: expected the name of a column, got a {type(name).__name__}; columns "
+                "themselves are for predict"
+            )
         count = self.names.count(name)
         if count != 1:
             got = "none" if count == 0 else f"several ({count})"
             raise UnknownKeyError(
-                f"{argument}: expected one column {name!r} in df, got {got}; "
-                f"its columns are {self.names!r:.400}"
+                f"{argument}: expected one column {name!r} in df, got {got}; its columns are "
+                f"{self.names!r:.400}{self._way_to(name) if count == 0 else ''}"
             )
         if self._kind == "arrow":
             return self._table.column(self.names.index(name))
         return self._table[name]
+
+    def _way_to(self, name: Any) -> str:
+        """Return where a column is that is not there, as the end of a message."""
+        if self._kind == "pandas" and name in self._table.index.names and name is not None:
+            return f"; {name!r} is in its index, which df.reset_index() makes columns"
+        if isinstance(name, tuple) and all(part in self.names for part in name):
+            return f"; several columns are a list, {list(name)!r}"
+        if isinstance(name, str):
+            plain = name.strip().casefold()
+            for other in self.names:
+                if isinstance(other, str) and other.strip().casefold() == plain:
+                    return f"; there is {other!r}, spelled otherwise"
+        return ""
 
     def columns(self, names: list[Any], argument: str) -> Any:
         """Return several columns as a table of its library. Errors as for `column`."""
@@ -99,7 +117,7 @@ class Frame:
                 kind = getattr(column, "type" if self._kind == "arrow" else "dtype", "no dtype")
                 raise InvalidTypeError(
                     f"{argument}: expected numbers, got column {name!r} of {kind}; "
-                    "convert it to float64 first"
+                    "convert it to float64 first, or leave it out if it is no input"
                 )
             columns.append(values)
         return np.stack(columns, axis=1) if columns else np.empty((len(self), 0), np.float32)

@@ -19,6 +19,7 @@ from mlpbank._keys import (
     is_missing,
     kind_name,
     remedy,
+    way_to,
 )
 from mlpbank.errors import InvalidTypeError
 from mlpbank.typing import Int64Array, Key
@@ -38,11 +39,14 @@ class GivenKeys:
         Of the keys that are there; None if none is.
     gaps : bool array (n,) or None
         Where an int is missing.
+    from_floats : bool
+        Whether ints were floats that are whole numbers.
     """
 
     values: list[Any] | Int64Array
     kind: Any
     gaps: npt.NDArray[np.bool_] | None = None
+    from_floats: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
@@ -176,7 +180,7 @@ def _floats(array: npt.NDArray[Any]) -> Any:
         i = int(np.argmax(wrong))
         raise InvalidTypeError(f"keys[{i}]: expected a str or an int, got {array[i]}, a float")
     kind = None if gaps.all() else int
-    return GivenKeys(wide.astype(np.int64), kind, gaps)
+    return GivenKeys(wide.astype(np.int64), kind, gaps, from_floats=True)
 
 
 def _parts_of(keys: Any) -> list[Any] | None:
@@ -222,16 +226,11 @@ def expect_kind(given: GivenKeys, kind: Any) -> None:
     if given.kind is None or kind is None or given.kind == kind:
         return
     first = next(key for key in given.to_list() if key is not None)
-    got = f"{first!r:.80}{_way(given.kind, kind)}"
-    raise InvalidTypeError(f"keys: expected {kind_name(kind)} like the bank's, got {got}")
-
-
-def _way(given: Any, kind: Any) -> str:
-    parts: tuple[Any, ...] = getattr(kind, "__args__", ())
-    if len(parts) > 1 and given in (str, int):
-        return "; give all parts of a key, as a tuple or as columns"
-    if len(parts) == 1 and given == parts[0]:
-        return "; a tuple of one part is a key of its own, (key,)"
-    if getattr(given, "__args__", ()) == (kind,):
-        return "; a tuple of one part is a key of its own, use key[0]"
-    return ""
+    way = way_to(first, kind)
+    if given.from_floats and kind is str:
+        way = (
+            "; these are floats, whose text ends with .0: use astype('Int64') and then astype(str)"
+        )
+    raise InvalidTypeError(
+        f"keys: expected {kind_name(kind)} like the bank's, got {first!r:.80}{way}"
+    )

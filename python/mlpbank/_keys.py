@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import enum
 import math
+import re
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ SMALL_FLOATS = {
     **dict.fromkeys(("float", "Float32", "float[pyarrow]", "float32[pyarrow]"), np.float32),
     **dict.fromkeys(("halffloat", "Float16", "halffloat[pyarrow]", "float16[pyarrow]"), np.float16),
 }
+_INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*", re.ASCII)
 _EXACT = 2.0**53  # from here on, a float may be another integer that was rounded
 
 
@@ -55,7 +57,8 @@ def common_kind(keys: Sequence[Key | None], name: str = "keys") -> Any:
         elif kind_of(key) != kind:
             article = "an" if kind is int else "a"
             raise InvalidTypeError(
-                f"{name}[{i}]: expected {article} {kind_name(kind)}, got {key!r}"
+                f"{name}[{i}]: expected {article} {kind_name(kind)}, like the keys before, got "
+                f"{key!r:.80}{way_to(key, kind)}"
             )
     return str if kind is None else kind
 
@@ -167,7 +170,10 @@ def is_missing(value: Any) -> bool:
 def remedy(key: Any) -> str:
     """Return how to make a key of a value that is none, as the end of a message."""
     if is_missing(key):
-        return ", a missing key"
+        return (
+            ", a missing key, as groupby(dropna=False) has one; leave it out, or give its model "
+            "another key"
+        )
     if isinstance(key, (bool, np.bool_)):
         way = "str(key) or int(key)"
     elif isinstance(key, (float, np.floating)):
@@ -204,7 +210,38 @@ def check_kind(key: Key, kind: Any, name: str = "key") -> None:
     if kind is not None and kind_of(key) != kind:
         raise InvalidTypeError(
             f"{name}: expected {kind_name(kind)} like the bank's other keys, got {key!r:.80}"
+            f"{way_to(key, kind)}"
         )
+
+
+def way_to(key: Key, kind: Any) -> str:
+    """Return how a plain key of another type becomes one of `kind`, as the end of a message."""
+    parts = getattr(kind, "__args__", None)
+    if parts is None:
+        if not isinstance(key, tuple):
+            return _way_to_part(key, kind, "key", f", for a column astype({kind_name(kind)})")
+        if len(key) == 1 and type(key[0]) is kind:
+            return "; a tuple of one part is a key of its own, use key[0]"
+        return "; the bank's keys are no tuples"
+    if not isinstance(key, tuple):
+        if parts == (type(key),):
+            return "; a tuple of one part is a key of its own, (key,)"
+        return "; give all parts of a key, as a tuple or as columns"
+    if len(key) != len(parts):
+        return f"; give {len(parts)} parts"
+    own = list(map(type, key))
+    if sorted(map(kind_name, own)) == sorted(map(kind_name, parts)):
+        ordered = tuple(key[own.index(part)] for part in parts)
+        shown = f", as in {ordered!r:.80}" if len(set(parts)) == len(parts) else ""
+        return f"; its parts are in another order than the bank has them{shown}"
+    i = next(i for i, part in enumerate(parts) if own[i] is not part)
+    return _way_to_part(key[i], parts[i], f"key[{i}]", "")
+
+
+def _way_to_part(part: str | int, kind: Any, name: str, column: str) -> str:
+    if kind is int and not _INTEGER.fullmatch(str(part)):
+        return f"; {name} is no integer, as it is in all keys of the bank"
+    return f"; use {kind_name(kind)}({name}){column}"
 
 
 def known_form(key: Any, kind: Any) -> Key | None:
@@ -217,3 +254,21 @@ def known_form(key: Any, kind: Any) -> Key | None:
     except (TypeError, ValueError):
         return None
     return plain if kind_of(plain) == kind else None
+
+
+def spellings(key: Key) -> list[Key]:
+    """Return other spellings of the text of a key, under which a bank may have it."""
+    if isinstance(key, tuple):
+        columns = [[part, *spellings(part)] for part in key]
+        # The same change in all parts; the last one of those with fewer.
+        rows = [
+            tuple(column[min(i, len(column) - 1)] for column in columns)
+            for i in range(1, max(map(len, columns)))
+        ]
+        return rows  # type: ignore[return-value]
+    if not isinstance(key, str):
+        return []
+    text = key.strip()
+    bare = re.sub(r"(?<=[0-9])\.0*$", "", text)
+    found = [text, bare, bare.lstrip("0"), text.lower(), text.upper(), text.title()]
+    return [other for other in dict.fromkeys(found) if other != key]

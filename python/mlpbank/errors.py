@@ -55,14 +55,20 @@ class UnknownModelError(MlpbankError, KeyError):
     """
 
     def __init__(
-        self, keys: list[Any], total: int, kind: str = "keys", gap: int | None = None
+        self,
+        keys: list[Any],
+        total: int,
+        kind: str = "keys",
+        gap: int | None = None,
+        way: str = "",
     ) -> None:
         shown = ", ".join(f"{key!r:.80}" for key in keys[:5]) + (", ..." if len(keys) > 5 else "")
-        super().__init__(keys, total, kind, gap)
+        super().__init__(keys, total, kind, gap, way)
         self.keys = keys
         self._message = f"no such model: {shown} ({len(keys)} of {total} {kind})"
         if gap is not None:
             self._message += f"; missing key at row {gap}: there is None, NaN or NA"
+        self._message += way
 
     def __str__(self) -> str:
         return self._message

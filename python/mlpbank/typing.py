@@ -19,6 +19,7 @@ __all__ = [
     "Layout",
     "Missing",
     "MissingModels",
+    "Weights",
 ]
 
 Key = str | int | tuple[str | int, ...]
@@ -27,6 +28,9 @@ Key = str | int | tuple[str | int, ...]
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
+
+Weights = dict[str, Float32Array | Float64Array]
+"""Arrays of one model or stacked. All are float32 but ``"input_shift"``, which is float64."""
 
 DtypeName = Literal["float32", "float16", "bfloat16", "int8"]
 Dtype = DtypeName | np.dtype[Any] | type[np.generic]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank._arrays import as_float32
+from mlpbank._arrays import as_float32, transposed
 from mlpbank.architecture import Architecture, array_shapes, positive_int
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError, UnknownKeyError
 from mlpbank.typing import Dtype, DtypeName, Float32Array, Layout
@@ -357,6 +357,7 @@ def _checked(
     if array.shape not in shapes:
         raise InvalidValueError(
             f"{name}: expected shape {' or '.join(map(str, shapes))}, got {array.shape}"
+            f"{transposed(array, shapes)}"
         )
     if check_finite and not np.isfinite(array).all():
         bad = np.unravel_index(int(np.argmin(np.isfinite(array))), array.shape)

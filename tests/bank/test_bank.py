@@ -298,7 +298,7 @@ def test_errors_name_the_arguments_of_the_call(bank: Bank, keys: list[Any]) -> N
     other = [1, 2] if isinstance(keys[0], str) else ["1", "2"]
     with pytest.raises(
         TypeError,
-        match=rf"^keys: expected {type(keys[0]).__name__} like the bank's, got {other[0]!r}$",
+        match=rf"^keys: expected {type(keys[0]).__name__} like the bank's, got {other[0]!r}; use ",
     ):
         bank.predict(other, x(2))
 

@@ -16,6 +16,7 @@ X = np.ones((1, 1), np.float32)
 BIG = 2**63
 ONE = "expected a str, an int or a tuple of them"
 MANY = "expected a list, tuple, array or column of str, int or tuples of them"
+INT = "use int(key), for a column astype(int)"
 STR = "use str(key), here and in the bank"
 BOTH = "here and in the bank"
 
@@ -138,11 +139,11 @@ def test_ints_up_to_their_limits() -> None:
     ("keys", "message"),
     [
         ([1, True], f"keys[1]: {ONE}, got True; use str(key) or int(key), {BOTH}"),
-        ([1, "2"], "keys[1]: expected an int, got '2'"),
+        ([1, "2"], f"keys[1]: expected an int, like the keys before, got '2'; {INT}"),
         ([1, [2]], f"keys[1]: {ONE}, got [2]; use tuple(key), {BOTH}"),
         ([True, 1], f"keys[0]: {ONE}, got True; use str(key) or int(key), {BOTH}"),
         ([[1], [2]], f"keys[0]: {ONE}, got [1]; use tuple(key), {BOTH}"),
-        (["1", "2"], "keys: expected int like the bank's, got '1'"),
+        (["1", "2"], f"keys: expected int like the bank's, got '1'; {INT}"),
         (np.array([True, False]), f"keys[0]: {ONE}, got True; use str(key) or int(key), {BOTH}"),
         ({1, 2}, f"keys: {MANY}, got {{1, 2}}; use list(keys)"),
         (b"12", f"keys: {MANY}, got b'12'; use key.decode(), {BOTH}"),
@@ -218,5 +219,7 @@ def test_columns(library: str) -> None:
     for column in kinds:
         assert answers(names, column) == [1, 0]
     frame = frames.DataFrame({"who": ["b", "a"], "x": [1.0, 2.0]})
-    with raises(TypeError, "keys: expected str like the bank's, got ('b', 1)"):
+    with raises(
+        TypeError, "keys: expected str like the bank's, got ('b', 1); the bank's keys are no tuples"
+    ):
         names.predict(frame, np.ones((2, 1)))

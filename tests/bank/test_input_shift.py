@@ -309,3 +309,17 @@ def test_models_by_number_refuse_what_they_cannot_subtract() -> None:
     assert_near(bank.predict("a", x), model.predict(x))
     bank["c"] = one
     assert_near(bank.predict("c", x), model.predict(x))
+
+
+@pytest.mark.parametrize("number", [1e39, -3.5e38, np.inf, np.nan])
+def test_a_shift_beyond_float32_is_refused_wherever_it_comes_from(number: float) -> None:
+    arch = Architecture.mlp(2, 1)
+    one, stacked = {"layer_0": [1.0, 1.0]}, {"layer_0": np.ones((1, 2, 1))}
+    shift = {"input_shift": [number, 0.0]}
+    for call in (
+        lambda: Bank(arch, input_shift=[number, 0.0]),
+        lambda: Bank(arch).add("a", one | shift),
+        lambda: Bank.from_stacked(["a"], arch, stacked | shift),
+    ):
+        with refused(ValueError, "input_shift: expected 2 finite numbers in the range of float32"):
+            call()

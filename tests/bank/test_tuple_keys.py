@@ -111,12 +111,18 @@ def test_keys_of_another_type_are_refused() -> None:
     for keys, got in (
         (["A"], "'A'; give all parts of a key, as a tuple or as columns"),
         ([1], "1; give all parts of a key, as a tuple or as columns"),
-        ([(1, "A")], "(1, 'A')"),
-        ([("A",)], "('A',)"),
+        (
+            [(1, "A")],
+            "(1, 'A'); its parts are in another order than the bank has them, as in ('A', 1)",
+        ),
+        ([("A",)], "('A',); give 2 parts"),
     ):
         with raises(TypeError, f"keys: expected tuple[str, int] like the bank's, got {got}"):
             bank.predict(keys, [[1.0]])
-    with raises(TypeError, "keys[1]: expected a tuple[str, int], got (1, 1)"):
+    with raises(
+        TypeError,
+        "keys[1]: expected a tuple[str, int], like the keys before, got (1, 1); use str(key[0])",
+    ):
         bank.predict([("A", 1), (1, 1)], [[1.0], [1.0]])
     with raises(
         TypeError,
@@ -180,7 +186,8 @@ def test_a_bank_that_lost_all_tuples_keeps_their_type(tmp_path: Path) -> None:
     bank.save(tmp_path / "empty.mlpbank")
     again = Bank.open(tmp_path / "empty.mlpbank")
     assert (list(again), again.key_type) == ([], tuple[str, int])
-    with raises(TypeError, "key: expected tuple[str, int] like the bank's other keys, got 'A'"):
+    expected = "key: expected tuple[str, int] like the bank's other keys, got 'A'"
+    with raises(TypeError, f"{expected}; give all parts of a key, as a tuple or as columns"):
         again["A"] = weights(0)
 
 

@@ -88,7 +88,9 @@ def test_metadata_to_onnx(path: Path, source: str) -> None:
     target = path.with_name("target.onnx")
     assert main(["convert", str(path.with_name(source)), str(target)]) == 0
     properties = onnx.load(target).metadata_props
-    assert {entry.key: json.loads(entry.value) for entry in properties} == METADATA
+    keys = list(Bank.open(path)) if source == path.name else ["x", "y"]
+    expected = METADATA | {"keys": keys}
+    assert {entry.key: json.loads(entry.value) for entry in properties} == expected
 
 
 def save_plain(path: Path, **extra: Any) -> None:
@@ -176,8 +178,12 @@ def test_convert_a_folder_of_state_dicts(tmp_path: Path) -> None:
         )
     done = run("convert", folder, target)
     assert done.returncode == 2
-    assert "--sizes" in done.stderr
-    done = run("convert", folder, target, "--sizes", "3,4,2")
+    assert "--sizes: expected the layer sizes" in done.stderr
+    assert "a.pt holds weights (it has 0: 3 -> 3, 2: 3 -> 2)" in done.stderr
+    done = run("convert", folder, target, "--sizes", "3,3,2")
+    assert done.returncode == 2
+    assert "--activation: expected that of the hidden layers" in done.stderr
+    done = run("convert", folder, target, "--sizes", "3,4,2", "--activation", "tanh")
     assert done.returncode == 2
     assert "(3, 4)" in done.stderr
 

@@ -39,7 +39,8 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, *options: str) -> tuple[int, Bank | None]:
     target = folder.with_name("bank.mlpbank")
-    code = main(["convert", str(folder), str(target), "--sizes", "3,3,2", *options])
+    command = ["convert", str(folder), str(target), "--sizes", "3,3,2", "--activation", "relu"]
+    code = main([*command, *options])
     return code, Bank.open(target) if target.exists() else None
 
 

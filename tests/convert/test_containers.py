@@ -152,3 +152,19 @@ def test_keys_are_checked_before_any_model_is_converted() -> None:
     with pytest.raises(TypeError, match=r"a missing key"):
         bank.update([("a", weights(1)), (None, model)])
     assert len(bank) == 0
+
+
+def test_a_model_inside_of_something_is_named() -> None:
+    linear = pytest.importorskip("torch").nn.Linear
+    model = linear(2, 1)
+    for value, way in (((model, 0.5), "model[0]"), ({"net": model, "loss": 1}, "model['net']")):
+        with pytest.raises(TypeError, match=rf"'a'\]: .* with one, a Linear, .* pass {way[:5]}"):
+            Bank.from_models({"a": value})
+    with pytest.raises(TypeError, match="got the class Linear"):
+        Bank.from_models({"a": linear})
+
+
+def test_matrices_that_are_the_other_way_round() -> None:
+    bank = Bank(Architecture.mlp(3, 1))
+    with pytest.raises(ValueError, match=r"got \(1, 3\); it is \(out, in\): give its transpose"):
+        bank["a"] = {"layer_0": np.ones((1, 3))}

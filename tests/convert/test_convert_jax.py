@@ -113,7 +113,11 @@ def test_flax_nnx() -> None:
         assert_computes(convert.convert(params, arch), x, net(x), times=4)
     chain = nnx.Sequential(net.fc1, jax.nn.relu, net.fc2, jnp.tanh, net.fc3)
     assert_computes(convert.convert(chain, arch), x, chain(x), times=4)
-    with raises(ValueError, "architecture: needed for weights without activations (Net), got None"):
+    with raises(
+        ValueError,
+        "architecture: needed for weights without activations (Net), got None; give one, "
+        "or pass the module itself",
+    ):
         convert.convert(net)
     norm = nnx.Sequential(nnx.Linear(6, 6, rngs=rngs), nnx.BatchNorm(6, rngs=rngs))
     with pytest.raises(
@@ -212,7 +216,7 @@ def test_modules_that_are_called_as_a_layer_of_equinox() -> None:
         convert.convert(same, arch).weights["layer_0"], np.asarray(same.weight).T
     )
     ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' "
-    ask += "if the layer computes x @ w, "
+    ask += "to convert.from_params if the layer computes x @ w, "
     for layer in (Linear(jnp.ones((3, 3)), jnp.ones(3)), Turned(3, 3, key=key)):
         with raises(ValueError, f": {ask}'out_in' if w @ x (its shape is (3, 3))"):
             convert.convert(layer, arch)

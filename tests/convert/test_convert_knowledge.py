@@ -256,13 +256,18 @@ def test_other_classes_are_refused_with_key_and_both(one: list[Any], two: list[A
     models = {k: classifier(np.resize(np.array(v), 90)) for k, v in (("p", one), ("q", two))}
     message = (
         f"models['q']: classes: expected those of models['p'], {sorted(one)}, got {sorted(two)}; "
-        "with align_classes=True, Bank.from_models and bank.add give classes that a model has not "
-        "seen the probability 0"
     )
-    with raises(InvalidValueError, message):
-        stacked(models)
-    with raises(InvalidValueError, message):
-        convert.stack(models)
+    way = (
+        "with align_classes=True, Bank.from_models and bank.add give classes that a model has not "
+    )
+    if type(one[0]) is not type(two[0]):
+        way = f"they are {' and '.join(sorted({type(one[0]).__name__, type(two[0]).__name__}))}: "
+        way += "fit all models to labels of one type"
+    for call in (stacked, convert.stack):
+        with pytest.raises(InvalidValueError) as refused:
+            call(models)
+        assert str(refused.value).startswith(message + way)
+        assert ("y.astype(int)" in str(refused.value)) == (type(two[0]) is float)
 
 
 def test_one_class_only_is_refused_unless_aligned() -> None:
@@ -362,3 +367,18 @@ def test_models_that_know_nothing_cost_nothing() -> None:
     start = time.perf_counter()
     assert all(knowledge_of(net) is NOTHING for _ in range(10_000))
     assert time.perf_counter() - start < 0.2
+
+
+def test_names_that_come_twice_are_compared_when_a_model_is_added() -> None:
+    def named(*names: str) -> Any:
+        model = regressor(["price", "stock"])
+        model[0].feature_names_in_ = np.array(names, object)
+        return model
+
+    bank = Bank.from_models({"a": named("u", "u")})
+    assert bank.feature_names is None
+    bank["b"] = named("u", "u")
+    for other in (named("u", "v"), named("w", "w")):
+        with pytest.raises(InvalidValueError, match=r"expected those of the bank.*\['u', 'u'\]"):
+            bank["c"] = other
+    assert list(bank) == ["a", "b"]

@@ -187,8 +187,11 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{name}: ")
     with pytest.raises(FileNotFoundError):
         convert.convert(tmp_path / "none.onnx")
-    with raises(ValueError, "model.pt: expected the path of an .onnx file"):
-        convert.convert("model.pt")
+    for path, way in (("model.pt", "torch.load"), ("m.joblib", "runs code"), ("m.H5", "keras")):
+        with pytest.raises(
+            ValueError, match=f"^{path}: expected the path of an .onnx file; .*{way}"
+        ):
+            convert.convert(path)
 
 
 def test_a_single_output_may_be_squeezed() -> None:

@@ -183,7 +183,11 @@ def test_flat_vectors(order: str, layout: str) -> None:
 def test_flat_vectors_that_do_not_fit() -> None:
     options = {"order": "weight,bias", "weight_layout": "in_out"}
     arch = Architecture.mlp(2, 3)
-    with raises(ValueError, "vectors: expected 9 parameters for each model, got 8"):
+    with raises(
+        ValueError,
+        "vectors: expected 9 parameters for each model (6 of layer_0, 3 of layer_0.bias), got 8; "
+        "check the sizes of the architecture, and what `order` leaves out",
+    ):
         convert.from_flat(np.zeros((4, 8)), arch, **options)
     with raises(ValueError, "vectors: expected shape (N, P) or (P,), got (1, 1, 9)"):
         convert.from_flat(np.zeros((1, 1, 9)), arch, **options)
@@ -191,7 +195,8 @@ def test_flat_vectors_that_do_not_fit() -> None:
         convert.from_flat(np.zeros(9), arch, order="weight,bias", weight_layout="rows")
     with raises(
         ValueError,
-        "order: expected 'weight,bias', 'bias,weight', 'weight' or all names, got 'bias'",
+        "order: expected 'weight,bias', 'bias,weight', 'weight', these with 'slope', or "
+        "all names, got 'bias'",
     ):
         convert.from_flat(np.zeros(9), arch, order="bias", weight_layout="in_out")
     names = ["layer_0", "layer_0"]
@@ -211,7 +216,7 @@ def test_hand_written_parameters_say_which_way_round_they_are() -> None:
     assert_same_models(convert.from_params(pairs, SQUARE, weight_layout="in_out"), SQUARE, weights)
     assert_same_models(convert.from_params(turned, SQUARE, weight_layout="out_in"), SQUARE, weights)
     ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' "
-    ask += "if the layer computes x @ w, "
+    ask += "to convert.from_params if the layer computes x @ w, "
     with raises(ValueError, f"0: {ask}'out_in' if w @ x (its shape is (6, 6))"):
         convert.convert(pairs, SQUARE)
     stacked = {"layers": [{"w": np.stack([m, m]), "b": np.stack([b, b])} for m, b in pairs]}
@@ -229,7 +234,8 @@ def test_hand_written_parameters_say_which_way_round_they_are() -> None:
     ):
         convert.from_params({}, SQUARE)
     with unsupported(
-        "0.scale: is no weight or bias of a dense layer (to fold normalisation, convert the model)"
+        "0.scale: is no weight or bias of a dense layer (to fold normalisation, pass the module "
+        "itself, not its parameters)"
     ):
         convert.from_params([{"scale": np.ones(6)}], SQUARE)
     with unsupported("0: has a bias but no weight matrix, so it is no dense layer"):
@@ -265,7 +271,8 @@ def test_models_in_mlpbanks_own_form() -> None:
         convert.stack({7: {"layer_0": weights["layer_0"]}}, SQUARE)
     with raises(
         ValueError,
-        "models[7]: architecture: needed for weights without activations (dict), got None",
+        "models[7]: architecture: needed for weights without activations (dict), got None; "
+        "give one, or pass the module itself",
     ):
         convert.stack({7: weights})
     with raises(ValueError, "layer_0: expected shape (6, 6) or (36,), got (2, 6, 6)"):

@@ -239,10 +239,16 @@ def test_state_dicts_with_an_architecture() -> None:
     tensors = {name: torch.tensor(array, requires_grad=True) for name, array in weights.items()}
     assert_same_models(convert.convert(tensors, arch), arch, weights)
     with raises(
-        ValueError, "architecture: needed for weights without activations (OrderedDict), got None"
+        ValueError,
+        "architecture: needed for weights without activations (OrderedDict), got None; give one, "
+        "or pass the module itself",
     ):
         convert.convert(module.state_dict())
-    with raises(ValueError, "0: expected an (in, out) matrix (4, 6) for layer 0, got (4, 5)"):
+    with raises(
+        ValueError,
+        "0: expected an (in, out) matrix (4, 6) for layer 0, got (4, 5); the parameters have "
+        "0: 4 -> 5, 2: 5 -> 6, 4: 6 -> 1, so check the sizes of the architecture",
+    ):
         convert.convert(module.state_dict(), Architecture.mlp(4, 6, 6, 1))
 
 
@@ -257,7 +263,8 @@ def test_order_of_layers_is_never_guessed() -> None:
     names = "['encoder', 'middle', 'head']"
     with raises(
         ValueError,
-        f"layers: the names {names} do not tell the order of the layers; pass layers=[...]",
+        f"layers: the names {names} do not tell the order of the layers; pass layers=[...] to "
+        "convert.from_params",
     ):
         convert.convert(state, arch)
     assert_same_models(
@@ -385,7 +392,11 @@ def test_modules_of_one_class_may_differ() -> None:
     message = "layer 0: expected 2 -> 2 with activation 'relu', got 2 -> 2 with activation 'tanh'"
     with raises(ValueError, f"models['c']: differs from models['a']: {message}"):
         convert.stack(models)
-    with raises(ValueError, "models['d']: differs from the architecture: expected 2 layers, got 1"):
+    with raises(
+        ValueError,
+        "models['d']: differs from the architecture: expected 2 layers (2 -> 3 none, 3 -> 3 none), "
+        "got 1 (2 -> 3 none)",
+    ):
         convert.stack({"d": nn.Linear(2, 3)}, Architecture([LayerSpec(2, 3), LayerSpec(3, 3)]))
     del models["c"], models["d"]
     models["e"] = nn.Sequential(nn.Linear(2, 2), nn.GRU(2, 2))

@@ -296,7 +296,7 @@ def test_parameters_written_by_hand_say_which_way_round_they_are() -> None:
     arch = Architecture.mlp(3, 3)
     matrix, bias = torch.rand(3, 3), torch.rand(3)
     ask = "nothing tells which way round this matrix is; pass weight_layout='in_out' "
-    ask += "if the layer computes x @ w, "
+    ask += "to convert.from_params if the layer computes x @ w, "
     for params in (
         [(matrix, bias)],
         {"0": {"w": matrix, "b": bias}},

@@ -137,7 +137,8 @@ def test_empty_banks_keep_their_fallback_and_kind(
         bank = Bank.open(path)
         assert (len(bank), list(bank), bank.fallback) == (0, [], key)
         kind, other = ("str", 1) if key == "a" else ("int", "b")
-        with raises(TypeError, f"key: expected {kind} like the bank's other keys, got {other!r}"):
+        expected = rf"^key: expected {kind} like the bank's other keys, got {other!r}; "
+        with pytest.raises(TypeError, match=expected):
             bank[other] = weights
         bank[key] = weights
         del bank[key]  # a bank that was emptied is an empty bank

@@ -247,7 +247,7 @@ def test_fallbacks_of_int_banks() -> None:
         file = parts("int")
         file.about["fallback"] = fallback
         assert refused(file.join()).startswith(
-            ("fallback: expected a key, got ", "key: expected an int of 64 bits")
+            ("fallback: expected ", "fallback: expected an int of 64 bits")
         )
     file.about["fallback"] = -(2**63)
     assert survives(file.join()) is not None

@@ -149,7 +149,11 @@ def test_saving_what_does_not_fit_fails_and_leaves_the_old_file_alone(path: Path
         save_plain(path, [], ARCH, good)
     with raises(ValueError, "keys: expected different ones, got 'a' again at position 2"):
         save_plain(path, ["a", "b", "a"], ARCH, good)
-    with raises(TypeError, "keys[2]: expected a str, got 1"):
+    with raises(
+        TypeError,
+        "keys[2]: expected a str, like the keys before, got 1; use str(key), for a column "
+        "astype(str)",
+    ):
         save_plain(path, ["a", "b", 1], ARCH, good)
     with raises(
         ValueError,
@@ -232,7 +236,7 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
         ),
         ({"keys": ["a", "b"]}, "keys: expected one for each of 3 models, got 2"),
         ({"keys": ["a", "b", "a"]}, "keys: expected different ones, got 'a' again at position 2"),
-        ({"keys": ["a", "b", ["c"]]}, "keys[2]: expected a str, got ('c',)"),
+        ({"keys": ["a", "b", ["c"]]}, "keys[2]: expected a str, like the keys before, got ('c',)"),
         ({"keys": {"a": 0}}, "keys: expected a JSON list, got dict"),
         ({"keys": []}, "keys: expected one for each of 3 models, got 0"),
         ({"keys": {}}, "keys: expected a JSON list, got dict"),

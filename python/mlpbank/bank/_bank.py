@@ -24,7 +24,7 @@ from mlpbank.errors import (
     ModelNotLoadedError,
     UnknownModelError,
 )
-from mlpbank.typing import Dtype, Float32Array, Key, Layout
+from mlpbank.typing import Dtype, Key, Layout, Weights
 from mlpbank.weights import BatchedWeights, _dtype_name
 
 if TYPE_CHECKING:
@@ -171,7 +171,9 @@ class Bank(BankFiles, BankMapping):
             )
         stored = BatchedWeights(models, architecture, layout=layout, dtype=dtype)
         if any(scaler is not None for scaler in scalers):
-            weights = folded(architecture, weights, *scalers, stored.dtype)
+            weights = folded(
+                architecture, weights, *scalers, stored.dtype, features=known.feature_names
+            )
         weights, input_shift = without_shift(weights, architecture.input_size)
         stored.load_stacked(weights)
         self = cls.__new__(cls)
@@ -254,7 +256,7 @@ class Bank(BankFiles, BankMapping):
     def __iter__(self) -> Iterator[Key]:
         return iter(self._slot_map.keys())
 
-    def __getitem__(self, key: Key) -> dict[str, Float32Array]:
+    def __getitem__(self, key: Key) -> Weights:
         """Return a model's weights as they are stored, see `BatchedWeights.get`.
 
         With ``"input_shift"`` (input_size,) float64 if the bank has one: the weights take ``x -
@@ -264,10 +266,10 @@ class Bank(BankFiles, BankMapping):
         try:
             slot = self._slot_map.slot(key)
             if slot < 0:
-                raise UnknownModelError([key], 1)
-            weights = self._weights.get(slot)
+                raise self._slot_map.unknown(key)
+            weights: Weights = {**self._weights.get(slot)}
             if self.input_shift is not None:
-                weights |= {"input_shift": self.input_shift}  # type: ignore[dict-item]
+                weights |= {"input_shift": self.input_shift}
             return weights
         except ModelNotLoadedError:  # removed in this moment
             raise UnknownModelError([key], 1) from None

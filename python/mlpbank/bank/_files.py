@@ -22,7 +22,7 @@ from mlpbank.errors import KeyTypeError
 from mlpbank.files import _described, _mapped, _schema
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.inference import BatchedInference
-from mlpbank.typing import Float32Array, Key
+from mlpbank.typing import Key, Weights
 from mlpbank.weights import BatchedWeights
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class StackedModels(NamedTuple):
 
     keys: list[Key]
     architecture: Architecture
-    weights: dict[str, Float32Array]
+    weights: Weights
 
 
 StackedModels.__module__ = "mlpbank"  # from where users import it
@@ -82,7 +82,7 @@ class BankFiles(BankNamed):
         return known._replace(
             **{
                 name: self._decided.get(name)
-                for name in ("feature_names", "classes")
+                for name in ("feature_names", "classes", "repeated")
                 if getattr(known, name) is None
             }
         )
@@ -93,7 +93,7 @@ class BankFiles(BankNamed):
             if self._decided.setdefault("known", found) is not found:
                 return False
         else:
-            for name in ("feature_names", "classes"):
+            for name in ("feature_names", "classes", "repeated"):
                 value = getattr(found, name)
                 if getattr(decided, name) is not None or value is None:
                     continue
@@ -157,7 +157,7 @@ class BankFiles(BankNamed):
     def _stacked(self) -> tuple[StackedModels, ModelColumns]:
         snapshot, slots, columns = self._slot_map.freeze()
         models = len(slots)
-        weights: dict[str, Float32Array] = {
+        weights: Weights = {
             name: np.empty((models, *shape), np.float32)
             for name, shape in array_shapes(self.architecture).items()
         }
@@ -175,7 +175,7 @@ class BankFiles(BankNamed):
                     weights[name][first + model] = array
         keys = [] if columns.table is None else list(table_keys(columns.table))
         if self.input_shift is not None:
-            weights |= {"input_shift": self.input_shift}  # type: ignore[dict-item]
+            weights |= {"input_shift": self.input_shift}
         return StackedModels(keys, self.architecture, weights), columns
 
     def to_safetensors(self, path: str | os.PathLike[str]) -> None:

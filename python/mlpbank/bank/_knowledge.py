@@ -23,11 +23,15 @@ class Known(NamedTuple):
     input_shift : float64 array (input_size,), or None
     feature_names : tuple of str, or None
     classes : tuple of str, int, float or bool, or None
+    repeated : tuple of str, or None
+        The names of the features of a model where one comes twice: they name nothing, but later
+        models are compared with them. Files do not keep them.
     """
 
     input_shift: Float64Array | None = None
     feature_names: Names | None = None
     classes: Classes | None = None
+    repeated: Names | None = None
 
     @classmethod
     def checked(
@@ -46,7 +50,7 @@ class Known(NamedTuple):
     ) -> Known:
         """Return what models know. Names that come twice name nothing."""
         if names is not None and len(set(names)) < len(names):
-            names = None
+            return cls.checked(architecture, shift, None, classes)._replace(repeated=tuple(names))
         return cls.checked(architecture, shift, names, classes)
 
 

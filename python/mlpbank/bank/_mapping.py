@@ -8,7 +8,7 @@ from typing import Any
 
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.errors import InvalidValueError, UnknownKeyError, UnknownModelError
-from mlpbank.typing import Float32Array, Key
+from mlpbank.typing import Key, Weights
 
 _NO_DEFAULT: Any = object()
 
@@ -64,7 +64,7 @@ class BankMapping(MutableMapping[Key, Any]):
             return default
         return weights
 
-    def popitem(self) -> tuple[Key, dict[str, Float32Array]]:
+    def popitem(self) -> tuple[Key, Weights]:
         """Remove any model and return its key and weights; UnknownKeyError if there is none."""
         for key in self:
             weights = self.pop(key, None)

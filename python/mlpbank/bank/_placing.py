@@ -98,7 +98,7 @@ def placed(
         from mlpbank.convert import _converted, _knowledge
 
         decide = _inside(input_scaler is not None, shift, dtype)
-        before = _knowledge.Knowledge(known.feature_names, known.classes)
+        before = _knowledge.Knowledge(known.feature_names or known.repeated, known.classes)
         converted = _converted(
             model, architecture, decide, output, before, align_classes, f"bank[{key!r}]"
         )
@@ -107,7 +107,16 @@ def placed(
         model = converted.weights
         known = Known.of_models(architecture, shift, converted.feature_names, converted.classes)
     if native or not unscaled:
-        model = folded(architecture, model, input_scaler, output_scaler, dtype, shift, name="")
+        model = folded(
+            architecture,
+            model,
+            input_scaler,
+            output_scaler,
+            dtype,
+            shift,
+            name="",
+            features=known.feature_names,
+        )
     weights, chosen = without_shift(model, architecture.input_size)
     return weights, known._replace(input_shift=chosen if shift is UNDECIDED else shift)
 
@@ -130,8 +139,12 @@ def folded(
     dtype: str,
     shift: Any = UNDECIDED,
     name: str = "keys[{}]: ",
+    features: tuple[str, ...] | None = None,
 ) -> Mapping[str, Any]:
-    """Return weights with scalers folded into them. `name` is that of model {} in messages."""
+    """Return weights with scalers folded into them.
+
+    `name` is that of model {} in messages, `features` are the names of the bank's.
+    """
     if dtype == "int8" and input_scaler is not None:
         warnings.warn(
             "int8 weights lose accuracy where inputs of different size are scaled by them: "
@@ -141,7 +154,13 @@ def folded(
     from mlpbank.convert import scalers
 
     return scalers._folded(
-        architecture, weights, input_scaler, output_scaler, _decide(shift, dtype), name.format
+        architecture,
+        weights,
+        input_scaler,
+        output_scaler,
+        _decide(shift, dtype),
+        name.format,
+        features,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from mlpbank import _core
 from mlpbank._arrays import as_float32, as_int64, as_real, as_shifted, check_out
 from mlpbank._key_columns import GivenKeys, as_keys, is_one
+from mlpbank._names import shown
 from mlpbank.architecture import Architecture
 from mlpbank.bank import _knowledge
 from mlpbank.bank._slot_map import SlotMap
@@ -92,7 +93,7 @@ class BankReads:
         given = as_keys(keys)
         handles, unknown = self._slot_map.find_handles(given)
         if unknown:
-            raise _unknown_of(given, handles, "keys")
+            raise self._unknown_of(given, handles, "keys")
         return handles
 
     def predict_handles(
@@ -256,6 +257,13 @@ class BankReads:
                             x, slots, out, num_threads, "error", ("x", name)
                         )
                     return self._answer_some(given, name, slots, x, missing, out, num_threads)
+                except InvalidValueError as error:
+                    names = self._known.feature_names
+                    if names is None or x.shape[-1:] == (len(names),):
+                        raise
+                    raise InvalidValueError(
+                        f"{error}; the bank's features are {shown(names)}"
+                    ) from None
                 except ModelNotLoadedError:
                     # It was removed while this call had its slot, and is unknown now.
                     if before is not None and np.array_equal(slots, before):
@@ -278,11 +286,11 @@ class BankReads:
         if missing == "fallback":
             fallback = -1 if self._fallback is None else self._slot_map.slot(self._fallback)
             if fallback < 0:
-                raise _unknown_of(given, slots, name)
+                raise self._unknown_of(given, slots, name, self._no_fallback())
             slots = np.where(slots < 0, fallback, slots)
             return self._inference._forward(x, slots, out, num_threads, "error", ("x", name))
         if missing == "error":
-            raise _unknown_of(given, slots, name)
+            raise self._unknown_of(given, slots, name)
         known = slots >= 0
         if x.ndim not in (2, 3) or x.shape[0] != len(slots):
             entry = name.removesuffix("s")
@@ -298,6 +306,23 @@ class BankReads:
         y[~known] = np.nan
         y[known] = found
         return y
+
+    def _no_fallback(self) -> str:
+        if self._fallback is None:
+            return "; missing='fallback' needs a fallback, set bank.fallback to the key of a model"
+        return f"; the fallback {self._fallback!r:.80} has no model itself"
+
+    def _unknown_of(
+        self, given: Any, slots: Int64Array, name: str, way: str = ""
+    ) -> UnknownModelError:
+        """Return the error for the keys or handles whose slot is -1."""
+        unknown = np.flatnonzero(slots < 0).tolist()
+        if not isinstance(given, GivenKeys):
+            return UnknownModelError([int(given[i]) for i in unknown], len(slots), name, way=way)
+        keys = [given[i] for i in unknown]
+        gap = next((i for i, key in zip(unknown, keys, strict=True) if key is None), None)
+        way = way or self._slot_map.way_to_known(keys)
+        return UnknownModelError(keys, len(slots), name, gap, way)
 
     async def apredict(
         self,
@@ -320,13 +345,3 @@ class BankReads:
 
 def _is_missing(missing: Any) -> bool:
     return isinstance(missing, str) and missing in ("error", "nan", "fallback")
-
-
-def _unknown_of(given: Any, slots: Int64Array, name: str) -> UnknownModelError:
-    """Return the error for the keys or handles whose slot is -1."""
-    unknown = np.flatnonzero(slots < 0).tolist()
-    if not isinstance(given, GivenKeys):
-        return UnknownModelError([int(given[i]) for i in unknown], len(slots), name)
-    keys = [given[i] for i in unknown]
-    gap = next((i for i, key in zip(unknown, keys, strict=True) if key is None), None)
-    return UnknownModelError(keys, len(slots), name, gap)

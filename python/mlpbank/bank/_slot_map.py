@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,7 +13,17 @@ from mlpbank import _core
 from mlpbank._columns import ModelColumns, ModelInfo
 from mlpbank._key_columns import GivenKeys, expect_kind
 from mlpbank._key_tables import empty_table, make_table, table_keys
-from mlpbank._keys import asked_key, check_key, check_kind, known_form
+from mlpbank._keys import (
+    asked_key,
+    check_key,
+    check_kind,
+    kind_name,
+    kind_of,
+    known_form,
+    spellings,
+    stored_key,
+    way_to,
+)
 from mlpbank.errors import BankFileError, InvalidTypeError, UnknownModelError
 from mlpbank.typing import Int64Array, Key
 from mlpbank.weights import BatchedWeights
@@ -83,6 +93,7 @@ class SlotMap:
         found, unknown = find(keys.values)
         if unknown < 0:  # another thread has changed the list
             i = -2 - unknown
+            asked_key(keys[i], f"keys[{i}]")  # an int beyond 64 bits has a message of its own
             raise InvalidTypeError(f"keys[{i}]: expected one like the others, got {keys[i]!r}")
         if keys.gaps is not None:
             found[keys.gaps] = -1
@@ -98,6 +109,28 @@ class SlotMap:
         one: Any = np.array([known], np.int64) if kind is int else [known]
         return int(self.core.find(one)[0][0])
 
+    def unknown(self, key: Any) -> UnknownModelError:
+        """Return the error for one key that no model has."""
+        return UnknownModelError([key], 1, way=self.way_to_known([key]))
+
+    def way_to_known(self, keys: Sequence[Any]) -> str:
+        """Return how unknown keys become ones that are there, as the end of a message.
+
+        The first few are looked up without blanks, as integers, and with other capitals.
+        """
+        for key in keys[:5]:
+            try:
+                plain = stored_key(key)
+            except (TypeError, ValueError):
+                continue
+            if self.kind is not None and kind_of(plain) != self.kind:
+                is_none = f"the bank's keys are {kind_name(self.kind)}, {plain!r:.80} is none"
+                return f"; {is_none}{way_to(plain, self.kind)}"
+            for near in spellings(plain):
+                if self.slot(near) >= 0:
+                    return f"; instead of {plain!r:.80} there is {near!r:.80}"
+        return ""
+
     def slots_of(self, handles: Int64Array) -> tuple[Int64Array, int]:
         """Return the slots of handles, -1 where the model was removed, and how many were."""
         slots, stale = self.core.slots_of(handles)
@@ -109,14 +142,14 @@ class SlotMap:
         """Remove a model."""
         known = known_form(key, self.kind)
         if known is None or not self.core.remove(known):
-            raise UnknownModelError([key], 1)
+            raise self.unknown(key)
 
     def info(self, key: Any) -> ModelInfo:
         """Return what is known about a model."""
         known = known_form(key, self.kind)
         found = None if known is None else self.core.info(known)
         if known is None or found is None:
-            raise UnknownModelError([key], 1)
+            raise self.unknown(key)
         try:
             when = datetime.fromtimestamp(found.loaded_at, timezone.utc)
         except (ValueError, OverflowError, OSError):

@@ -14,9 +14,11 @@ from typing import Any, get_args
 import numpy as np
 
 from mlpbank._progress import on_terminal
+from mlpbank.architecture import LayerSpec
 from mlpbank.bank import Bank
 from mlpbank.cli import _convert_command
-from mlpbank.cli._tables import CommandError, encoded, needs, read_table, write_csv
+from mlpbank.cli._results import write_csv
+from mlpbank.cli._tables import CommandError, encoded, needs, read_table
 from mlpbank.errors import BankFileError
 from mlpbank.files import _mapped
 from mlpbank.files._atomic import atomic_writer
@@ -119,7 +121,7 @@ def inspect_bank(args: argparse.Namespace) -> int:
             "architecture",
             "-".join(map(str, sizes)) + f", {bank.architecture.num_parameters:,} parameters",
         ),
-        ("activations", ", ".join(layer.activation.value for layer in bank.architecture.layers)),
+        ("activations", ", ".join(map(_activation, bank.architecture.layers))),
         ("models", f"{len(bank):,}"),
         ("dtype", bank.dtype),
         ("layout", bank.layout),
@@ -156,6 +158,12 @@ def inspect_bank(args: argparse.Namespace) -> int:
     return 0
 
 
+def _activation(layer: LayerSpec) -> str:
+    """Return an activation as ``--activation`` takes it."""
+    options = ", ".join(f"{name}={value:g}" for name, value in layer.parameters.items())
+    return f"{layer.activation.value}({options})" if options else layer.activation.value
+
+
 def open_bank(path: Path) -> Bank:
     """Open a bank file, also where files cannot be mapped."""
     return Bank._from_contents(_mapped.open_somehow(path), None)
@@ -184,6 +192,9 @@ def predict_rows(args: argparse.Namespace) -> int:
             f"--output: expected a name that ends in .csv, .parquet or .npy, got {args.output}"
         )
     bank = open_bank(args.file)
+    if args.missing == "fallback" and (bank.fallback is None or bank.fallback not in bank):
+        got = "none" if bank.fallback is None else f"{bank.fallback!r:.80}, which has no model"
+        raise CommandError(f"--missing: expected a bank with a fallback, got {got}")
     size = bank.architecture.output_size
     names = ["prediction"] if size == 1 else [f"prediction_{i}" for i in range(size)]
     key = _key_columns(args, bank)
@@ -198,6 +209,8 @@ def predict_rows(args: argparse.Namespace) -> int:
     if x.shape[1] != wanted:  # only an array without column names comes here with another width
         raise CommandError(f"--input: expected {wanted} columns beside keys, got {x.shape[1]}")
     y = bank.predict(keys, x, missing=args.missing)
+    if args.missing != "error":
+        _tell_unknown(bank, keys, args.missing)
     if args.output is None:
         with encoded("standard output"):
             write_csv(sys.stdout, key, keys, names, y)
@@ -226,6 +239,24 @@ def predict_rows(args: argparse.Namespace) -> int:
     return 0
 
 
+def _tell_unknown(bank: Bank, keys: Any, missing: Missing | None) -> None:
+    """Say on standard error for how many rows the bank had no model."""
+    unknown = np.flatnonzero(bank.sources(keys) != "model").tolist()
+    if not unknown:
+        return
+    names = [int(key) if isinstance(key, np.integer) else key for key in (keys[i] for i in unknown)]
+    empty = sum(name is None or (type(name) is tuple and None in name) for name in names)
+    shown = list(dict.fromkeys(name for name in names if name is not None))
+    text = f"mlpbank: no model for {len(unknown):,} of {len(keys):,} rows"
+    text += ", which get NaN" if missing == "nan" else ", for which the fallback answers"
+    if empty:
+        text += f", {empty:,} of them without a key"
+    if shown:
+        text += f": {', '.join(map(repr, shown[:5]))}{', ...' if len(shown) > 5 else ''}"
+        text += bank._slot_map.way_to_known(shown)
+    print(text.encode("ascii", "backslashreplace").decode(), file=sys.stderr)
+
+
 def _key_columns(args: argparse.Namespace, bank: Bank) -> list[str]:
     """Return the names of the columns of keys: one, or one for each part of tuples."""
     parts = getattr(bank.key_type, "__args__", None)
@@ -245,7 +276,10 @@ def _features(
 ) -> list[str]:
     """Return the names of the columns that are inputs."""
     if absent := [column for column in key if column not in columns]:
-        raise CommandError(f"--key: expected one of {', '.join(columns)}, got {absent[0]!r}")
+        raise CommandError(
+            f"--key: expected one of {', '.join(columns)}, got {absent[0]!r}"
+            f"{_way_to_column(absent[0], columns)}"
+        )
     wanted = bank.architecture.input_size
     given: list[str] | None = args.features.split(",") if args.features else None
     listed = bank.metadata.get("features")
@@ -258,11 +292,25 @@ def _features(
     else:
         features = [name for name in columns if name not in key]
     if absent := [name for name in features if name not in columns]:
-        raise CommandError(f"--features: expected some of {', '.join(columns)}, got {absent[0]!r}")
+        raise CommandError(
+            f"--features: expected some of {', '.join(columns)}, got {absent[0]!r}"
+            f"{_way_to_column(absent[0], columns)}"
+        )
     if len(features) != wanted:
         got = f"{len(features)}: {', '.join(features)}"
         raise CommandError(f"--features: expected {wanted} columns, got {got}")
     return features
+
+
+def _way_to_column(name: str, columns: Sequence[str]) -> str:
+    """Return where a column is that is not there, as the end of a message."""
+    if len(columns) == 1 and (mark := next((c for c in ";\t|" if c in columns[0]), None)):
+        return (
+            f"; the cells seem to be separated by {mark!r}, expected commas: pandas.read_csv(path, "
+            f"sep={mark!r}).to_csv(path, index=False) changes that"
+        )
+    near = (other for other in columns if other.strip().casefold() == name.strip().casefold())
+    return next((f"; there is {other!r}, spelled otherwise" for other in near), "")
 
 
 def _columns_of_bank(
@@ -277,5 +325,6 @@ def _columns_of_bank(
         raise CommandError(
             f"--input: expected columns of the bank's features, {', '.join(names)}, "
             f"got none {absent[0]!r} among {', '.join(columns)}"
+            f"{_way_to_column(absent[0], columns)}"
         )
     return names

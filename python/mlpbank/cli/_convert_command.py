@@ -13,6 +13,7 @@ from mlpbank.architecture import Activation
 from mlpbank.bank import Bank
 from mlpbank.cli import _model_folder
 from mlpbank.cli._tables import CommandError, encoded
+from mlpbank.errors import BankFileError
 from mlpbank.files import _described, _plain
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.typing import DtypeName
@@ -25,10 +26,11 @@ mlpbank convert fleet.mlpbank fleet16.mlpbank --dtype float16
 
 folders: the paths in them become the keys; state dicts do not tell their activations
   mlpbank convert models/ fleet.mlpbank                   # models/N14228.onnx, ...
-  mlpbank convert states/ fleet.mlpbank --sizes 32,64,1   # states/north/N14228.pt: north/N14228
-  mlpbank convert runs/ fleet.mlpbank --sizes 32,64,1 --activation tanh   # runs/N14228.ckpt
-  mlpbank convert runs/ fleet.mlpbank --sizes 32,64,1 --checkpoint model_ema
-  mlpbank convert flax/ fleet.mlpbank --sizes 32,64,1 --weight-layout in_out   # .safetensors
+  mlpbank convert states/ fleet.mlpbank --sizes 32,64,1 --activation relu
+                                     # states/north/N14228.pt has the key north/N14228
+  mlpbank convert runs/ fleet.mlpbank --sizes 32,64,1 --activation 'leaky_relu(alpha=0.2)'
+  mlpbank convert runs/ fleet.mlpbank --sizes 32,64,1 --activation tanh --checkpoint model_ema
+  mlpbank convert flax/ fleet.mlpbank --sizes 32,64,1 --activation relu --weight-layout in_out
 
 A checkpoint may hold its state dict under any name (state_dict, model_state_dict, model, ...)
 beside an optimizer and the like; where it holds several, --checkpoint chooses."""
@@ -56,11 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes", metavar="IN,...,OUT", help="layer sizes of state dicts, such as 32,64,64,1"
     )
-    activations = [activation.value for activation in Activation]
-    about = "activation of all layers but the last of state dicts (default: relu)"
-    parser.add_argument("--activation", choices=activations, help=about)
+    about = "activation of all layers but the last of state dicts, which do not tell it: one of "
+    about += ", ".join(activation.value for activation in Activation)
+    about += "; with parameters in parentheses, as in 'clip(low=0, high=1)'"
+    parser.add_argument("--activation", metavar="NAME", help=about)
     about = "activation of the last layer of state dicts (default: none)"
-    parser.add_argument("--output-activation", choices=activations, help=about)
+    parser.add_argument("--output-activation", metavar="NAME", help=about)
     about = "orientation of matrices (default: out_in for `weight`, in_out for `kernel`)"
     parser.add_argument("--weight-layout", choices=["out_in", "in_out"], help=about)
     about = "the entry of training checkpoints to take, where they hold several models"
@@ -95,7 +98,7 @@ def _target(args: argparse.Namespace) -> tuple[Path, str]:
     suffix = f".{args.to}" if args.to else args.target.suffix if args.target else None
     if suffix not in SUFFIXES:
         expected = f"a name that ends in {', '.join(SUFFIXES)}, or --to"
-        raise CommandError(f"target: expected {expected}, got {args.target}")
+        raise CommandError(f"target: expected {expected}, got {args.target or 'none'}")
     if args.target is None and not args.source.name:
         raise CommandError(
             f"target: expected a name, since {args.source} has none of its own, got none"
@@ -129,12 +132,16 @@ def _check_folder_options(args: argparse.Namespace) -> None:
 
 
 def _to_onnx(bank: Bank) -> bytes:
-    """Return the bank as a serialised graph; metadata and names as properties of JSON text."""
+    """Return the bank as a serialised graph; metadata, names and keys as properties of JSON text.
+
+    The keys are in the order of the first dimension of inputs and outputs.
+    """
     from mlpbank import convert
 
     names = _described.described_names(bank.feature_names, bank.classes)
-    metadata = _described.copy_json(bank.metadata | names)
-    model = convert.to_onnx(*bank.to_stacked()[1:])
+    keys, architecture, weights = bank.to_stacked()
+    metadata = _described.copy_json(bank.metadata | names | {"keys": keys})
+    model = convert.to_onnx(architecture, weights)
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=json.dumps(value, ensure_ascii=False))
     return bytes(model.SerializeToString())
@@ -167,4 +174,10 @@ def _read_source(args: argparse.Namespace) -> Bank:
                 f"{source}: expected no further arrays, got {names}; --drop-extra leaves them out"
             )
         return Bank._from_plain(plain, "float32", "auto", None)
-    return Bank.open(source)
+    try:
+        return Bank.open(source)
+    except BankFileError as error:
+        way = _model_folder.way_for([source])
+        if source.suffix.lower() in _model_folder.SUFFIXES:
+            way = "; files of single models are converted with their folder as source"
+        raise BankFileError(f"{error}{way}") from error

@@ -1,4 +1,4 @@
-"""Tables for ``mlpbank predict``: read keys and inputs, write predictions as CSV."""
+"""Tables for ``mlpbank predict``: read keys and inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from mlpbank._keys import is_missing
 from mlpbank.errors import InvalidValueError, MlpbankError
-from mlpbank.typing import Float32Array
 
 STDIN = ("-", "/dev/stdin")
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
@@ -36,7 +35,6 @@ _MISSING = (
 )
 _WORDS = dict.fromkeys(_MISSING, math.nan) | {"true": 1.0, "false": 0.0}
 _TEXT: Any = {"encoding": "utf-8-sig", "newline": ""}  # skips a byte order mark
-_BATCH = 10_000  # rows written at once
 
 Keys = list[Any] | npt.NDArray[np.int64]
 Choose = Callable[[Sequence[str]], list[str]]
@@ -113,6 +111,9 @@ def _read(
             with foreign(f"{name}: expected Parquet", ImportError):
                 frame = pandas.read_parquet(source)
         columns = {str(column): frame[column].to_numpy() for column in frame.columns}
+        for level in frame.index.names:  # the writer's index, which may be the keys
+            if level in key and level not in columns:
+                columns[level] = frame.index.get_level_values(level).to_numpy()
     else:
         loaded = _load_numpy(source, name, suffix)
         if isinstance(loaded, dict):
@@ -130,7 +131,8 @@ def _read(
         column = columns[feature]
         if column.dtype.kind not in "fiub" or column.ndim != 1:
             raise CommandError(
-                f"--features: expected numbers, got column {feature!r} of {column.dtype}"
+                f"--features: expected numbers, got column {feature!r} of {column.dtype}; make it "
+                "float64, or leave it out of --features if it is no input"
             )
     keys = _keys_of([columns[column] for column in key], key, key_type)
     for feature in features:
@@ -290,7 +292,8 @@ def _integer(cell: str, where: str) -> int:
         or not -(2**63) <= int(text) < 2**63
     ):
         raise CommandError(
-            f"{where}: expected an integer of 64 bits, since the bank's keys are, got {cell[:80]!r}"
+            f"{where}: expected an integer of 64 bits, as the bank has it in its keys, got "
+            f"{cell[:80]!r}"
         )
     return int(text)
 
@@ -306,7 +309,10 @@ def _number(cell: str, where: str) -> float:
                 return number
     except ValueError:
         pass
-    raise CommandError(f"{where}: expected a number, got {cell[:80]!r}")
+    way = ""
+    if re.fullmatch(r"[+-]?[0-9.]*,[0-9]+", text):
+        way = "; pandas.read_csv(path, decimal=',') reads decimal commas"
+    raise CommandError(f"{where}: expected a number, got {cell[:80]!r}{way}")
 
 
 def _load_numpy(
@@ -391,7 +397,7 @@ def _as_keys(column: npt.NDArray[Any], name: str, key_type: Any) -> Keys:
     elif len(column) == 0:
         return np.empty(0, np.int64) if key_type is int else []
     else:
-        got = f"{name!r} of {column.dtype}"
+        got = f"{name!r} of {column.dtype}{_way_to_keys(column, key_type)}"
         raise CommandError(f"--key: expected a column of {wanted} like the bank's keys, got {got}")
     if wrong.any():
         got = f"{column[wrong][0]} in row {np.argmax(wrong)}"
@@ -399,29 +405,13 @@ def _as_keys(column: npt.NDArray[Any], name: str, key_type: Any) -> Keys:
     return column.astype(np.int64)
 
 
-class _Lines:
-    """Writes rows that end with a line feed alone.
-
-    The csv module quotes a carriage return in a key only if its own line terminator has one, so the
-    writer ends rows with both, and this takes the carriage return away.
-    """
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-
-    def write(self, row: str) -> int:
-        return self._file.write(row.removesuffix("\r\n") + "\n")
-
-
-def write_csv(
-    file: TextIO, key: Sequence[str], keys: Keys, names: Sequence[str], y: Float32Array
-) -> None:
-    """Write keys and predictions with a header. NaN and a missing key become an empty cell."""
-    writer = csv.writer(_Lines(file), lineterminator="\r\n")
-    writer.writerow([*key, *names])
-    for first in range(0, len(y), _BATCH):
-        part = y[first : first + _BATCH]
-        cells = part.astype(str).astype(object)  # the fewest digits that restore the float32
-        cells[np.isnan(part)] = ""
-        rows = zip(keys[first : first + _BATCH], cells.tolist(), strict=True)
-        writer.writerows([*k, *row] if isinstance(k, tuple) else [k, *row] for k, row in rows)
+def _way_to_keys(column: npt.NDArray[Any], key_type: Any) -> str:
+    """Return how pandas makes a column one of keys, as the end of a message."""
+    kind = column.dtype.kind
+    if key_type is int:
+        return "; write it with astype('Int64')" if kind in "UO" else ""
+    return {
+        "i": "; write it with astype(str)",
+        "u": "; write it with astype(str)",
+        "f": "; write it with astype('Int64') and then astype('string')",
+    }.get(kind, "")

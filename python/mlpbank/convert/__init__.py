@@ -19,7 +19,7 @@ from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert import _chain, _shift
 from mlpbank.convert._chain import Converted
 from mlpbank.convert._checkpoints import state_dict_of
-from mlpbank.convert._containers import pairs_of
+from mlpbank.convert._containers import model_inside, pairs_of
 from mlpbank.convert._flat import from_flat
 from mlpbank.convert._frameworks import REFUSED, framework_of
 from mlpbank.convert._knowledge import NOTHING, Agreement, Knowledge, knowledge_of
@@ -34,7 +34,7 @@ from mlpbank.errors import (
     UnknownKeyError,
     UnsupportedLayerError,
 )
-from mlpbank.typing import Float32Array, Float64Array
+from mlpbank.typing import Float32Array, Float64Array, Weights
 
 __all__ = [
     "Converted",
@@ -130,8 +130,8 @@ def _converted(
         architecture = _chain.architecture_of(layers)
     elif shape != (expected := _chain.shape_of_architecture(architecture)):
         raise InvalidValueError(f"architecture: {_chain.difference(expected, shape)}")
-    layers, shift = _shift.folded(layers, decide)
-    weights: dict[str, Any] = _chain.weights_of(layers)
+    layers, shift = _shift.folded(layers, decide, agreement.knowledge.feature_names)
+    weights = _chain.weights_of(layers)
     if shift is not None:
         weights[_shift.KEY] = shift
     return Converted(architecture, weights, *agreement.knowledge)
@@ -144,7 +144,7 @@ def stack(
     progress: bool = False,
     *,
     output: str | int | None = None,
-) -> tuple[list[Key], Architecture, dict[str, Float32Array]]:
+) -> tuple[list[Key], Architecture, Weights]:
     """Convert many models of one architecture.
 
     Parameters
@@ -193,7 +193,7 @@ def _stacked(
     output: str | int | None = None,
     knowledge: Knowledge = NOTHING,
     align_classes: bool = False,
-) -> tuple[list[Key], Architecture, dict[str, Float32Array], Knowledge]:
+) -> tuple[list[Key], Architecture, Weights, Knowledge]:
     """Do what `stack` does, as `_converted` does what `convert` does."""
     pairs = keyed(models)
     if not pairs:
@@ -245,8 +245,11 @@ def _stacked(
         keys.append(key)
     assert architecture is not None
     weight, bias, _ = stacked[0]
-    shift = _with_first_layers(weight, bias, scaled, decide, lambda i: f"models[{keys[i]!r}]: ")
-    weights: dict[str, Any] = {} if shift is None else {_shift.KEY: shift}
+    features = agreement.knowledge.feature_names
+    shift = _with_first_layers(
+        weight, bias, scaled, decide, lambda i: f"models[{keys[i]!r}]: ", features
+    )
+    weights: Weights = {} if shift is None else {_shift.KEY: shift}
     for i, (weight, bias, slope) in enumerate(stacked):
         weights |= {f"layer_{i}": weight, f"layer_{i}.bias": bias}
         if slope is not None:
@@ -260,6 +263,7 @@ def _with_first_layers(
     scaled: Mapping[int, _chain.Layer],
     decide: _shift.Decide,
     name: _shift.Name,
+    features: tuple[str, ...] | None,
 ) -> Float64Array | None:
     """Decide the shift of all models, and write first layers that take ``x - shift``.
 
@@ -278,7 +282,7 @@ def _with_first_layers(
         scale = np.stack([affine.scale for affine in before])
         offset = np.stack([affine.shift for affine in before])
         shift = decide(scale, offset)
-        _shift.check(scale, offset, shift, lambda i: name(models[i]))
+        _shift.check(scale, offset, shift, lambda i: name(models[i]), features)
     for i in range(len(weight)) if shift is not None else models:
         layer = scaled.get(i) or _chain.Layer(weight[i], bias[i], Activation.NONE)
         layer = _shift.with_shift(layer, shift)
@@ -362,14 +366,18 @@ def _layers(
     if isinstance(model, Converted):
         return native_layers(model.weights, model.architecture)
     if framework is None and not isinstance(model, (Mapping, list, tuple)):
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InvalidTypeError(
             "model: expected a PyTorch, scikit-learn, Keras, ONNX, Flax or Equinox model "
-            f"or a mapping of weights, got {type(model).__name__}"
+            f"or a mapping of weights, got {got}"
         )
     if architecture is None:
         kind = type(model).__name__
+        if inside := model_inside(model, framework_of):
+            raise InvalidTypeError(f"model: expected a model, got a {kind} with {inside}")
         raise InvalidValueError(
-            f"architecture: needed for weights without activations ({kind}), got None"
+            f"architecture: needed for weights without activations ({kind}), got None; give one, "
+            "or pass the module itself"
         )
     model = state_dict_of(model)
     if is_native(model):

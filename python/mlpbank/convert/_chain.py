@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mlpbank.architecture import PARAMETERS, Activation, Architecture, LayerSpec, parameters_of
 from mlpbank.convert._columns import Select, spread
 from mlpbank.errors import InvalidTypeError, InvalidValueError, UnsupportedLayerError
-from mlpbank.typing import Float32Array, Float64Array
+from mlpbank.typing import Float32Array, Float64Array, Weights
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -111,7 +111,7 @@ class Converted:
     """
 
     architecture: Architecture
-    weights: dict[str, Float32Array]
+    weights: Weights
     feature_names: tuple[str, ...] | None = None
     classes: tuple[Any, ...] | None = None
 
@@ -380,11 +380,20 @@ def shape_of_architecture(architecture: Architecture) -> Shape:
 
 
 def difference(expected: Shape, got: Shape) -> str:
-    """Return the first difference in words."""
-    for i, (a, b) in enumerate(zip(expected, got, strict=False)):
-        if a != b:
-            return f"layer {i}: expected {_in_words(a)}, got {_in_words(b)}"
-    return f"expected {len(expected)} layers, got {len(got)}"
+    """Return the first difference in words, all layers where their number differs."""
+    if len(expected) != len(got):
+        return (
+            f"expected {len(expected)} layers ({_listed(expected)}), got {len(got)} "
+            f"({_listed(got)})"
+        )
+    pairs = zip(expected, got, strict=True)
+    i, a, b = next((i, a, b) for i, (a, b) in enumerate(pairs) if a != b)
+    return f"layer {i}: expected {_in_words(a)}, got {_in_words(b)}"
+
+
+def _listed(shape: Shape) -> str:
+    layers = [f"{inputs} -> {outputs} {kind.value}" for inputs, outputs, kind, _ in shape]
+    return ", ".join(layers[:8]) + (", ..." if len(layers) > 8 else "")
 
 
 def _in_words(layer: tuple[int, int, Activation, tuple[float, ...]]) -> str:
@@ -411,9 +420,9 @@ def to_float32(array: npt.NDArray[Any], name: str) -> Float32Array:
     return rounded
 
 
-def weights_of(layers: list[Layer]) -> dict[str, Float32Array]:
+def weights_of(layers: list[Layer]) -> Weights:
     """Return the arrays of layers in mlpbank's form, with zeros for missing biases."""
-    weights: dict[str, Float32Array] = {}
+    weights: Weights = {}
     for i, layer in enumerate(layers):
         name = f"layer_{i}"
         weights[name] = to_float32(layer.weight, name)

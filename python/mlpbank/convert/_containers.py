@@ -93,6 +93,17 @@ def members_of(model: Any) -> str:
     return next((f"for the models that it holds pass {way}" for way in ways), "")
 
 
+def model_inside(value: Any, framework: Callable[[type], str | None]) -> str:
+    """Return which part of a dict, list or tuple is a model, and the way to it; "" for none."""
+    parts: Iterable[tuple[Any, Any]] = (
+        value.items() if isinstance(value, Mapping) else enumerate(value)
+    )
+    for name, part in parts:
+        if not _is_array(part) and framework(type(part)) is not None:
+            return f"one, a {type(part).__name__}, at {name!r:.80}; pass that: model[{name!r:.80}]"
+    return ""
+
+
 def _is_array(value: Any) -> bool:
     """Return whether a value is an array or tensor, and so no model."""
     return hasattr(value, "dtype") and hasattr(value, "shape") and not isinstance(value, np.generic)

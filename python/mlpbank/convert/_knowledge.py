@@ -147,7 +147,7 @@ class Agreement:
             if {type(label) for label in (*own, *first[1])} != {type(own[0])}:
                 raise InvalidValueError(
                     f"models[{key!r}]: classes: expected the type of models[{first[0]!r}], "
-                    f"{_short(first[1])}, got {_short(own)}; labels of one type can be aligned only"
+                    f"{_short(first[1])}, got {_short(own)}{_one_type(own, first[1])}"
                 )
             classes |= dict.fromkeys(own)
         self._classes_of = "all models"
@@ -201,9 +201,10 @@ class Agreement:
             return [*others, _aligned(last, own, classes, self._classes_of)]
         if classes is not None and not _same(own, classes):
             numbers = _same(own, tuple(range(len(own)))) and len(own) == len(classes)
+            ways = [*filter(None, [_NUMBERS if numbers else "", _one_type(own, classes)])]
             raise InvalidValueError(
                 f"classes: expected those of {self._classes_of}, {_short(classes)}, got "
-                f"{_short(own)}; {_NUMBERS if numbers else _ALIGN}"
+                f"{_short(own)}; {'; or '.join(ways or [_ALIGN])}"
             )
         if len(own) != outputs:
             raise InvalidValueError(
@@ -222,6 +223,19 @@ _NUMBERS = (
     "where the model's numbers stand for these in this order, give them to what is converted: "
     "dataclasses.replace(convert.convert(model), classes=(...))"
 )
+
+
+def _one_type(own: Sequence[Any], classes: Sequence[Any]) -> str:
+    """Return the way out where labels differ in type, else ""."""
+    types = {type(label) for label in classes}
+    other = {type(label) for label in own} - types
+    if not other:
+        return ""
+    kinds = " and ".join(sorted(kind.__name__ for kind in types | other))
+    hint = ""
+    if types | other <= {int, float}:
+        hint = ", such as y.astype(int): labels become float where a column has gaps"
+    return f"they are {kinds}: fit all models to labels of one type{hint}"
 
 
 def _order(names: tuple[str, ...], own: tuple[str, ...], whose: str) -> list[int]:
@@ -270,6 +284,11 @@ def _aligned(layer: Layer, own: tuple[Any, ...], classes: tuple[Any, ...], whose
     place = {(type(label), label): i for i, label in enumerate(classes)}
     unknown = [label for label in own if (type(label), label) not in place]
     if unknown:
+        if ways := _one_type(own, classes):
+            raise InvalidValueError(
+                f"classes: expected some of those of {whose}, {_short(classes)}, got "
+                f"{_short(own)}{ways}"
+            )
         raise InvalidValueError(
             f"classes: expected some of those of {whose}, {_short(classes)}, got {_short(own)}; "
             f"{_short(unknown)} cannot be added to a bank that has models: make it anew with "

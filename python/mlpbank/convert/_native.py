@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpbank._arrays import as_float32
+from mlpbank._arrays import as_float32, transposed
 from mlpbank.architecture import Activation, Architecture, array_shapes
 from mlpbank.convert import _shift
 from mlpbank.convert._chain import Layer
@@ -86,6 +86,7 @@ def unflattened(
         if matrix.shape not in shapes:
             raise InvalidValueError(
                 f"{name}: expected shape {' or '.join(map(str, shapes))}, got {matrix.shape}"
+                f"{transposed(matrix, shapes)}"
             )
         arrays[name] = matrix.reshape(*batch, *size)
         name = f"{name}.bias"

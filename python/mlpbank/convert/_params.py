@@ -7,7 +7,6 @@ orientations. Names and types tell the orientation of each framework, or the cal
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,9 +18,10 @@ from mlpbank._arrays import as_array, in_default_mode
 from mlpbank.architecture import Architecture
 from mlpbank.convert._chain import Converted, to_float32, unsupported
 from mlpbank.convert._checkpoints import state_dict_of
+from mlpbank.convert._layer_order import Path, found, ordered, slope_of
 from mlpbank.convert._native import check_layout
 from mlpbank.errors import InvalidTypeError, InvalidValueError
-from mlpbank.typing import Float32Array
+from mlpbank.typing import Weights
 
 _ROLES = {
     "kernel": "weight",
@@ -30,17 +30,20 @@ _ROLES = {
     "W": "weight",
     "bias": "bias",
     "b": "bias",
+    # Of PReLU: Flax, Keras, Equinox. PyTorch calls it `weight`.
+    "negative_slope": "slope",
+    "alpha": "slope",
+    "negative_alpha": "slope",
 }
-
-Path = tuple[str, ...]
 
 
 @dataclasses.dataclass
 class _DenseParams:
-    """The arrays of one layer, and the orientation of its matrix if that is known."""
+    """The arrays of a layer or PReLU, and the orientation of its matrix if that is known."""
 
     weight: Any = None
     bias: Any = None
+    slope: Any = None
     layout: str | None = None
 
 
@@ -60,13 +63,15 @@ def from_params(
         A PyTorch state_dict, parameters of Flax (Linen or NNX), an Equinox module, or any nesting
         of mappings and sequences whose arrays are called ``weight``, ``kernel``, ``w`` or ``W``,
         and ``bias`` or ``b``, or are pairs of a matrix and a vector, or stand in one list in turn
-        (``get_weights()`` of Keras). In a training checkpoint, the one entry that holds them.
+        (``get_weights()`` of Keras). Slopes of PReLU are a vector called ``weight`` (PyTorch),
+        ``negative_slope`` (Flax), ``alpha`` (Keras) or ``negative_alpha`` (Equinox). In a training
+        checkpoint, the one entry that holds them.
     architecture : Architecture
         Layers and activations, which parameters do not tell.
     layers : sequence of str, optional
         The names of the layers, first to last, such as ``["encoder.0", "head"]``. Not needed where
         names end with numbers (``fc1``, ``fc2``; ``net.0``, ``net.2``) or no two layers have the
-        same sizes.
+        same sizes. With PReLU among them, where their names do not tell which is whose.
     weight_layout : {"in_out", "out_in"}, optional
         Whether matrices are (in, out), for ``x @ w``, or (out, in). Not needed where the framework
         tells it: a ``weight`` that is a PyTorch tensor, a Linear of Equinox, a ``kernel`` that is
@@ -97,7 +102,7 @@ def from_stacked_params(
     *,
     layers: Sequence[str] | None = None,
     weight_layout: str | None = None,
-) -> dict[str, Float32Array]:
+) -> Weights:
     """Return the stacked weights of N models from their stacked parameters.
 
     Parameters
@@ -128,24 +133,16 @@ def _read(
     layers: Sequence[str] | None,
     weight_layout: str | None,
     stacked: bool,
-) -> dict[str, Float32Array]:
+) -> Weights:
     if not isinstance(architecture, Architecture):
         raise InvalidTypeError(f"architecture: expected an Architecture, got {architecture!r}")
     if weight_layout is not None:
         check_layout(weight_layout)
-    groups: dict[Path, _DenseParams] = {}
-    _gather(state_dict_of(params), (), groups, None)
-    if not groups:
-        kind = type(params).__name__
-        raise InvalidValueError(
-            f"params: expected arrays called weight, kernel, w or W, got none in {kind}"
-        )
-    arrays = {path: _matrix(path, group, weight_layout, stacked) for path, group in groups.items()}
+    groups, arrays, slopes = _layers_in(params, weight_layout, stacked)
+    paths, slope_paths = ordered(arrays, slopes, architecture, layers)
     batch: tuple[int, ...] = ()
-    weights: dict[str, Float32Array] = {}
-    for i, (path, spec) in enumerate(
-        zip(_ordered(arrays, architecture, layers), architecture.layers, strict=True)
-    ):
+    weights: Weights = {}
+    for i, (path, spec) in enumerate(zip(paths, architecture.layers, strict=True)):
         name = ".".join(path)
         matrix, group = arrays[path], groups[path]
         if i == 0 and stacked:
@@ -153,10 +150,11 @@ def _read(
         shape = (*batch, spec.input_size, spec.output_size)
         if matrix.shape != shape:
             turned = matrix.shape == (*shape[:-2], shape[-1], shape[-2])
-            hint = f"; it fits with weight_layout={_other(group, weight_layout)!r}"
+            hint = f"it fits with weight_layout={_other(group, weight_layout)!r}"
+            has = f"the parameters have {found(arrays)}, so check the sizes of the architecture"
             raise InvalidValueError(
                 f"{name}: expected an (in, out) matrix {shape} for layer {i}, "
-                f"got {matrix.shape}{hint if turned else ''}"
+                f"got {matrix.shape}; {hint if turned else has}"
             )
         weights[f"layer_{i}"] = to_float32(matrix, name)
         shape = (*batch, spec.output_size)
@@ -168,7 +166,55 @@ def _read(
                 f"{name}: expected a bias {shape} for layer {i}, got {bias.shape}"
             )
         weights[f"layer_{i}.bias"] = to_float32(bias, name)
+        if i in slope_paths:
+            name = ".".join(slope_paths[i])
+            slope = slope_of(slopes[slope_paths[i]], spec.output_size, name, stacked)
+            if slope.shape != batch:
+                raise InvalidValueError(
+                    f"{name}: expected slopes of {batch[0]} models, got {slope.shape[0]}"
+                )
+            weights[f"layer_{i}.slope"] = to_float32(slope, name)
     return weights
+
+
+def layers_in(params: Any, weight_layout: str | None) -> str:
+    """Return the layers that parameters of one model have, in words. Errors as for from_params."""
+    return found(_layers_in(params, weight_layout, stacked=False)[1])
+
+
+def _layers_in(
+    params: Any, weight_layout: str | None, stacked: bool
+) -> tuple[dict[Path, _DenseParams], dict[Path, npt.NDArray[Any]], dict[Path, npt.NDArray[Any]]]:
+    """Return layers by path: as they are, their matrices (..., in, out), and slopes of PReLU."""
+    groups: dict[Path, _DenseParams] = {}
+    _gather(state_dict_of(params), (), groups, None)
+    if not groups:
+        kind = type(params).__name__
+        raise InvalidValueError(
+            f"params: expected arrays called weight, kernel, w or W, got none in {kind}"
+        )
+    slopes = _taken_slopes(groups, stacked)
+    arrays = {path: _matrix(path, group, weight_layout, stacked) for path, group in groups.items()}
+    return groups, arrays, slopes
+
+
+def _taken_slopes(groups: dict[Path, _DenseParams], stacked: bool) -> dict[Path, npt.NDArray[Any]]:
+    """Remove what may be a PReLU, and return its slopes: a vector without a bias."""
+    slopes = {}
+    for path, group in groups.items():
+        if group.slope is not None and (group.weight is not None or group.bias is not None):
+            raise unsupported(
+                ".".join(path), "has slopes of an activation and weights, so it is no dense layer"
+            )
+        given = group.weight if group.slope is None else group.slope
+        if group.bias is None and np.ndim(given) <= 1 + stacked:
+            slopes[path] = given
+    if len(slopes) == len(groups):  # no slopes then, but matrices that are none
+        slopes = {path: given for path, given in slopes.items() if groups[path].slope is not None}
+    for path, given in slopes.items():
+        del groups[path]
+        slopes[path] = as_array(given, ".".join(path))
+    return slopes
 
 
 def _other(group: _DenseParams, weight_layout: str | None) -> str:
@@ -183,71 +229,26 @@ def _matrix(
     if group.weight is None:
         raise unsupported(name, "has a bias but no weight matrix, so it is no dense layer")
     matrix = as_array(group.weight, name)
+    if matrix.ndim == 1 + stacked == np.ndim(group.bias) and group.bias is not None:
+        raise unsupported(
+            name,
+            f"its weight has shape {matrix.shape} and it has a bias, as normalisation has; pass "
+            "the module itself, into which BatchNorm is folded",
+        )
     if matrix.ndim != 2 + stacked or matrix.dtype.kind != "f":
         what = "a stack of matrices" if stacked else "a matrix"
-        raise unsupported(
-            name, f"expected {what} of floating-point weights, got {matrix.dtype} {matrix.shape}"
-        )
+        got = f"{matrix.dtype} {matrix.shape}"
+        if matrix.ndim == 3 - stacked:
+            got += f"; {'from_params' if stacked else 'from_stacked_params'} takes such"
+        raise unsupported(name, f"expected {what} of floating-point weights, got {got}")
     layout = weight_layout or group.layout
     if layout is None:
         raise InvalidValueError(
             f"{name}: nothing tells which way round this matrix is; pass weight_layout='in_out' "
-            f"if the layer computes x @ w, 'out_in' if w @ x (its shape is {matrix.shape})"
+            "to convert.from_params if the layer computes x @ w, 'out_in' if w @ x "
+            f"(its shape is {matrix.shape})"
         )
     return matrix if layout == "in_out" else matrix.swapaxes(-1, -2)
-
-
-def _ordered(
-    matrices: Mapping[Path, npt.NDArray[Any]],
-    architecture: Architecture,
-    layers: Sequence[str] | None,
-) -> list[Path]:
-    """Return the paths of the layers, first to last."""
-    names = {".".join(path): path for path in matrices}
-    if layers is not None:
-        if isinstance(layers, str) or sorted(layers) != sorted(names):
-            raise InvalidValueError(f"layers: expected each of {list(names)} once, got {layers!r}")
-        paths = [names[name] for name in layers]
-    else:
-        paths = sorted(matrices, key=_by_number)
-    if (got := len(architecture.layers)) != len(paths):
-        raise InvalidValueError(
-            f"architecture: expected {len(paths)} layers for {list(names)}, got {got}"
-        )
-    if layers is not None or all(_numbered(a, b) for a, b in itertools.pairwise(paths)):
-        return paths
-    # Names do not tell the order. Sizes do if no two layers have the same.
-    sizes = [(layer.input_size, layer.output_size) for layer in architecture.layers]
-    if len(set(sizes)) < len(sizes):
-        raise InvalidValueError(
-            f"layers: the names {list(names)} do not tell the order of the layers; "
-            "pass layers=[...]"
-        )
-    by_size = {matrix.shape[-2:]: path for path, matrix in matrices.items()}
-    if by_size.keys() != set(sizes):
-        shapes = {name: matrices[path].shape[-2:] for name, path in names.items()}
-        raise InvalidValueError(f"architecture: expected layers (in, out) {sizes}, got {shapes}")
-    return [by_size[size] for size in sizes]
-
-
-def _number(part: str) -> tuple[str, int]:
-    """Return a name without the number at its end, and that number or -1."""
-    match = re.fullmatch(r"(.*?)(\d+)", part, re.DOTALL)
-    return (match[1], int(match[2])) if match else (part, -1)
-
-
-def _by_number(path: Path) -> list[tuple[str, int]]:
-    return [_number(part) for part in path]
-
-
-def _numbered(before: Path, after: Path) -> bool:
-    """Return whether two sorted neighbours first differ in a number, which tells their order."""
-    for a, b in zip(_by_number(before), _by_number(after), strict=False):
-        if a != b:
-            # Keras and Haiku count from the second on: dense, dense_1, dense_2.
-            second = a[1] < 0 and b == (f"{a[0]}_", 1)
-            return second or (a[0] == b[0] and min(a[1], b[1]) >= 0)
-    return False
 
 
 def _gather(node: Any, path: Path, groups: dict[Path, _DenseParams], layout: str | None) -> None:
@@ -299,7 +300,7 @@ def _layers_of_list(arrays: Sequence[Any], path: Path) -> list[dict[str, Any]]:
         ".".join(path),
         "expected a list of matrices, each with its bias after it or none at all, got shapes "
         f"{', '.join(str(tuple(array.shape)) for array in arrays[:8])} (to fold normalisation, "
-        "convert the model)",
+        "pass the model itself)",
     )
 
 
@@ -311,7 +312,8 @@ def _put(array: Any, path: Path, groups: dict[Path, _DenseParams], layout: str |
     if role is None:
         raise unsupported(
             ".".join(path),
-            "is no weight or bias of a dense layer (to fold normalisation, convert the model)",
+            "is no weight or bias of a dense layer (to fold normalisation, pass the module itself, "
+            "not its parameters)",
         )
     group = groups.setdefault(tuple(parents), _DenseParams())
     if getattr(group, role) is not None:

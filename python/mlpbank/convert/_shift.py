@@ -8,7 +8,7 @@ of them: the difference is off by ``2**-24 * mean / scale``. With rows that are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,33 +80,61 @@ def _centre(means: Float64Array, scale: Float64Array, limit: float) -> float:
 
 
 def check(
-    scale: Float64Array, offset: Float64Array, shift: Float64Array | None, name: Name
+    scale: Float64Array,
+    offset: Float64Array,
+    shift: Float64Array | None,
+    name: Name,
+    features: Sequence[str] | None = None,
 ) -> None:
-    """Raise where a mean is too far from the shift for float32.
+    """Raise where a mean is too far from the shift for float32. `features` are names, if known.
 
     Raises
     ------
     ValueError
-        The message names model and feature, the figures and the way out.
+        The message names model and feature, the figures, the likely cause and the way out.
     """
     left = np.abs(offset if shift is None else offset + shift * scale)
     left = np.where(_counts(scale, offset), left, 0.0)
     if not (left > LIMIT).any():
         return
-    model, feature = np.unravel_index(np.argmax(left), left.shape)
-    mean = -offset[model, feature] / scale[model, feature]
-    subtracted = 0.0 if shift is None else shift[feature]
+    model, feature = map(int, np.unravel_index(np.argmax(left), left.shape))
+    counts = _counts(scale[model], offset[model])
+    means = np.divide(-offset[model], scale[model], out=np.zeros(len(counts)), where=counts)
+    subtracted = np.zeros(len(means)) if shift is None else shift
+
+    def called(i: int) -> str:
+        return f"feature {i}" if features is None else f"feature {features[i]!r} (number {i})"
+
+    way_out = _way_out(means, scale[model], subtracted, feature, called)
     raise InvalidValueError(
-        f"{name(int(model))}input feature {feature} has mean {mean:.10g} and scale "
-        f"{1 / abs(scale[model, feature]):.4g}. The bank subtracts {subtracted:.10g} from it "
-        f"(input_shift), so the mean is {left[model, feature]:.4g} scales away; beyond {LIMIT:g} "
-        "float32 loses digits. Make a bank of its own for it, with an input_shift near this mean, "
-        "or scale x yourself"
+        f"{name(model)}input {called(feature)} has mean {means[feature]:.10g} and scale "
+        f"{1 / abs(scale[model, feature]):.4g}. The bank subtracts {subtracted[feature]:.10g} from "
+        f"it (input_shift), so the mean is {left[model, feature]:.4g} scales away; beyond "
+        f"{LIMIT:g} float32 loses digits. {way_out}"
     )
 
 
+def _way_out(
+    means: Float64Array, scale: Float64Array, shift: Float64Array, i: int, called: Name
+) -> str:
+    """Return the likely cause of a mean that is too far from the shift, and what to do."""
+    fits = np.abs(means[:, None] - shift) * np.abs(scale)[:, None] <= LIMIT
+    for j in np.flatnonzero(fits[i]).tolist():
+        if fits[j, i]:
+            return (
+                f"As {called(j)} it would fit: give the model its columns in the bank's order, if "
+                "it was trained with another"
+            )
+    if abs(scale[i]) == 1:
+        return (
+            "Scalers give scale 1 to a feature that is constant in the rows of its model: leave "
+            "such a feature out, or scale it alike for all models"
+        )
+    return "Make a bank of its own for it, with an input_shift near this mean, or scale x yourself"
+
+
 def folded(
-    layers: list[Layer], decide: Decide, name: Name = lambda _: ""
+    layers: list[Layer], decide: Decide, features: Sequence[str] | None = None
 ) -> tuple[list[Layer], Float64Array | None]:
     """Return layers that take ``x - shift`` and have nothing before the first, and that shift."""
     first, *others = layers
@@ -116,7 +144,7 @@ def folded(
     else:
         scale, offset = before.scale[None], before.shift[None]
         shift = decide(scale, offset)
-        check(scale, offset, shift, name)
+        check(scale, offset, shift, lambda _: "", features)
     return [with_shift(first, shift), *others], shift
 
 

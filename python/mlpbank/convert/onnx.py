@@ -41,7 +41,7 @@ def load(model: Any) -> Any:
     path = _path(model)
     name = "bytes" if path is None else str(path)
     if path is not None and path.suffix.lower() != ".onnx":
-        raise InvalidValueError(f"{name}: expected the path of an .onnx file")
+        raise InvalidValueError(f"{name}: expected the path of an .onnx file{_way_for(name)}")
     try:
         loaded = onnx.load_model_from_string(bytes(model)) if path is None else onnx.load(path)
     except OSError:
@@ -125,3 +125,16 @@ def _named(path: Path | None) -> Iterator[None]:
         raise InvalidValueError(
             f"{place}expected a valid ONNX graph, got {type(e).__name__}: {e}"
         ) from e
+
+
+def _way_for(name: str) -> str:
+    """Return how to load a file that is none of ONNX, as the end of a message."""
+    ways = {
+        (".pt", ".pth", ".ckpt"): "torch.load(path) gives a module or a state dict to pass",
+        (".pkl", ".pickle", ".joblib"): "pass the model that joblib.load(path) gives; loading runs "
+        "code, so load what you trust only",
+        (".keras", ".h5"): "pass keras.models.load_model(path)",
+        (".safetensors",): "pass safetensors.numpy.load_file(path) and the architecture",
+    }
+    suffix = name[name.rfind(".") :].lower()
+    return next((f"; {way}" for suffixes, way in ways.items() if suffix in suffixes), "")

@@ -18,7 +18,7 @@ from mlpbank.convert import _shift
 from mlpbank.convert._chain import to_float32, with_affine
 from mlpbank.convert._native import unflattened
 from mlpbank.errors import InvalidTypeError, InvalidValueError
-from mlpbank.typing import Float32Array, Float64Array
+from mlpbank.typing import Float64Array, Weights
 from mlpbank.weights import WeightsMapping
 
 
@@ -28,7 +28,7 @@ def fold_scalers(
     weights: WeightsMapping,
     input_scaler: Any = None,
     output_scaler: Any = None,
-) -> dict[str, Float32Array]:
+) -> Weights:
     """Return weights that scale their inputs and outputs themselves.
 
     Parameters
@@ -73,11 +73,14 @@ def _folded(
     output_scaler: Any,
     decide: _shift.Decide,
     name: _shift.Name = lambda _: "",
-) -> dict[str, Float32Array]:
+    features: tuple[str, ...] | None = None,
+) -> Weights:
     """Do what `fold_scalers` does, for the input shift that is decided."""
     arrays, stacked = unflattened(weights, architecture)
     folded: dict[str, npt.NDArray[Any]] = dict(arrays)
-    shift = _fold_inputs(folded, architecture, weights, input_scaler, stacked, decide, name)
+    shift = _fold_inputs(
+        folded, architecture, weights, input_scaler, stacked, decide, name, features
+    )
     if output_scaler is not None:
         last = len(architecture.layers) - 1
         activation = architecture.layers[last].activation
@@ -106,6 +109,7 @@ def _fold_inputs(
     stacked: bool,
     decide: _shift.Decide,
     name: _shift.Name,
+    features: tuple[str, ...] | None,
 ) -> Float64Array | None:
     """Make the first layer take ``x - shift``, and return the shift that was decided."""
     matrix, bias = folded["layer_0"], folded["layer_0.bias"]
@@ -123,7 +127,7 @@ def _fold_inputs(
         figures = _shift.figures_of(matrix if stacked else matrix[None], own)
     shift = decide(*figures)
     if figures[0] is not None and figures[1] is not None:
-        _shift.check(figures[0], figures[1], shift, name)
+        _shift.check(figures[0], figures[1], shift, name, features)
     if shift is not None:
         offset = offset + (shift if scale is None else shift * scale)
     weight, moved = with_affine(matrix, bias, scale, offset)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from mlpbank._arrays import as_shift
-from mlpbank._keys import MAX_PARTS
+from mlpbank._keys import MAX_PARTS, kind_name, kind_of, stored_key
 from mlpbank._names import Classes, Names, as_classes, as_feature_names
 from mlpbank.architecture import PARAMETER_NAMES, Architecture, LayerSpec
 from mlpbank.errors import InvalidTypeError, InvalidValueError
-from mlpbank.typing import Float64Array
+from mlpbank.typing import Float64Array, Key
 
 
 def described_type(key_type: Any) -> str | list[str] | None:
@@ -58,7 +58,13 @@ def shift_of(about: Mapping[str, Any], architecture: Architecture) -> Float64Arr
         return None
     if type(given) is not list or not all(type(x) in (int, float) for x in given):
         raise InvalidValueError(f"input_shift: expected an array of numbers, got {given!r:.80}")
-    return as_shift(np.array([float(x) for x in given]), architecture.input_size)
+    try:
+        numbers = np.array([float(x) for x in given])
+    except OverflowError:  # an int of hundreds of digits
+        raise InvalidValueError(
+            "input_shift: expected numbers that float64 can hold, got larger ones"
+        ) from None
+    return as_shift(numbers, architecture.input_size)
 
 
 def described_names(names: Names | None, classes: Classes | None) -> dict[str, list[Any]]:
@@ -109,6 +115,15 @@ def key_type_of(about: Mapping[str, Any], models: int, version: int) -> Any:
     raise InvalidValueError(
         f"keys: expected 'str', 'int' or a list of these for tuples, got {name!r:.80}"
     )
+
+
+def fallback_of(about: Mapping[str, Any], key_type: Any) -> Key | None:
+    """Return the key of the fallback model of a description, None if there is none."""
+    key = key_of_json(about.get("fallback"))
+    if key is not None and (type(key) not in (str, int, tuple) or kind_of(key) != key_type):
+        wanted = "none" if key_type is None else f"{kind_name(key_type)}, as the keys are"
+        raise InvalidValueError(f"fallback: expected {wanted}, got {key!r:.80}")
+    return None if key is None else stored_key(key, "fallback")
 
 
 def key_of_json(key: Any) -> Any:

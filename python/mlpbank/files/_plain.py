@@ -49,7 +49,7 @@ from mlpbank.files._described import (
 )
 from mlpbank.files._looks import beginning_of
 from mlpbank.files._named import named
-from mlpbank.typing import Float32Array, Key
+from mlpbank.typing import Key, Weights
 
 FORMAT, VERSION = "mlpbank-plain", 1
 # One entry holds all metadata: safetensors keeps no order among several, and equal banks are to be
@@ -82,7 +82,7 @@ class PlainBank:
     """
 
     architecture: Architecture
-    weights: dict[str, Float32Array]
+    weights: Weights
     keys: list[Key] | None
     versions: list[str | None]
     fallback: Key | None
@@ -246,7 +246,7 @@ def load_plain(path: str | os.PathLike[str]) -> PlainBank:
                 versions = _checked_versions(_typed(header, "versions", list), n[0])
             fallback = key_of_json(header.get("fallback"))
             if fallback is not None:
-                check_key(fallback, kind_of(keys[0]) if keys else None)
+                check_key(fallback, kind_of(keys[0]) if keys else None, "fallback")
             metadata = copy_json(_typed(header, "metadata", dict))
             return PlainBank(
                 architecture,

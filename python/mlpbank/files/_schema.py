@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._columns import ModelColumns
-from mlpbank._keys import check_key, kind_of
 from mlpbank._names import Classes, Names
 from mlpbank.architecture import Architecture
 from mlpbank.errors import InvalidValueError
@@ -30,8 +29,8 @@ from mlpbank.files._described import (
     described_type,
     expect,
     expect_in,
+    fallback_of,
     json_object,
-    key_of_json,
     key_type_of,
     names_of,
     shift_of,
@@ -266,11 +265,7 @@ def read(data: npt.NDArray[np.uint8]) -> Contents:
     sizes = sizes_of(models, architecture, layout, dtype)
     arrays = dict(_arrays(data[start:], header, expected, sizes))
     seed = _seed(about) if version > 1 and key_type is not None else None
-    fallback = key_of_json(about.get("fallback"))
-    if fallback is not None:
-        if type(fallback) not in (str, int, tuple) or kind_of(fallback) != key_type:
-            raise InvalidValueError(f"fallback: expected a key, got {fallback!r:.80}")
-        check_key(fallback, key_type)
+    fallback = fallback_of(about, key_type)
     checksums = expect_in(about, "crc32", dict)
     names = [tensor.name for tensor in expected]
     if checksums.keys() != set(names) or not all(isinstance(c, str) for c in checksums.values()):
