@@ -6,9 +6,7 @@ A model's framework is never imported by mlpbank: the process has imported it al
 
 from __future__ import annotations
 
-import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,18 +16,16 @@ from mlpbank._progress import progress_bar
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert import _chain, _shift
 from mlpbank.convert._chain import Converted
-from mlpbank.convert._checkpoints import state_dict_of
-from mlpbank.convert._containers import model_inside, pairs_of
+from mlpbank.convert._containers import pairs_of
 from mlpbank.convert._flat import from_flat
-from mlpbank.convert._frameworks import REFUSED, framework_of
+from mlpbank.convert._frameworks import framework_of
 from mlpbank.convert._knowledge import NOTHING, Agreement, Knowledge, knowledge_of
-from mlpbank.convert._native import is_native, native_layers
 from mlpbank.convert._params import from_params, from_stacked_params
+from mlpbank.convert._read import needs_onnx, read
 from mlpbank.convert.scalers import fold_scalers, mean_and_scale
 from mlpbank.errors import (
     InvalidTypeError,
     InvalidValueError,
-    MissingPackageError,
     MlpbankError,
     UnknownKeyError,
     UnsupportedLayerError,
@@ -90,7 +86,8 @@ def convert(
     -------
     Converted
         Batch normalisation and scalers are folded into the layers in float64 and rounded once to
-        float32. It has the feature names and classes that a model of scikit-learn knows.
+        float32. It has the feature names and classes that a model of scikit-learn, skorch or ONNX
+        knows.
 
     Raises
     ------
@@ -119,9 +116,10 @@ def _converted(
     in that of its classes, to which `align_classes` may add those that the model has not seen.
     """
     agreement = Agreement(knowledge, align_classes)
-    layers = _layers(model, architecture, {}, output)
+    layers, own = read(model, architecture, {}, output)
     try:
-        own = knowledge_of(model, layers[-1].weight.shape[1])
+        if own is None:
+            own = knowledge_of(model, layers[-1].weight.shape[1])
         layers = agreement.layers(layers, own, who or "the model")
     except InvalidValueError as error:
         raise InvalidValueError(f"{who}: {error}" if who else f"{error}") from None
@@ -204,14 +202,15 @@ def _stacked(
     plans: dict[Any, Any] = {}
     keys: list[Key] = []
     agreement = Agreement(knowledge, align_classes)
-    agreement.foresee(pairs)
+    agreement.foresee(pairs, output)
     scaled: dict[int, _chain.Layer] = {}  # first layers that scale their inputs
     for i, (key, model) in enumerate(
         progress_bar(pairs, "importing", progress, total=len(pairs), unit="model")
     ):
         try:
-            layers = _layers(model, architecture, plans, output)
-            own = knowledge_of(model, layers[-1].weight.shape[1])
+            layers, own = read(model, architecture, plans, output)
+            if own is None:
+                own = knowledge_of(model, layers[-1].weight.shape[1])
             layers = agreement.layers(layers, own, f"models[{key!r}]")
             got = _chain.shape_of(layers)
             if shape is None:
@@ -323,77 +322,9 @@ def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
     ValueError, KeyError
         An array does not fit, or the weights exceed the 2 GiB that an ONNX file can hold.
     """
-    with _needs_onnx():
+    with needs_onnx():
         from mlpbank.convert import _onnx_export
     return _onnx_export.export(architecture, weights)
-
-
-def _layers(
-    model: Any,
-    architecture: Architecture | None,
-    plans: dict[Any, Any],
-    output: str | int | None = None,
-) -> list[_chain.Layer]:
-    """Return the folded layers of a model. `plans` is one dict for all models of a call."""
-    framework = framework_of(type(model))
-    if framework == "torch":
-        from mlpbank.convert import torch
-
-        return _chain.fold(torch.steps(model, plans=plans, output=output))
-    if framework == "skorch":
-        from mlpbank.convert import _skorch
-
-        return _chain.fold(_skorch.steps(model, plans=plans, output=output))
-    if framework == "keras":
-        from mlpbank.convert import keras
-
-        return _chain.fold(keras.steps(model, output=output))
-    if framework in REFUSED:
-        raise UnsupportedLayerError(f"{type(model).__name__} {REFUSED[framework]}")
-    if framework == "onnx" or isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
-        with _needs_onnx():
-            from mlpbank.convert import onnx
-        return _chain.fold(onnx.steps(model, output))
-    if output is not None:
-        raise InvalidValueError(
-            f"output: expected None for a model with one result ({type(model).__name__}), "
-            f"got {output!r}"
-        )
-    if framework == "sklearn":
-        from mlpbank.convert import sklearn
-
-        return _chain.fold(sklearn.steps(model))
-    if isinstance(model, Converted):
-        return native_layers(model.weights, model.architecture)
-    if framework is None and not isinstance(model, (Mapping, list, tuple)):
-        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise InvalidTypeError(
-            "model: expected a PyTorch, scikit-learn, Keras, ONNX, Flax or Equinox model "
-            f"or a mapping of weights, got {got}"
-        )
-    if architecture is None:
-        kind = type(model).__name__
-        if inside := model_inside(model, framework_of):
-            raise InvalidTypeError(f"model: expected a model, got a {kind} with {inside}")
-        raise InvalidValueError(
-            f"architecture: needed for weights without activations ({kind}), got None; give one, "
-            "or pass the module itself"
-        )
-    model = state_dict_of(model)
-    if is_native(model):
-        return native_layers(model, architecture)
-    return native_layers(from_params(model, architecture).weights, architecture)
-
-
-@contextmanager
-def _needs_onnx() -> Iterator[None]:
-    """Name the package to install if an import in the block fails."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f"ONNX models need a package that is not there: {error}; pip install 'mlpbank[onnx]'"
-        ) from error
 
 
 def _rounded(array: Any, name: str) -> Any:
