@@ -18,7 +18,7 @@ from mlpbank.architecture import LayerSpec
 from mlpbank.bank import Bank
 from mlpbank.cli import _convert_command
 from mlpbank.cli._results import write_csv
-from mlpbank.cli._tables import CommandError, encoded, needs, read_table
+from mlpbank.cli._tables import CommandError, KeyColumnError, encoded, needs, read_table
 from mlpbank.errors import BankFileError
 from mlpbank.files import _mapped
 from mlpbank.files._atomic import atomic_writer
@@ -202,9 +202,15 @@ def predict_rows(args: argparse.Namespace) -> int:
         raise CommandError(
             f"--key: expected another name than that of the predictions, got {clash[0]!r}"
         )
-    keys, x = read_table(
-        args.input, key, lambda columns: _features(args, key, bank, columns), bank.key_type
-    )
+    try:
+        keys, x = read_table(
+            args.input, key, lambda columns: _features(args, key, bank, columns), bank.key_type
+        )
+    except KeyColumnError as error:
+        if len(key) == 1:
+            raise
+        order = f"--key lists columns in the order of the parts of keys, {bank.key_type}"
+        raise CommandError(f"{error}; {order}") from error
     wanted = bank.architecture.input_size
     if x.shape[1] != wanted:  # only an array without column names comes here with another width
         raise CommandError(f"--input: expected {wanted} columns beside keys, got {x.shape[1]}")

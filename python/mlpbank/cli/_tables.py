@@ -44,6 +44,10 @@ class CommandError(InvalidValueError):
     """An argument or input of a command is wrong. The message is one line."""
 
 
+class KeyColumnError(CommandError):
+    """A column holds other keys than those of the bank."""
+
+
 def read_table(path: Path, key: Sequence[str], choose: Choose, key_type: Any) -> tuple[Keys, Any]:
     """Return the keys and the inputs (rows, columns) of a table.
 
@@ -291,7 +295,7 @@ def _integer(cell: str, where: str) -> int:
         or len(text.lstrip("+-0")) > 19
         or not -(2**63) <= int(text) < 2**63
     ):
-        raise CommandError(
+        raise KeyColumnError(
             f"{where}: expected an integer of 64 bits, as the bank has it in its keys, got "
             f"{cell[:80]!r}"
         )
@@ -398,7 +402,9 @@ def _as_keys(column: npt.NDArray[Any], name: str, key_type: Any) -> Keys:
         return np.empty(0, np.int64) if key_type is int else []
     else:
         got = f"{name!r} of {column.dtype}{_way_to_keys(column, key_type)}"
-        raise CommandError(f"--key: expected a column of {wanted} like the bank's keys, got {got}")
+        raise KeyColumnError(
+            f"--key: expected a column of {wanted} like the bank's keys, got {got}"
+        )
     if wrong.any():
         got = f"{column[wrong][0]} in row {np.argmax(wrong)}"
         raise CommandError(f"--key: expected a column of {wanted}, got {got}")

@@ -14,12 +14,12 @@ import numpy as np
 from mlpbank._arrays import in_default_mode
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Activation, Architecture
-from mlpbank.convert import _chain, _shift
-from mlpbank.convert._chain import Converted
+from mlpbank.convert import _layers, _shift
 from mlpbank.convert._containers import pairs_of
 from mlpbank.convert._flat import from_flat
 from mlpbank.convert._frameworks import framework_of
 from mlpbank.convert._knowledge import NOTHING, Agreement, Knowledge, knowledge_of
+from mlpbank.convert._layers import Converted
 from mlpbank.convert._params import from_params, from_stacked_params
 from mlpbank.convert._read import needs_onnx, read
 from mlpbank.convert.scalers import fold_scalers, mean_and_scale
@@ -123,13 +123,13 @@ def _converted(
         layers = agreement.layers(layers, own, who or "the model")
     except InvalidValueError as error:
         raise InvalidValueError(f"{who}: {error}" if who else f"{error}") from None
-    shape = _chain.shape_of(layers)
+    shape = _layers.shape_of(layers)
     if architecture is None:
-        architecture = _chain.architecture_of(layers)
-    elif shape != (expected := _chain.shape_of_architecture(architecture)):
-        raise InvalidValueError(f"architecture: {_chain.difference(expected, shape)}")
+        architecture = _layers.architecture_of(layers)
+    elif shape != (expected := _layers.shape_of_architecture(architecture)):
+        raise InvalidValueError(f"architecture: {_layers.difference(expected, shape)}")
     layers, shift = _shift.folded(layers, decide, agreement.knowledge.feature_names)
-    weights = _chain.weights_of(layers)
+    weights = _layers.weights_of(layers)
     if shift is not None:
         weights[_shift.KEY] = shift
     return Converted(architecture, weights, *agreement.knowledge)
@@ -196,14 +196,14 @@ def _stacked(
     pairs = keyed(models)
     if not pairs:
         raise InvalidValueError("models: expected at least one, got none")
-    shape = None if architecture is None else _chain.shape_of_architecture(architecture)
+    shape = None if architecture is None else _layers.shape_of_architecture(architecture)
     whose = "the architecture"
     stacked: list[tuple[Float32Array, Float32Array, Float32Array | None]] = []
     plans: dict[Any, Any] = {}
     keys: list[Key] = []
     agreement = Agreement(knowledge, align_classes)
     agreement.foresee(pairs, output)
-    scaled: dict[int, _chain.Layer] = {}  # first layers that scale their inputs
+    scaled: dict[int, _layers.Layer] = {}  # first layers that scale their inputs
     for i, (key, model) in enumerate(
         progress_bar(pairs, "importing", progress, total=len(pairs), unit="model")
     ):
@@ -212,11 +212,15 @@ def _stacked(
             if own is None:
                 own = knowledge_of(model, layers[-1].weight.shape[1])
             layers = agreement.layers(layers, own, f"models[{key!r}]")
-            got = _chain.shape_of(layers)
+            got = _layers.shape_of(layers)
             if shape is None:
-                architecture, shape, whose = _chain.architecture_of(layers), got, f"models[{key!r}]"
+                architecture, shape, whose = (
+                    _layers.architecture_of(layers),
+                    got,
+                    f"models[{key!r}]",
+                )
             if got != shape:
-                raise InvalidValueError(f"differs from {whose}: {_chain.difference(shape, got)}")
+                raise InvalidValueError(f"differs from {whose}: {_layers.difference(shape, got)}")
             if not stacked:
                 n = len(pairs)
                 stacked = [
@@ -259,7 +263,7 @@ def _stacked(
 def _with_first_layers(
     weight: Float32Array,
     bias: Float32Array,
-    scaled: Mapping[int, _chain.Layer],
+    scaled: Mapping[int, _layers.Layer],
     decide: _shift.Decide,
     name: _shift.Name,
     features: tuple[str, ...] | None,
@@ -283,7 +287,7 @@ def _with_first_layers(
         shift = decide(scale, offset)
         _shift.check(scale, offset, shift, lambda i: name(models[i]), features)
     for i in range(len(weight)) if shift is not None else models:
-        layer = scaled.get(i) or _chain.Layer(weight[i], bias[i], Activation.NONE)
+        layer = scaled.get(i) or _layers.Layer(weight[i], bias[i], Activation.NONE)
         layer = _shift.with_shift(layer, shift)
         try:
             weight[i] = _rounded(layer.weight, "layer_0")
@@ -329,4 +333,4 @@ def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
 
 def _rounded(array: Any, name: str) -> Any:
     """Return an array rounded to float32. A float32 one is not copied."""
-    return array if array.dtype == np.float32 else _chain.to_float32(array, name)
+    return array if array.dtype == np.float32 else _layers.to_float32(array, name)

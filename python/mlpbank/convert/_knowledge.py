@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlpbank.architecture import Activation
-from mlpbank.convert._chain import Affine, Converted, Layer
+from mlpbank.convert._chain import Affine
 from mlpbank.convert._frameworks import framework_of, is_onnx
+from mlpbank.convert._layers import Converted, Layer
 from mlpbank.convert.scalers import mean_and_scale
 from mlpbank.errors import InvalidValueError, MlpbankError
 
@@ -218,10 +219,10 @@ class Agreement:
             return [*others, _aligned(last, own, classes, self._classes_of)]
         if classes is not None and not _same(own, classes):
             numbers = _same(own, tuple(range(len(own)))) and len(own) == len(classes)
-            ways = [*filter(None, [_NUMBERS if numbers else "", _one_type(own, classes)])]
+            way = f"; {_NUMBERS}" if numbers else _one_type(own, classes) or f"; {_ALIGN}"
             raise InvalidValueError(
                 f"classes: expected those of {self._classes_of}, {_short(classes)}, got "
-                f"{_short(own)}; {'; or '.join(ways or [_ALIGN])}"
+                f"{_short(own)}{way}"
             )
         if len(own) != outputs:
             raise InvalidValueError(
@@ -243,7 +244,7 @@ _NUMBERS = (
 
 
 def _one_type(own: Sequence[Any], classes: Sequence[Any]) -> str:
-    """Return the way out where labels differ in type, else ""."""
+    """Return the way out where labels differ in type, as the end of a message; else ""."""
     types = {type(label) for label in classes}
     other = {type(label) for label in own} - types
     if not other:
@@ -252,7 +253,7 @@ def _one_type(own: Sequence[Any], classes: Sequence[Any]) -> str:
     hint = ""
     if types | other <= {int, float}:
         hint = ", such as y.astype(int): labels become float where a column has gaps"
-    return f"they are {kinds}: fit all models to labels of one type{hint}"
+    return f"; they are {kinds}: fit all models to labels of one type{hint}"
 
 
 def _order(names: tuple[str, ...], own: tuple[str, ...], whose: str) -> list[int]:

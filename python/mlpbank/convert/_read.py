@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from mlpbank.architecture import Architecture
-from mlpbank.convert._chain import Converted, Layer, fold
 from mlpbank.convert._checkpoints import state_dict_of
 from mlpbank.convert._containers import model_inside
+from mlpbank.convert._fold import fold
 from mlpbank.convert._frameworks import REFUSED, framework_of, is_onnx
 from mlpbank.convert._knowledge import Knowledge
+from mlpbank.convert._layers import Converted, Layer
 from mlpbank.convert._native import is_native, native_layers
 from mlpbank.convert._params import from_params
 from mlpbank.errors import (

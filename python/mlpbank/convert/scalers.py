@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mlpbank._arrays import as_array, in_default_mode
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert import _shift
-from mlpbank.convert._chain import to_float32, with_affine
+from mlpbank.convert._layers import to_float32, with_affine
 from mlpbank.convert._native import unflattened
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Float64Array, Weights

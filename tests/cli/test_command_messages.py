@@ -179,3 +179,16 @@ def test_parquet_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     pd.DataFrame({"id": [7], "x": [1.0]}).set_index("id").to_parquet(table)  # pandas' index
     assert main(command) == 0
     assert capsys.readouterr().out == "id,prediction\n7,1.0\n"
+
+
+def test_columns_of_tuples_in_another_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = bank_file(tmp_path, ("N", 7))
+    table = tmp_path / "rows.csv"
+    table.write_text("region,id,x\nN,7,1\n")
+    command = ["predict", bank, "--input", str(table), "--key"]
+    assert main([*command, "id,region"]) == 2
+    expected = "--key lists columns in the order of the parts of keys, tuple[str, int]"
+    assert expected in capsys.readouterr().err
+    assert main([*command, "region,id"]) == 0
