@@ -197,7 +197,16 @@ def _of_sklearn(method: Any) -> bool:
     return method is None or str(method.__module__).startswith("sklearn.")
 
 
+# Classes that pick and mix columns: what follows them takes fewer.
+SELECTORS = (
+    *("SelectKBest", "SelectPercentile", "SelectFpr", "SelectFdr", "SelectFwe"),
+    *("GenericUnivariateSelect", "SelectFromModel", "SequentialFeatureSelector"),
+    *("RFE", "RFECV", "VarianceThreshold"),
+)
+MIXERS = ("PCA", "IncrementalPCA", "TruncatedSVD")
 _MODULES = {
+    **dict.fromkeys(SELECTORS, "feature_selection"),
+    **dict.fromkeys(MIXERS, "decomposition"),
     **dict.fromkeys(
         ("StandardScaler", "RobustScaler", "MaxAbsScaler", "MinMaxScaler"), "preprocessing"
     ),
@@ -209,6 +218,9 @@ _MODULES = {
 }
 _METHODS = (
     "transform",
+    "_transform",
+    "get_support",
+    "_get_support_mask",
     "inverse_transform",
     "predict",
     "predict_proba",
