@@ -68,8 +68,8 @@ def convert(
     ----------
     model : model or mapping
         - a PyTorch module that is a chain of layers; it is read as in eval mode;
-        - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers and
-          ColumnTransformers that ends with one, or a TransformedTargetRegressor; the result
+        - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers, selectors, PCA
+          and ColumnTransformers that ends with one, or a TransformedTargetRegressor; the result
           computes predict, or predict_proba;
         - a Keras 3 model that is a chain of layers;
         - an ONNX ModelProto, its bytes, or the path of an .onnx file;

@@ -63,7 +63,7 @@ def knowledge_of(
         try:
             from mlpbank.convert import onnx
 
-            return onnx.knowledge(model, output)
+            return Knowledge(*onnx.knowledge(model, output))
         except (MlpbankError, ImportError, OSError):
             return NOTHING
     else:

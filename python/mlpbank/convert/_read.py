@@ -37,7 +37,7 @@ def read(
         with needs_onnx():
             from mlpbank.convert import onnx
         steps, own = onnx.read(model, output)
-        return fold(steps), own
+        return fold(steps), Knowledge(*own)
     return _layers(model, architecture, plans, output), None
 
 

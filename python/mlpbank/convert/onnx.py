@@ -12,7 +12,6 @@ import onnx
 
 from mlpbank.convert._chain import Step
 from mlpbank.convert._columns import Select
-from mlpbank.convert._knowledge import Knowledge
 from mlpbank.convert._onnx_graph import Graph
 from mlpbank.convert._onnx_inputs import read_inputs
 from mlpbank.convert._onnx_outputs import Choice, choose
@@ -55,7 +54,10 @@ def _path(model: Any) -> Path | None:
     return Path(os.fspath(model)) if is_path else None
 
 
-def read(model: Any, output: str | int | None = None) -> tuple[list[Step | Select], Knowledge]:
+Known = tuple[tuple[str, ...] | None, tuple[Any, ...] | None]  # names of features, and classes
+
+
+def read(model: Any, output: str | int | None = None) -> tuple[list[Step | Select], Known]:
     """Return the chain of steps that a model computes, and what it knows.
 
     Features have names where each column is an input of its own. Classes are those of the ZipMap,
@@ -82,22 +84,22 @@ def read(model: Any, output: str | int | None = None) -> tuple[list[Step | Selec
     with _named(_path(model)):
         graph = Graph(loaded)
         chosen = choose(graph, output)
-        own = _knowledge(graph, chosen)
+        own = _known(graph, chosen)
         return Reader(graph).steps(chosen.tensor, chosen.columns), own
 
 
-def knowledge(model: Any, output: str | int | None = None) -> Knowledge:
+def knowledge(model: Any, output: str | int | None = None) -> Known:
     """Return what a model knows, as `read` does. Raises MlpbankError or OSError like that."""
     loaded = load(model)
     with _named(_path(model)):
         graph = Graph(loaded)
-        return _knowledge(graph, choose(graph, output))
+        return _known(graph, choose(graph, output))
 
 
-def _knowledge(graph: Graph, chosen: Choice) -> Knowledge:
+def _known(graph: Graph, chosen: Choice) -> Known:
     names = tuple(value.name for value in graph.inputs)
     several = len(names) > 1 and read_inputs(graph.inputs)[2] == len(names)
-    return Knowledge(names if several else None, chosen.classes)
+    return names if several else None, chosen.classes
 
 
 @contextmanager
