@@ -202,6 +202,16 @@ def _components(transformer: Any, rows: Columns, where: str, within: _Within) ->
     mean = np.zeros(len(matrix)) if mean is None else np.array(mean, np.float64)
     if len(matrix) != rows.width:
         raise unsupported(where, f"was fitted to {len(matrix)} columns and gets {rows.width}")
+    if (
+        variance.shape != matrix.shape[1:]
+        or (variance < 0).any()
+        or not all(np.isfinite(values).all() for values in (matrix, mean, variance))
+    ):
+        raise unsupported(
+            where,
+            f"{kind}{within.columns}: expected components_, mean_ and explained_variance_ that "
+            "are finite and fit each other; fit it again",
+        )
     # Deviations of the columns, as far as the components tell them. Small ones do not matter.
     size = np.sqrt(matrix**2 @ variance)
     size = np.maximum(size, size.max() / LIMIT)
