@@ -221,3 +221,20 @@ def test_what_is_not_fitted_is_said() -> None:
         model.steps[1] = ("part", unfitted)
         with pytest.raises(convert.UnsupportedLayerError, match=r"^part: expected a fitted"):
             convert.convert(model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"components_": np.eye(5)[:1]},
+        {"components_": np.full((2, 5), np.nan)},
+        {"explained_variance_": None},
+        {"mean_": np.full(5, np.inf)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_components_that_do_not_fit_each_other(change: dict[str, Any]) -> None:
+    model = fitted(StandardScaler(), PCA(2))
+    vars(model[1]).update(change)
+    with pytest.raises(convert.UnsupportedLayerError, match=r"^pca: PCA: expected components_, "):
+        convert.convert(model)

@@ -197,15 +197,13 @@ def _components(transformer: Any, rows: Columns, where: str, within: _Within) ->
     if not hasattr(transformer, "components_"):
         raise unsupported(where, f"expected a fitted {kind}{within.columns}, got one that is not")
     matrix = np.array(transformer.components_, np.float64).T
-    variance = np.array(transformer.explained_variance_, np.float64)
+    variance = np.array(transformer.explained_variance_, np.float64).clip(min=0)  # of rounding
     mean = getattr(transformer, "mean_", None)
     mean = np.zeros(len(matrix)) if mean is None else np.array(mean, np.float64)
     if len(matrix) != rows.width:
         raise unsupported(where, f"was fitted to {len(matrix)} columns and gets {rows.width}")
-    if (
-        variance.shape != matrix.shape[1:]
-        or (variance < 0).any()
-        or not all(np.isfinite(values).all() for values in (matrix, mean, variance))
+    if variance.shape != matrix.shape[1:] or not all(
+        np.isfinite(values).all() for values in (matrix, mean, variance)
     ):
         raise unsupported(
             where,
@@ -221,7 +219,7 @@ def _components(transformer: Any, rows: Columns, where: str, within: _Within) ->
     place = f"{where}: {kind}{within.columns}"
     mixed = Mixed(matrix, np.zeros(len(spread)), spread, place)
     if getattr(transformer, "whiten", False):
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             mixed = mixed._replace(matrix=matrix / spread, spread=np.ones(len(spread)))
     return rows.then(1.0 / size, -mean / size, where).mix(mixed)
 
