@@ -353,6 +353,13 @@ def test_half_and_double_precision() -> None:
     assert_as_onnxruntime(wide, 4)
 
 
+def test_a_cast_to_the_type_of_another_tensor() -> None:
+    nodes = [("CastLike", "x one", "z"), ("MatMul", "z w", "h"), ("CastLike", "h x", "y")]
+    assert_as_onnxruntime(graph(nodes, {"w": W, "one": np.float32(1)}), 4)
+    with unsupported("z: CastLike to anything but floating point is not supported"):
+        convert.convert(graph(nodes, {"w": W, "one": np.int64(1)}))
+
+
 def test_a_linear_regressor_is_a_layer() -> None:
     attributes = {
         "coefficients": W.T.ravel().tolist(),
