@@ -65,7 +65,8 @@ inline Vec softsign(Vec x) {
   w = fma(w, e, broadcast(1.0032214f));
   w = fma(w, e, broadcast(0.9999979f));
   w = fma(w, e, broadcast(0.9999979f));
-  return fma(mul(y, e), w, y);
+  // Near 1 the error of the polynomial may go beyond it.
+  return clip(fma(mul(y, e), w, y), {broadcast(-1.0f), broadcast(1.0f)});
 }
 
 // expm1(r) = r t(r) with t(r) = 1 + r q(r) for |r| <= ln2 / 2, q the minimax polynomial of degree 4
