@@ -203,7 +203,7 @@ class Others(SelectKBest):  # type: ignore[misc]
 def test_selectors_and_components_that_may_compute_anything(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(convert.UnsupportedLayerError, match="others: Others: Others is no scaler"):
+    with pytest.raises(convert.UnsupportedLayerError, match="others: Others is no scaler"):
         convert.convert(fitted(Others(f_regression, k=2)))
     model = fitted(StandardScaler(), SelectKBest(f_regression, k=2))
     model[1].transform = lambda x: x[:, :2]

@@ -267,7 +267,10 @@ def refusal(transformer: Any) -> tuple[str, str]:
     if kind == "FunctionTransformer":
         for option in ("func", "inverse_func"):
             if getattr(transformer, option) is not None:
-                return f"has a {option}, which may compute anything", _WAY_OUT
+                return (
+                    f"has {'a' if option == 'func' else 'an'} {option}, which may compute anything",
+                    _WAY_OUT,
+                )
     if getattr(transformer, "clip", False):
         return "with clip=True is not affine", _CLIP_WAY_OUT
     return "", ""

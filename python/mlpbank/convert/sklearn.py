@@ -17,7 +17,7 @@ from mlpbank.convert._containers import members_of
 from mlpbank.convert._frameworks import framework_of
 from mlpbank.convert._sklearn_columns import selected, selects
 from mlpbank.convert._sklearn_rows import Part, compacted, gathered
-from mlpbank.convert.scalers import mean_and_scale, own_method, sklearn_class
+from mlpbank.convert.scalers import mean_and_scale, own_method, refusal, sklearn_class
 from mlpbank.errors import InvalidValueError, MlpbankError
 
 _HIDDEN = {
@@ -222,8 +222,12 @@ def _pipeline(pipeline: Any, where: str) -> list[Part]:
 
 
 def _scaler(transformer: Any, where: str) -> Affine:
+    name = type(transformer).__name__
+    reason, way = refusal(transformer)
+    if reason:
+        raise unsupported(where, f"{name} {reason}; {way}")
     try:
-        mean, scale = mean_and_scale(transformer, type(transformer).__name__)
+        mean, scale = mean_and_scale(transformer, name)
     except (TypeError, ValueError) as error:
         raise unsupported(where, str(error)) from error
     return affine(1.0 / scale, -mean / scale, where)
