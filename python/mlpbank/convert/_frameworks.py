@@ -44,6 +44,7 @@ def framework_of(kind: type) -> str | None:
 
 def is_onnx(model: Any) -> bool:
     """Return whether a model is a ModelProto, or bytes or a path, which are those of ONNX only."""
-    return framework_of(type(model)) == "onnx" or isinstance(
-        model, (str, os.PathLike, bytes, bytearray, memoryview)
+    framework = framework_of(type(model))
+    return framework == "onnx" or (
+        framework is None and isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview))
     )
