@@ -80,6 +80,29 @@ def test_labels_belong_to_the_probabilities_that_they_are_of() -> None:
 
 
 @pytest.mark.parametrize(
+    "step",
+    [
+        ("Neg", "z", "s"),
+        ("Gather", "z back", "s", {"axis": 1}),
+        ("Softmax", "z", "s", {"axis": 0}),
+        ("MatMul", "z back_", "s"),
+    ],
+    ids=lambda step: step[0],
+)
+def test_labels_of_scores_in_another_order_are_not_known(step: Any) -> None:
+    nodes = [
+        ("MatMul", "x w", "z"),
+        step,
+        ("ArgMax", "s", "best", {"axis": 1}),
+        ("Gather", "names best", "label"),
+    ]
+    constants = {"w": np.eye(4)[:, :3], "back": np.array([2, 1, 0]), "back_": np.eye(3)[::-1]}
+    constants["names"] = np.array(["a", "b", "c"], object)
+    model = graph(nodes, constants, outputs=("label", "z"))
+    assert convert.convert(model).classes is None
+
+
+@pytest.mark.parametrize(
     ("keys", "classes"), [([0, 1, 2], ("x", "y", "z")), ([2, 1, 0], None), ([1, 2, 3], None)]
 )
 def test_a_label_encoder_tells_labels_of_numbers_from_zero(keys: Any, classes: Any) -> None:

@@ -116,7 +116,8 @@ def _scores(name: str, makers: dict[str, Any], graph: Graph) -> str:
     """Return the tensor that another one has the order of, row by row."""
     path = _path(name, makers, _OF_SCORES, graph)
     for node in path:
-        if node.op_type not in _OF_SCORES:
+        over_rows = "Softmax" in node.op_type and attributes_of(node).get("axis") in (0, -2)
+        if over_rows or node.op_type not in _OF_SCORES:
             return str(node.output[0])
     return str(path[-1].input[0]) if path else name
 
