@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <stdexcept>
 #include <type_traits>
 
+#include "names.h"
 #include "weights/codec.h"
 
 #define MLPBANK_ISA portable  // transpose() and for_each_panel() in the form every CPU has
@@ -47,6 +47,15 @@ void with_weight_type(Dtype dtype, Visit visit) {
 // float32 rows in front of a panel's weights: biases and, for int8, scales.
 int64_t header_rows(Dtype dtype) { return dtype == Dtype::int8 ? 2 : 1; }
 
+// An activation as the kernels take it: celu with alpha 1 is elu, which is faster; with another
+// alpha it gets 1 / alpha, too.
+ActivationSpec computed_spec(const LayerSpec& layer) {
+  const float alpha = layer.first;
+  if (layer.activation != Activation::celu) return {layer.activation, layer.first, layer.second};
+  if (alpha == 1.0f) return {Activation::elu, alpha, 0.0f};
+  return {Activation::celu, alpha, 1.0f / alpha};
+}
+
 }  // namespace
 
 const std::vector<std::string>& dtype_names() {
@@ -55,36 +64,18 @@ const std::vector<std::string>& dtype_names() {
 }
 
 Dtype dtype_from_name(const std::string& name) {
-  const auto& names = dtype_names();
-  const auto found = std::find(names.begin(), names.end(), name);
-  if (found == names.end()) {
-    std::string known;
-    for (const auto& n : names) known += (known.empty() ? "'" : ", '") + n + "'";
-    throw std::invalid_argument("dtype: expected one of " + known + ", got '" + name + "'");
-  }
-  return static_cast<Dtype>(found - names.begin());
+  return static_cast<Dtype>(index_of_name("dtype", dtype_names(), name));
 }
 
 const char* layout_name(LayoutKind kind) {
-  switch (kind) {
-#define MLPBANK_CASE(name) \
-  case LayoutKind::name:   \
-    return #name;
-    MLPBANK_LAYOUTS(MLPBANK_CASE)
-#undef MLPBANK_CASE
-  }
-  return "";
+  constexpr const char* kNames[] = {MLPBANK_LAYOUTS(MLPBANK_NAME)};
+  return kNames[static_cast<std::size_t>(kind)];
 }
 
 LayoutKind layout_from_name(const std::string& name, const Architecture& architecture) {
-  if (name == "auto") return Layout::plan_kind(architecture);
-  std::string known = "'auto'";
-#define MLPBANK_COMPARE(kind)                 \
-  if (name == #kind) return LayoutKind::kind; \
-  known += ", '" #kind "'";
-  MLPBANK_LAYOUTS(MLPBANK_COMPARE)
-#undef MLPBANK_COMPARE
-  throw std::invalid_argument("layout: expected one of " + known + ", got '" + name + "'");
+  static const std::vector<std::string> names = {"auto", MLPBANK_LAYOUTS(MLPBANK_NAME)};
+  const std::size_t i = index_of_name("layout", names, name);
+  return i == 0 ? Layout::plan_kind(architecture) : static_cast<LayoutKind>(i - 1);
 }
 
 LayoutKind Layout::plan_kind(const Architecture& architecture) {
@@ -95,11 +86,8 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype)
     : kind_(kind), dtype_(dtype) {
   int64_t offset = 0, widest = architecture.input_size();
   for (const LayerSpec& layer : architecture.layers()) {
-    layers_.push_back({layer.input_size,
-                       layer.output_size,
-                       offset,
-                       model_floats_,
-                       {layer.activation, layer.first, layer.second}});
+    layers_.push_back(
+        {layer.input_size, layer.output_size, offset, model_floats_, computed_spec(layer)});
     offset = round_up(offset + layer_bytes(layer), kBlockAlignment);
     model_floats_ += (layer.input_size + header_rows(dtype)) * layer.output_size;
     if (layer.has_slope()) ++model_floats_;
@@ -146,7 +134,7 @@ int64_t Layout::layer_bytes(const LayerSpec& layer) const {
 
 Plan Layout::plan() const {
   const auto num_layers = static_cast<int64_t>(layers_.size());
-  return {layers_.data(), num_layers,    block_bytes_,  block_models(), panel_width(),
+  return {layers_.data(), num_layers,    block_bytes_,  panel_width(),
           num_panels_,    model_floats_, buffer_width_, widest_pair_};
 }
 
@@ -330,6 +318,40 @@ void Layout::copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t
     std::memcpy(to + offset + bytes * to_lane, from + offset + bytes * from_lane, bytes);
   });
   set_present_mask(to, present_mask(to) | 1u << to_lane);
+}
+
+void Layout::copy_tile(const Bytes* tile, const Layout& panels, Bytes* to) const {
+  const int64_t bytes = element_bytes(dtype_), headers = header_rows(dtype_);
+  // Copies element 0 .. count - 1 of each model, `size` bytes each.
+  const auto copy = [&](const Bytes* from, int64_t count, int64_t size, Bytes* model) {
+    for (int64_t i = 0; i < count; ++i, model += size) {
+      for (int64_t m = 0; m < kTileModels; ++m, from += size) {
+        std::memcpy(model + m * panels.block_bytes_, from, static_cast<std::size_t>(size));
+      }
+    }
+  };
+  for_each_panel([&](const Panel& panel) {
+    // Panels of 8 outputs go into panels of 16.
+    const LayerPlan& layer = panels.layers_[panel.layer];
+    const int64_t first = panel.first_output / kPanelWidth * kPanelWidth;
+    const int64_t width = std::min(kPanelWidth, layer.out - first);
+    const int64_t column = panel.first_output - first;
+    Bytes* const target = to + layer.offset + (layer.in * bytes + 4 * headers) * first;
+    const Bytes* from = tile + panel.offset;
+    for (int64_t h = 0; h < headers; ++h, from += 4 * panel.width * kTileModels) {
+      copy(from, panel.width, 4, target + 4 * (h * width + column));
+    }
+    Bytes* weights = target + 4 * headers * width + bytes * column;
+    for (int64_t k = 0; k < layer.in; ++k, from += bytes * panel.width * kTileModels) {
+      copy(from, panel.width, bytes, weights + bytes * k * width);
+    }
+  });
+  for_each_slope([&](std::size_t l, int64_t offset) {
+    const LayerPlan& layer = panels.layers_[l];
+    const int64_t slopes =
+        portable::slopes_behind(layer.offset, panels.panels_bytes(layer.in, layer.out));
+    copy(tile + offset, 1, 4, to + slopes);
+  });
 }
 
 void Layout::remove(Bytes* block, int64_t lane) const {
