@@ -269,7 +269,7 @@ class MicroBatcher:
     def _start_batch(self) -> None:
         """Take the oldest requests that fit a batch, and compute them here or in the worker.
 
-        Whoever calls it sees to it that `wake` is called.
+        The queue's `wake` has to be called afterwards, outside of all tasks.
         """
         batch = _Batch(time.perf_counter())
         before = self._queue.waiting
