@@ -25,7 +25,8 @@ def parquet_table(
         from pyarrow import parquet
 
     with foreign(f"{name}: expected Parquet"):
-        file = parquet.ParquetFile(source, buffer_size=_BUFFER)
+        # With pre_buffer, all of the file would stay in memory until its end.
+        file = parquet.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
         schema = file.schema_arrow
         index = _index_of(schema)
     columns = [column for column in schema.names if column not in index.values()]
