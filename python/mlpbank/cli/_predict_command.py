@@ -126,6 +126,8 @@ def _expect_other_file(source: Path, output: Path | None) -> None:
     """Refuse standard output that is the input. A file with a name is replaced at the end."""
     if output is not None:
         return
+    if sys.stdout is None:
+        raise CommandError("--output: expected a file, for standard output is closed")
     try:
         read = os.fstat(0) if str(source) in STDIN else source.stat()
         written = os.fstat(sys.stdout.fileno())
@@ -145,7 +147,7 @@ def _with_bar(table: Table, output: Path | None) -> Generator[tuple[int, Part], 
             yield rows, part
             rows += len(part)
 
-    enabled = on_terminal() and not (output is None and sys.stdout.isatty())
+    enabled = on_terminal() and (output is not None or not sys.stdout.isatty())
     position = table.position or (lambda: rows)
     options = {"unit": "row"} if table.position is None else {"unit": "B", "unit_divisor": 1024}
     return progress_of(

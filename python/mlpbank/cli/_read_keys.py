@@ -108,7 +108,7 @@ def key_column(column: npt.NDArray[Any], name: str, key_type: Any, first: int) -
 def wrong_column(name: str, dtype: str, kind: str, key_type: Any) -> KeyColumnError:
     """Return the error for a column of another dtype, with how pandas makes it one of keys."""
     if key_type is int:
-        way = "; write it with astype('Int64')" if kind in "UO" else ""
+        way = "; write it with astype('Int64')" if kind in ("U", "O") else ""
     else:
         way = {
             "i": "; write it with astype(str)",
