@@ -30,6 +30,7 @@ RESULTS = Path(__file__).parent / "results"
 # Each is a module in `sections` with `steps(args)` and, if it has options, `add_arguments(parser)`.
 SECTIONS = {
     "ids": "any rows for any models, beside PyTorch",
+    "edge": "calls by key: one row, few keys, tables",
     "dtypes": "weights of each precision",
     "swap": "models replaced while others predict; loading",
     "more": "mlpbank beside itself: instruction sets, threads, sizes, activations",

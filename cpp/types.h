@@ -66,7 +66,8 @@ enum class Activation : uint8_t { MLPBANK_ACTIVATIONS(MLPBANK_MEMBER) };
 #undef MLPBANK_MEMBER
 
 // An activation with its parameters, in the order that its function names them: alpha, or low and
-// high. An activation that has fewer does not look at the others.
+// high. An activation that has fewer does not look at the others. (The second that the kernel of
+// celu gets is 1 / alpha.)
 struct ActivationSpec {
   Activation activation;
   float first, second;

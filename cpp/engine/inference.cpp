@@ -9,6 +9,7 @@
 #include "engine/forward_context.h"
 #include "engine/grouped_tasks.h"
 #include "engine/grouping.h"
+#include "engine/page_requests.h"
 #include "engine/threads.h"
 
 namespace mlpbank {
@@ -31,12 +32,15 @@ bool is_arange(const int64_t* slots, int64_t count) {
 // Computes all tasks. Missing models give NaN, or throw before anything is written, as the options
 // say. Throws afterwards if a model was unloaded meanwhile or a thread has no memory.
 template <class Tasks>
-void compute(const ForwardContext& context, const Tasks& tasks) {
+void compute(const BatchedWeights& weights, const ForwardContext& context, const Tasks& tasks) {
   if (!context.nan) tasks.check_present();
   if (tasks.rows() == 0) return;
   const int64_t gathered = tasks.gathered_rows();
   DeferredErrors errors;
-  parallel_for(context.threads, tasks.work(), [&](int64_t begin, int64_t end) {
+  const ChunkedWork work = tasks.work();
+  const PageRequests requests(weights, tasks, work.tasks);
+  requests.begin_call();
+  parallel_for(context.threads, work, [&](int64_t begin, int64_t end) {
     Scratch& scratch = thread_scratch;  // finding a thread's own memory is a function call, so once
     if (!scratch.reserve(context.scratch_floats(), gathered * context.in, gathered * context.out)) {
       return errors.no_memory();
@@ -44,6 +48,7 @@ void compute(const ForwardContext& context, const Tasks& tasks) {
     auto task = tasks.task(begin);
     const Bytes* block = tasks.block(task);
     for (int64_t i = begin; i < end; ++i) {
+      requests.before(i, begin, end);
       const auto next_task = tasks.after(task);
       const Bytes* next = i + 1 < end ? tasks.block(next_task) : block;
       if (block != nullptr) tasks.compute(task, block, next, scratch);
@@ -84,7 +89,7 @@ void BatchedInference::forward_dense(const float* x, bool shared, int64_t rows, 
                                      const ForwardOptions& options) const {
   const int64_t models = options.num_models > 0 ? options.num_models : weights_->num_models();
   const ForwardContext context(*weights_, engine_, options);
-  compute(context, DenseTasks(context, x, shared, rows, y, models));
+  compute(*weights_, context, DenseTasks(context, x, shared, rows, y, models));
 }
 
 void BatchedInference::forward_models(const int64_t* slots, int64_t entries, const float* x,
@@ -99,7 +104,7 @@ void BatchedInference::forward_models(const int64_t* slots, int64_t entries, con
   Grouping& grouping = thread_grouping;
   grouping.group(slots, entries, num_models, context.block_models,
                  GroupedTasks::max_entries(context, rows));
-  compute(context, GroupedTasks(context, grouping, slots, entries, x, rows, y));
+  compute(*weights_, context, GroupedTasks(context, grouping, slots, entries, x, rows, y));
 }
 
 }  // namespace mlpbank

@@ -1,6 +1,6 @@
 // Activations over the vectors of simd.h. Every instruction set runs the same operations in the
-// same order, so AVX2 and AVX-512 give the same bits. None uses an approximate reciprocal. Their
-// errors over all floats are in docs/activations.md.
+// same order, so AVX2 and AVX-512 give the same bits. None uses the CPU's approximate reciprocals.
+// Their errors over all floats are in docs/activations.md.
 //
 //   Vec f(Vec)                 one value by its own: relu, sigmoid, ...
 //   Vec f(Vec, Coefficients)   the same with parameters
@@ -11,7 +11,6 @@
 // A new activation is one function here and its line in types.h.
 #pragma once
 
-#include "kernels/kernel.h"
 #include "kernels/piecewise.h"
 #include "kernels/simd.h"
 #include "kernels/stream.h"
@@ -32,7 +31,7 @@ struct Coefficients {
 
 // x, or alpha x where x is negative.
 inline Vec leaky_relu(Vec x, Coefficients alpha) {
-  return where_negative(x, mul(alpha.first, x), x);
+  return replace_negative(x, mul(alpha.first, x));
 }
 
 // Between two bounds, which may be infinite.
@@ -53,23 +52,35 @@ inline Vec hardswish(Vec x) {
   return mul(mul(share, broadcast(1 / 6.0f)), above);
 }
 
-// x / (1 + |x|). From 2^24 on that is 1 in magnitude.
+// x / (1 + |x|), which from 2^25 on is 1 in magnitude. A division takes longer than all of this: a
+// first guess of the reciprocal from the bits of y = 1 + |x|, with the error e = 1 - guess y of at
+// most 0.0505, times 1 / (1 - e) = 1 + e w(e); w minimax as below, 0.4 * 2^-24.
 inline Vec softsign(Vec x) {
-  const Vec a = min_keep_nan(broadcast(0x1p25f), bit_and(x, float_bits(0x7fffffff)));
-  return copy_sign(div(a, add(a, broadcast(1.0f))), x);
+  const Vec inside = clip(x, {broadcast(-0x1p25f), broadcast(0x1p25f)});
+  const Vec minus_y = sub(broadcast(-1.0f), bit_and(inside, float_bits(0x7fffffff)));
+  const Vec guess = int_sub(float_bits(0xfef311c7), minus_y);
+  const Vec e = fma(minus_y, guess, broadcast(1.0f));
+  const Vec y = mul(inside, guess);
+  Vec w = broadcast(1.0032214f);
+  w = fma(w, e, broadcast(1.0032214f));
+  w = fma(w, e, broadcast(0.9999979f));
+  w = fma(w, e, broadcast(0.9999979f));
+  // Near 1 the error of the polynomial may go beyond it.
+  return clip(fma(mul(y, e), w, y), {broadcast(-1.0f), broadcast(1.0f)});
 }
 
-// expm1(r) = r + r^2 q(r) for |r| <= ln2 / 2, q the minimax polynomial of degree 4 for the relative
-// error (by linear programming in float64, coefficients rounded one after the other; 0.3 * 2^-24).
+// expm1(r) = r t(r) with t(r) = 1 + r q(r) for |r| <= ln2 / 2, q the minimax polynomial of degree 4
+// for the relative error (by linear programming in float64, coefficients rounded one after the
+// other; 0.3 * 2^-24).
 constexpr float kExpm1[] = {0.49999997f, 0.16666543f, 0.0416672f, 0.008366527f, 0.0013882528f};
 
-inline Vec expm1_near_zero(Vec r) {
-  Vec p = broadcast(kExpm1[4]);
-  p = fma(p, r, broadcast(kExpm1[3]));
-  p = fma(p, r, broadcast(kExpm1[2]));
-  p = fma(p, r, broadcast(kExpm1[1]));
-  p = fma(p, r, broadcast(kExpm1[0]));
-  return fma(mul(r, r), p, r);
+// t(r) = expm1(r) / r.
+inline Vec expm1_over(Vec r) {
+  Vec t = fma(broadcast(kExpm1[4]), r, broadcast(kExpm1[3]));
+  t = fma(t, r, broadcast(kExpm1[2]));
+  t = fma(t, r, broadcast(kExpm1[1]));
+  t = fma(t, r, broadcast(kExpm1[0]));
+  return fma(t, r, broadcast(1.0f));
 }
 
 // 1.5 * 2^23: adding it rounds to an integer. Its lowest bits are those of an exponent of 0.
@@ -77,60 +88,59 @@ constexpr float kExponentShifter = 12582912.0f + 127.0f;
 
 // scale (exp(x) - 1) for negative x; below -20 it is -scale. x = n ln2 + r with |r| <= ln2 / 2; n
 // is so small that one product with ln2 does. exp(x) - 1 = 2^n expm1(r) + (2^n - 1), which is
-// accurate relative to the result also near 0. For other x the result is anything.
+// accurate relative to the result also near 0. The scale is a factor of t's coefficients, which do
+// not depend on x: so the loop over vectors finds them ready. For other x the result is anything.
 inline Vec negative_expm1(Vec x, Vec scale) {
   const Vec above = max_keep_nan(broadcast(-20.0f), x);
   const Vec shifter = broadcast(kExponentShifter);
   const Vec shifted = fma(above, broadcast(1.44269504f), shifter);
   const Vec r = fma(sub(shifted, shifter), broadcast(-0.693147182f), above);
-  const Vec two_n = mul(int_shift_left<23>(shifted), scale);
-  return fma(expm1_near_zero(r), two_n, sub(two_n, scale));
+  const Vec two_n = int_shift_left<23>(shifted);
+  Vec t = mul(broadcast(kExpm1[4]), scale);
+  t = fma(t, r, mul(broadcast(kExpm1[3]), scale));
+  t = fma(t, r, mul(broadcast(kExpm1[2]), scale));
+  t = fma(t, r, mul(broadcast(kExpm1[1]), scale));
+  t = fma(t, r, mul(broadcast(kExpm1[0]), scale));
+  t = fma(t, r, scale);
+  return fma(mul(r, two_n), t, fms(two_n, scale, scale));
 }
 
 // x, or alpha (exp(x) - 1) where x is negative.
 inline Vec elu(Vec x, Coefficients alpha) {
-  return where_negative(x, negative_expm1(x, alpha.first), x);
+  return replace_negative(x, negative_expm1(x, alpha.first));
 }
 
-// x, or alpha (exp(x / alpha) - 1) where x is negative. As negative_expm1, but all in units of
-// alpha: r becomes alpha r, and the coefficients are divided by powers of alpha. They do not depend
-// on x, so the loop over vectors finds them ready.
+// x, or alpha (exp(x / alpha) - 1) where x is negative. As negative_expm1, but r is in units of
+// alpha, so that also the smallest x lose nothing. The second coefficient is 1 / alpha.
 inline Vec celu(Vec x, Coefficients coefficients) {
-  const Vec alpha = coefficients.first, inverse = div(broadcast(1.0f), alpha);
-  const Vec inverse2 = mul(inverse, inverse), inverse3 = mul(inverse2, inverse);
+  const Vec alpha = coefficients.first, inverse = coefficients.second;
   const Vec above = max_keep_nan(mul(broadcast(-20.0f), alpha), x);
   const Vec shifter = broadcast(kExponentShifter);
   const Vec shifted = fma(above, mul(broadcast(1.44269504f), inverse), shifter);
   const Vec r = fma(sub(shifted, shifter), mul(broadcast(-0.693147182f), alpha), above);
-  Vec p = mul(broadcast(kExpm1[4]), mul(inverse3, inverse2));
-  p = fma(p, r, mul(broadcast(kExpm1[3]), mul(inverse2, inverse2)));
-  p = fma(p, r, mul(broadcast(kExpm1[2]), inverse3));
-  p = fma(p, r, mul(broadcast(kExpm1[1]), inverse2));
-  p = fma(p, r, mul(broadcast(kExpm1[0]), inverse));
-  p = fma(mul(r, r), p, r);
   const Vec two_n = int_shift_left<23>(shifted);
-  return where_negative(x, fma(p, two_n, fma(two_n, alpha, sub(broadcast(0.0f), alpha))), x);
+  const Vec t = expm1_over(mul(r, inverse));
+  return replace_negative(x, fma(mul(r, two_n), t, fms(two_n, alpha, alpha)));
 }
 
 // elu with G. Klambauer et al.'s alpha ("Self-normalizing neural networks", 2017), times a scale.
 inline Vec selu(Vec x) {
   const Vec below = negative_expm1(x, broadcast(1.05070098f * 1.67326324f));
-  return where_negative(x, below, mul(broadcast(1.05070098f), x));
+  return replace_negative(mul(broadcast(1.05070098f), x), below);
 }
 
 // exp(x) - 1, infinite above 88.72. As above, with ln2 in two parts. The last step doubles: so n
-// may be 128.
+// may be 128. Every sum of zeros here is of -0 and the opposite of 0, which keeps the sign of -0.
 inline Vec expm1(Vec x) {
-  const Vec inside = max_keep_nan(broadcast(-20.0f), min_keep_nan(broadcast(89.0f), x));
+  const Vec inside = clip(x, {broadcast(-20.0f), broadcast(89.0f)});
   const Vec shifter = broadcast(kExponentShifter - 1.0f);
   const Vec shifted = fma(inside, broadcast(1.44269504f), shifter);
   const Vec n = sub(shifted, shifter);
-  Vec r = fma(n, broadcast(-0.693359375f), inside);
-  r = fma(n, broadcast(2.12194440e-4f), r);
+  Vec r = fma(n, broadcast(-0.693138123f), inside);
+  r = fma(n, broadcast(-9.05800061e-6f), r);
   const Vec half = int_shift_left<23>(shifted);  // of 2^n
-  const Vec y = fma(expm1_near_zero(r), half, sub(half, broadcast(0.5f)));
-  // exp(x) - 1 is never below x, so the maximum changes nothing but -0 and NaN.
-  return max_keep_nan(add(y, y), x);
+  const Vec y = fms(mul(r, half), expm1_over(r), sub(broadcast(0.5f), half));
+  return add(y, y);
 }
 
 // 2^32 exp(x) for -104 <= x <= 20. The factor keeps results at full precision that would be
@@ -179,11 +189,20 @@ inline Vec exp(Vec x) {
   return mul(fma(root, p, root), root);
 }
 
-// x tanh(log(1 + exp(x))) = x n / (n + 2) with n = exp(x) (exp(x) + 2). From 20 on that is x.
+// x tanh(log(1 + exp(x))) = x n / (n + 2) with n = exp(x) (exp(x) + 2). From 20 on that is x. exp
+// as above; one product with ln2 does, since an error of exp(x) hardly counts far from 0. Where exp
+// (x) is 2^-32, n is 2^-31, which is subtracted: so from there on the result is -0, as for -inf.
 inline Vec mish(Vec x) {
-  const Vec above = max_keep_nan(broadcast(-104.0f), x);
-  const Vec e = mul(exp_scaled(min_keep_nan(broadcast(20.0f), above)), broadcast(0x1p-32f));
-  const Vec n = mul(e, add(e, broadcast(2.0f)));
+  const Vec above = max_keep_nan(broadcast(-32 * 0.693147182f), x);
+  const Vec inside = min_keep_nan(broadcast(20.0f), above);
+  const Vec shifter = broadcast(1572864.0f);
+  const Vec shifted = fma(inside, broadcast(1.44269504f), shifter);
+  const Vec k = sub(shifted, shifter);
+  const Vec r = fma(k, broadcast(-0.693147182f), inside);
+  const Vec scale = power(kRootPowers, shifted, k);
+  const Vec p = fma(broadcast(0.16666858f), r, broadcast(0.50006455f));
+  const Vec e = fma(scale, fma(mul(p, r), r, r), scale);
+  const Vec n = fms(e, add(e, broadcast(2.0f)), broadcast(0x1p-31f));
   return mul(above, div(n, add(n, broadcast(2.0f))));
 }
 

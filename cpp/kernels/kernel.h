@@ -65,7 +65,6 @@ struct Plan {
   const LayerPlan* layers;
   int64_t num_layers;
   int64_t block_bytes;
-  int64_t block_models;  // 1 (panel) or kTileModels (lane)
   int64_t panel_width;   // kPanelWidth or kLanePanelWidth
   int64_t num_panels;    // of all layers
   int64_t model_floats;  // one unpacked model, a multiple of 16

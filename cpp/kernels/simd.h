@@ -51,6 +51,7 @@ inline Vec fma_once(Vec a, Vec b, Vec c);  // a * b + c, rounded once (portable:
 inline Vec add(Vec a, Vec b);              // a + b
 inline Vec sub(Vec a, Vec b);              // a - b
 inline Vec mul(Vec a, Vec b);              // a * b
+inline Vec fms(Vec a, Vec b, Vec c);       // a * b - c, rounded like fma
 inline Vec div(Vec a, Vec b);              // a / b, never by an approximate reciprocal
 
 // Exact.
@@ -58,12 +59,13 @@ inline Vec min_keep_nan(Vec limit, Vec a);         // limit < a ? limit : a, so 
 inline Vec max_keep_nan(Vec limit, Vec a);         // limit > a ? limit : a, so `a` where one is NaN
 inline Vec min_magnitude(Vec limit, Vec a);        // min(|a|, limit), limit > 0; of NaN the limit
 inline Vec minus_min_magnitude(Vec limit, Vec a);  // -min(|a|, limit), limit > 0; of NaN -limit
-inline Vec where_negative(Vec x, Vec yes, Vec no);  // x < 0 ? yes : no, so `no` of NaN and -0
-inline Vec copy_sign(Vec magnitude, Vec sign);  // magnitude, its sign bit 0, gets that of `sign`
+inline Vec replace_negative(Vec x, Vec by);        // x < 0 ? by : x, so x where it is NaN or -0
+inline Vec copy_sign(Vec magnitude, Vec sign);     // magnitude, its sign bit 0, gets that of `sign`
 
 // Words of 32 bits.
 inline Vec bit_and(Vec a, Vec b);  // a & b
 inline Vec int_add(Vec a, Vec b);  // a + b, wraps around
+inline Vec int_sub(Vec a, Vec b);  // a - b, wraps around
 template <int N>
 inline Vec int_shift_left(Vec a);  // a << N, 0 < N < 32
 template <int N>

@@ -38,6 +38,7 @@ inline Vec fma_once(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Vec fms(Vec a, Vec b, Vec c) { return {_mm256_fmsub_ps(a.v, b.v, c.v)}; }
 inline Vec div(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline Vec min_keep_nan(Vec limit, Vec a) { return {_mm256_min_ps(limit.v, a.v)}; }
 inline Vec max_keep_nan(Vec limit, Vec a) { return {_mm256_max_ps(limit.v, a.v)}; }
@@ -49,14 +50,15 @@ inline Vec minus_min_magnitude(Vec limit, Vec a) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_max_ps(_mm256_or_ps(sign, a.v), _mm256_xor_ps(sign, limit.v))};
 }
-inline Vec where_negative(Vec x, Vec yes, Vec no) {
+inline Vec replace_negative(Vec x, Vec by) {
   const __m256 negative = _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_LT_OQ);
-  return {_mm256_blendv_ps(no.v, yes.v, negative)};
+  return {_mm256_blendv_ps(x.v, by.v, negative)};
 }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   return {_mm256_or_ps(magnitude.v, _mm256_and_ps(_mm256_set1_ps(-0.0f), sign.v))};
 }
 inline Vec int_add(Vec a, Vec b) { return from_bits(_mm256_add_epi32(bits(a), bits(b))); }
+inline Vec int_sub(Vec a, Vec b) { return from_bits(_mm256_sub_epi32(bits(a), bits(b))); }
 template <int N>
 inline Vec int_shift_left(Vec a) {
   return from_bits(_mm256_slli_epi32(bits(a), N));

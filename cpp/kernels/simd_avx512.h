@@ -36,6 +36,7 @@ inline Vec fma_once(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec fms(Vec a, Vec b, Vec c) { return {_mm512_fmsub_ps(a.v, b.v, c.v)}; }
 inline Vec div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Vec min_keep_nan(Vec limit, Vec a) { return {_mm512_min_ps(limit.v, a.v)}; }
 inline Vec max_keep_nan(Vec limit, Vec a) { return {_mm512_max_ps(limit.v, a.v)}; }
@@ -43,15 +44,18 @@ inline Vec bit_and(Vec a, Vec b) { return from_bits(_mm512_and_si512(bits(a), bi
 // vrangeps does in one operation what else takes two.
 inline Vec min_magnitude(Vec limit, Vec a) { return {_mm512_range_ps(a.v, limit.v, 0b1010)}; }
 inline Vec minus_min_magnitude(Vec limit, Vec a) { return {_mm512_range_ps(a.v, limit.v, 0b1110)}; }
-inline Vec where_negative(Vec x, Vec yes, Vec no) {
-  const __mmask16 negative = _mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_LT_OQ);
-  return {_mm512_mask_mov_ps(no.v, negative, yes.v)};
+// vfixupimmps does in one operation what else takes two. For each class of numbers a digit says
+// whether `by` stays (0) or x replaces it (1): from the lowest on both NaNs, 0, 1, -inf, inf,
+// negative and positive ones.
+inline Vec replace_negative(Vec x, Vec by) {
+  return {_mm512_fixupimm_ps(by.v, x.v, _mm512_set1_epi32(0x10101111), 0)};
 }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   const __m512i mask = _mm512_set1_epi32(INT32_MIN);
   return from_bits(_mm512_ternarylogic_epi32(bits(magnitude), bits(sign), mask, 0xf8));
 }
 inline Vec int_add(Vec a, Vec b) { return from_bits(_mm512_add_epi32(bits(a), bits(b))); }
+inline Vec int_sub(Vec a, Vec b) { return from_bits(_mm512_sub_epi32(bits(a), bits(b))); }
 template <int N>
 inline Vec int_shift_left(Vec a) {
   return from_bits(_mm512_slli_epi32(bits(a), N));

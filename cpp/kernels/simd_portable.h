@@ -52,6 +52,7 @@ inline Vec fma_once(Vec a, Vec b, Vec c) {
 inline Vec add(Vec a, Vec b) { return {a.v + b.v}; }
 inline Vec sub(Vec a, Vec b) { return {a.v - b.v}; }
 inline Vec mul(Vec a, Vec b) { return {a.v * b.v}; }
+inline Vec fms(Vec a, Vec b, Vec c) { return {a.v * b.v - c.v}; }
 inline Vec div(Vec a, Vec b) { return {a.v / b.v}; }
 inline Vec pick(Int4 mask, Vec yes, Vec no) {
   return from_bits(((Uint4)mask & bits(yes)) | (~(Uint4)mask & bits(no)));
@@ -66,11 +67,12 @@ inline Vec min_magnitude(Vec limit, Vec a) {
 inline Vec minus_min_magnitude(Vec limit, Vec a) {
   return from_bits(bits(min_magnitude(limit, a)) | 0x80000000);
 }
-inline Vec where_negative(Vec x, Vec yes, Vec no) { return pick(x.v < 0.0f, yes, no); }
+inline Vec replace_negative(Vec x, Vec by) { return pick(x.v < 0.0f, by, x); }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   return from_bits(bits(magnitude) | (bits(sign) & 0x80000000));
 }
 inline Vec int_add(Vec a, Vec b) { return from_bits(bits(a) + bits(b)); }
+inline Vec int_sub(Vec a, Vec b) { return from_bits(bits(a) - bits(b)); }
 template <int N>
 inline Vec int_shift_left(Vec a) {
   return from_bits(bits(a) << N);

@@ -30,10 +30,10 @@ std::shared_ptr<Weights> make_weights(int64_t num_models, const Architecture& ar
 // Weights that stay in the memory of an array.
 std::shared_ptr<Weights> from_buffer(int64_t num_models, const Architecture& architecture,
                                      const std::string& layout, const std::string& dtype,
-                                     const ByteArray& blocks) {
+                                     const ByteArray& blocks, bool is_mapped) {
   return std::make_shared<Weights>(num_models, architecture, layout_from_name(layout, architecture),
                                    dtype_from_name(dtype),
-                                   ReadOnly{blocks.data(), blocks.nbytes(), keep(blocks)});
+                                   ReadOnly{blocks.data(), blocks.nbytes(), keep(blocks), is_mapped});
 }
 
 void load(Weights& self, int64_t first, int64_t count, const std::vector<Floats>& weights,
@@ -113,7 +113,8 @@ void register_weights(py::module_& m) {
       .def(py::init(&make_weights), py::arg("num_models"), py::arg("architecture"),
            py::arg("layout"), py::arg("dtype"))
       .def_static("from_buffer", &from_buffer, py::arg("num_models"), py::arg("architecture"),
-                  py::arg("layout"), py::arg("dtype"), py::arg("blocks").noconvert())
+                  py::arg("layout"), py::arg("dtype"), py::arg("blocks").noconvert(),
+                  py::arg("is_mapped"))
       .def_property_readonly("num_models", &Weights::num_models)
       .def_property_readonly("nbytes", &Weights::nbytes)
       .def_property_readonly(

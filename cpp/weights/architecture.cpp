@@ -1,9 +1,10 @@
 // Architecture: validation, with overflow-checked sizes.
 #include "weights/architecture.h"
 
-#include <algorithm>
 #include <stdexcept>
 #include <utility>
+
+#include "names.h"
 
 namespace mlpbank {
 
@@ -13,14 +14,7 @@ const std::vector<std::string>& activation_names() {
 }
 
 Activation activation_from_name(const std::string& name) {
-  const auto& names = activation_names();
-  const auto found = std::find(names.begin(), names.end(), name);
-  if (found == names.end()) {
-    std::string known;
-    for (const auto& n : names) known += (known.empty() ? "'" : ", '") + n + "'";
-    throw std::invalid_argument("activation: expected one of " + known + ", got '" + name + "'");
-  }
-  return static_cast<Activation>(found - names.begin());
+  return static_cast<Activation>(index_of_name("activation", activation_names(), name));
 }
 
 const std::string& activation_name(Activation activation) {

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <stdexcept>
 #include <type_traits>
 
+#include "names.h"
 #include "weights/codec.h"
 
 #define MLPBANK_ISA portable  // transpose() and for_each_panel() in the form every CPU has
@@ -47,6 +47,15 @@ void with_weight_type(Dtype dtype, Visit visit) {
 // float32 rows in front of a panel's weights: biases and, for int8, scales.
 int64_t header_rows(Dtype dtype) { return dtype == Dtype::int8 ? 2 : 1; }
 
+// An activation as the kernels take it: celu with alpha 1 is elu, which is faster; with another
+// alpha it gets 1 / alpha, too.
+ActivationSpec computed_spec(const LayerSpec& layer) {
+  const float alpha = layer.first;
+  if (layer.activation != Activation::celu) return {layer.activation, layer.first, layer.second};
+  if (alpha == 1.0f) return {Activation::elu, alpha, 0.0f};
+  return {Activation::celu, alpha, 1.0f / alpha};
+}
+
 }  // namespace
 
 const std::vector<std::string>& dtype_names() {
@@ -55,36 +64,18 @@ const std::vector<std::string>& dtype_names() {
 }
 
 Dtype dtype_from_name(const std::string& name) {
-  const auto& names = dtype_names();
-  const auto found = std::find(names.begin(), names.end(), name);
-  if (found == names.end()) {
-    std::string known;
-    for (const auto& n : names) known += (known.empty() ? "'" : ", '") + n + "'";
-    throw std::invalid_argument("dtype: expected one of " + known + ", got '" + name + "'");
-  }
-  return static_cast<Dtype>(found - names.begin());
+  return static_cast<Dtype>(index_of_name("dtype", dtype_names(), name));
 }
 
 const char* layout_name(LayoutKind kind) {
-  switch (kind) {
-#define MLPBANK_CASE(name) \
-  case LayoutKind::name:   \
-    return #name;
-    MLPBANK_LAYOUTS(MLPBANK_CASE)
-#undef MLPBANK_CASE
-  }
-  return "";
+  constexpr const char* kNames[] = {MLPBANK_LAYOUTS(MLPBANK_NAME)};
+  return kNames[static_cast<std::size_t>(kind)];
 }
 
 LayoutKind layout_from_name(const std::string& name, const Architecture& architecture) {
-  if (name == "auto") return Layout::plan_kind(architecture);
-  std::string known = "'auto'";
-#define MLPBANK_COMPARE(kind)                 \
-  if (name == #kind) return LayoutKind::kind; \
-  known += ", '" #kind "'";
-  MLPBANK_LAYOUTS(MLPBANK_COMPARE)
-#undef MLPBANK_COMPARE
-  throw std::invalid_argument("layout: expected one of " + known + ", got '" + name + "'");
+  static const std::vector<std::string> names = {"auto", MLPBANK_LAYOUTS(MLPBANK_NAME)};
+  const std::size_t i = index_of_name("layout", names, name);
+  return i == 0 ? Layout::plan_kind(architecture) : static_cast<LayoutKind>(i - 1);
 }
 
 LayoutKind Layout::plan_kind(const Architecture& architecture) {
@@ -95,11 +86,8 @@ Layout::Layout(const Architecture& architecture, LayoutKind kind, Dtype dtype)
     : kind_(kind), dtype_(dtype) {
   int64_t offset = 0, widest = architecture.input_size();
   for (const LayerSpec& layer : architecture.layers()) {
-    layers_.push_back({layer.input_size,
-                       layer.output_size,
-                       offset,
-                       model_floats_,
-                       {layer.activation, layer.first, layer.second}});
+    layers_.push_back(
+        {layer.input_size, layer.output_size, offset, model_floats_, computed_spec(layer)});
     offset = round_up(offset + layer_bytes(layer), kBlockAlignment);
     model_floats_ += (layer.input_size + header_rows(dtype)) * layer.output_size;
     if (layer.has_slope()) ++model_floats_;
@@ -146,7 +134,7 @@ int64_t Layout::layer_bytes(const LayerSpec& layer) const {
 
 Plan Layout::plan() const {
   const auto num_layers = static_cast<int64_t>(layers_.size());
-  return {layers_.data(), num_layers,    block_bytes_,  block_models(), panel_width(),
+  return {layers_.data(), num_layers,    block_bytes_,  panel_width(),
           num_panels_,    model_floats_, buffer_width_, widest_pair_};
 }
 

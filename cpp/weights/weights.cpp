@@ -49,6 +49,8 @@ BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, La
     : architecture_(std::move(architecture)),
       layout_(architecture_, kind, dtype),
       base_(std::move(base)),
+      mapped_pages_(base_.is_mapped ? std::make_unique<MappedPages>(base_.data, base_.nbytes)
+                                    : nullptr),
       lock_(ForkLock::weights, forget_readers, &epochs_) {
   const int64_t blocks = layout_.num_blocks(std::max<int64_t>(num_models, 0));
   const int64_t bytes = checked_mul(blocks, layout_.block_bytes(), kWhat);

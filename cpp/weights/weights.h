@@ -25,17 +25,19 @@
 
 #include "buffer.h"
 #include "fork_lock.h"
+#include "mapped_pages.h"
 #include "weights/architecture.h"
 #include "weights/epochs.h"
 #include "weights/layout.h"
 
 namespace mlpbank {
 
-// Memory that is only read, such as a mapped file, and what keeps it alive.
+// Memory that is only read, and what keeps it alive.
 struct ReadOnly {
   const Bytes* data;
   int64_t nbytes;
   std::shared_ptr<const void> owner;
+  bool is_mapped = false;  // from a file
 };
 
 class BatchedWeights {
@@ -54,6 +56,8 @@ class BatchedWeights {
   const Layout& layout() const { return layout_; }
   int64_t num_models() const { return num_models_.load(); }
   bool has_base() const { return base_.data != nullptr; }
+  // The pages of a base that is a mapped file; null for others.
+  MappedPages* mapped_pages() const { return mapped_pages_.get(); }
   // The initial address of block 0.
   const Bytes* data() const { return has_base() ? base_.data : buffers_.front().bytes(); }
   // Bytes of all blocks, the base included. Takes the lock.
@@ -179,6 +183,7 @@ class BatchedWeights {
   const Architecture architecture_;
   const Layout layout_;
   const ReadOnly base_{nullptr, 0, nullptr};
+  const std::unique_ptr<MappedPages> mapped_pages_;
   std::atomic<int64_t> num_models_{0};
   std::atomic<int64_t> num_loaded_{0};
   std::atomic<std::atomic<Bytes*>*> published_table_{nullptr};  // what table_ owns

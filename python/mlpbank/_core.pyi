@@ -83,6 +83,7 @@ class BatchedWeights:
         layout: str,
         dtype: str,
         blocks: npt.NDArray[np.uint8],
+        is_mapped: bool,
     ) -> BatchedWeights: ...
     @property
     def num_models(self) -> int: ...

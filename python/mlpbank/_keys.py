@@ -240,7 +240,7 @@ def way_to(key: Key, kind: Any) -> str:
 
 def _way_to_part(part: str | int, kind: Any, name: str, column: str) -> str:
     if kind is int and not _INTEGER.fullmatch(str(part)):
-        return f"; {name} is no integer, as it is in all keys of the bank"
+        return f"; {name} is no integer, as it is in the other keys"
     return f"; use {kind_name(kind)}({name}){column}"
 
 

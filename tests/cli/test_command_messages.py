@@ -57,7 +57,7 @@ def test_activations_with_parameters(
     assert Bank.open(target).architecture == Architecture([layer, last])
     assert capsys.readouterr().err == ""
     assert main(command) == 0
-    assert "the last layer has no activation" in capsys.readouterr().err
+    assert "assumed no activation in the last layer, which files" in capsys.readouterr().err
     assert main(["inspect", str(target)]) == 0
     shown = capsys.readouterr().out
     assert ("alpha=0.2" in text) == ("alpha=0.2" in shown)
@@ -83,14 +83,20 @@ def test_what_is_no_activation(
     assert words in capsys.readouterr().err
 
 
-def test_an_activation_is_never_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, target = states(tmp_path, L(2, 3), torch.nn.Tanh(), L(3, 1)), tmp_path / "b.mlpbank"
-    assert main(["convert", str(source), str(target), "--sizes", "2,3,1"]) == 2
-    assert "--activation: expected that of the hidden layers" in capsys.readouterr().err
+def test_an_activation_is_not_assumed_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = states(tmp_path, L(2, 3), torch.nn.ReLU(), L(3, 1)), tmp_path / "b.mlpbank"
+    assert main(["convert", str(source), str(target), "--sizes", "2,3,1"]) == 0
+    assert Bank.open(target).architecture == Architecture.mlp(2, 3, 1, activation="relu")
+    expected = "assumed relu in all layers but the last and no activation in the last layer, which"
+    assert expected in capsys.readouterr().err
     assert main(["convert", str(source), str(target)]) == 2
     assert "a.pt holds weights (it has 0: 2 -> 3, 2: 3 -> 1)" in capsys.readouterr().err
     torch.save(torch.nn.Sequential(L(2, 1)).state_dict(), source / "a.pt")
-    assert main(["convert", str(source), str(target), "--sizes", "2,1"]) == 0  # no hidden layer
+    options = ["--sizes", "2,1", "--output-activation", "tanh"]
+    assert main(["convert", str(source), str(target), *options]) == 0
+    assert capsys.readouterr().err == ""  # there is no hidden layer
 
 
 def test_messages_speak_of_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

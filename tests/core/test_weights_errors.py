@@ -63,7 +63,8 @@ WRONG: list[tuple[Callable[[Weights], Any], type[Exception], str]] = [
     (
         _replaced("layer_1", lambda a: np.swapaxes(a, -1, -2)),
         ValueError,
-        "layer_1: expected shape ({N}18, 2) or ({N}36{C}), got ({N}2, 18)",
+        "layer_1: expected shape ({N}18, 2) or ({N}36{C}), got ({N}2, 18); "
+        "it is (out, in): give its transpose, (in, out)",
     ),
     (
         _replaced("layer_1.bias", lambda a: a[..., :1]),

@@ -93,7 +93,7 @@ TEST(layout_round_trip) {
   for (const LayoutKind kind : kLayouts) {
     for (const int64_t size : kSizes) {
       for (const int64_t models : {1, 15, 16, 17, 33}) {
-        const Network net({size, kSizes[random_below(12)], size}, models);
+        const Network net({size, kSizes[random_below(12)], size}, models, "prelu");
         const auto weights = net.weights(kind);
         CHECK(reinterpret_cast<uintptr_t>(weights->data()) % 64 == 0);
         for (int64_t m = 0; m < models; ++m) {
@@ -103,8 +103,9 @@ TEST(layout_round_trip) {
             weight.emplace_back(layer.input_size * layer.output_size);
             bias.emplace_back(layer.output_size);
           }
+          Floats slope(weight.size());
           for (std::size_t l = 0; l < weight.size(); ++l) {
-            targets.push_back({weight[l].data(), bias[l].data()});
+            targets.push_back({weight[l].data(), bias[l].data(), &slope[l]});
           }
           weights->get(m, targets);
           for (std::size_t l = 0; l < weight.size(); ++l) {
@@ -114,6 +115,7 @@ TEST(layout_round_trip) {
             const auto outputs = static_cast<std::ptrdiff_t>(bias[l].size());
             const auto first_bias = net.parameters.bias[l].begin() + m * outputs;
             CHECK(same_bits(bias[l], Floats(first_bias, first_bias + outputs)));
+            CHECK(slope[l] == net.parameters.slope[l][static_cast<std::size_t>(m)]);
           }
         }
       }
@@ -129,8 +131,7 @@ TEST(weights_errors) {
                  (weights.load(4, 1, net.parameters.views(), 1), 0));
     CHECK_THROWS(std::out_of_range, "model_idx: expected 0 to 3, got 4",
                  (weights.load(1, 4, net.parameters.views(), 1), 0));
-    CHECK_THROWS(std::out_of_range, "model_idx: expected 0 to 3, got -1",
-                 (weights.get(-1, {}), 0));
+    CHECK_THROWS(std::out_of_range, "model_idx: expected 0 to 3, got -1", (weights.get(-1, {}), 0));
     CHECK_THROWS(ModelNotLoaded, "model 2: no weights were loaded", (weights.get(2, {}), 0));
     CHECK_THROWS(std::invalid_argument, "num_models: expected a positive integer, got 0",
                  BatchedWeights(0, net.architecture, kind));
@@ -147,7 +148,7 @@ TEST(kernels_against_reference) {
       for (const int64_t a : kSizes) {
         for (const int64_t b : kSizes) {
           const int64_t rows = all_rows[random_below(7)];
-          const char* activation = random_below(2) ? "tanh" : "relu";
+          const char* activation = std::vector{"tanh", "relu", "prelu"}[random_below(3)];
           check_against_reference(Network({a, b}, 3, activation), rows, kind, isa);
         }
         check_against_reference(Network({a, 17, 5, 33, 3}, 18, "none"), all_rows[random_below(7)],

@@ -135,7 +135,8 @@ class OneValue {
   std::vector<Kernels> kernels_;
 };
 
-// All rows of all models through the reference: (models, kMostRows, outputs).
+// All rows of all models through the reference: (models, kMostRows, outputs). activation(value,
+// layer, model) is that of one value.
 template <class Function>
 Floats expected_rows(const Network& net, const Stored& stored, bool scaled, bool fused,
                      const Floats& x, Function activation) {
@@ -150,8 +151,8 @@ Floats expected_rows(const Network& net, const Stored& stored, bool scaled, bool
       reference_layer(
           layer.input_size, n, from.data(), stored.weight[l].data() + m * layer.input_size * n,
           stored.bias[l].data() + m * n, scaled ? stored.scale[l].data() + m * n : nullptr,
-          [&](float a, float b, float c) { return multiply_add(fused, a, b, c); }, activation,
-          to.data());
+          [&](float a, float b, float c) { return multiply_add(fused, a, b, c); },
+          [&](float f) { return activation(f, l, m); }, to.data());
       from = to;
     }
     results.insert(results.end(), from.begin(), from.end());
@@ -186,12 +187,16 @@ void check_network(const Network& net, const char* activation, const std::string
   };
   const std::string name = activation;
   if (name == "none") {
-    check([](float f) { return f; });
+    check([](float f, std::size_t, int64_t) { return f; });
   } else if (name == "relu") {
-    check([](float f) { return 0.0f > f ? 0.0f : f; });  // keeps NaN and -0
+    check([](float f, std::size_t, int64_t) { return 0.0f > f ? 0.0f : f; });  // keeps NaN and -0
+  } else if (name == "prelu") {
+    check([&](float f, std::size_t layer, int64_t model) {
+      return f < 0.0f ? net.parameters.slope[layer][static_cast<std::size_t>(model)] * f : f;
+    });
   } else {
     OneValue one_value(activation, isa);
-    check([&](float f) { return one_value(f); });
+    check([&](float f, std::size_t, int64_t) { return one_value(f); });
   }
 }
 
@@ -213,14 +218,29 @@ void check_tiles(const std::string& isa, LayoutKind kind, Dtype dtype) {
   }
 }
 
-void check_layout(LayoutKind kind) {
-  for (const std::string& isa : available_isas()) {
-    for (int dtype = 0; dtype < kDtypes; ++dtype) check_tiles(isa, kind, static_cast<Dtype>(dtype));
+// Each model has a slope of its own for each layer: of any sign, above 1, 0 and -0.
+void check_slopes(const std::string& isa, LayoutKind kind, Dtype dtype) {
+  for (const int64_t out : {1, 3, 8, 15, 16, 17, 33}) {
+    for (const int64_t models : {1, 5, 16}) {
+      if (kind == LayoutKind::panel && models > 1) continue;
+      Network net({7, out, 5, out}, models, "prelu");
+      net.parameters.slope[1].front() = out % 2 ? 0.0f : -0.0f;
+      check_network(net, "prelu", isa, kind, dtype);
+    }
   }
 }
 
-TEST(panel_layout) { check_layout(LayoutKind::panel); }
-TEST(lane_layout) { check_layout(LayoutKind::lane); }
+template <class Check>
+void with_every_kernel(LayoutKind kind, Check check) {
+  for (const std::string& isa : available_isas()) {
+    for (int dtype = 0; dtype < kDtypes; ++dtype) check(isa, kind, static_cast<Dtype>(dtype));
+  }
+}
+
+TEST(panel_layout) { with_every_kernel(LayoutKind::panel, check_tiles); }
+TEST(lane_layout) { with_every_kernel(LayoutKind::lane, check_tiles); }
+TEST(slopes_in_the_panel_layout) { with_every_kernel(LayoutKind::panel, check_slopes); }
+TEST(slopes_in_the_lane_layout) { with_every_kernel(LayoutKind::lane, check_slopes); }
 
 }  // namespace
 

@@ -1,6 +1,7 @@
 // Random networks, and their forward in double arithmetic.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -54,26 +55,27 @@ inline Architecture mlp(const std::vector<int64_t>& sizes, const char* activatio
 
 // Stacked weights and biases of some models, as users hold them.
 struct Parameters {
-  std::vector<Floats> weight, bias;
+  std::vector<Floats> weight, bias, slope;  // slopes: of layers with prelu, else empty
 
   Parameters(const Architecture& architecture, int64_t models) {
     for (const LayerSpec& layer : architecture.layers()) {
       weight.push_back(random_floats(models * layer.input_size * layer.output_size,
                                      1.0f / std::sqrt(static_cast<float>(layer.input_size))));
       bias.push_back(random_floats(models * layer.output_size));
+      slope.push_back(layer.has_slope() ? random_floats(models) : Floats());
     }
   }
 
   std::vector<LayerView> views() const {
     std::vector<LayerView> result;
     for (std::size_t l = 0; l < weight.size(); ++l)
-      result.push_back({weight[l].data(), bias[l].data()});
+      result.push_back({weight[l].data(), bias[l].data(), slope[l].data()});
     return result;
   }
 
   Parameters negated() const {
     Parameters result = *this;
-    for (auto* group : {&result.weight, &result.bias}) {
+    for (auto* group : {&result.weight, &result.bias, &result.slope}) {
       for (Floats& values : *group) {
         for (float& value : values) value = -value;
       }
@@ -137,7 +139,13 @@ inline void reference(const Network& net, int64_t model, const float* x, std::ve
       const auto i = static_cast<std::size_t>(o);
       e[i] = carried + gamma * magnitude;
       z[i] = name == "tanh" ? std::tanh(sum) : name == "relu" ? std::max(sum, 0.0) : sum;
-      if (name == "tanh") e[i] += 8 * u * (std::abs(z[i]) + e[i]);  // its own 4 ULP
+      if (layer.has_slope()) {
+        const double slope = net.parameters.slope[l][static_cast<std::size_t>(model)];
+        if (sum < 0) z[i] = slope * sum;
+        e[i] *= std::max(1.0, std::abs(slope));
+      }
+      if (name == "tanh" || layer.has_slope())
+        e[i] += 8 * u * (std::abs(z[i]) + e[i]);  // its own 4 ULP
     }
     y = z;
     error = e;

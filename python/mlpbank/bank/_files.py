@@ -167,7 +167,7 @@ class BankFiles(BankNamed):
             copied = _mapped.aligned_zeros(sizes.blocks * sizes.block_bytes)
             snapshot.copy(some, copied)
             core = _core.BatchedWeights.from_buffer(
-                len(some), self.architecture._core, self.layout, self.dtype, copied
+                len(some), self.architecture._core, self.layout, self.dtype, copied, False
             )
             part = BatchedWeights._from_core(core, self.architecture)
             for model in range(len(some)):

@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes", metavar="IN,...,OUT", help="layer sizes of state dicts, such as 32,64,64,1"
     )
-    about = "activation of all layers but the last of state dicts, which do not tell it: one of "
+    about = "activation of all layers but the last of state dicts (default: relu, "
+    about += "which is said): one of "
     about += ", ".join(activation.value for activation in Activation)
     about += "; with parameters in parentheses, as in 'clip(low=0, high=1)'"
     parser.add_argument("--activation", metavar="NAME", help=about)

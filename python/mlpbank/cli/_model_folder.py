@@ -61,9 +61,10 @@ def read_folder(args: argparse.Namespace) -> Bank:
             f"{_shown(others, folder)}{way_for(others)}",
             file=sys.stderr,
         )
-    if args.sizes and not args.output_activation:
+    if assumed := _assumed(args):
         print(
-            "mlpbank: the last layer has no activation; --output-activation gives it one",
+            f"mlpbank: assumed {assumed}, which files of weights do not tell; --activation and "
+            "--output-activation say otherwise",
             file=sys.stderr,
         )
     return bank
@@ -103,7 +104,7 @@ def _architecture(args: argparse.Namespace, files: list[Path]) -> Architecture |
     """Return the architecture that the options describe; None where all files are ONNX."""
     arrays = [path for path in files if path.suffix.lower() != ".onnx"]
     if args.sizes:
-        return _architecture_of_options(args, bool(arrays))
+        return _architecture_of_options(args)
     if not arrays:
         return None
     has = ""
@@ -119,7 +120,17 @@ def _architecture(args: argparse.Namespace, files: list[Path]) -> Architecture |
     )
 
 
-def _architecture_of_options(args: argparse.Namespace, for_arrays: bool) -> Architecture:
+def _assumed(args: argparse.Namespace) -> str:
+    """Return the activations that no option gives, in words; "" where all are given."""
+    assumed = []
+    if args.sizes and args.activation is None and args.sizes.count(",") > 1:
+        assumed.append("relu in all layers but the last")
+    if args.sizes and args.output_activation is None:
+        assumed.append("no activation in the last layer")
+    return " and ".join(assumed)
+
+
+def _architecture_of_options(args: argparse.Namespace) -> Architecture:
     """Return the architecture of ``--sizes``, ``--activation`` and ``--output-activation``."""
     try:
         sizes = [int(size) for size in args.sizes.split(",")]
@@ -131,16 +142,7 @@ def _architecture_of_options(args: argparse.Namespace, for_arrays: bool) -> Arch
         raise CommandError(
             f"--sizes: expected an input and an output size at least, got {args.sizes!r}"
         )
-    if len(sizes) > 2 and args.activation is None:
-        reason = (
-            "since state dicts do not tell it and another gives wrong numbers, got none"
-            if for_arrays
-            else "got none; ONNX files tell it, so leave out --sizes for them"
-        )
-        raise CommandError(
-            f"--activation: expected that of the hidden layers, such as relu, {reason}"
-        )
-    kinds = [_activation(args.activation or "none", "--activation")] * (len(sizes) - 2)
+    kinds = [_activation(args.activation or "relu", "--activation")] * (len(sizes) - 2)
     kinds.append(_activation(args.output_activation or "none", "--output-activation"))
     layers = zip(sizes, sizes[1:], kinds, strict=False)
     return Architecture(LayerSpec(i, o, kind, **options) for i, o, (kind, options) in layers)

@@ -117,7 +117,7 @@ def open_file(path: str | os.PathLike[str], *, map_file: bool) -> Contents:
             raise BankFileError(f"{os.fspath(path)}: expected a bank file, got {got}")
         data = _map(file, size, path) if map_file else _read_all(file, size, path)
     try:
-        return _parse(data)
+        return _parse(data, is_mapped=map_file)
     except BankFileError as error:
         raise BankFileError(f"{os.fspath(path)}: {error}") from error
 
@@ -182,13 +182,13 @@ def from_bytes(data: bytes) -> Contents:
     """Return the contents of a bank file that is in memory."""
     copy = aligned_empty(len(data))
     copy[:] = np.frombuffer(data, np.uint8)
-    return _parse(copy)
+    return _parse(copy, is_mapped=False)
 
 
-def _parse(data: npt.NDArray[np.uint8]) -> Contents:
+def _parse(data: npt.NDArray[np.uint8], *, is_mapped: bool) -> Contents:
     """Return the contents of a whole bank file, as views into it."""
     try:
-        return read(data)
+        return read(data, is_mapped=is_mapped)
     # RecursionError: JSON nested without end. The others are what LayerSpec, Architecture and json
     # raise.
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -250,4 +250,5 @@ def as_weights(contents: Contents) -> _core.BatchedWeights:
         contents.layout,
         contents.dtype,
         contents.blocks,
+        contents.is_mapped,
     )

@@ -77,6 +77,8 @@ class Contents:
         The user's.
     checksums : dict of str to str
         CRC-32 of each tensor in hexadecimal.
+    is_mapped : bool
+        Whether `blocks` lie in a mapped file.
     input_shift : float64 array (input_size,), or None
         What is subtracted from rows.
     feature_names : tuple of input_size str, or None
@@ -92,6 +94,7 @@ class Contents:
     fallback: Key | None
     metadata: dict[str, Any]
     checksums: dict[str, str]
+    is_mapped: bool = False
     input_shift: Float64Array | None = None
     feature_names: Names | None = None
     classes: Classes | None = None
@@ -238,7 +241,7 @@ def _nbytes(dtype: str, shape: list[int]) -> int:
 # --- Reading.
 
 
-def read(data: npt.NDArray[np.uint8]) -> Contents:
+def read(data: npt.NDArray[np.uint8], *, is_mapped: bool) -> Contents:
     """Return the contents of a whole bank file, as views into it.
 
     Raises
@@ -289,6 +292,7 @@ def read(data: npt.NDArray[np.uint8]) -> Contents:
         fallback=fallback,
         metadata=expect_in(about, "metadata", dict),
         checksums=checksums,
+        is_mapped=is_mapped,
         input_shift=shift_of(about, architecture) if version > 1 else None,
         feature_names=feature_names,
         classes=classes,

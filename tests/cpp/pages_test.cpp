@@ -1,0 +1,94 @@
+// MappedPages: which pages are asked for, and which were.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+#include "mapped_pages.h"
+#include "check.h"
+
+namespace {
+
+using namespace mlpbank;
+
+// A mapped file of so many pages.
+class Mapping {
+ public:
+  explicit Mapping(int64_t pages) : bytes_(pages * page()), file_(std::tmpfile()) {
+    CHECK(ftruncate(fileno(file_), bytes_) == 0);
+    data_ = static_cast<char*>(
+        mmap(nullptr, static_cast<std::size_t>(bytes_), PROT_READ, MAP_SHARED, fileno(file_), 0));
+    CHECK(data_ != MAP_FAILED);
+  }
+  ~Mapping() {
+    munmap(data_, static_cast<std::size_t>(bytes_));
+    std::fclose(file_);
+  }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  static int64_t page() { return sysconf(_SC_PAGESIZE); }
+  const char* at(int64_t page_number) const { return data_ + page_number * page(); }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  int64_t bytes_;
+  std::FILE* file_;
+  char* data_;
+};
+
+TEST(each_page_is_asked_for_once) {
+  const Mapping file(200);
+  const int64_t page = Mapping::page();
+  MappedPages pages(file.at(0), file.bytes());
+  CHECK(pages.remaining() == 200 * page);
+  pages.request(file.at(3), 1);
+  CHECK(pages.remaining() == 199 * page);
+  pages.request(file.at(3) + page - 1, 2);  // the end of it, and the next one
+  CHECK(pages.remaining() == 198 * page);
+  pages.request(file.at(3), 2 * page);
+  CHECK(pages.remaining() == 198 * page);
+  pages.request(file.at(60), 70 * page);  // over words of the bitmap
+  CHECK(pages.remaining() == 128 * page);
+  pages.request_all();
+  CHECK(pages.remaining() == 0);
+}
+
+TEST(memory_that_begins_and_ends_inside_of_pages) {
+  const Mapping file(10);
+  const int64_t page = Mapping::page();
+  MappedPages pages(file.at(2) + 64, 3 * page);
+  CHECK(pages.remaining() == 4 * page);
+  pages.request(file.at(0), page);      // before it
+  pages.request(file.at(6), 4 * page);  // behind it
+  pages.request(file.at(4), 0);         // nothing
+  pages.request(nullptr, 0);
+  CHECK(pages.remaining() == 4 * page);
+  pages.request(file.at(5), 100 * page);  // its last page, and others
+  CHECK(pages.remaining() == 3 * page);
+  MappedPages none(file.at(1), 0);
+  none.request(file.at(1), 10);
+  none.request_all();
+  CHECK(none.remaining() == 0);
+}
+
+TEST(many_threads_ask_for_the_same_pages) {
+  const Mapping file(1000);
+  MappedPages pages(file.at(0), file.bytes());
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int64_t i = 0; i + 3 <= 1000; ++i) {
+        pages.request(file.at((i * 7 + t * 250) % 998), 3 * Mapping::page());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(pages.remaining() == 0);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return run_tests(argc, argv); }
