@@ -102,10 +102,10 @@ class _Reader:
             _keys(column, name, kind, first, self._name)
             for column, (name, kind) in zip(own, self._key, strict=True)
         ]
-        inputs = np.empty((batch.num_rows, len(self._features)), self._dtype)
+        columns = np.empty((len(self._features), batch.num_rows), self._dtype)
         for i, feature in enumerate(self._features):
-            inputs[:, i] = _numbers(self._column(batch, feature, first))
-        inputs = checked(inputs, self._name, self._features, first)
+            columns[i] = _numbers(self._column(batch, feature, first))
+        inputs = checked(np.ascontiguousarray(columns.T), self._name, self._features, first)
         return Part(keys, inputs, self._is_tuple, own)
 
     def _column(self, batch: Arrow, used: str, first: int) -> Arrow:
@@ -165,17 +165,37 @@ def _said(kind: Arrow) -> str:
 
 
 def _numbers(column: Arrow) -> npt.NDArray[Any]:
-    """Return a column as floats, NaN where it has nothing."""
+    """Return a column as real numbers, NaN where it has nothing."""
     from pyarrow import types
 
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if column.null_count == len(column):
+        return np.full(len(column), np.nan)
     if types.is_boolean(column.type):
         column = column.cast("int8")
-    elif types.is_decimal(column.type) or types.is_null(column.type):
+    elif types.is_decimal(column.type):
         column = column.cast("float64")
-    numbers: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return numbers
+    values, gaps = _values(column)
+    if gaps is None:
+        return values
+    return np.where(gaps, np.nan, values)
+
+
+def _values(column: Arrow) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    """Return integers or floats, and where there are none, by the layout of Arrow.
+
+    The column's own to_numpy imports pandas.
+    """
+    dtype = column.type.to_pandas_dtype()
+    if not len(column):  # there may be no buffers
+        return np.empty(0, dtype), None
+    valid, data = column.buffers()
+    here = slice(column.offset, column.offset + len(column))
+    values = np.frombuffer(data, dtype)[here]
+    if not column.null_count:
+        return values, None
+    return values, np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")[here] == 0
 
 
 def _keys(column: Arrow, name: str, key_type: Any, first: int, file: str) -> KeyColumn:
@@ -183,10 +203,10 @@ def _keys(column: Arrow, name: str, key_type: Any, first: int, file: str) -> Key
     from pyarrow import types
 
     kind = _plain(column.type)
-    if types.is_null(kind):
-        return [None] * len(column)
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if types.is_null(kind):
+        return [None] * len(column)
     if types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view":
         if key_type is int and column.null_count < len(column):
             raise wrong_column(name, str(kind), "O", key_type)
@@ -194,12 +214,11 @@ def _keys(column: Arrow, name: str, key_type: Any, first: int, file: str) -> Key
             texts: list[Any] = column.to_pylist()
         return texts
     if types.is_floating(kind):
-        return key_column(column.to_numpy(zero_copy_only=False), name, key_type, first)
+        return key_column(_numbers(column), name, key_type, first)
     if not types.is_integer(kind):
         raise wrong_column(name, _said(kind), "O" if types.is_decimal(kind) else "", key_type)
-    gaps = column.is_null().to_numpy(zero_copy_only=False)
-    keys = key_column(column.fill_null(0).to_numpy(), name, key_type, first)
-    if not gaps.any():
+    values, gaps = _values(column)
+    keys = key_column(values if gaps is None else np.where(gaps, 0, values), name, key_type, first)
+    if gaps is None:
         return keys
-    pairs = zip(gaps.tolist(), as_list(keys), strict=True)
-    return [None if gap else key for gap, key in pairs]
+    return [None if gap else key for gap, key in zip(gaps.tolist(), as_list(keys), strict=True)]
