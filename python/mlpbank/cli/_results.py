@@ -105,7 +105,11 @@ def _parquet(file: BinaryIO, name: str, key: Keys, names: Sequence[str]) -> Iter
                 for (column, kind), keys in zip(key, part.key_columns, strict=True):
                     columns[column] = pyarrow.array(keys, "int64" if kind is int else "string")
         for i, output in enumerate(names):
-            columns[output] = pyarrow.array(y[:, i], pyarrow.float32(), from_pandas=True)
+            values = np.ascontiguousarray(y[:, i])
+            valid = np.packbits(~np.isnan(values), bitorder="little")
+            # By their layout, since pyarrow.array imports pandas for arrays of NumPy.
+            buffers = [pyarrow.py_buffer(valid), pyarrow.py_buffer(values)]
+            columns[output] = pyarrow.Array.from_buffers(pyarrow.float32(), len(y), buffers)
         table = pyarrow.Table.from_pydict(columns)
         if writer is None:
             writer = parquet.ParquetWriter(file, table.schema)
