@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlpbank.cli import main
+from mlpbank.cli._tables import _recognised
 from predict_command import KEYS, predict, save_bank, small_parts, some_rows, write_table
 
 FORMATS = [".csv", ".csv.gz", ".parquet", ".npy", ".npz"]
@@ -211,6 +216,43 @@ def test_columns_of_parquet_that_come_twice(
     assert "t.parquet: expected one column 'x', got 2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_as_standard_input(tmp_path: Path, suffix: str) -> None:
+    """It can be read in any order, as a pipe cannot."""
+    save_bank(tmp_path / "b.mlpbank", KEYS)
+    table = write_table(tmp_path / f"t{suffix}", ["a", "b"], np.ones((2, 2), np.float32))
+    command = [sys.executable, "-m", "mlpbank", "predict", str(tmp_path / "b.mlpbank")]
+    for source in ("-", "/dev/stdin"):
+        with table.open("rb") as stdin:
+            done = subprocess.run(
+                [*command, "--input", source, "--key", "key", "--features", "x,y"],
+                stdin=stdin, capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+        assert (done.stdout, done.stderr) == ("key,prediction\na,2.0\nb,3.0\n", "")
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix", "is_pipe"),
+    [
+        (b"Price,key\n", ".csv", True),
+        (b"PK,key\n", ".csv", True),
+        (b"", ".csv", False),
+        (b"P", ".csv", False),
+        (b"PAR1,key\n", ".csv", False),
+        (b"PAR1 columns PAR1", ".parquet", False),
+        (b"PK\x03\x04z", ".npz", False),
+        (b"\x1f\x8bz", ".csv.gz", False),
+    ],
+)
+def test_csv_in_a_pipe_is_not_read_to_its_end(data: bytes, suffix: str, is_pipe: bool) -> None:
+    end, start = os.pipe()
+    os.write(start, data)
+    os.close(start)
+    with open(end, "rb") as pipe:
+        source, found = _recognised(pipe)
+        assert (source is pipe, found, source.read()) == (is_pipe, suffix, data)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_arrays_without_names(
     tmp_path: Path,
@@ -218,8 +260,6 @@ def test_arrays_without_names(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from mlpbank.cli import main
-
     small_parts(monkeypatch, 2)
     save_bank(tmp_path / "b.mlpbank", [1, 2, 3])
     table = np.array([[0, 1, 5], [1, 2, 6], [2, 3, 7], [3, 1, 8], [4, 2.5, 9]])

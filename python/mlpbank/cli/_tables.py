@@ -82,8 +82,8 @@ def _recognised(pipe: io.BufferedReader) -> tuple[BinaryIO, str]:
 
     All but CSV is read into memory if it cannot be read in any order.
     """
-    first = pipe.peek(1)[:1]
-    if not any(magic.startswith(first) for magic in _MAGIC):
+    first = pipe.peek(8)[:8]  # fewer, where only these have come
+    if not any(first.startswith(magic) or magic.startswith(first) for magic in _MAGIC):
         return pipe, ".csv"
     source: BinaryIO = pipe
     if not pipe.seekable():
