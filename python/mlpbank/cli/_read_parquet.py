@@ -14,6 +14,9 @@ from mlpbank.cli._read_keys import has_tuples, key_column, typed, wrong_column
 
 _BUFFER = 2**17  # bytes of a column that are read at once; without it, all of a row group
 
+# What NumPy calls otherwise than Arrow; integers have the same names.
+_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
+
 Arrow = Any  # pyarrow has no types
 
 
@@ -157,11 +160,7 @@ def _is_number(kind: Arrow) -> bool:
 
 def _said(kind: Arrow) -> str:
     """Return a type as NumPy calls it, if NumPy has it."""
-    try:
-        dtype = np.dtype(kind.to_pandas_dtype())
-    except (NotImplementedError, TypeError):
-        return str(kind)
-    return str(dtype) if dtype.kind in "fiub" else str(kind)
+    return _FLOATS.get(str(kind), str(kind))
 
 
 def _numbers(column: Arrow) -> npt.NDArray[Any]:
@@ -187,7 +186,7 @@ def _values(column: Arrow) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | No
 
     The column's own to_numpy imports pandas.
     """
-    dtype = column.type.to_pandas_dtype()
+    dtype = np.dtype(_said(column.type))
     if not len(column):  # there may be no buffers
         return np.empty(0, dtype), None
     valid, data = column.buffers()
