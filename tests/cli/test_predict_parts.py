@@ -204,6 +204,23 @@ def test_an_index_of_pandas_may_be_the_keys(
         assert out == ["9,5.0", "7,4.0", "5,3.0", "3,2.0", "1,1.0"]
 
 
+@pytest.mark.parametrize("is_range", [False, True])
+def test_an_index_of_another_table_is_none(
+    tmp_path: Path, is_range: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What pandas said of a table stays with it when columns or rows are taken out."""
+    pd = pytest.importorskip("pandas")
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    save_bank(tmp_path / "b.mlpbank", [1, 2, 3])
+    index = pd.RangeIndex(1, 4, name="key") if is_range else pd.Index([1, 2, 3], name="key")
+    table = pa.Table.from_pandas(pd.DataFrame({"x": [1.0] * 3, "y": [0.0] * 3}, index))
+    table = table.slice(1) if is_range else table.drop(["key"])
+    parquet.write_table(table, tmp_path / "t.parquet")
+    assert predict(tmp_path / "b.mlpbank", tmp_path / "t.parquet") == 2
+    assert "--key: expected one of x, y, got 'key'" in capsys.readouterr().err
+
+
 def test_columns_of_parquet_that_come_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
