@@ -64,6 +64,18 @@ def test_rows_without_a_model_are_counted_over_all_parts(
     assert ("keys so far" in err) == (rows < 14)
 
 
+def test_the_first_error_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_parts(monkeypatch, 1, 1)
+    save_bank(tmp_path / "b.mlpbank", [1, 2])
+    table = tmp_path / "t.csv"
+    table.write_text("key,x,y\n1,2,3\n7,2,3\n1,two,3\n")
+    assert predict(tmp_path / "b.mlpbank", table) == 2
+    expected = f"no such model: 7 (1 of 2 keys so far); the first is in row 2 of {table}\n"
+    assert capsys.readouterr().err.endswith(expected)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npy", ".npz"])
 def test_missing_keys_are_named_by_their_row(
     tmp_path: Path,
