@@ -40,6 +40,7 @@ SECTIONS = {
     "activation_errors": "the largest error of each activation (docs/activations.md)",
     "precision": "accuracy of the flights in each precision (docs/precision.md)",
     "convert": "reading PyTorch modules",
+    "keys": "looking up keys, beside a dict and pandas",
     "open": "memory and pages when a bank file is opened",
 }
 

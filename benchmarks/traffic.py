@@ -92,6 +92,11 @@ def huge_group(problem: Problem, entries: int, seed: int = 1) -> Traffic:
     return Traffic(problem, [_request(rng, problem, rng.permutation(slots))])
 
 
+def one(problem: Problem, slots: Slots, seed: int = 1) -> Traffic:
+    """Return one request for these slots."""
+    return Traffic(problem, [_request(np.random.default_rng(seed), problem, slots)])
+
+
 def in_order(problem: Problem) -> Traffic:
     """Return a request for all models in order, a row each: what a call without `models` does."""
     return Traffic(problem, [Request(np.arange(problem.case.num_models), problem.x[:, 0])])

@@ -51,7 +51,7 @@ ALLOWED_SKIPS = (
     r"only root can become a user without other processes",
 )
 ONLY_IN_TEST_ALL = (
-    r"could not (import|find) '?(jax|flax|equinox|geopandas|skl2onnx|onnxscript|skorch)\b",
+    r"could not (import|find) '?(duckdb|jax|flax|equinox|geopandas|skl2onnx|onnxscript|skorch)\b",
 )
 # The extra `test-threads` has none of these.
 ONLY_IN_TEST = (

@@ -167,7 +167,7 @@ def _few_keys(models: int, seconds: float, progress: Progress) -> Table:
         )
         results.append(found)
         times = {name: Microseconds(found.us(name)) for name in calls}
-        rows.append({"": f"{count} keys", **times})
+        rows.append({"": f"{count} keys" if count > 1 else "1 key", **times})
     return table_of(f"Few of {models} × 32-64-64-1, one row each", rows, *results)
 
 

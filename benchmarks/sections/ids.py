@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks import peers_traffic, traffic
+from benchmarks import mixtures, peers_traffic, traffic
 from benchmarks.step import Step, part_of, rows_of, table_of
 from benchmarks.table import (
     Factor,
@@ -52,6 +52,7 @@ def steps(args: argparse.Namespace) -> list[Step]:
         Step("slots in order", partial(_in_order, settings, seconds / 2, scale)),
         Step("grouping", partial(_grouping, settings, seconds / 2, scale)),
         Step("one huge group", partial(_huge_group, settings, seconds / 2, scale)),
+        *mixtures.steps(settings, seconds, torch, scale),
     ]
 
 

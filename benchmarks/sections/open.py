@@ -1,4 +1,4 @@
-"""What opening a bank file costs: memory of the process, and pages of the file that are read.
+"""What opening a bank file costs: memory of the process, pages that are read, and first calls.
 
 The file is evicted from the page cache first, so that every page that is there afterwards was asked
 for.
@@ -16,17 +16,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.step import Step
-from benchmarks.table import Mebibytes, Milliseconds, Row, Table
+from benchmarks.table import GigabytesPerSecond, Mebibytes, Milliseconds, Row, Table
 from mlpbank import Architecture, Bank
 from mlpbank.bench.measure import Progress
 
 ARCH = Architecture.mlp(4, 8, 2)
+READERS = 32  # threads that read pages
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -59,6 +61,22 @@ def _open(models: int, keys: int, folder: Path, progress: Progress) -> Table:
             "": f"first predict of {keys} keys",
             "time": Milliseconds(result["predict_ms"]),
             "read": mib["predict_read"],
+        },
+        {
+            "": f"{3 * keys} pages by {READERS} threads, to compare",
+            "time": Milliseconds(result["pages_ms"]),
+        },
+        {
+            "": "first call of all models",
+            "time": Milliseconds(result["all_ms"]),
+            "read": mib["weights"],
+            "speed": GigabytesPerSecond(result["weights"] / result["all_ms"] / 1e6),
+        },
+        {
+            "": "the file from front to back, to compare",
+            "time": Milliseconds(result["sequential_ms"]),
+            "read": mib["file"],
+            "speed": GigabytesPerSecond(result["file"] / result["sequential_ms"] / 1e6),
         },
         {"": "a second process that reads all", "size": mib["other_Rss"]},
         {"": "its share, as others have the same pages", "size": mib["other_Pss"]},
@@ -167,6 +185,7 @@ def opened(path: Path, keys: int) -> Mapping[str, float]:
     bank.predict(chosen, x)
     result["predict_ms"] = (time.perf_counter() - began) * 1e3
     result["predict_read"] = resident_bytes(path)
+    result |= first_calls(path, keys)
     # Read every page, beside another process that does the same: which memory is shared?
     every = [key(i) for i in range(len(bank))]
     bank.predict(every, np.ones((len(every), 4), np.float32))
@@ -174,6 +193,35 @@ def opened(path: Path, keys: int) -> Mapping[str, float]:
     other = _elsewhere("shared", str(path))
     result |= {f"alone_{name}": value for name, value in alone.items()}
     result |= {f"other_{name}": value for name, value in other.items()}
+    return result
+
+
+def first_calls(path: Path, keys: int) -> dict[str, float]:
+    """Return how long cold reads take: of all models, and of the disk without mlpbank."""
+    bank = Bank.open(path)
+    handles = bank.handles([key(i) for i in range(len(bank))])
+    x = np.ones((len(bank), 4), np.float32)
+    evict(path)
+    began = time.perf_counter()
+    bank.predict_handles(handles, x)
+    result = {"all_ms": (time.perf_counter() - began) * 1e3, "weights": bank.nbytes}
+    del bank
+    pages = path.stat().st_size // mmap.PAGESIZE
+    some = np.random.default_rng(2).integers(0, pages, 3 * keys) * mmap.PAGESIZE
+    with open(path, "rb", buffering=0) as file, ThreadPoolExecutor(READERS) as readers:
+        number = file.fileno()
+        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)
+        evict(path)
+        began = time.perf_counter()
+        for read in readers.map(lambda at: os.pread(number, mmap.PAGESIZE, at), some.tolist()):
+            assert len(read) == mmap.PAGESIZE
+        result["pages_ms"] = (time.perf_counter() - began) * 1e3
+    with open(path, "rb", buffering=0) as file:
+        evict(path)
+        began = time.perf_counter()
+        while file.read(8 << 20):
+            pass
+        result["sequential_ms"] = (time.perf_counter() - began) * 1e3
     return result
 
 

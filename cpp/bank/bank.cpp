@@ -29,13 +29,19 @@ Bank::Bank(std::shared_ptr<BatchedWeights> weights, std::shared_ptr<const KeyTab
 int64_t Bank::find_handle(const KeyView& key) const {
   for (int64_t slot = keys_.find(key);;) {
     if (slot == kNoSlot) return kNoSlot;
-    const int64_t handle = slot | static_cast<int64_t>(reuse_counts_.of(slot)) << kSlotBits;
+    const int64_t handle = handle_of(slot);
     // The model may have been removed, and counted, in between. Inside the caller's guard no other
     // model can have got its slot.
     const int64_t again = keys_.find(key);
     if (again == slot) return handle;
     slot = again;
   }
+}
+
+void Bank::find_handles(const KeyView* keys, int64_t count, int64_t* handles) const {
+  keys_.find_many(keys, count, handles);
+  for (int64_t i = 0; i < count; ++i)
+    if (handles[i] != kNoSlot) handles[i] = handle_of(handles[i]);
 }
 
 int64_t Bank::slot_of(int64_t handle, bool& stale) const {
@@ -96,15 +102,21 @@ bool Bank::remove(const KeyView& key) {
   if (slot == kNoSlot) return false;
   SlotMap::Entry& entry = keys_.entry(lock, key, epochs_);
   reuse_counts_.reserve(slot);
-  std::list<FreeSlot> freed(1);
-  // The key goes before the weights: a call that does not find these looks the key up again.
-  weights_->unload(slot, [&]() noexcept {
-    keys_.remove(lock, entry);
-    records_.erase(slot);
-    freed.front() = {slot, epochs_.stamp()};
-    const bool may_be_reused = reuse_counts_.increment(slot) < most_reuses_;
-    if (may_be_reused) free_slots_.splice(free_slots_.end(), freed);
-  });
+  free_slots_.push_back({slot, epochs_.stamp()});
+  try {
+    // The key goes before the weights: a call that does not find these looks the key up again.
+    weights_->unload(slot, [&]() noexcept {
+      keys_.remove(lock, entry);
+      records_.erase(slot);
+      free_slots_.back().stamp = epochs_.stamp();
+      const bool may_be_reused = reuse_counts_.increment(slot) < most_reuses_;
+      if (!may_be_reused) free_slots_.pop_back();
+    });
+  } catch (...) {
+    free_slots_.pop_back();
+    throw;
+  }
+  keys_.tidy(lock, epochs_);
   return true;
 }
 

@@ -6,7 +6,7 @@
 #pragma once
 
 #include <cstdint>
-#include <list>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -65,6 +65,12 @@ class Bank {
   // The slot or handle of a key, or kNoSlot. The caller is inside a Guard.
   int64_t find(const KeyView& key) const { return keys_.find(key); }
   int64_t find_handle(const KeyView& key) const;
+  // The same for many keys, each at less cost. A key of another type, such as none, is unknown.
+  // Handles are right where it runs inside at_one_moment.
+  void find_many(const KeyView* keys, int64_t count, int64_t* slots) const {
+    keys_.find_many(keys, count, slots);
+  }
+  void find_handles(const KeyView* keys, int64_t count, int64_t* handles) const;
   // The slot of a handle; kNoSlot, with `stale` set, if its model was removed. A negative number is
   // not a handle and is returned unchanged.
   int64_t slot_of(int64_t handle, bool& stale) const;
@@ -102,6 +108,9 @@ class Bank {
     uint64_t stamp;  // of the removal
   };
 
+  int64_t handle_of(int64_t slot) const {
+    return slot | static_cast<int64_t>(reuse_counts_.of(slot)) << kSlotBits;
+  }
   void check_key_type(const LockHeld&, KeyType type) const;
   ModelRecord record_of(const LockHeld&, int64_t slot) const;
 
@@ -116,7 +125,7 @@ class Bank {
   // Guarded by lock_.
   std::unordered_map<int64_t, ModelRecord> records_;  // by slot, of models loaded since
   int64_t num_used_slots_;                            // slots from here on were never used
-  std::list<FreeSlot> free_slots_;                    // oldest first
+  std::deque<FreeSlot> free_slots_;                   // oldest first
 };
 
 }  // namespace mlpbank

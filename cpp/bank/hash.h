@@ -16,6 +16,9 @@ struct KeyHash {
   uint64_t k0 = 0, k1 = 0;
 
   static KeyHash random();  // with a secret seed
+  bool operator==(const KeyHash& other) const {
+    return seeded == other.seeded && k0 == other.k0 && k1 == other.k1;
+  }
 
   uint64_t operator()(std::string_view key) const {
     return seeded ? sip(key.data(), key.size()) : fnv(key);
@@ -30,15 +33,26 @@ struct KeyHash {
 
  private:
   static uint64_t rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
-  // `count` bytes, at most 8, as a little-endian number.
-  static uint64_t word(const char* bytes, std::size_t count) {
-    uint64_t value = 0;
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    if (count != 0) std::memcpy(&value, bytes, count);  // no bytes may lie at null
-#else
-    for (std::size_t i = 0; i < count; ++i)
-      value |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[i])) << 8 * i;
+  // Bytes as a little-endian number.
+  template <class Word>
+  static uint64_t word(const char* bytes) {
+    Word value;
+    std::memcpy(&value, bytes, sizeof value);
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+    value = sizeof value == 8 ? __builtin_bswap64(value) : __builtin_bswap32(value);
 #endif
+    return value;
+  }
+  // The last size % 8 bytes.
+  static uint64_t tail(const char* bytes, std::size_t size) {
+    const std::size_t count = size % 8;
+    // In two steps: a shift by 64 is none.
+    if (size >= 8) return word<uint64_t>(bytes + size - 8) >> 8 * (7 - count) >> 8;
+    if (size >= 4)
+      return word<uint32_t>(bytes) | word<uint32_t>(bytes + size - 4) << 8 * (size - 4);
+    uint64_t value = 0;
+    for (std::size_t i = 0; i < size; ++i)
+      value |= static_cast<uint64_t>(static_cast<unsigned char>(bytes[i])) << 8 * i;
     return value;
   }
 
@@ -53,12 +67,12 @@ struct KeyHash {
     };
     std::size_t i = 0;
     for (; i + 8 <= size; i += 8) {
-      const uint64_t m = word(bytes + i, 8);
+      const uint64_t m = word<uint64_t>(bytes + i);
       d ^= m;
       round();
       a ^= m;
     }
-    const uint64_t last = static_cast<uint64_t>(size) << 56 | word(bytes + i, size - i);
+    const uint64_t last = static_cast<uint64_t>(size) << 56 | tail(bytes, size);
     d ^= last;
     round();
     a ^= last;

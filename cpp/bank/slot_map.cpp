@@ -1,14 +1,20 @@
-// SlotMap: look-ups, and an index that is rebuilt as entries are added.
+// SlotMap: look-ups, and an index that is rebuilt as entries are added and removed.
 #include "bank/slot_map.h"
 
 #include <algorithm>
-#include <iterator>
+#include <new>
 #include <utility>
 
 namespace mlpbank {
 namespace {
 
 constexpr uint64_t kLeastBuckets = 16;  // of an index
+
+// Files of format version 1 have no seed, so strangers know where their keys fall. Entries of such
+// a bank have a hash of their own.
+KeyHash hash_beside(const KeyTable* table) {
+  return table != nullptr && table->hash().seeded ? table->hash() : KeyHash::random();
+}
 
 }  // namespace
 
@@ -17,81 +23,219 @@ SlotMap::SlotMap(std::shared_ptr<const KeyTable> table)
       key_type_(table_ == nullptr ? KeyType::none : table_->key_type()),
       size_(table_ == nullptr ? 0 : table_->count()) {}
 
-SlotMap::~SlotMap() = default;
-
-SlotMap::Entry* SlotMap::find_entry(const KeyView& key, uint64_t hash) const {
-  const Index* index = published_index_.load();
-  if (index == nullptr) return nullptr;
-  for (uint64_t i = hash;; ++i) {  // there is always an empty bucket
-    Entry* entry = index->buckets[i & (index->count - 1)].load(std::memory_order_acquire);
-    if (entry == nullptr || (entry->hash == hash && entry->key() == key)) return entry;
+SlotMap::Entry* SlotMap::Index::find(const KeyView& key, uint64_t key_hash) const {
+  for (uint64_t place = key_hash;; ++place) {  // there is always an empty bucket
+    const Bucket& bucket = at(place);
+    Entry* const entry = bucket.entry.load(std::memory_order_acquire);
+    if (entry == nullptr || (bucket.hash == key_hash && entry->key() == key)) return entry;
   }
 }
 
 int64_t SlotMap::find(const KeyView& key) const {
   if (key.type != key_type_.load(std::memory_order_relaxed)) return kNoSlot;
-  if (published_index_.load() != nullptr) {
-    if (const Entry* entry = find_entry(key, key.hash(hash_))) return entry->slot.load();
-  }
-  return table_ == nullptr ? kNoSlot : table_->find(key);
+  const bool may_be_in_table = table_ != nullptr && key.type == table_->key_type();
+  const Index* const index = published_index_.load();
+  if (index == nullptr) return may_be_in_table ? table_->find(key) : kNoSlot;
+  const uint64_t hash = key.hash(index->hash);
+  if (const Entry* entry = index->find(key, hash)) return entry->slot.load();
+  if (!may_be_in_table) return kNoSlot;
+  return shares_hash(*index) ? table_->find(key, hash) : table_->find(key);
 }
 
-void SlotMap::insert(Index& index, Entry& entry) {
-  uint64_t i = entry.hash;
-  while (index.buckets[i & (index.count - 1)].load(std::memory_order_relaxed) != nullptr) ++i;
-  index.buckets[i & (index.count - 1)].store(&entry, std::memory_order_release);
+const SlotMap::Entry* SlotMap::Index::candidate(uint64_t key_hash) const {
+  for (uint64_t place = key_hash;; ++place) {
+    const Bucket& bucket = at(place);
+    const Entry* const entry = bucket.entry.load(std::memory_order_acquire);
+    if (entry == nullptr || bucket.hash == key_hash) return entry;
+  }
+}
+
+// Looks up many keys in four steps each, and each step of a key some keys after the one before. So
+// the memory that a step has asked for is there when the next one reads it.
+class SlotMap::Pipeline {
+ public:
+  Pipeline(const SlotMap& map, const Index* index, KeyType type)
+      : map_(map),
+        index_(index),
+        table_(map.table_ != nullptr && map.table_->key_type() == type ? map.table_.get()
+                                                                       : nullptr),
+        hash_(index != nullptr    ? index->hash
+              : table_ != nullptr ? table_->hash()
+                                  : KeyHash()),
+        one_hash_(index == nullptr || map.shares_hash(*index)),
+        type_(type) {}
+
+  void run(const KeyView* keys, int64_t count, int64_t* slots) {
+    State states[kStates];
+    const auto state = [&](int64_t i) -> State& { return states[i & (kStates - 1)]; };
+    for (int64_t i = 0; i < count + 3 * kDistance; ++i) {
+      if (i + kDistance < count) prefetch_line(keys[i + kDistance].text.data());
+      if (i < count) begin(keys[i], state(i));
+      const int64_t b = i - kDistance, c = b - kDistance, d = c - kDistance;
+      if (b >= 0 && b < count) choose(state(b));
+      if (c >= 0 && c < count) approach(state(c));
+      if (d >= 0) slots[d] = finish(keys[d], state(d));
+    }
+  }
+
+ private:
+  static constexpr int64_t kDistance = 16;  // from a step of a key to the next one, in keys
+  static constexpr int64_t kStates = 64;    // a power of two, more than 3 * kDistance
+  struct State {
+    uint64_t hash;
+    uint64_t table_hash;
+    const Entry* entry;
+    int64_t slot;  // in the table
+  };
+  static constexpr int64_t kOfNoKey = -3;
+
+  // Asks for the buckets.
+  void begin(const KeyView& key, State& state) const {
+    state.slot = kNoSlot;
+    if (key.type != type_) {
+      state.slot = kOfNoKey;
+      return;
+    }
+    state.hash = state.table_hash = key.hash(hash_);
+    if (index_ != nullptr) prefetch_line(&index_->at(state.hash));
+    if (table_ == nullptr) return;
+    if (!one_hash_) state.table_hash = key.hash(table_->hash());
+    table_->prefetch_bucket(state.table_hash);
+  }
+  // Asks for the entry, or for where the key lies in the table.
+  void choose(State& state) const {
+    state.entry = nullptr;
+    if (state.slot == kOfNoKey) return;
+    if (index_ != nullptr) state.entry = index_->candidate(state.hash);
+    if (state.entry != nullptr) {
+      prefetch_line(state.entry);
+      prefetch_line(reinterpret_cast<const char*>(state.entry), sizeof(Entry) - 1);
+    } else if (table_ != nullptr) {
+      state.slot = table_->candidate(state.table_hash);
+      if (state.slot >= 0 && state.slot < table_->count()) table_->prefetch_place(state.slot);
+    }
+  }
+  // Asks for the key.
+  void approach(const State& state) const {
+    if (state.entry != nullptr) {
+      prefetch_line(state.entry->text.data());
+    } else if (state.slot >= 0 && state.slot < table_->count()) {
+      table_->prefetch_key(state.slot);
+    }
+  }
+  int64_t finish(const KeyView& key, const State& state) const {
+    if (state.entry != nullptr) {
+      if (state.entry->key() == key) return state.entry->slot.load();
+    } else if (state.slot == kNoSlot || state.slot == kOfNoKey) {
+      return kNoSlot;
+    } else if (state.slot >= 0 && state.slot < table_->count() && table_->holds(state.slot, key)) {
+      return state.slot;
+    }
+    return map_.find(key);  // where two hashes are equal, or the table is slow
+  }
+
+  const SlotMap& map_;
+  const Index* const index_;
+  const KeyTable* const table_;  // null: has no keys of the type
+  const KeyHash hash_;
+  const bool one_hash_;
+  const KeyType type_;
+};
+
+void SlotMap::find_many(const KeyView* keys, int64_t count, int64_t* slots) const {
+  constexpr int64_t kFew = 4;
+  if (count < kFew || (table_ != nullptr && table_->is_rebuilt())) {
+    for (int64_t i = 0; i < count; ++i) slots[i] = find(keys[i]);
+    return;
+  }
+  const KeyType type = key_type_.load(std::memory_order_relaxed);
+  if (table_ != nullptr && type == table_->key_type()) table_->request_pages(keys, count);
+  Pipeline(*this, published_index_.load(), type).run(keys, count, slots);
+}
+
+uint64_t SlotMap::Index::insert(Entry& entry, uint64_t key_hash) {
+  uint64_t steps = 0;
+  while (at(key_hash + steps).entry.load(std::memory_order_relaxed) != nullptr) ++steps;
+  Bucket& bucket = buckets[(key_hash + steps) & (count - 1)];
+  bucket.hash = key_hash;
+  bucket.entry.store(&entry, std::memory_order_release);
+  return steps;
 }
 
 SlotMap::Entry& SlotMap::entry(const LockHeld& lock, const KeyView& key, Epochs& epochs) {
-  const uint64_t hash = key.hash(hash_);
-  if (Entry* found = find_entry(key, hash)) return *found;
-  if (index_ == nullptr || 2 * (entries_.size() + 1) > index_->count) rebuild(lock, epochs);
+  reclaim(epochs);
+  if (index_ == nullptr || 2 * (entries_.size() + 1) > index_->count) {
+    rebuild(lock, epochs, index_ == nullptr ? hash_beside(table_.get()) : index_->hash);
+  }
+  uint64_t hash = key.hash(index_->hash);
+  if (Entry* found = index_->find(key, hash)) return *found;
   const bool may_be_in_table = table_ != nullptr && key.type == table_->key_type();
   const int64_t slot = may_be_in_table ? table_->find(key) : kNoSlot;
-  std::list<Entry> made(1);
-  Entry& entry = made.front();
-  entry.type = key.type;
-  entry.text = key.text;
-  entry.number = key.number;
-  entry.hash = hash;
-  entry.in_table = slot != kNoSlot;
-  entry.order = 0;
-  entry.slot = slot;
-  entries_.splice(entries_.end(), made);
-  insert(*index_, entry);
-  return entry;
+  auto made = std::make_unique<Entry>();
+  made->text = key.text;
+  made->number = key.number;
+  made->slot.store(slot);
+  made->order = 0;
+  made->type = key.type;
+  made->in_table = slot != kNoSlot;
+  entries_.push_back(std::move(made));
+  num_dead_ += slot == kNoSlot;
+  if (index_->insert(*entries_.back(), hash) > kMaxSteps) {
+    // The one who chose the keys knows the seed, as who made the file does.
+    rebuild(lock, epochs, KeyHash::random(), entries_.back().get());
+  }
+  return *entries_.back();
 }
 
-// Makes a larger index, without the entries of removed keys that are not in the table.
-void SlotMap::rebuild(const LockHeld&, Epochs& epochs) {
-  while (!retired_.empty() && epochs.passed(retired_.front().stamp)) retired_.pop_front();
-  const auto is_dead = [](const Entry& entry) {
-    return !entry.in_table && entry.slot.load() == kNoSlot;
-  };
-  const auto dead = std::count_if(entries_.begin(), entries_.end(), is_dead);
-  const uint64_t alive = entries_.size() - static_cast<uint64_t>(dead);
+// Makes an index that fits, without the entries that are dead.
+void SlotMap::rebuild(const LockHeld&, Epochs& epochs, const KeyHash& hash, const Entry* kept) {
+  const auto is_alive = [&](const Entry& entry) { return !entry.is_dead() || &entry == kept; };
+  const bool keeps_dead = kept != nullptr && kept->is_dead();
+  const uint64_t dead = num_dead_ - (keeps_dead ? 1 : 0);
+  const uint64_t alive = entries_.size() - dead;
   uint64_t count = kLeastBuckets;
   while (count < 4 * (alive + 1)) count *= 2;
-  auto index = std::make_unique<Index>(count);
+  auto index = std::make_unique<Index>(count, hash);
   std::list<Retired> old(1);
+  Entries entries;
+  entries.reserve(alive + 1);
+  old.front().entries.reserve(dead);
   // Nothing fails from here on.
-  for (auto entry = entries_.begin(); entry != entries_.end();) {
-    const auto next = std::next(entry);
-    if (is_dead(*entry)) {
-      old.front().entries.splice(old.front().entries.end(), entries_, entry);
-    } else {
-      insert(*index, *entry);
-    }
-    entry = next;
+  for (uint64_t i = 0; index_ != nullptr && i < index_->count; ++i) {
+    Entry* const entry = index_->buckets[i].entry.load(std::memory_order_relaxed);
+    if (entry == nullptr || !is_alive(*entry)) continue;
+    const bool same_hash = hash == index_->hash;
+    index->insert(*entry, same_hash ? index_->buckets[i].hash : entry->key().hash(hash));
   }
+  for (auto& entry : entries_) {
+    Entries& to = is_alive(*entry) ? entries : old.front().entries;
+    to.push_back(std::move(entry));
+  }
+  entries_ = std::move(entries);
+  num_dead_ = keeps_dead ? 1 : 0;
   published_index_.store(index.get());
   old.front().stamp = epochs.stamp();
   old.front().index = std::move(index_);
   index_ = std::move(index);
   retired_.splice(retired_.end(), old);
+  reclaim(epochs);
+}
+
+void SlotMap::reclaim(Epochs& epochs) {
+  while (!retired_.empty() && epochs.passed(retired_.front().stamp)) retired_.pop_front();
+}
+
+void SlotMap::tidy(const LockHeld& lock, Epochs& epochs) noexcept {
+  reclaim(epochs);
+  if (num_dead_ <= kLeastBuckets || 2 * num_dead_ <= entries_.size()) return;
+  try {
+    rebuild(lock, epochs, index_->hash);
+  } catch (const std::bad_alloc&) {  // later, then
+  }
 }
 
 void SlotMap::put(const LockHeld&, Entry& entry, int64_t slot) {
+  num_dead_ -= entry.is_dead() ? 1 : 0;
   ++moment_;
   entry.order = ++orders_;
   key_type_.store(entry.type);
@@ -105,15 +249,25 @@ void SlotMap::remove(const LockHeld&, Entry& entry) {
   entry.slot.store(kNoSlot);
   size_ -= 1;
   ++moment_;
+  num_dead_ += entry.is_dead() ? 1 : 0;
 }
 
 std::vector<const SlotMap::Entry*> SlotMap::entries(const LockHeld&) const {
   std::vector<const Entry*> found;
   found.reserve(entries_.size());
-  for (const Entry& entry : entries_) found.push_back(&entry);
+  for (const auto& entry : entries_) found.push_back(entry.get());
   const auto is_before = [](const Entry* a, const Entry* b) { return a->order < b->order; };
   std::sort(found.begin(), found.end(), is_before);
   return found;
+}
+
+uint64_t SlotMap::longest_search(const LockHeld&) const {
+  uint64_t most = 0;
+  for (uint64_t i = 0; index_ != nullptr && i < index_->count; ++i) {
+    if (index_->buckets[i].entry.load() == nullptr) continue;
+    most = std::max(most, (i - index_->buckets[i].hash) & (index_->count - 1));
+  }
+  return most;
 }
 
 }  // namespace mlpbank

@@ -1,8 +1,9 @@
 // SlotMap: from the keys of a bank to the slots of its models, while both are added and removed.
 //
 // It is a KeyTable that never changes and, beside it, a hash table of entries for the keys that
-// were added or removed since. Look-ups are lock-free; a thread that looks up is inside an
-// EpochGuard of the bank. Methods that modify take the bank's lock.
+// were added or removed since. Both take one hash of a key, where the table has a secret seed.
+// Look-ups are lock-free; a thread that looks up is inside an EpochGuard of the bank. Methods that
+// modify take the bank's lock.
 #pragma once
 
 #include <atomic>
@@ -22,25 +23,26 @@ class SlotMap {
  public:
   // A key that was added, removed or given another slot since the table was made.
   struct Entry {
-    KeyType type;
     std::string text;
     int64_t number;
-    uint64_t hash;
-    bool in_table;
-    uint64_t order;             // of its last addition, for keys that are not in the table
     std::atomic<int64_t> slot;  // kNoSlot: removed
+    uint64_t order;             // of its last addition, for keys that are not in the table
+    KeyType type;
+    bool in_table;
 
     KeyView key() const { return {type, text, number}; }
+    bool is_dead() const { return !in_table && slot.load(std::memory_order_relaxed) == kNoSlot; }
   };
 
   explicit SlotMap(std::shared_ptr<const KeyTable> table);
-  ~SlotMap();
 
-  const KeyTable* table() const { return table_.get(); }
   KeyType key_type() const { return key_type_.load(); }
   int64_t size() const { return size_.load(); }
   // The slot of a key; kNoSlot if the key is unknown or of another kind.
   int64_t find(const KeyView& key) const;
+  // The same for many keys, which takes less time for each: while memory of one is on its way,
+  // others are looked up.
+  void find_many(const KeyView* keys, int64_t count, int64_t* slots) const;
   // Look-ups between two calls that return the same even number saw the map at one moment.
   uint64_t moment() const { return moment_.load(); }
 
@@ -51,27 +53,49 @@ class SlotMap {
   // Never fail.
   void put(const LockHeld&, Entry& entry, int64_t slot);
   void remove(const LockHeld&, Entry& entry);
+  // Gives back memory of removed keys, where there is much of it.
+  void tidy(const LockHeld&, Epochs& epochs) noexcept;
   // All entries; those of keys that are not in the table are in the order of their addition.
   std::vector<const Entry*> entries(const LockHeld&) const;
+  // The most steps that finding one of them takes.
+  uint64_t longest_search(const LockHeld&) const;
 
  private:
-  struct Index {
-    explicit Index(uint64_t size) : count(size), buckets(new std::atomic<Entry*>[size]()) {}
-    uint64_t count;  // a power of two
-    std::unique_ptr<std::atomic<Entry*>[]> buckets;
+  // A bucket is filled once: `hash` before `entry`.
+  struct Bucket {
+    std::atomic<Entry*> entry{nullptr};
+    uint64_t hash;
   };
+  // Open addressing like that of a KeyTable. At most half of the buckets are in use.
+  struct Index {
+    Index(uint64_t size, const KeyHash& by) : count(size), hash(by), buckets(new Bucket[size]) {}
+    const Bucket& at(uint64_t place) const { return buckets[place & (count - 1)]; }
+    Entry* find(const KeyView& key, uint64_t key_hash) const;
+    // The first entry with this hash, which may be that of another key.
+    const Entry* candidate(uint64_t key_hash) const;
+    // Returns after how many steps the entry has found its bucket.
+    uint64_t insert(Entry& entry, uint64_t key_hash);
+
+    const uint64_t count;  // a power of two
+    const KeyHash hash;
+    const std::unique_ptr<Bucket[]> buckets;
+  };
+  using Entries = std::vector<std::unique_ptr<Entry>>;
+  // What look-ups that began before may still see.
   struct Retired {
     uint64_t stamp;
     std::unique_ptr<Index> index;
-    std::list<Entry> entries;
+    Entries entries;
   };
 
-  Entry* find_entry(const KeyView& key, uint64_t hash) const;
-  static void insert(Index& index, Entry& entry);
-  void rebuild(const LockHeld&, Epochs& epochs);
+  class Pipeline;
+  bool shares_hash(const Index& index) const {
+    return table_ != nullptr && index.hash == table_->hash();
+  }
+  void rebuild(const LockHeld&, Epochs& epochs, const KeyHash& hash, const Entry* kept = nullptr);
+  void reclaim(Epochs& epochs);
 
   const std::shared_ptr<const KeyTable> table_;
-  const KeyHash hash_ = KeyHash::random();
   std::atomic<KeyType> key_type_;
   std::atomic<int64_t> size_;
   // What index_ owns; null: nothing was changed.
@@ -80,7 +104,8 @@ class SlotMap {
 
   // Guarded by the bank's lock.
   std::unique_ptr<Index> index_;
-  std::list<Entry> entries_;
+  Entries entries_;
+  uint64_t num_dead_ = 0;  // entries of keys that are neither in the table nor in the bank
   std::list<Retired> retired_;
   uint64_t orders_ = 0;
 };

@@ -34,8 +34,8 @@ class DenseTasks {
     const int64_t threads = context.threads;
     const int64_t parts = threads * kChunksPerThread / 2 / std::max<int64_t>(1, blocks_);
     const int64_t wanted = threads > 1 ? std::max<int64_t>(1, parts) : 1;
-    const int64_t passes = ((rows + wanted - 1) / wanted + kPass - 1) / kPass;
-    part_rows_ = std::max<int64_t>(1, passes) * kPass;
+    const int64_t passes = ((rows + wanted - 1) / wanted + kPassRows - 1) / kPassRows;
+    part_rows_ = std::max<int64_t>(1, passes) * kPassRows;
     parts_ = (rows + part_rows_ - 1) / part_rows_;
     // A block of several tasks is looked up once, here: all of them see the same revision.
     for (int64_t b = 0; parts_ > 1 && b < blocks_; ++b) {

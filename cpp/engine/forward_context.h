@@ -22,8 +22,6 @@ constexpr double kBytesPerNanosecond = 20, kFlopsPerNanosecond = 60;
 constexpr double kBlockNanoseconds = 20;
 // Each thread takes about this many chunks.
 constexpr int64_t kChunksPerThread = 16;
-// Rows of one model that a kernel carries through all layers together.
-constexpr int64_t kPass = kPassRows;
 
 // Nanoseconds that one thread needs for `rows` rows through models of `blocks` blocks.
 inline double estimate(const Architecture& architecture, const Layout& layout, int64_t blocks,
@@ -66,9 +64,11 @@ struct ForwardContext {
   const Architecture& architecture;
   const Layout& layout;
   const BatchedWeights::ReadGuard guard;
+  MappedPages* const pages;  // of a mapped file that are to be asked for; null: there are none
   void (*const panel)(const Plan&, const PanelJob&, float*);
   void (*const lane)(const Plan&, const LaneJob&, float*);
-  const Plan plan;
+  // `plan` is that of blocks, `panel_plan` that of single models: in the lane layout, of twins.
+  const Plan plan, panel_plan;
   const int64_t in, out, block_models;
   const int threads;
   const bool nan;  // missing models give NaN; otherwise they are an error
@@ -78,9 +78,12 @@ struct ForwardContext {
       : architecture(w.architecture()),
         layout(w.layout()),
         guard(w),
+        pages(w.mapped_pages() != nullptr && w.mapped_pages()->remaining() > 0 ? w.mapped_pages()
+                                                                               : nullptr),
         panel(engine.kernel().panel[static_cast<int>(layout.dtype())]),
         lane(engine.kernel().lane[static_cast<int>(layout.dtype())]),
         plan(layout.plan()),
+        panel_plan(w.panel_layout().plan()),
         in(architecture.input_size()),
         out(architecture.output_size()),
         block_models(layout.block_models()),
@@ -89,8 +92,8 @@ struct ForwardContext {
 
   int64_t scratch_floats() const {
     const int64_t one_panel = (plan.buffer_width + 3) * kPanelWidth;
-    const int64_t two_tiles = 2 * block_models * plan.model_floats;
-    return kScratchRows * plan.buffer_width + (block_models > 1 ? two_tiles : one_panel);
+    const int64_t two_tiles = block_models > 1 ? 2 * block_models * plan.model_floats : 0;
+    return kScratchRows * plan.buffer_width + std::max(one_panel, two_tiles);
   }
 
   // Whether `block`, as guard.block() gave it, holds the model of this slot.

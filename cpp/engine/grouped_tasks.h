@@ -2,15 +2,21 @@
 //
 // A task is one group of entries (grouping.h). Its rows are scattered over x and y; they are
 // gathered for the kernel, some at a time, and their results put back.
+//
+// In the lane layout a group has the entries of up to 16 models. Where most of these have a row or
+// a few, the tile computes them side by side; otherwise each model goes alone, from the twin of the
+// tile (weights/twins.h), as in the panel layout.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
+#include <new>
 #include <vector>
 
 #include "engine/forward_context.h"
 #include "engine/grouping.h"
+#include "engine/page_requests.h"
+#include "engine/rows.h"
 #include "engine/threads.h"
 
 namespace mlpbank {
@@ -19,35 +25,57 @@ class GroupedTasks {
  public:
   using Task = int64_t;  // number of the group
 
-  // The most entries of a group: one large group is split so that it keeps all threads busy.
-  static int64_t max_entries(const ForwardContext& context, int64_t rows) {
-    return std::max<int64_t>(1,
-                             8 * kGatherRows * context.block_models / std::max<int64_t>(1, rows));
+  // One large group is split so that it keeps all threads busy.
+  static GroupingWish wish(const ForwardContext& context, int64_t num_models, int64_t rows) {
+    const int64_t most = 8 * kPassRows * context.block_models / std::max<int64_t>(1, rows);
+    const int64_t bytes = 4 * rows * (context.in + context.out);
+    return {num_models, context.block_models, std::max<int64_t>(1, most), bytes, context.threads};
   }
 
   // x is (entries, rows, input_size), y is (entries, rows, output_size). Entry i goes to slots[i].
   GroupedTasks(const ForwardContext& context, const Grouping& grouping, const int64_t* slots,
-               int64_t entries, const float* x, int64_t rows, float* y)
+               int64_t entries, int64_t num_models, const float* x, int64_t rows, float* y)
       : context_(context),
         grouping_(grouping),
         slots_(slots),
         entries_(entries),
-        x_(x),
         rows_(rows),
-        y_(y),
+        x_(x, rows * context.in),
+        y_(y, rows * context.out),
+        tiles_are_cached_(context.layout.num_blocks(num_models) * context.layout.block_bytes() <=
+                          kCacheBytes),
+        least_lanes_(lanes_worth(rows)),
         first_missing_(entries) {
-    // Each block is looked up once: all entries of a model see the same revision.
     const std::vector<Group>& groups = grouping.groups();
-    block_snapshot_.reserve(groups.size());
+    blocks_.reserve(groups.size());
+    const auto asked =
+        std::min(static_cast<int64_t>(groups.size()), blocks_in(context, kCallBytes));
+    request_blocks(context, 0, asked, [&](int64_t i) {
+      return context.guard.block(groups[static_cast<std::size_t>(i)].block);
+    });
+    // Each block is looked up once: all entries of a model see the same revision.
+    std::vector<int64_t> first_group;  // of each block, where one may come again later
+    if (grouping.in_stretches()) {
+      first_group.assign(static_cast<std::size_t>(context.layout.num_blocks(num_models)), kNone);
+    }
     for (std::size_t i = 0; i < groups.size(); ++i) {
+      if (context.block_models > 1 && i + kLookAhead < groups.size()) {
+        context.guard.prefetch_twin(groups[i + kLookAhead].block);
+      }
       const Group& group = groups[i];
-      const bool again = i > 0 && groups[i - 1].block == group.block;
-      const Bytes* block = again ? block_snapshot_.back() : context.guard.block(group.block);
-      block_snapshot_.push_back(block);
+      if (first_group.empty()) {
+        const bool again = i > 0 && groups[i - 1].block == group.block;
+        blocks_.push_back(again ? blocks_.back() : find(group.block));
+      } else {
+        int64_t& first = first_group[static_cast<std::size_t>(group.block)];
+        blocks_.push_back(first != kNone ? found(first) : find(group.block));
+        if (first == kNone) first = static_cast<int64_t>(i);
+      }
       // One check of a tile instead of one for each of its entries.
-      if (context.nan || context.has_first(block, context.block_models)) continue;
+      const Block& block = blocks_.back();
+      if (context.nan || block.has_all(context)) continue;
       for (int64_t j = group.begin; j < group.end; ++j) {
-        if (!context.has(block, grouping.slot(j))) {
+        if (!context.has(block.address, grouping.slot(j))) {
           first_missing_ = std::min(first_missing_, grouping.entry(j));
         }
       }
@@ -56,7 +84,7 @@ class GroupedTasks {
 
   int64_t rows() const { return rows_; }
   int64_t gathered_rows() const {
-    return context_.block_models > 1 ? kTileModels * std::min(rows_, kGatherRows) : kGatherRows;
+    return context_.block_models > 1 ? kTileModels * kMostTileRows : kPassRows;
   }
 
   // Throws ModelNotLoaded for the first entry, in the caller's order, whose model is missing.
@@ -65,21 +93,23 @@ class GroupedTasks {
   }
 
   ChunkedWork work() const {
-    const auto groups = static_cast<int64_t>(block_snapshot_.size());
+    const auto groups = static_cast<int64_t>(blocks_.size());
     const int64_t chunk = std::max<int64_t>(1, groups / (context_.threads * kChunksPerThread));
     return {groups, chunk, context_.nanoseconds(groups, entries_ * rows_)};
   }
 
   Task task(int64_t i) const { return i; }
   Task after(Task task) const { return task + 1; }
-  const Bytes* block(Task task) const { return block_snapshot_[static_cast<std::size_t>(task)]; }
+  const Bytes* block(Task task) const { return found(task).address; }
 
   // Computes a task whose block holds at least one model; outputs of missing models are undefined.
+  // Throws std::bad_alloc.
   void compute(Task task, const Bytes* block, const Bytes* next, const Scratch& scratch) const {
+    prefetch_models(task + kTasksAhead);
     if (context_.block_models > 1) {
-      compute_tile(group(task), block, next, scratch);
+      compute_tile(task, next, scratch);
     } else {
-      compute_model(group(task), block, next, scratch);
+      compute_model(group(task).begin, group(task).end, block, next, scratch);
     }
   }
 
@@ -91,101 +121,200 @@ class GroupedTasks {
     const Group& entries = group(task);
     for (int64_t j = entries.begin; j < entries.end; ++j) {
       if (context_.has(block, grouping_.slot(j))) continue;
-      visit(grouping_.slot(j), y_at(grouping_.entry(j), 0), rows_ * context_.out);
+      visit(grouping_.slot(j), y_.at(grouping_.entry(j)), rows_ * context_.out);
     }
   }
 
  private:
-  static constexpr int64_t kGatherRows = kPass;  // of one model, at most
+  // The most rows of a model that its tile computes; rows_tile then is faster.
+  static constexpr int64_t kMostTileRows = 16;
+  // Tiles of a bank that is larger come from memory, and then reading them takes longest.
+  static constexpr int64_t kCacheBytes = 1 << 20;
+  static constexpr std::size_t kLookAhead = 8;  // groups, for twins
+  static constexpr int64_t kNone = -1;
+  static constexpr int64_t kShortModel = 2048, kTasksAhead = 4, kFewEntries = 4;
 
+  // A block as the call sees it, and the twin of a tile that has one.
+  struct Block {
+    const Bytes* address;
+    const Twin* twin;
+    bool has_all(const ForwardContext& context) const {
+      if (twin == nullptr) return context.has_first(address, context.block_models);
+      return twin->present_mask() == (1u << kTileModels) - 1;
+    }
+  };
+  // Entries of one model, as positions in the sorted entries.
+  struct Run {
+    int64_t begin, end;
+  };
+
+  Block find(int64_t block) const {
+    const Bytes* address = context_.guard.block(block);
+    const bool tile = context_.block_models > 1 && address != nullptr;
+    return {address, tile ? context_.guard.find_twin(block, address) : nullptr};
+  }
+  const Block& found(Task task) const { return blocks_[static_cast<std::size_t>(task)]; }
   const Group& group(Task task) const { return grouping_.groups()[static_cast<std::size_t>(task)]; }
-  const float* x_at(int64_t entry, int64_t row) const {
-    return x_ + (entry * rows_ + row) * context_.in;
+
+  // A kernel prefetches the next model while it reads this one; models as short as that have been
+  // read before anything comes of it.
+  MLPBANK_INLINE void prefetch_model(const Bytes* model) const {
+    if (context_.panel_plan.block_bytes > kShortModel) return;
+    for (int64_t i = 0; i < context_.panel_plan.block_bytes; i += 64) {
+      __builtin_prefetch(model + i);
+    }
   }
-  float* y_at(int64_t entry, int64_t row) const {
-    return y_ + (entry * rows_ + row) * context_.out;
+  // The first models that a task reads.
+  MLPBANK_INLINE void prefetch_models(Task task) const {
+    if (task >= static_cast<int64_t>(blocks_.size())) return;
+    const Block& block = found(task);
+    if (context_.block_models == 1) return prefetch_model(block.address);
+    const Group& entries = group(task);
+    if (block.twin == nullptr || entries.end - entries.begin > kFewEntries) return;
+    for (int64_t i = entries.begin; i < entries.end; ++i) prefetch_model(model(block.twin, i));
   }
-  void gather(int64_t entry, int64_t row, int64_t rows, float* to) const {
-    const auto floats = static_cast<std::size_t>(rows * context_.in);
-    std::memcpy(to, x_at(entry, row), sizeof(float) * floats);
+  // The model of the entry at this position.
+  const Bytes* model(const Twin* twin, int64_t position) const {
+    return twin->model(grouping_.slot(position) % kTileModels, context_.panel_plan.block_bytes);
   }
-  void scatter(int64_t entry, int64_t row, int64_t rows, const float* from) const {
-    const auto floats = static_cast<std::size_t>(rows * context_.out);
-    std::memcpy(y_at(entry, row), from, sizeof(float) * floats);
+  MLPBANK_INLINE void prefetch_entry(int64_t position) const {
+    if (position >= entries_) return;
+    const int64_t entry = grouping_.entry(position);
+    prefetch_row(x_.at(entry), x_.floats);
+    prefetch_row_to_write(y_.at(entry), y_.floats);
   }
 
-  // Panel layout: all entries go to one model.
-  void compute_model(const Group& group, const Bytes* block, const Bytes* next,
+  // All rows of one model: positions [begin, end).
+  void compute_model(int64_t begin, int64_t end, const Bytes* model, const Bytes* next,
                      const Scratch& scratch) const {
-    const int64_t entries = group.end - group.begin;
-    const int64_t first = grouping_.entry(group.begin);
-    const bool contiguous = grouping_.entry(group.end - 1) - first == entries - 1;
-    if (contiguous || rows_ >= kGatherRows) {  // these rows are worth a kernel call where they lie
+    const int64_t entries = end - begin;
+    const int64_t first = grouping_.entry(begin);
+    const bool contiguous = grouping_.entry(end - 1) - first == entries - 1;
+    if (contiguous || rows_ >= kPassRows) {  // these rows are worth a kernel call where they lie
+      // A kernel prefetches many rows itself.
+      for (int64_t i = begin; i < std::min(end, begin + kEntriesAhead); ++i) {
+        prefetch_entry(i + kEntriesAhead);
+      }
       const int64_t step = contiguous ? entries : 1;
-      for (int64_t i = group.begin; i < group.end; i += step) {
+      for (int64_t i = begin; i < end; i += step) {
         const int64_t entry = grouping_.entry(i);
-        context_.panel(context_.plan, {block, next, x_at(entry, 0), y_at(entry, 0), step * rows_},
+        context_.panel(context_.panel_plan, {model, next, x_.at(entry), y_.at(entry), step * rows_},
                        scratch.kernel());
       }
       return;
     }
-    const int64_t step = std::max<int64_t>(1, kGatherRows / rows_);
-    for (int64_t i = group.begin; i < group.end; i += step) {
-      const int64_t n = std::min(step, group.end - i);
-      for (int64_t j = 0; j < n; ++j) {
-        gather(grouping_.entry(i + j), 0, rows_, scratch.x() + j * rows_ * context_.in);
-      }
-      context_.panel(context_.plan, {block, next, scratch.x(), scratch.y(), n * rows_},
+    const int64_t step = std::max<int64_t>(1, kPassRows / rows_);
+    for (int64_t i = begin; i < end; i += step) {
+      const int64_t n = std::min(step, end - i);
+      gather(i, n, scratch.x());
+      context_.panel(context_.panel_plan, {model, next, scratch.x(), scratch.y(), n * rows_},
                      scratch.kernel());
-      for (int64_t j = 0; j < n; ++j) {
-        scatter(grouping_.entry(i + j), 0, rows_, scratch.y() + j * rows_ * context_.out);
+      scatter(i, n, scratch.y());
+    }
+  }
+  void gather(int64_t begin, int64_t entries, float* to) const {
+    with_length(x_.floats, [&](auto floats) {
+      const Rows<const float> x = {x_.first, floats};
+      for (int64_t i = begin; i < begin + entries; ++i, to += floats) {
+        prefetch_entry(i + kEntriesAhead);
+        copy_row(x.at(grouping_.entry(i)), floats, to);
       }
+    });
+  }
+  void scatter(int64_t begin, int64_t entries, const float* from) const {
+    with_length(y_.floats, [&](auto floats) {
+      const Rows<float> y = {y_.first, floats};
+      for (int64_t i = begin; i < begin + entries; ++i, from += floats) {
+        copy_row(from, floats, y.at(grouping_.entry(i)));
+      }
+    });
+  }
+
+  // Lane layout: entries go to the models of one tile.
+  void compute_tile(Task task, const Bytes* next, const Scratch& scratch) const {
+    const Group& entries = group(task);
+    Run runs[kTileModels];
+    int count = 0;
+    for (int64_t i = entries.begin; i < entries.end; i = runs[count++].end) {
+      runs[count] = {i, grouping_.end_of_slot(i, entries.end)};
+    }
+    Run* end = runs + count;
+    if (const int64_t steps = tile_steps(runs, count)) {
+      compute_side_by_side(task, runs, count, steps, next, scratch);
+      end = std::remove_if(runs, end, [](Run r) { return r.begin == r.end; });
+    }
+    if (end == runs) return;
+    const Twin* twin = found(task).twin;
+    if (twin == nullptr) twin = context_.guard.get_twin(entries.block, found(task).address);
+    const Bytes* here = model(twin, runs->begin);
+    for (const Run* run = runs; run != end; ++run) {
+      const Bytes* const after = run + 1 == end ? here : model(twin, run[1].begin);
+      prefetch_model(after);
+      compute_model(run->begin, run->end, here, after, scratch);
+      here = after;
     }
   }
 
-  // Lane layout: entries go to the models of one tile. Each step takes one entry of every model
-  // that has some left. The other lanes compute on old contents of the buffer, and their results
-  // are not read.
-  void compute_tile(const Group& group, const Bytes* block, const Bytes* next,
-                    const Scratch& scratch) const {
-    int64_t position[kTileModels], left[kTileModels] = {};
-    for (int64_t i = group.end; i-- > group.begin;) {
-      const int64_t lane = grouping_.slot(i) % kTileModels;
-      position[lane] = i;
-      ++left[lane];
+  // How many entries of each model the tile computes; models with more than kMostTileRows rows
+  // leave it. A step costs the same for one model and for 16, and more the larger the models; and
+  // models that go alone need less time for each row, the more rows they have. Measured in
+  // docs/internals.md, "Calls by slot in the lane layout".
+  int64_t tile_steps(const Run* runs, int count) const {
+    const int64_t most = kMostTileRows / rows_;
+    if (count < least_lanes_ || most == 0) return 0;
+    int with_at_least[kMostTileRows + 2] = {};  // models by their number of entries
+    for (int r = 0; r < count; ++r) {
+      const int64_t n = runs[r].end - runs[r].begin;
+      if (n <= most) ++with_at_least[n];
     }
-    const int64_t most = std::min(rows_, kGatherRows);
-    while (*std::max_element(left, left + kTileModels) > 0) {
-      for (int64_t row = 0; row < rows_; row += most) {
-        const int64_t n = std::min(most, rows_ - row);
-        const int64_t x_stride = n * context_.in, y_stride = n * context_.out;
-        for (int64_t lane = 0; lane < kTileModels; ++lane) {
-          if (left[lane] == 0) continue;
-          gather(grouping_.entry(position[lane]), row, n, scratch.x() + lane * x_stride);
-        }
-        const LaneJob job = {block,       next,     scratch.x(), x_stride,
-                             scratch.y(), y_stride, n,           kTileModels};
-        context_.lane(context_.plan, job, scratch.kernel());
-        for (int64_t lane = 0; lane < kTileModels; ++lane) {
-          if (left[lane] == 0) continue;
-          scatter(grouping_.entry(position[lane]), row, n, scratch.y() + lane * y_stride);
-        }
-      }
-      for (int64_t lane = 0; lane < kTileModels; ++lane) {
-        if (left[lane] > 0) --left[lane], ++position[lane];
-      }
+    for (int64_t n = most; n > 0; --n) {
+      with_at_least[n] += with_at_least[n + 1];
+      if (with_at_least[n] >= lanes_worth(n * rows_)) return n;
     }
+    return 0;
+  }
+  // From how many models on the tile is faster, with so many rows of each.
+  double lanes_worth(int64_t rows) const {
+    const auto parameters = static_cast<double>(context_.architecture.num_parameters());
+    const double computing = (2 + parameters / 85) * (1 + static_cast<double>(rows) / 8);
+    return tiles_are_cached_ ? computing : std::max(computing, 8.0);
+  }
+
+  // Up to `steps` entries of each model with at most kMostTileRows rows, which leave the runs. The
+  // other lanes compute on old contents of the buffer, and their results are not read.
+  void compute_side_by_side(Task task, Run* runs, int count, int64_t steps, const Bytes* next,
+                            const Scratch& scratch) const {
+    const int64_t rows = steps * rows_;
+    const LaneJob job = {found(task).address, next, scratch.x(), rows * context_.in, scratch.y(),
+                         rows * context_.out, rows, kTileModels};
+    const auto for_each_run = [&](auto visit) {
+      for (int r = 0; r < count; ++r) {
+        const int64_t n = runs[r].end - runs[r].begin;
+        if (n > kMostTileRows / rows_) continue;
+        visit(runs[r], grouping_.slot(runs[r].begin) % kTileModels, std::min(n, steps));
+      }
+    };
+    for_each_run([&](const Run& run, int64_t lane, int64_t n) {
+      gather(run.begin, n, scratch.x() + lane * job.x_stride);
+    });
+    context_.lane(context_.plan, job, scratch.kernel());
+    for_each_run([&](Run& run, int64_t lane, int64_t n) {
+      scatter(run.begin, n, scratch.y() + lane * job.y_stride);
+      run.begin += n;
+    });
   }
 
   const ForwardContext& context_;
   const Grouping& grouping_;
   const int64_t* const slots_;
   const int64_t entries_;
-  const float* const x_;
   const int64_t rows_;
-  float* const y_;
-  int64_t first_missing_;                     // an entry; entries_: none
-  std::vector<const Bytes*> block_snapshot_;  // by group
+  const Rows<const float> x_;
+  const Rows<float> y_;
+  const bool tiles_are_cached_;
+  const double least_lanes_;   // for one entry of each
+  int64_t first_missing_;      // an entry; entries_: none
+  std::vector<Block> blocks_;  // by group
 };
 
 }  // namespace mlpbank

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <utility>
 
 #include "engine/dense_tasks.h"
@@ -32,15 +33,12 @@ bool is_arange(const int64_t* slots, int64_t count) {
 // Computes all tasks. Missing models give NaN, or throw before anything is written, as the options
 // say. Throws afterwards if a model was unloaded meanwhile or a thread has no memory.
 template <class Tasks>
-void compute(const BatchedWeights& weights, const ForwardContext& context, const Tasks& tasks) {
+void compute(const ForwardContext& context, const Tasks& tasks) {
   if (!context.nan) tasks.check_present();
   if (tasks.rows() == 0) return;
   const int64_t gathered = tasks.gathered_rows();
   DeferredErrors errors;
-  const ChunkedWork work = tasks.work();
-  const PageRequests requests(weights, tasks, work.tasks);
-  requests.begin_call();
-  parallel_for(context.threads, work, [&](int64_t begin, int64_t end) {
+  parallel_for(context.threads, tasks.work(), [&](int64_t begin, int64_t end) {
     Scratch& scratch = thread_scratch;  // finding a thread's own memory is a function call, so once
     if (!scratch.reserve(context.scratch_floats(), gathered * context.in, gathered * context.out)) {
       return errors.no_memory();
@@ -48,10 +46,14 @@ void compute(const BatchedWeights& weights, const ForwardContext& context, const
     auto task = tasks.task(begin);
     const Bytes* block = tasks.block(task);
     for (int64_t i = begin; i < end; ++i) {
-      requests.before(i, begin, end);
+      request_ahead(context, tasks, i, begin, end);
       const auto next_task = tasks.after(task);
       const Bytes* next = i + 1 < end ? tasks.block(next_task) : block;
-      if (block != nullptr) tasks.compute(task, block, next, scratch);
+      try {
+        if (block != nullptr) tasks.compute(task, block, next, scratch);
+      } catch (const std::bad_alloc&) {
+        return errors.no_memory();
+      }
       tasks.for_each_missing(task, block, [&](int64_t slot, float* y, int64_t floats) {
         std::fill_n(y, floats, std::numeric_limits<float>::quiet_NaN());
         if (!context.nan) errors.not_loaded(slot);
@@ -89,7 +91,7 @@ void BatchedInference::forward_dense(const float* x, bool shared, int64_t rows, 
                                      const ForwardOptions& options) const {
   const int64_t models = options.num_models > 0 ? options.num_models : weights_->num_models();
   const ForwardContext context(*weights_, engine_, options);
-  compute(*weights_, context, DenseTasks(context, x, shared, rows, y, models));
+  compute(context, DenseTasks(context, x, shared, rows, y, models));
 }
 
 void BatchedInference::forward_models(const int64_t* slots, int64_t entries, const float* x,
@@ -102,9 +104,8 @@ void BatchedInference::forward_models(const int64_t* slots, int64_t entries, con
   }
   const ForwardContext context(*weights_, engine_, options);
   Grouping& grouping = thread_grouping;
-  grouping.group(slots, entries, num_models, context.block_models,
-                 GroupedTasks::max_entries(context, rows));
-  compute(*weights_, context, GroupedTasks(context, grouping, slots, entries, x, rows, y));
+  grouping.group(slots, entries, GroupedTasks::wish(context, num_models, rows));
+  compute(context, GroupedTasks(context, grouping, slots, entries, num_models, x, rows, y));
 }
 
 }  // namespace mlpbank

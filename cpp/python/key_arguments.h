@@ -107,6 +107,11 @@ class KeyReader {
     view = {type, {}, 0};
     if (type == KeyType::text) return read_text(key, view.text) ? Result::key : Result::absent;
     if (type == KeyType::number) return read_number(key, view.number) ? Result::key : Result::other;
+    return read_tuple(key, view);
+  }
+
+ private:
+  Result read_tuple(PyObject* key, KeyView& view) {
     bytes_.clear();
     for (py::ssize_t i = 0; i < PyTuple_GET_SIZE(key); ++i) {
       PyObject* const part = PyTuple_GET_ITEM(key, i);
@@ -126,8 +131,6 @@ class KeyReader {
     view.text = bytes_;
     return Result::key;
   }
-
- private:
   // False: it needs more than 64 bits.
   static bool read_number(PyObject* object, int64_t& number) {
     int overflow = 0;
@@ -188,48 +191,6 @@ inline py::tuple tuple_of(KeyType type, std::string_view bytes) {
   }
   expect(bytes.empty(), "keys: a tuple that ends too late");
   return parts;
-}
-
-constexpr int64_t kOtherKey = -2;
-
-// Looks up many keys: an int64 array, or a list whose keys are of `type` or None. Returns what
-// `find` gives for each, and how often that is kNoSlot, or kOtherKey - i if keys[i] is of another
-// type. `run` runs the look-ups, perhaps several times.
-template <class Run, class Find>
-std::pair<Integers, int64_t> find_all(const py::object& keys, KeyType type, Run run, Find find) {
-  int64_t unknown = 0;
-  if (!PyList_CheckExact(keys.ptr())) {
-    const auto numbers = keys.cast<Integers>();
-    Integers found(numbers.size());
-    const int64_t* from = numbers.data();
-    int64_t* to = found.mutable_data();
-    run([&] {
-      unknown = 0;
-      for (py::ssize_t i = 0; i < numbers.size(); ++i) {
-        to[i] = find(KeyView::of(from[i]));
-        unknown += to[i] < 0;
-      }
-    });
-    return {found, unknown};
-  }
-  Integers found(static_cast<py::ssize_t>(PyList_GET_SIZE(keys.ptr())));
-  int64_t* to = found.mutable_data();
-  KeyReader reader;
-  run([&] {
-    unknown = 0;
-    KeyView view = KeyView::of(int64_t{0});
-    // Nothing here runs Python code, so the list stays as it is.
-    for (py::ssize_t i = 0; i < found.size(); ++i) {
-      const auto result = reader.read(PyList_GET_ITEM(keys.ptr(), i), type, view);
-      if (result == KeyReader::Result::other) {
-        unknown = kOtherKey - i;
-        return;
-      }
-      to[i] = result == KeyReader::Result::key ? find(view) : kNoSlot;
-      unknown += to[i] < 0;
-    }
-  });
-  return {found, unknown};
 }
 
 }  // namespace mlpbank

@@ -27,6 +27,7 @@ PYBIND11_MODULE(core_of_main_interpreter, m) {
   mlpbank::register_weights(m);
   mlpbank::register_inference(m);
   mlpbank::register_keys(m);
+  mlpbank::register_arrow(m);
   mlpbank::register_bank(m);
   mlpbank::register_predict(m);
 }

@@ -10,10 +10,12 @@
 #include <utility>
 #include <vector>
 
+#include "arrow/keys.h"
 #include "bank/bank.h"
 #include "python/arrays.h"
 #include "python/gil.h"
 #include "python/key_arguments.h"
+#include "python/key_columns.h"
 #include "python/register.h"
 
 namespace mlpbank {
@@ -41,24 +43,46 @@ std::shared_ptr<Bank> make_bank(std::shared_ptr<BatchedWeights> weights, const p
                                 most_reuses);
 }
 
-// Look-ups are lock-free and run with the GIL.
-
-// Looks up keys at one moment.
-template <class Find>
+// Looks up keys at one moment, lock-free.
+template <class FindMany>
 std::pair<Integers, int64_t> find_in_bank(const std::shared_ptr<Bank>& bank, const py::object& keys,
-                                          Find find) {
+                                          FindMany find_many) {
   const Bank::Guard guard(bank);
   return find_all(
-      keys, bank->keys().key_type(), [&](auto look_up) { bank->at_one_moment(look_up); }, find);
+      keys, bank->keys().key_type(), [&](auto look_up) { bank->at_one_moment(look_up); },
+      find_many);
+}
+
+// Looks up slots or handles of keys in Arrow columns, at one moment, on several threads and without the GIL.
+std::pair<Integers, int64_t> find_arrow(const std::shared_ptr<Bank>& bank, const ArrowKeys& keys,
+                                        bool handles, int threads) {
+  Integers found(static_cast<py::ssize_t>(keys.size()));
+  int64_t* const to = found.mutable_data();
+  int64_t unknown = 0;
+  const ReleasedGil released;
+  const Bank::Guard guard(bank);
+  bank->at_one_moment([&] {
+    unknown = keys.find(
+        [&](const KeyView* views, int64_t count, int64_t* slots) {
+          if (handles) return bank->find_handles(views, count, slots);
+          bank->find_many(views, count, slots);
+        },
+        threads, to);
+  });
+  return {found, unknown};
 }
 
 std::pair<Integers, int64_t> find(const std::shared_ptr<Bank>& self, const py::object& keys) {
-  return find_in_bank(self, keys, [&](const KeyView& key) { return self->find(key); });
+  return find_in_bank(self, keys, [&](const KeyView* views, int64_t count, int64_t* slots) {
+    self->find_many(views, count, slots);
+  });
 }
 
 std::pair<Integers, int64_t> find_handles(const std::shared_ptr<Bank>& self,
                                           const py::object& keys) {
-  return find_in_bank(self, keys, [&](const KeyView& key) { return self->find_handle(key); });
+  return find_in_bank(self, keys, [&](const KeyView* views, int64_t count, int64_t* handles) {
+    self->find_handles(views, count, handles);
+  });
 }
 
 // The slots of handles, and a mask of the handles whose model was removed, None if there are none.
@@ -190,6 +214,7 @@ void register_bank(py::module_& m) {
           "enter",
           [](std::shared_ptr<Bank> self) { return std::make_unique<Bank::Guard>(std::move(self)); })
       .def("find", &find, py::arg("keys"))
+      .def("find_arrow", &find_arrow, py::arg("keys"), py::arg("handles"), py::arg("num_threads"))
       .def("find_handles", &find_handles, py::arg("keys"))
       .def("slots_of", &slots_of, py::arg("handles").noconvert())
       .def("add", &add, py::arg("key"), py::arg("version"), py::arg("loaded_at"),

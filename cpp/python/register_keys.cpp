@@ -9,9 +9,11 @@
 #include <utility>
 
 #include "bank/keys.h"
+#include "bank/slot_map.h"
 #include "python/arrays.h"
 #include "python/gil.h"
 #include "python/key_arguments.h"
+#include "python/key_columns.h"
 #include "python/register.h"
 
 namespace mlpbank {
@@ -55,18 +57,18 @@ Buckets checked(const BucketArray& buckets) {
 }
 
 StringTable make_table(KeyType type, const Offsets& offsets, const ByteArray& bytes,
-                       const BucketArray& buckets, const py::object& seed) {
+                       const BucketArray& buckets, const py::object& seed, bool is_mapped) {
   expect(offsets.size() > 0, "offsets of wrong size");
   auto table = std::make_shared<const KeyTable>(
       type, string_keys(offsets, bytes), checked(buckets), hash_of(seed),
-      keep(std::array<py::object, 3>{offsets, bytes, buckets}));
+      keep(std::array<py::object, 3>{offsets, bytes, buckets}), is_mapped);
   return {{std::move(table), buckets, seed}, offsets, bytes};
 }
 
 TupleTable make_tuple_table(const Offsets& offsets, const ByteArray& bytes,
                             const BucketArray& buckets, const py::object& seed,
-                            const py::object& type) {
-  return {make_table(key_type_of(type), offsets, bytes, buckets, seed)};
+                            const py::object& type, bool is_mapped) {
+  return {make_table(key_type_of(type), offsets, bytes, buckets, seed, is_mapped)};
 }
 
 py::list tuples_of(const TupleTable& self) {
@@ -74,7 +76,7 @@ py::list tuples_of(const TupleTable& self) {
   py::list tuples(static_cast<std::size_t>(keys.count));
   for (int64_t i = 0; i < keys.count; ++i) {
     std::string_view bytes;
-    expect(keys.get(static_cast<uint64_t>(i), bytes), "keys: expected offsets that ascend");
+    expect(keys.get(i, bytes), "keys: expected offsets that ascend");
     tuples[static_cast<std::size_t>(i)] = tuple_of(self.table->key_type(), bytes);
   }
   return tuples;
@@ -111,17 +113,21 @@ py::object type_of_keys(const py::list& keys) {
   return python_type(type);
 }
 
-IntTable make_int_table(const Integers& values, const BucketArray& buckets,
-                        const py::object& seed) {
-  auto table = std::make_shared<const KeyTable>(int_keys(values), checked(buckets), hash_of(seed),
-                                                keep(std::array<py::object, 2>{values, buckets}));
+IntTable make_int_table(const Integers& values, const BucketArray& buckets, const py::object& seed,
+                        bool is_mapped) {
+  auto table =
+      std::make_shared<const KeyTable>(int_keys(values), checked(buckets), hash_of(seed),
+                                       keep(std::array<py::object, 2>{values, buckets}), is_mapped);
   return {{std::move(table), buckets, seed}, values};
 }
 
 std::pair<Integers, int64_t> find(const Table& self, const py::object& keys) {
+  const SlotMap map(self.table);
   return find_all(
       keys, self.table->key_type(), [](auto look_up) { look_up(); },
-      [&](const KeyView& key) { return self.table->find(key); });
+      [&](const KeyView* views, int64_t count, int64_t* slots) {
+        map.find_many(views, count, slots);
+      });
 }
 
 }  // namespace
@@ -154,21 +160,21 @@ void register_keys(py::module_& m) {
       .def("find", &find, py::arg("keys"));
   py::class_<StringTable, Table>(m, "StringTable")
       .def(py::init([](const Offsets& offsets, const ByteArray& bytes, const BucketArray& buckets,
-                       const py::object& seed) {
-             return make_table(KeyType::text, offsets, bytes, buckets, seed);
+                       const py::object& seed, bool is_mapped) {
+             return make_table(KeyType::text, offsets, bytes, buckets, seed, is_mapped);
            }),
            py::arg("offsets").noconvert(), py::arg("bytes").noconvert(),
-           py::arg("buckets").noconvert(), py::arg("seed"))
+           py::arg("buckets").noconvert(), py::arg("seed"), py::arg("is_mapped") = false)
       .def_readonly("offsets", &StringTable::offsets)
       .def_readonly("bytes", &StringTable::bytes);
   py::class_<TupleTable, StringTable>(m, "TupleTable")
       .def(py::init(&make_tuple_table), py::arg("offsets").noconvert(),
            py::arg("bytes").noconvert(), py::arg("buckets").noconvert(), py::arg("seed"),
-           py::arg("type"))
+           py::arg("type"), py::arg("is_mapped") = false)
       .def("tuples", &tuples_of);
   py::class_<IntTable, Table>(m, "IntTable")
       .def(py::init(&make_int_table), py::arg("values").noconvert(), py::arg("buckets").noconvert(),
-           py::arg("seed"))
+           py::arg("seed"), py::arg("is_mapped") = false)
       .def_readonly("values", &IntTable::values);
 }
 

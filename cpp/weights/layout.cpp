@@ -320,6 +320,40 @@ void Layout::copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t
   set_present_mask(to, present_mask(to) | 1u << to_lane);
 }
 
+void Layout::copy_tile(const Bytes* tile, const Layout& panels, Bytes* to) const {
+  const int64_t bytes = element_bytes(dtype_), headers = header_rows(dtype_);
+  // Copies element 0 .. count - 1 of each model, `size` bytes each.
+  const auto copy = [&](const Bytes* from, int64_t count, int64_t size, Bytes* model) {
+    for (int64_t i = 0; i < count; ++i, model += size) {
+      for (int64_t m = 0; m < kTileModels; ++m, from += size) {
+        std::memcpy(model + m * panels.block_bytes_, from, static_cast<std::size_t>(size));
+      }
+    }
+  };
+  for_each_panel([&](const Panel& panel) {
+    // Panels of 8 outputs go into panels of 16.
+    const LayerPlan& layer = panels.layers_[panel.layer];
+    const int64_t first = panel.first_output / kPanelWidth * kPanelWidth;
+    const int64_t width = std::min(kPanelWidth, layer.out - first);
+    const int64_t column = panel.first_output - first;
+    Bytes* const target = to + layer.offset + (layer.in * bytes + 4 * headers) * first;
+    const Bytes* from = tile + panel.offset;
+    for (int64_t h = 0; h < headers; ++h, from += 4 * panel.width * kTileModels) {
+      copy(from, panel.width, 4, target + 4 * (h * width + column));
+    }
+    Bytes* weights = target + 4 * headers * width + bytes * column;
+    for (int64_t k = 0; k < layer.in; ++k, from += bytes * panel.width * kTileModels) {
+      copy(from, panel.width, bytes, weights + bytes * k * width);
+    }
+  });
+  for_each_slope([&](std::size_t l, int64_t offset) {
+    const LayerPlan& layer = panels.layers_[l];
+    const int64_t slopes =
+        portable::slopes_behind(layer.offset, panels.panels_bytes(layer.in, layer.out));
+    copy(tile + offset, 1, 4, to + slopes);
+  });
+}
+
 void Layout::remove(Bytes* block, int64_t lane) const {
   for_each_element(
       [&](int64_t offset, auto bytes) { std::memset(block + offset + bytes * lane, 0, bytes); });

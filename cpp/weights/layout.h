@@ -76,6 +76,9 @@ class Layout {
 
   // Copies one model as it is stored, from lane to lane, and marks it as present.
   void copy_model(const Bytes* from, int64_t from_lane, Bytes* to, int64_t to_lane) const;
+  // Copies all models of a tile into blocks of `panels`, the panel layout of the same architecture
+  // and dtype; `to` holds zeros. Of a model that is absent, what its lane holds.
+  void copy_tile(const Bytes* tile, const Layout& panels, Bytes* to) const;
   // Clears a model of a tile: nothing of its weights is left.
   void remove(Bytes* block, int64_t lane) const;
 

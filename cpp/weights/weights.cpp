@@ -36,6 +36,7 @@ BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, La
                                Dtype dtype)
     : architecture_(std::move(architecture)),
       layout_(architecture_, kind, dtype),
+      panel_layout_(architecture_, LayoutKind::panel, dtype),
       lock_(ForkLock::weights, forget_readers, &epochs_) {
   if (num_models <= 0) {
     throw std::invalid_argument("num_models: expected a positive integer, got " +
@@ -48,6 +49,7 @@ BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, La
                                Dtype dtype, ReadOnly base)
     : architecture_(std::move(architecture)),
       layout_(architecture_, kind, dtype),
+      panel_layout_(architecture_, LayoutKind::panel, dtype),
       base_(std::move(base)),
       mapped_pages_(base_.is_mapped ? std::make_unique<MappedPages>(base_.data, base_.nbytes)
                                     : nullptr),
@@ -98,7 +100,7 @@ void BatchedWeights::append(int64_t count, Bytes* base) {
   if (added > 0 && base == nullptr) buffer = AlignedBuffer::of_bytes(bytes);
   revisions_.reserve(static_cast<std::size_t>(models));
   if (added > 0) {
-    Table table(new std::atomic<Bytes*>[static_cast<std::size_t>(blocks)]);
+    auto table = std::make_unique<Table>(blocks, layout_.kind() == LayoutKind::lane);
     make_room(retired_tables_, 1);
     initial_addresses_.reserve(static_cast<std::size_t>(blocks));
     initial_is_free_.reserve(static_cast<std::size_t>(blocks));
@@ -107,13 +109,13 @@ void BatchedWeights::append(int64_t count, Bytes* base) {
     if (base == nullptr) buffers_.push_back(std::move(buffer));
     Bytes* const first = base == nullptr ? buffers_.back().bytes() : base;
     for (int64_t b = 0; b < old_blocks; ++b) {
-      table[b].store(table_[b].load(), std::memory_order_relaxed);
+      table->blocks[b].store(table_->blocks[b].load(), std::memory_order_relaxed);
     }
     for (int64_t b = old_blocks; b < blocks; ++b) {
       Bytes* const address = first + (b - old_blocks) * layout_.block_bytes();
       initial_addresses_.push_back(address);
       initial_is_free_.push_back(base == nullptr);
-      table[b].store(base == nullptr ? nullptr : address, std::memory_order_relaxed);
+      table->blocks[b].store(base == nullptr ? nullptr : address, std::memory_order_relaxed);
     }
     published_table_.store(table.get());
     retired_tables_.emplace_back(epochs_.stamp(), std::move(table_));
@@ -202,12 +204,14 @@ void BatchedWeights::reclaim(const LockHeld& lock) {
   while (!retired_tables_.empty() && epochs_.passed(retired_tables_.front().first)) {
     retired_tables_.erase(retired_tables_.begin());
   }
+  retired_twins_.reclaim(epochs_);
 }
 
 // Needs room to retire one block. Readers that start after this see the new address.
 void BatchedWeights::publish(const LockHeld&, int64_t block, Bytes* address) {
   const auto loaded = [&](const Bytes* at) { return at == nullptr ? 0 : layout_.models_in(at); };
-  Bytes* old = table_[static_cast<std::size_t>(block)].exchange(address);
+  table_->twins.retire(block, retired_twins_);
+  Bytes* old = table_->blocks[static_cast<std::size_t>(block)].exchange(address);
   num_loaded_ += loaded(address) - loaded(old);
   if (old != nullptr) retired_.push_back({epochs_.stamp(), block, old});
 }
@@ -253,7 +257,7 @@ void BatchedWeights::rewrite_tile(const LockHeld&, int64_t begin, int64_t end,
                                   const std::vector<LayerView>& views, int64_t source, Bytes* to) {
   const int64_t width = layout_.block_models();
   const auto bytes = static_cast<std::size_t>(layout_.block_bytes());
-  if (const Bytes* old = table_[static_cast<std::size_t>(begin / width)].load()) {
+  if (const Bytes* old = table_->blocks[static_cast<std::size_t>(begin / width)].load()) {
     std::memcpy(to, old, bytes);
   } else {
     std::memset(to, 0, bytes);
@@ -263,7 +267,7 @@ void BatchedWeights::rewrite_tile(const LockHeld&, int64_t begin, int64_t end,
 
 void BatchedWeights::remove(const LockHeld& lock, int64_t slot, Reservation& reservation) {
   const int64_t width = layout_.block_models(), block = slot / width;
-  const Bytes* old = table_[static_cast<std::size_t>(block)].load();
+  const Bytes* old = table_->blocks[static_cast<std::size_t>(block)].load();
   if (old == nullptr || !layout_.has_model(old, slot % width)) return;
   if (width == 1) return publish(lock, block, nullptr);
   rewrite_tile(lock, slot, slot + 1, {}, 0, reservation.address(block));
@@ -306,7 +310,7 @@ BatchedWeights::Snapshot::Snapshot(std::shared_ptr<const BatchedWeights> weights
   // number of models.
   const LockHeld lock(weights_->lock_);
   for (int64_t b = 0; b < count; ++b) {
-    blocks_.push_back(weights_->table_[static_cast<std::size_t>(b)].load());
+    blocks_.push_back(weights_->table_->blocks[static_cast<std::size_t>(b)].load());
   }
 }
 

@@ -29,6 +29,7 @@
 #include "weights/architecture.h"
 #include "weights/epochs.h"
 #include "weights/layout.h"
+#include "weights/twins.h"
 
 namespace mlpbank {
 
@@ -41,6 +42,16 @@ struct ReadOnly {
 };
 
 class BatchedWeights {
+ private:
+  // Addresses of all blocks, and the twins of tiles.
+  struct Table {
+    Table(int64_t num_blocks, bool tiles)
+        : blocks(new std::atomic<Bytes*>[static_cast<std::size_t>(num_blocks)]),
+          twins(tiles ? num_blocks : 0) {}
+    std::unique_ptr<std::atomic<Bytes*>[]> blocks;
+    TwinTable twins;
+  };
+
  public:
   // All slots start without a model. Throws std::invalid_argument, std::overflow_error or
   // std::bad_alloc.
@@ -54,6 +65,8 @@ class BatchedWeights {
 
   const Architecture& architecture() const { return architecture_; }
   const Layout& layout() const { return layout_; }
+  // What single models are read in: layout() itself, or that of the twins of tiles.
+  const Layout& panel_layout() const { return panel_layout_; }
   int64_t num_models() const { return num_models_.load(); }
   bool has_base() const { return base_.data != nullptr; }
   // The pages of a base that is a mapped file; null for others.
@@ -101,18 +114,36 @@ class BatchedWeights {
   class ReadGuard {
    public:
     explicit ReadGuard(const BatchedWeights& weights)
-        : weights_(weights), guard_(weights.epochs_), table_(weights.published_table_.load()) {}
+        : weights_(weights),
+          guard_(weights.epochs_),
+          table_(weights.published_table_.load()),
+          blocks_(table_->blocks.get()) {}
 
     // False in a forked child for a guard of the parent: what it saw may be overwritten.
     bool is_known() const { return guard_.is_known(); }
     // The block as it is now, null if it holds no model. Two calls may see two revisions.
-    const Bytes* block(int64_t i) const { return table_[i].load(std::memory_order_acquire); }
+    const Bytes* block(int64_t i) const { return blocks_[i].load(std::memory_order_acquire); }
+    // The twin of tile i, which block() has found at this address. `find` gives null if there is
+    // none yet; `get` makes it and may throw std::bad_alloc.
+    const Twin* find_twin(int64_t i, const Bytes* tile) const {
+      const Twin* const twin = table_->twins.find(i);
+      return twin != nullptr && twin->tile() == tile ? twin : nullptr;
+    }
+    const Twin* get_twin(int64_t i, const Bytes* tile) const {
+      return table_->twins.get(i, weights_.layout_, weights_.panel_layout_, tile,
+                               weights_.retired_twins_);
+    }
+    // Brings what find_twin(i) reads into the cache.
+    __attribute__((always_inline)) void prefetch_twin(int64_t i) const {
+      __builtin_prefetch(table_->twins.find(i));
+    }
     bool all_loaded() const { return weights_.num_loaded_.load() == weights_.num_models(); }
 
    private:
     const BatchedWeights& weights_;
     const EpochGuard guard_;
-    const std::atomic<Bytes*>* table_;
+    Table* const table_;
+    const std::atomic<Bytes*>* const blocks_;
   };
 
   // All models as they are at one moment. While it lives, no memory of replaced models is
@@ -140,8 +171,6 @@ class BatchedWeights {
     int64_t block;
     Bytes* address;
   };
-  using Table = std::unique_ptr<std::atomic<Bytes*>[]>;
-
   // Free addresses for `count` blocks from `first` on, and room to retire as many: a change that
   // has one cannot fail. Addresses that were not published become free again.
   class Reservation {
@@ -181,18 +210,19 @@ class BatchedWeights {
   void reclaim(const LockHeld&);
 
   const Architecture architecture_;
-  const Layout layout_;
+  const Layout layout_, panel_layout_;
   const ReadOnly base_{nullptr, 0, nullptr};
   const std::unique_ptr<MappedPages> mapped_pages_;
   std::atomic<int64_t> num_models_{0};
   std::atomic<int64_t> num_loaded_{0};
-  std::atomic<std::atomic<Bytes*>*> published_table_{nullptr};  // what table_ owns
+  std::atomic<Table*> published_table_{nullptr};  // what table_ owns
+  mutable RetiredTwins retired_twins_;
   mutable Epochs epochs_;
   mutable ForkLock lock_;
 
   // Guarded by lock_.
-  Table table_;
-  std::vector<std::pair<uint64_t, Table>> retired_tables_;
+  std::unique_ptr<Table> table_;
+  std::vector<std::pair<uint64_t, std::unique_ptr<Table>>> retired_tables_;
   std::vector<AlignedBuffer> buffers_;
   std::vector<Bytes*> initial_addresses_;  // by block
   std::vector<bool> initial_is_free_;      // by block

@@ -1,24 +1,29 @@
-"""Tables of users: pandas, polars, Arrow, and what offers itself as an Arrow stream.
+"""Tables of users: pandas, polars, Arrow, and what offers itself as an Arrow array or stream.
 
 The one place that reads data frames. No library of them is imported that the process has not
-imported already; only an Arrow stream of another library needs pyarrow.
+imported already.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank.errors import (
-    InvalidTypeError,
-    InvalidValueError,
-    MissingPackageError,
-    UnknownKeyError,
+from mlpbank import _core
+from mlpbank._arrow import (
+    ArrowColumns,
+    ArrowResult,
+    arrow_stream,
+    arrow_table,
+    is_arrow,
+    next_table,
 )
+from mlpbank.errors import InvalidTypeError, UnknownKeyError
+from mlpbank.typing import Float32Array, Float64Array
 
 # (package, class) of the tables that are read, by the names of their bases.
 _KINDS = {
@@ -30,12 +35,15 @@ _KINDS = {
 # How tables that are not in memory, or not of this process, become one that is.
 _WAYS_OUT = {
     ("polars", "LazyFrame"): "call collect() first",
+    ("pyarrow", "Dataset"): "call to_table() first",
     ("dask", "DataFrame"): "call compute() first",
     ("dask_expr", "DataFrame"): "call compute() first",
     ("modin", "DataFrame"): "call modin.pandas.io.to_pandas() first",
     ("pyspark", "DataFrame"): "call toPandas() first",
     ("cudf", "DataFrame"): "call to_pandas() first",
 }
+# What the core takes of a column: an array of real numbers or a column of Arrow.
+_Numbers = npt.NDArray[Any] | _core.ArrowColumn
 _EXPECTED = "expected a pandas or polars DataFrame or an Arrow Table or RecordBatch"
 
 
@@ -44,17 +52,18 @@ class Frame:
 
     Parameters
     ----------
-    table : pandas or polars DataFrame, Arrow Table or RecordBatch
-    kind : {"pandas", "polars", "arrow"}
+    table : pandas or polars DataFrame, Arrow Table or RecordBatch, ArrowTable of the core
+    kind : {"pandas", "polars", "arrow", "other"}
     """
 
     def __init__(self, table: Any, kind: str) -> None:
         self._table = table
         self._kind = kind
-        self.names: list[Any] = list(table.column_names if kind == "arrow" else table.columns)
+        names = {"arrow": "column_names", "other": "names"}.get(kind, "columns")
+        self.names: list[Any] = list(getattr(table, names))
 
     def column(self, name: Any, argument: str) -> Any:
-        """Return a column as its library has it.
+        """Return a column as its library has it; an ArrowColumn of the core of other libraries.
 
         Raises
         ------
@@ -73,7 +82,7 @@ class Frame:
                 f"{argument}: expected one column {name!r} in df, got {got}; its columns are "
                 f"{self.names!r:.400}{self._way_to(name) if count == 0 else ''}"
             )
-        if self._kind == "arrow":
+        if self._kind in ("arrow", "other"):
             return self._table.column(self.names.index(name))
         return self._table[name]
 
@@ -92,14 +101,13 @@ class Frame:
 
     def columns(self, names: list[Any], argument: str) -> Any:
         """Return several columns as a table of its library. Errors as for `column`."""
-        for name in names:
-            self.column(name, argument)
+        columns = [self.column(name, argument) for name in names]
+        if self._kind == "other":
+            return ArrowColumns(columns, names)
         return self._table.select(names) if self._kind == "arrow" else self._table[names]
 
-    def numbers(self, names: Sequence[Any], argument: str) -> npt.NDArray[Any]:
-        """Return columns side by side as a real array (rows, columns), NaN where one has nothing.
-
-        Float32 columns stay float32; others keep what float64 can hold.
+    def sources(self, names: Sequence[Any], argument: str) -> list[_Numbers]:
+        """Return columns of numbers as the core takes them, for `rows`.
 
         Raises
         ------
@@ -108,36 +116,64 @@ class Frame:
         TypeError
             A column is not of numbers or booleans.
         """
-        read = {"pandas": _pandas_numbers, "polars": _polars_numbers, "arrow": _arrow_numbers}
-        columns = []
+        read = _pandas_source if self._kind == "pandas" else _arrow_source
+        found = []
         for name in names:
             column = self.column(name, argument)
-            values = read[self._kind](column)
-            if values is None:
-                kind = getattr(column, "type" if self._kind == "arrow" else "dtype", "no dtype")
+            source = read(column, argument)
+            if source is None:
+                kind = getattr(column, "dtype", None) or getattr(column, "type", "no dtype")
                 raise InvalidTypeError(
                     f"{argument}: expected numbers, got column {name!r} of {kind}; "
                     "convert it to float64 first, or leave it out if it is no input"
                 )
-            columns.append(values)
-        return np.stack(columns, axis=1) if columns else np.empty((len(self), 0), np.float32)
+            found.append(source)
+        return found
+
+    def rows(
+        self,
+        sources: list[_Numbers],
+        shift: Float64Array | None,
+        order: _core.RowOrder | None,
+        num_threads: int,
+    ) -> Float32Array:
+        """Return columns side by side as rows minus a shift, NaN where one has nothing.
+
+        The shift is subtracted in float64, and the result rounded once. The rows may be in another
+        order than that of the table.
+        """
+        return _core.rows_of_columns(sources, len(self), shift, order, num_threads)
+
+    def numbers(self, names: Sequence[Any], argument: str) -> npt.NDArray[Any]:
+        """Return columns side by side as a real array (rows, columns), NaN where one has nothing.
+
+        Where all are of float32 so is the array; else it is of float64. Errors as for `sources`.
+        """
+        sources = self.sources(names, argument)
+        if all(_is_float32(source) for source in sources):
+            return self.rows(sources, None, None, 1)
+        return _core.wide_rows_of_columns(sources, len(self), 1)
 
     def __len__(self) -> int:
         return len(self._table)
 
-    def with_results(self, results: Mapping[str, npt.NDArray[Any]], one: bool) -> Any:
-        """Return arrays as a table of the same kind, or as its only column.
+    def with_results(self, names: list[str], values: Float32Array) -> Any:
+        """Return (columns, rows) as a table of the same kind, or a single one as a column.
 
         In pandas it has the index of this one.
         """
+        results = dict(zip(names, values, strict=True))
+        one = len(names) == 1
+        if self._kind == "other":
+            return ArrowResult(names, values)
         if self._kind == "arrow":
             arrow = sys.modules["pyarrow"]
             kind = arrow.Table if isinstance(self._table, arrow.Table) else arrow.RecordBatch
-            table = kind.from_pydict(dict(results))
+            table = kind.from_pydict(results)
             return table.column(0) if one else table
         index = {"index": self._table.index} if self._kind == "pandas" else {}
-        table = sys.modules[self._kind].DataFrame(dict(results), **index)
-        return table[next(iter(results))] if one else table
+        table = sys.modules[self._kind].DataFrame(results, **index)
+        return table[names[0]] if one else table
 
 
 def frame_of(table: Any, argument: str = "df") -> Frame:
@@ -147,8 +183,8 @@ def frame_of(table: Any, argument: str = "df") -> Frame:
     ------
     TypeError
         It is no table, or none in memory; the message says how to make it one.
-    ImportError
-        It offers itself as an Arrow stream alone, and pyarrow is not installed.
+    ValueError
+        It offers itself as an Arrow stream, which fails.
     """
     frame = try_frame(table, argument)
     if frame is None:
@@ -160,16 +196,23 @@ def try_frame(table: Any, argument: str) -> Frame | None:
     """Return a table as a `Frame`, or None for what is no table."""
     bases = [(base.__module__.split(".")[0], base.__name__) for base in type(table).__mro__]
     for base in bases:
+        if base == ("pyarrow", "RecordBatchReader"):
+            return Frame(table.read_all(), "arrow")
         if base in _KINDS:
             return Frame(table, _KINDS[base])
         if base in _WAYS_OUT:
             raise InvalidTypeError(
                 f"{argument}: {_EXPECTED}, got a {base[1]} of {base[0]}; {_WAYS_OUT[base]}"
             )
-    if bases[0][0] in ("pandas", "polars", "pyarrow", "numpy", "builtins"):
+    if bases[0][0] in ("pandas", "polars", "pyarrow", "numpy", "builtins", "mlpbank"):
         return None  # a column, an array
-    if hasattr(table, "__arrow_c_stream__"):
-        return Frame(_from_stream(table, argument), "arrow")
+    if is_arrow(table):
+        read = arrow_table(table, argument)
+        if read.has_columns:
+            return Frame(read, "other")
+        raise InvalidTypeError(
+            f"{argument}: {_EXPECTED}, got {type(table).__name__}, which is a single column"
+        )
     if hasattr(table, "__dataframe__"):
         raise InvalidTypeError(
             f"{argument}: {_EXPECTED}, got {type(table).__name__}; "
@@ -178,51 +221,77 @@ def try_frame(table: Any, argument: str) -> Frame | None:
     return None
 
 
-def _from_stream(table: Any, argument: str) -> Any:
-    name = type(table).__name__
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{argument}: reading a {name} needs pyarrow: pip install pyarrow"
-        ) from error
-    try:
-        return pyarrow.table(table)
-    except (TypeError, ValueError, pyarrow.ArrowException) as error:
-        raise InvalidValueError(f"{argument}: {_EXPECTED}, got {name}: {error}") from error
+def frames_of(batches: Any) -> Generator[Frame, None, None]:
+    """Return the tables of an iterable or of a stream one after the other.
+
+    A table that is in memory is the only one, but for an Arrow table, which has its batches.
+
+    Raises
+    ------
+    TypeError
+        It is no such thing; for each that is no table when its turn comes.
+    """
+    kinds = [(base.__module__.split(".")[0], base.__name__) for base in type(batches).__mro__]
+    kind = next((_KINDS[base] for base in kinds if base in _KINDS), None)
+    if kind is not None:
+        arrow = kind == "arrow" and hasattr(batches, "to_batches")
+        return _each(batches.to_batches() if arrow else [batches])
+    is_reader = ("pyarrow", "RecordBatchReader") in kinds  # whose batches are those of pyarrow
+    if not is_reader and hasattr(type(batches), "__arrow_c_stream__"):
+        return _batches_of(batches)
+    if not hasattr(batches, "__iter__") or any(base in _WAYS_OUT for base in kinds):
+        raise InvalidTypeError(
+            f"batches: expected an iterable of tables or an Arrow stream, got "
+            f"{type(batches).__name__}"
+        )
+    return _each(batches)
 
 
-def _pandas_numbers(column: Any) -> npt.NDArray[Any] | None:
+def _each(batches: Iterable[Any]) -> Generator[Frame, None, None]:
+    for i, batch in enumerate(batches):
+        yield frame_of(batch, f"batches[{i}]")
+
+
+def _batches_of(batches: Any) -> Generator[Frame, None, None]:
+    stream = arrow_stream(batches, "batches")
+    while (table := next_table(stream, "batches")) is not None:
+        if not table.has_columns:
+            raise InvalidTypeError(
+                f"batches: expected tables, got a {type(batches).__name__} of single columns"
+            )
+        yield Frame(table, "other")
+
+
+def _pandas_source(column: Any, argument: str) -> _Numbers | None:
     dtype = column.dtype
     if dtype.kind not in "fiub":  # a categorical one of numbers is of kind O, too
         return None
     if isinstance(dtype, np.dtype):
-        values = column.to_numpy()
-    else:  # nullable, sparse, Arrow
+        values: npt.NDArray[Any] = column.to_numpy()
+    elif type(dtype).__name__ == "ArrowDtype":
+        return _arrow_source(column.array.__arrow_array__(), argument)
+    else:  # nullable, sparse
         values = column.to_numpy(np.float64, na_value=np.nan)
-    return _native(values)
+    if values.dtype.itemsize > 8:  # longdouble
+        return values.astype(np.float64)
+    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
-def _polars_numbers(column: Any) -> npt.NDArray[Any] | None:
-    polars = sys.modules["polars"]
-    if not (column.dtype.is_numeric() or column.dtype == polars.Boolean):
-        return None
-    if column.dtype != polars.Float32:
-        column = column.cast(polars.Float64)
-    return _native(column.to_numpy())
+def _arrow_source(column: Any, argument: str) -> _core.ArrowColumn | None:
+    source = column
+    if not isinstance(source, _core.ArrowColumn):
+        table = arrow_table(column, argument)
+        if table.has_columns:  # of structs
+            return None
+        source = table.column(0)
+    if source.is_numeric:
+        return source
+    if str(getattr(column, "dtype", "")) in ("Int128", "UInt128"):  # of polars alone
+        return _arrow_source(column.cast(sys.modules["polars"].Float64), argument)
+    return None
 
 
-def _arrow_numbers(column: Any) -> npt.NDArray[Any] | None:
-    arrow = sys.modules["pyarrow"]
-    types = arrow.types
-    numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
-    if not any(is_kind(column.type) for is_kind in numeric):
-        return None
-    if not types.is_float32(column.type):
-        column = column.cast(arrow.float64(), safe=False)
-    return _native(np.asarray(column.to_numpy(zero_copy_only=False)))
-
-
-def _native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return float32 as it is, other real numbers in float64."""
-    return values if values.dtype == np.float32 else values.astype(np.float64)
+def _is_float32(source: _Numbers) -> bool:
+    if isinstance(source, _core.ArrowColumn):
+        return source.type == "float32"
+    return source.dtype == np.float32

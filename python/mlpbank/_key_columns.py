@@ -11,7 +11,9 @@ from numpy.ma import MaskedArray
 
 from mlpbank import _core
 from mlpbank._arrays import as_int64
+from mlpbank._arrow import arrow_table, is_arrow
 from mlpbank._keys import (
+    MAX_PARTS,
     SMALL_FLOATS,
     asked_key,
     common_kind,
@@ -22,8 +24,9 @@ from mlpbank._keys import (
     way_to,
 )
 from mlpbank.errors import InvalidTypeError
-from mlpbank.typing import Int64Array, Key
+from mlpbank.typing import Key
 
+ARROW_FLOATS = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
 _EXPECTED = "a list, tuple, array or column of str, int or tuples of them"
 
 
@@ -33,36 +36,49 @@ class GivenKeys:
 
     Attributes
     ----------
-    values : list or int64 array (n,)
-        str or tuples, with None where a key is missing, or ints.
+    values : list, int64 array, array of text or ArrowKeys, (n,)
+        str or tuples, with None where a key is missing, or ints; or Arrow columns of any of these.
     kind : type or None
         Of the keys that are there; None if none is.
     gaps : bool array (n,) or None
         Where an int is missing.
     from_floats : bool
         Whether ints were floats that are whole numbers.
+    codes : int array (m,) or None
+        The m keys are values[codes], missing where the code is -1: those of a column of categories.
     """
 
-    values: list[Any] | Int64Array
+    values: list[Any] | npt.NDArray[Any] | _core.ArrowKeys
     kind: Any
     gaps: npt.NDArray[np.bool_] | None = None
     from_floats: bool = False
+    codes: npt.NDArray[Any] | None = None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values if self.codes is None else self.codes)
 
     def __getitem__(self, i: Any) -> Key | None:
+        if self.codes is not None:
+            i = int(self.codes[i])
+            if i < 0:
+                return None
         if isinstance(self.values, list):
             return self.values[i]  # type: ignore[no-any-return]
-        return None if self.gaps is not None and self.gaps[i] else int(self.values[i])
+        if isinstance(self.values, _core.ArrowKeys):
+            return self.values.between(i, i + 1)[0]  # type: ignore[no-any-return]
+        gap = self.gaps is not None and self.gaps[i]
+        return None if gap else self.values[i].item()
 
     def to_list(self) -> list[Key | None]:
         """Return the keys, None where one is missing."""
-        if isinstance(self.values, list):
-            return self.values
-        found: list[Key | None] = self.values.tolist()
+        values = self.values
+        if isinstance(values, _core.ArrowKeys):
+            return values.between(0, len(values))
+        found: list[Key | None] = values if isinstance(values, list) else values.tolist()
         for i in [] if self.gaps is None else np.flatnonzero(self.gaps).tolist():
             found[i] = None
+        if self.codes is not None:
+            return [None if code < 0 else found[code] for code in self.codes.tolist()]
         return found
 
 
@@ -80,6 +96,11 @@ def as_keys(keys: Any) -> GivenKeys:
     TypeError, ValueError
         It is no such column, or its keys are no keys or of different types.
     """
+    if isinstance(keys, np.ndarray) and _is_plain_text(keys):
+        return GivenKeys(keys, str)
+    categories = _categories(keys)
+    if categories is not None:
+        return categories
     values = listed(keys)
     if isinstance(values, GivenKeys):
         return values
@@ -92,6 +113,39 @@ def as_keys(keys: Any) -> GivenKeys:
         except (TypeError, OverflowError):  # there is a gap, or a key of more than 64 bits
             return _cleaned(values, "keys")
     return GivenKeys(values, kind) if kind is not None else _cleaned(values, "keys")
+
+
+def _is_plain_text(keys: npt.NDArray[Any]) -> bool:
+    """Return whether the core reads an array of text as it is, without a str of each key."""
+    dtype = keys.dtype
+    plain = keys.ndim == 1 and dtype.kind == "U" and dtype.isnative and type(keys) is np.ndarray
+    return plain and dtype.itemsize > 0
+
+
+def _categories(keys: Any) -> GivenKeys | None:
+    """Return a column of pandas' categories as these and codes, None where that does not help.
+
+    Each category is looked up once. Where there are more of them than keys, or one is no key, the
+    keys are taken one by one: only those that occur have to be right.
+    """
+    categories = getattr(getattr(keys, "dtype", None), "categories", None)
+    if categories is None or not hasattr(categories, "tolist"):
+        return None
+    codes = getattr(getattr(keys, "cat", keys), "codes", None)
+    codes = np.array(codes)  # a copy: the caller may change its own array later
+    most = len(categories)
+    if codes.ndim != 1 or codes.dtype.kind != "i" or most > len(codes):
+        return None
+    if len(codes) > 0 and not -1 <= codes.min() <= codes.max() < most:
+        return None
+    values = categories.tolist()
+    kind = _core.type_of_keys(values)
+    if kind is int:
+        try:
+            values = np.array(values, np.int64)
+        except (TypeError, OverflowError):  # there is a gap, or a key of more than 64 bits
+            return None
+    return None if kind is None else GivenKeys(values, kind, codes=codes)
 
 
 def is_one(keys: Any, kind: Any) -> bool:
@@ -121,6 +175,10 @@ def listed(keys: Any) -> Any:
         return _array(keys)
     if (parts := _parts_of(keys)) is not None:
         return _tuples(parts)
+    if isinstance(keys, _core.ArrowColumn):
+        return _arrow_column(keys)
+    if (column := _readable(keys)) is not None:
+        return _arrow_keys([column], are_tuples=False)
     dtype = getattr(keys, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind != "O" and hasattr(keys, "to_numpy"):
         return _array(keys.to_numpy())  # tolist of dates gives int
@@ -142,6 +200,45 @@ def listed(keys: Any) -> Any:
     if not isinstance(values, list):
         raise InvalidTypeError(f"keys: expected one dimension, got {keys!r:.80}")
     return values if small is None else _small_floats(values, small)
+
+
+def _readable(column: Any) -> _core.ArrowColumn | None:
+    """Return a column of Arrow memory whose keys the core reads, None for any other."""
+    if type(column).__module__.partition(".")[0] == "pandas":
+        if not _is_of_arrow(column):
+            return None
+        column = getattr(column, "array", column).__arrow_array__()
+    if not is_arrow(column):
+        return None
+    table = arrow_table(column, "keys")
+    found = None if table.has_columns else table.column(0)
+    return found if found is not None and found.has_keys else None
+
+
+def _is_of_arrow(column: Any) -> bool:
+    """Return whether a column of pandas lies in memory as Arrow has it."""
+    dtype = getattr(column, "dtype", None)
+    return type(dtype).__name__ == "ArrowDtype" or getattr(dtype, "storage", None) == "pyarrow"
+
+
+def _arrow_keys(columns: list[_core.ArrowColumn], are_tuples: bool) -> GivenKeys:
+    keys = _core.ArrowKeys(columns, are_tuples)
+    return GivenKeys(keys, keys.key_type)
+
+
+def _arrow_column(column: _core.ArrowColumn) -> Any:
+    """Return the keys in a column of a table whose library mlpbank does not know."""
+    if column.has_keys:
+        return _arrow_keys([column], are_tuples=False)
+    if column.is_empty:
+        return [None] * len(column)
+    if column.type in ARROW_FLOATS:
+        values = _core.wide_rows_of_columns([column], len(column), 1)[:, 0]
+        return _floats(values.astype(ARROW_FLOATS[column.type]))
+    raise InvalidTypeError(
+        f"keys: expected {_EXPECTED}, got an Arrow column of {column.type}; cast it to text or "
+        "integers, here and in the bank"
+    )
 
 
 def _small_floats(values: list[Any], kind: Any) -> Any:
@@ -199,6 +296,12 @@ def _parts_of(keys: Any) -> list[Any] | None:
 
 def _tuples(columns: list[Any]) -> Any:
     """Return the rows of a table as keys, each a tuple."""
+    readable = [
+        column if isinstance(column, _core.ArrowColumn) else _readable(column) for column in columns
+    ]
+    arrow = [column for column in readable if column is not None and column.has_keys]
+    if 0 < len(arrow) == len(columns) <= MAX_PARTS:
+        return _arrow_keys(arrow, are_tuples=True)
     parts = [as_keys(column).to_list() for column in columns]
     rows = list(zip(*parts, strict=True))
     if any(None in part for part in parts):
@@ -225,7 +328,9 @@ def expect_kind(given: GivenKeys, kind: Any) -> None:
     """Raise TypeError if keys are not of the type of the bank's."""
     if given.kind is None or kind is None or given.kind == kind:
         return
-    first = next(key for key in given.to_list() if key is not None)
+    first = next((key for key in given.to_list() if key is not None), None)
+    if first is None:  # all are missing
+        return
     way = way_to(first, kind)
     if given.from_floats and kind is str:
         way = (

@@ -30,7 +30,8 @@ class BatchedWeights:
         The architecture that all models share.
     layout : {"auto", "panel", "lane"}
         How weights lie in memory. ``"panel"`` has 16 outputs of one model side by side; ``"lane"``
-        has 16 models side by side. ``"auto"`` chooses lane for tiny networks and panel for others.
+        has 16 models side by side, and calls that name slots keep a second copy of the models that
+        they need one by one. ``"auto"`` chooses lane for tiny networks and panel for others.
         Results do not depend on it.
     dtype : {"float32", "float16", "bfloat16", "int8"} or NumPy dtype
         How weights are stored. Inputs, outputs, biases and sums are always float32. float16 and
@@ -102,7 +103,7 @@ class BatchedWeights:
 
     @property
     def nbytes(self) -> int:
-        """Size of the buffer in bytes."""
+        """Size of the buffer in bytes, without copies that calls by slot have made of models."""
         return self._core.nbytes
 
     @property

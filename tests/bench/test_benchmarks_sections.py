@@ -15,7 +15,9 @@ from benchmarks.sections import (
     activation_errors,
     convert,
     dtypes,
+    edge,
     ids,
+    keys,
     microbatcher,
     more,
     precision,
@@ -70,18 +72,26 @@ class TestIds:
     @pytest.mark.filterwarnings("ignore")
     def test_tables(self) -> None:
         pytest.importorskip("torch")
-        tables = ran(ids.steps(arguments(no_torch=False, divide=100)))
+        tables = ran(ids.steps(arguments(no_torch=False, divide=100))[:7])
         assert names(tables[0]) == ["mlpbank", "torch-index", "dense"]
         assert names(tables[1]) == ["mlpbank", "torch-sort-loop", "torch-padded"]
         assert names(tables[2]) == ["10 × 32-64-64-1", "100 × 32-64-64-1"]
         assert names(tables[3]) == ["random slots", "sorted slots"]
         assert names(tables[4]) == ["mlpbank, 1 thread"]
         assert tables[0].rows[2]["of dense"] == 1
+        peers = {"numpy-loop", "torch-sort-loop"}
+        for many, mixtures in zip(tables[5::2], tables[6::2], strict=True):
+            assert len(many.rows) == 4
+            assert len(mixtures.rows) == 32
+            assert all(peers <= set(row) for row in many.rows)
+            for row in [*many.rows, *mixtures.rows]:
+                better = min(float(row["panel"]), float(row["lane"]))
+                assert float(row["auto / better"]) == pytest.approx(float(row["auto"]) / better)
 
     def test_without_torch(self) -> None:
         args = arguments(no_torch=True, divide=100)
         args.settings = replace(SETTINGS, dtype="int8")
-        assert names(ran(ids.steps(args))[1]) == ["mlpbank"]
+        assert names(ran(ids.steps(args)[:2])[1]) == ["mlpbank"]
 
     def test_bytes_are_those_of_the_models_that_were_asked_for(self) -> None:
         table = ran(ids.steps(arguments(no_torch=True, divide=100))[:1])[0]
@@ -92,6 +102,19 @@ class TestIds:
             assert float(row["weights read"]) == pytest.approx(speed)
         ratio = float(by_slots["weights read"]) / float(dense["weights read"])
         assert float(by_slots["of dense"]) == pytest.approx(ratio)
+
+
+class TestEdge:
+    def test_tables(self) -> None:
+        for package in ("pandas", "polars", "pyarrow"):
+            pytest.importorskip(package)
+        one_row, few, tables = ran(edge.steps(arguments(divide=10**6)))
+        assert names(one_row)[0] == "forward, the one model alone"
+        assert one_row.rows[0]["forward's time"] == 1
+        assert len(one_row.rows) == 6
+        assert names(few) == ["1 key", "10 keys", "100 keys"]
+        assert names(tables)[:2] == ["predict_handles, ready arrays", "pandas, str"]
+        assert len(tables.rows) == 7
 
 
 class TestDtypes:
@@ -262,10 +285,23 @@ class TestOthers:
         (table,) = ran(convert.steps(arguments(modules=3)))
         assert names(table) == ["nn.Sequential", "a forward of its own"]
 
+    def test_keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("pandas")
+        monkeypatch.setattr(keys, "CHANGES", 20)
+        (table,) = ran(keys.steps(arguments(models=[50], keys=300)))
+        columns = ["list", "NumPy", "NumPy, object", "pandas, category"]
+        assert names(table) == [
+            *(f"{kind}, {column}" for kind in ("str", "int") for column in columns),
+            "tuple, list",
+        ]
+        assert all(float(row["after 20 changes"]) > 0 for row in table.rows)
+        assert {"dict"} < set(table.rows[0])
+
     def test_open(self, tmp_path: Path) -> None:
         args = arguments(models=2000, keys=10, folder=tmp_path)
         (table,) = ran(open_section.steps(args))
         assert names(table)[2:4] == ["Bank.open", "first predict of 10 keys"]
+        assert names(table)[5] == "first call of all models"
         assert float(table.rows[0]["size"]) > 0
         assert list(tmp_path.iterdir()) == []
 

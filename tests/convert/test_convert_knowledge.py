@@ -118,7 +118,8 @@ def test_other_columns_are_refused_with_key_and_both_lists() -> None:
     message = (
         "models['b']: feature names: expected those of models['a'], in any order: "
         "['price', 'stock'], got ['price', 'discount'] (without ['stock'], with ['discount']); "
-        "fit the model on the same columns, or put it into a bank of its own"
+        "fit the model on the same columns, or put it into a bank of its own; names that mean "
+        "nothing can be dropped: dataclasses.replace(convert.convert(model), feature_names=None)"
     )
     with raises(InvalidValueError, message):
         stacked(models)

@@ -164,14 +164,12 @@ def test_regressors_of_scikit_learn(scaler: str, activation: str) -> None:
 @pytest.mark.parametrize("labels", [(0, 1), ("no", "yes"), (3, 5, 9), ("a", "b", "c", "d")])
 def test_classifiers_of_scikit_learn(zipmap: Any, labels: Any) -> None:
     skl2onnx = pytest.importorskip("skl2onnx")
-    from mlpbank.convert import onnx as importer
-
     ranks = np.linspace(-1, 3, len(labels) + 1)[1:-1]
     network = fitted("MLPClassifier", lambda x: np.array(labels)[np.digitize(x[:, 0], ranks)])
     x = np.random.default_rng(2).normal(1, 2, (6, 3)).astype(np.float32)
     with silently():
         model = skl2onnx.to_onnx(network, x[:1], options={id(network): {"zipmap": zipmap}})
-    assert importer.knowledge(model).classes == labels
+    assert convert.convert(model).classes == labels
     outputs = len(labels) if zipmap == "columns" else 1
     expected = np.hstack([answers(model, x, 1 + i) for i in range(outputs)])
     bank = Bank.from_models({"onnx": model, "itself": network})
@@ -189,8 +187,6 @@ def test_a_frame_of_columns_of_scikit_learn() -> None:
     network = pytest.importorskip("sklearn.neural_network")
     from skl2onnx.common.data_types import FloatTensorType
 
-    from mlpbank.convert import onnx as importer
-
     x = pandas.DataFrame(np.random.default_rng(0).normal(2, 3, (50, 3)), columns=list("abc"))
     parts = compose.ColumnTransformer(
         [
@@ -205,7 +201,7 @@ def test_a_frame_of_columns_of_scikit_learn() -> None:
         types = [(name, FloatTensorType([None, 1])) for name in "abc"]
         exported = skl2onnx.convert_sklearn(model, initial_types=types)
     assert_as_onnxruntime(exported, 3)
-    assert importer.knowledge(exported).feature_names == ("a", "b", "c")
+    assert convert.convert(exported).feature_names == ("a", "b", "c")
     rows = x.to_numpy(np.float32)[:5]
     got = Bank.from_models({"m": exported}).predict(["m"] * 5, rows)[:, 0]
     np.testing.assert_allclose(got, model.predict(x[:5]), rtol=1e-4, atol=1e-4)

@@ -153,13 +153,11 @@ COLUMNS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_an_input_for_each_column(name: str) -> None:
-    from mlpbank.convert import onnx as importer
-
     nodes = [*COLUMNS[name], ("Gemm", "x w b_", "h"), ("Relu", "h", "r"), ("MatMul", "r v", "y")]
     constants = {"w": W, "b_": B, "v": V, "two": 2.0, "scales": np.array([3.0, -1.0], np.float32)}
     model = graph(nodes, constants, [(column, ("N", 1)) for column in "abcd"])
     assert assert_as_onnxruntime(model, 4).input_size == 4
-    assert importer.knowledge(model).feature_names == ("a", "b", "c", "d")
+    assert convert.convert(model).feature_names == ("a", "b", "c", "d")
 
 
 PICKED: dict[str, Any] = {
@@ -353,6 +351,13 @@ def test_half_and_double_precision() -> None:
     )
     wide.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
     assert_as_onnxruntime(wide, 4)
+
+
+def test_a_cast_to_the_type_of_another_tensor() -> None:
+    nodes = [("CastLike", "x one", "z"), ("MatMul", "z w", "h"), ("CastLike", "h x", "y")]
+    assert_as_onnxruntime(graph(nodes, {"w": W, "one": np.float32(1)}), 4)
+    with unsupported("z: CastLike to anything but floating point is not supported"):
+        convert.convert(graph(nodes, {"w": W, "one": np.int64(1)}))
 
 
 def test_a_linear_regressor_is_a_layer() -> None:

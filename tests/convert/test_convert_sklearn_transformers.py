@@ -15,8 +15,7 @@ import sklearn.experimental.enable_iterative_imputer  # noqa: F401
 from scipy import special
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.decomposition import PCA, TruncatedSVD
-from sklearn.feature_selection import SelectKBest, VarianceThreshold, f_regression
+from sklearn.decomposition import FactorAnalysis, FastICA, KernelPCA
 from sklearn.impute import IterativeImputer, KNNImputer, MissingIndicator, SimpleImputer
 from sklearn.kernel_approximation import RBFSampler
 from sklearn.neural_network import MLPRegressor
@@ -91,10 +90,9 @@ def fitted(*steps: Any) -> Any:
         KBinsDiscretizer(3, encode="ordinal", strategy="uniform"),
         SplineTransformer(),
         Binarizer(),
-        PCA(3),
-        TruncatedSVD(2),
-        SelectKBest(f_regression, k=2),
-        VarianceThreshold(),
+        FastICA(2, random_state=0),
+        FactorAnalysis(2),
+        KernelPCA(3),
         RBFSampler(n_components=3),
         Pipeline([("inner", Pipeline([("impute", SimpleImputer())]))]),
     ],

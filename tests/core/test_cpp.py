@@ -37,11 +37,14 @@ def check_has(path: Path, *symbols: str) -> None:
 
 CHECKS = (
     "allocation_test",
+    "arrow_hostile_test",
+    "arrow_test",
     "bank_test",
     "core_test",
     "kernel_test",
     "keys_test",
     "pages_test",
+    "rows_test",
     "swap_test",
     "threads_test",
 )
@@ -71,7 +74,7 @@ def test_core_under_address_and_undefined_behaviour_sanitizers(build_core: Build
 @pytest.mark.slow
 def test_threads_under_thread_sanitizer(build_core: BuildCore) -> None:
     folder = build_core("-DMLPBANK_SANITIZE=thread", *QUICK)
-    for name in ("bank_test", "pages_test", "swap_test", "threads_test"):
+    for name in ("bank_test", "pages_test", "rows_test", "swap_test", "threads_test"):
         check_has(folder / name, "__tsan_init")
         done = run(folder / name, TSAN_OPTIONS="halt_on_error=1")
         if "unexpected memory mapping" in done.stderr:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cases import (
     ACTIVATIONS,
+    DTYPES,
     HIDDEN,
     ISAS,
     LAYOUTS,
@@ -110,6 +111,23 @@ def test_a_batch_equals_its_singles(c: Case, isa: str, layout: str, num_threads:
         single = BatchedInference(1, c.architecture, Engine(1, isa), layout=layout)
         single.load_weights(0, one_model(c.weights, m))
         assert_same_bits(single.forward(rows[None])[0], together[m])
+
+
+@given(cases(), isas, layouts, st.sampled_from(DTYPES), threads, st.data())
+def test_rows_by_slot_equal_the_dense_call(
+    c: Case, isa: str, layout: str, dtype: str, num_threads: int, data: st.DataObject
+) -> None:
+    """Few or many entries of each model, in any order: tiles, or single models of them."""
+    inference = c.inference(isa, layout, num_threads, dtype)
+    rng = np.random.default_rng(data.draw(seeds))
+    usual = data.draw(st.sampled_from([0, 1, 2, 7, 16, 17, 60]))
+    counts = np.where(rng.random(len(c.x)) < 0.7, usual, rng.integers(0, 40, len(c.x)))
+    slots = np.repeat(np.arange(len(c.x)), counts)
+    if data.draw(st.booleans()):
+        rng.shuffle(slots)
+    rows = rng.integers(0, c.x.shape[1], len(slots))
+    expected = inference.forward(c.x)[slots, rows]
+    assert_same_bits(inference.forward(c.x[slots, rows], models=slots), expected)
 
 
 @given(cases(), isas, layouts, seeds)

@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "bank/bank.h"
@@ -190,6 +191,36 @@ TEST(weights_change_or_stay) {
     check_all_or_nothing("load within and beyond tiles", make, load(3, 31, 1), state_of);
     check_all_or_nothing("unload", make, [](const Weights& w) { w->unload(20); }, state_of);
     check_all_or_nothing("grow", make, [](const Weights& w) { w->grow(30); }, state_of);
+  }
+}
+
+// Calls by slot need memory for grouping, for their own scratch and, in the lane layout, for twins.
+// They give bad_alloc, and the same call then succeeds.
+TEST(calls_by_slot) {
+  for (const LayoutKind kind : kLayouts) {
+    const std::vector<int64_t> slots = {36, 3, 3, 20, 0, 36};
+    const std::vector<float> x(slots.size(), 1.0f), expected = {37, 4, 4, 21, 1, 37};
+    bool succeeded = false;
+    for (int64_t n = 0; !succeeded; ++n) {
+      CHECK(n < 100);
+      const BatchedInference inference(loaded(kind, 37), Engine(1, ""));
+      std::vector<float> y(slots.size());
+      const auto call = [&] {
+        inference.forward_models(slots.data(), 6, x.data(), 1, y.data(), {});
+      };
+      std::thread([&] {  // with no scratch yet
+        until_refused = n;
+        try {
+          call();
+          succeeded = true;
+        } catch (const std::bad_alloc&) {
+        }
+        until_refused = -1;
+        call();
+      })
+          .join();
+      CHECK(y == expected);
+    }
   }
 }
 

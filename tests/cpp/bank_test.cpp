@@ -72,6 +72,11 @@ void run(LayoutKind kind, bool text) {
       });
       for (const int64_t one : found)
         wrong += one != found[0];  // a call gives one answer for a key
+      const std::vector<KeyView> many(64, key_of(key, texts));
+      bank->at_one_moment([&] { bank->find_many(many.data(), 64, found); });
+      for (const int64_t one : found) wrong += one != found[0];
+      bank->at_one_moment([&] { bank->find_handles(many.data(), 64, found); });
+      for (const int64_t one : found) wrong += one != found[0];
       const int64_t handle = bank->find_handle(key_of(key, texts));
       bool stale = false;
       if (handle != kNoSlot && bank->slot_of(handle, stale) != (handle & 0xffffffff) && !stale)

@@ -354,8 +354,10 @@ TEST(grouping) {
         for (int64_t i = 0; i < entries; i += 7)
           models[static_cast<std::size_t>(i)] = i % 2 ? 0 : num_models - 1;
         const int64_t max_entries = 1 + random_below(40);
+        const int threads = 1 + static_cast<int>(random_below(4));
         Grouping grouping;
-        grouping.group(models.data(), entries, num_models, block_models, max_entries);
+        grouping.group(models.data(), entries,
+                       {num_models, block_models, max_entries, 1000, threads});
         // A stable sort: by model, and by position among the entries of one model.
         std::vector<int64_t> expected(models.size());
         for (std::size_t i = 0; i < expected.size(); ++i) expected[i] = static_cast<int64_t>(i);
@@ -385,7 +387,7 @@ TEST(grouping) {
   const int64_t models[] = {3, 0, -1, 9};
   Grouping grouping;
   CHECK_THROWS(std::out_of_range, "models[2]: expected 0 to 3, got -1",
-               (grouping.group(models, 4, 4, 1, 10), 0));
+               (grouping.group(models, 4, {4, 1, 10, 8, 1}), 0));
 }
 
 // Rounding mode and the treatment of subnormals stay as the caller has them.

@@ -9,23 +9,41 @@
 
 #include "errors.h"
 #include "bank/keys.h"
+#include "bank/slot_map.h"
 #include "network.h"
 
 namespace {
 
 using namespace mlpbank;
 
-KeyTable table_of(const StringKeys& keys, const std::vector<uint32_t>& buckets,
-                  const KeyHash& hash) {
-  return {KeyType::text, keys, {buckets.data(), buckets.size()}, hash, nullptr};
+std::shared_ptr<const KeyTable> table_of(const StringKeys& keys,
+                                         const std::vector<uint32_t>& buckets,
+                                         const KeyHash& hash) {
+  return std::make_shared<const KeyTable>(KeyType::text, keys,
+                                          Buckets{buckets.data(), buckets.size()}, hash, nullptr);
 }
 
-KeyTable table_of(const IntKeys& keys, const std::vector<uint32_t>& buckets, const KeyHash& hash) {
-  return {keys, {buckets.data(), buckets.size()}, hash, nullptr};
+std::shared_ptr<const KeyTable> table_of(const IntKeys& keys, const std::vector<uint32_t>& buckets,
+                                         const KeyHash& hash) {
+  return std::make_shared<const KeyTable>(keys, Buckets{buckets.data(), buckets.size()}, hash,
+                                          nullptr);
 }
 
-int64_t find(const KeyTable& table, std::string_view key) { return table.find(KeyView::of(key)); }
-int64_t find(const KeyTable& table, int64_t key) { return table.find(KeyView::of(key)); }
+// Looks a key up alone and in a batch of keys that are all the same.
+int64_t find(const std::shared_ptr<const KeyTable>& table, const KeyView& key) {
+  const std::vector<KeyView> keys(100, key);
+  std::vector<int64_t> slots(keys.size());
+  SlotMap(table).find_many(keys.data(), 100, slots.data());
+  const int64_t slot = table->find(key);
+  CHECK(slots == std::vector<int64_t>(keys.size(), slot));
+  return slot;
+}
+int64_t find(const std::shared_ptr<const KeyTable>& table, std::string_view key) {
+  return find(table, KeyView::of(key));
+}
+int64_t find(const std::shared_ptr<const KeyTable>& table, int64_t key) {
+  return find(table, KeyView::of(key));
+}
 
 // The test vectors of SipHash-1-3 for the key 00 01 ... 0f: of no bytes, of 00, of 00 01 ... 07.
 TEST(hashes_match_their_test_vectors) {
@@ -66,14 +84,14 @@ void check_string_keys(const KeyHash& hash) {
     const StringKeys keys = {count, offsets.data(), bytes.data(), bytes.size()};
     std::vector<uint32_t> buckets(static_cast<std::size_t>(num_buckets(count)));
     CHECK(fill_buckets(keys, hash, buckets.data()) == -1);
-    const KeyTable table = table_of(keys, buckets, hash);
+    const auto table = table_of(keys, buckets, hash);
     for (int64_t i = 0; i < count; ++i) {
       std::string_view key;
-      CHECK(keys.get(static_cast<uint64_t>(i), key) && find(table, key) == i);
+      CHECK(keys.get(i, key) && find(table, key) == i);
     }
     CHECK(find(table, "key-") == -1 && find(table, std::string(1000, 'x')) == -1);
     CHECK((find(table, "") == 0) == (count > 0));
-    CHECK(!table.is_rebuilt());
+    CHECK(!table->is_rebuilt());
   }
   const std::vector<uint64_t> offsets = {0, 1, 2, 3};
   std::vector<uint32_t> buckets(8);
@@ -86,7 +104,7 @@ void check_int_keys(const KeyHash& hash) {
   const IntKeys keys = {static_cast<int64_t>(values.size()), values.data()};
   std::vector<uint32_t> buckets(static_cast<std::size_t>(num_buckets(keys.count)));
   CHECK(fill_buckets(keys, hash, buckets.data()) == -1);
-  const KeyTable table = table_of(keys, buckets, hash);
+  const auto table = table_of(keys, buckets, hash);
   for (std::size_t i = 0; i < values.size(); ++i)
     CHECK(find(table, values[i]) == static_cast<int64_t>(i));
   CHECK(find(table, int64_t{8}) == -1);
@@ -110,11 +128,11 @@ TEST(slow_tables_are_rebuilt) {
   const IntKeys keys = {static_cast<int64_t>(values.size()), values.data()};
   std::vector<uint32_t> buckets(static_cast<std::size_t>(num_buckets(keys.count)));
   CHECK(buckets.size() == 4096 && fill_buckets(keys, hash, buckets.data()) == -1);
-  const KeyTable table = table_of(keys, buckets, hash);
-  CHECK(find(table, values[0]) == 0 && !table.is_rebuilt());
+  const auto table = table_of(keys, buckets, hash);
+  CHECK(find(table, values[0]) == 0 && !table->is_rebuilt());
   for (std::size_t i = 0; i < values.size(); ++i)
     CHECK(find(table, values[i]) == static_cast<int64_t>(i));
-  CHECK(table.is_rebuilt() && find(table, int64_t{-1}) == -1);
+  CHECK(table->is_rebuilt() && find(table, int64_t{-1}) == -1);
 
   // All keys fall into one bucket, so key i is found after i + 1 steps.
   values.clear();
@@ -124,9 +142,9 @@ TEST(slow_tables_are_rebuilt) {
   const IntKeys chain = {static_cast<int64_t>(values.size()), values.data()};
   buckets.assign(static_cast<std::size_t>(num_buckets(chain.count)), 0);
   CHECK(buckets.size() == 2048 && fill_buckets(chain, hash, buckets.data()) == -1);
-  const KeyTable edge = table_of(chain, buckets, hash);
-  CHECK(find(edge, values[kMaxSteps - 1]) == kMaxSteps - 1 && !edge.is_rebuilt());
-  CHECK(find(edge, values[kMaxSteps]) == kMaxSteps && edge.is_rebuilt());
+  const auto edge = table_of(chain, buckets, hash);
+  CHECK(find(edge, values[kMaxSteps - 1]) == kMaxSteps - 1 && !edge->is_rebuilt());
+  CHECK(find(edge, values[kMaxSteps]) == kMaxSteps && edge->is_rebuilt());
 }
 
 // Memory of exactly so many bytes, so that a sanitizer sees reads past its end.
@@ -169,9 +187,128 @@ TEST(damaged_tables) {
   // A table without an empty bucket, of many keys that are never found: all offsets reach outside.
   const std::vector<uint64_t> offsets(4097, uint64_t{1} << 40);
   const std::vector<uint32_t> buckets(8192, 1);
-  const KeyTable table =
+  const auto table =
       table_of(StringKeys{4096, offsets.data(), bytes.data(), bytes.size()}, buckets, KeyHash());
-  CHECK(find(table, "b") == -1 && table.is_rebuilt() && find(table, "b") == -1);
+  CHECK(find(table, "b") == -1 && table->is_rebuilt() && find(table, "b") == -1);
+}
+
+// A map with a table, and an index of keys that were added, removed and added again.
+void check_many(KeyType type, const KeyHash& hash) {
+  std::vector<std::string> texts;
+  std::vector<int64_t> numbers;
+  std::vector<uint64_t> offsets = {0};
+  std::string bytes;
+  constexpr int64_t kAll = 3000, kInTable = 1000;
+  for (int64_t i = 0; i < kAll; ++i) {
+    texts.push_back(std::string(static_cast<std::size_t>(i % 40), 'x') + std::to_string(i));
+    numbers.push_back(i * i);
+    if (i >= kInTable) continue;
+    bytes += texts.back();
+    offsets.push_back(bytes.size());
+  }
+  std::vector<uint32_t> buckets(static_cast<std::size_t>(num_buckets(kInTable)));
+  const StringKeys strings = {kInTable, offsets.data(), bytes.data(), bytes.size()};
+  const IntKeys ints = {kInTable, numbers.data()};
+  const bool is_text = type == KeyType::text;
+  CHECK((is_text ? fill_buckets(strings, hash, buckets.data())
+                 : fill_buckets(ints, hash, buckets.data())) == -1);
+  SlotMap map(is_text ? table_of(strings, buckets, hash) : table_of(ints, buckets, hash));
+  std::vector<KeyView> keys;
+  for (int64_t i = 0; i < kAll; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    keys.push_back(is_text ? KeyView::of(std::string_view(texts[at])) : KeyView::of(numbers[at]));
+  }
+  keys.push_back({KeyType::none, {}, 0});
+  keys.push_back(is_text ? KeyView::of(int64_t{0}) : KeyView::of(std::string_view()));
+  std::vector<int64_t> expected(keys.size(), kNoSlot);
+  for (int64_t i = 0; i < kInTable; ++i) expected[static_cast<std::size_t>(i)] = i;
+
+  Epochs epochs;
+  ForkLock fork_lock(ForkLock::bank, forget_readers, &epochs);
+  std::vector<int64_t> order(keys.size()), slots(keys.size());
+  std::iota(order.begin(), order.end(), 0);
+  for (int round = 0; round < 30; ++round) {
+    std::shuffle(order.begin(), order.end(), generator());
+    std::vector<KeyView> asked;
+    for (const int64_t i : order) asked.push_back(keys[static_cast<std::size_t>(i)]);
+    // Also few of them, and more than the steps between which keys are on their way.
+    for (const int64_t count : {0, 1, 3, 4, 5, 17, 63, 64, 65, static_cast<int>(asked.size())}) {
+      map.find_many(asked.data(), count, slots.data());
+      for (int64_t i = 0; i < count; ++i) {
+        const auto at = static_cast<std::size_t>(i);
+        CHECK(slots[at] == expected[static_cast<std::size_t>(order[at])]);
+        CHECK(slots[at] == map.find(asked[at]));
+      }
+    }
+    const LockHeld lock(fork_lock);
+    for (int change = 0; change < 20 * round; ++change) {
+      const auto at = static_cast<std::size_t>(random_below(kAll));
+      SlotMap::Entry& entry = map.entry(lock, keys[at], epochs);
+      CHECK(entry.slot.load() == expected[at]);
+      if (expected[at] == kNoSlot) {
+        map.put(lock, entry, expected[at] = 10000 + random_below(1000));
+      } else {
+        map.remove(lock, entry);
+        expected[at] = kNoSlot;
+        map.tidy(lock, epochs);
+      }
+    }
+    const auto known =
+        std::count_if(expected.begin(), expected.end(), [](int64_t s) { return s >= 0; });
+    CHECK(map.size() == known);
+  }
+}
+
+TEST(many_keys_are_found_like_one) {
+  for (const KeyType type : {KeyType::text, KeyType::number}) {
+    for (const KeyHash& hash : {KeyHash(), KeyHash::random()}) check_many(type, hash);
+  }
+}
+
+// Keys that come and go leave nothing behind, and one that stays is found all the time.
+TEST(removed_keys_leave_no_entries) {
+  Epochs epochs;
+  ForkLock fork_lock(ForkLock::bank, forget_readers, &epochs);
+  const LockHeld lock(fork_lock);
+  SlotMap map(nullptr);
+  const KeyView stays = KeyView::of(int64_t{-1});
+  map.put(lock, map.entry(lock, stays, epochs), 5);
+  for (const int64_t most : {1, 50, 20000}) {  // alive at a time
+    for (int64_t i = 0; i < 100000; ++i) {
+      const KeyView added = KeyView::of(i), removed = KeyView::of(i - most);
+      map.put(lock, map.entry(lock, added, epochs), i);
+      if (i >= most) map.remove(lock, map.entry(lock, removed, epochs));
+      map.tidy(lock, epochs);
+      const auto alive = static_cast<std::size_t>(map.size());
+      if (i % 1000 == 0) CHECK(map.entries(lock).size() <= 2 * alive + 20);
+    }
+    for (int64_t i = 100000 - most; i < 100000; ++i) {
+      map.remove(lock, map.entry(lock, KeyView::of(i), epochs));
+      map.tidy(lock, epochs);
+    }
+    CHECK(map.size() == 1 && map.find(stays) == 5 && map.entries(lock).size() <= 20);
+  }
+}
+
+// Who made a file knows its seed, and may add keys that all fall into one bucket. The index of what
+// was added then takes another seed.
+TEST(added_keys_cannot_make_look_ups_slow) {
+  const KeyHash hash = {true, 1, 2};
+  const std::vector<uint32_t> buckets(2);
+  SlotMap map(table_of(IntKeys{0, nullptr}, buckets, hash));
+  Epochs epochs;
+  ForkLock fork_lock(ForkLock::bank, forget_readers, &epochs);
+  const LockHeld lock(fork_lock);
+  std::vector<KeyView> keys;
+  for (int64_t i = 0; keys.size() < 1200; ++i) {
+    if ((hash(i) & 8191) != 0) continue;
+    keys.push_back(KeyView::of(i));
+    map.put(lock, map.entry(lock, keys.back(), epochs), i);
+  }
+  std::vector<int64_t> slots(keys.size());
+  map.find_many(keys.data(), static_cast<int64_t>(keys.size()), slots.data());
+  for (std::size_t i = 0; i < keys.size(); ++i) CHECK(slots[i] == keys[i].number);
+  CHECK(map.longest_search(lock) < 100);
 }
 
 Floats unpacked(const BatchedWeights& weights, int64_t model) {

@@ -1,13 +1,18 @@
-// MappedPages: which pages are asked for, and which were.
+// MappedPages: which pages are asked for, and which were; key tables that ask.
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <memory>
+#include <numeric>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "bank/keys.h"
+#include "bank/slot_map.h"
 #include "mapped_pages.h"
-#include "check.h"
+#include "network.h"
 
 namespace {
 
@@ -87,6 +92,58 @@ TEST(many_threads_ask_for_the_same_pages) {
   }
   for (std::thread& thread : threads) thread.join();
   CHECK(pages.remaining() == 0);
+}
+
+// Tables in mapped files ask for their pages before they look up: here for those of a few keys among
+// many, from contents that may be damaged.
+TEST(tables_of_mapped_files) {
+  constexpr int64_t kCount = 100000;
+  const KeyHash hash = KeyHash::random();
+  std::vector<int64_t> values(kCount);
+  std::iota(values.begin(), values.end(), int64_t{-7});
+  std::vector<uint64_t> offsets = {0};
+  std::string bytes;
+  for (int64_t i = 0; i < kCount; ++i) {
+    bytes += "key-" + std::to_string(i);
+    offsets.push_back(bytes.size());
+  }
+  std::vector<uint32_t> number_buckets(static_cast<std::size_t>(num_buckets(kCount)));
+  std::vector<uint32_t> text_buckets(number_buckets);
+  const IntKeys numbers = {kCount, values.data()};
+  const StringKeys texts = {kCount, offsets.data(), bytes.data(), bytes.size()};
+  fill_buckets(numbers, hash, number_buckets.data());
+  fill_buckets(texts, hash, text_buckets.data());
+  for (const bool damaged : {false, true}) {
+    if (damaged) {
+      for (uint64_t& offset : offsets) offset = random_below(3) ? generator()() : offset;
+      for (uint32_t& bucket : text_buckets) bucket = random_below(3) ? bucket : generator()();
+      for (uint32_t& bucket : number_buckets) bucket = random_below(3) ? bucket : generator()();
+    }
+    const SlotMap by_number(std::make_shared<const KeyTable>(
+        numbers, Buckets{number_buckets.data(), number_buckets.size()}, hash, nullptr, true));
+    const SlotMap by_text(std::make_shared<const KeyTable>(
+        KeyType::text, texts, Buckets{text_buckets.data(), text_buckets.size()}, hash, nullptr,
+        true));
+    for (int round = 0; round < 2000; ++round) {
+      std::vector<std::string> names;
+      std::vector<KeyView> asked_numbers, asked_texts;
+      for (int i = 0; i < 5; ++i)
+        names.push_back("key-" + std::to_string(random_below(kCount + 9)));
+      for (const std::string& name : names) {
+        asked_texts.push_back(KeyView::of(name));
+        asked_numbers.push_back(KeyView::of(std::stoll(name.substr(4)) - 7));
+      }
+      int64_t slots[2][5];
+      by_text.find_many(asked_texts.data(), 5, slots[0]);
+      by_number.find_many(asked_numbers.data(), 5, slots[1]);
+      for (std::size_t i = 0; i < 5; ++i) {
+        const int64_t n = asked_numbers[i].number + 7, expected = n < kCount ? n : kNoSlot;
+        for (const auto& found : slots) {
+          CHECK(found[i] == expected || (damaged && found[i] == kNoSlot));
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 //
 // All weights and biases of a revision r are the number r, so an output tells which revision
 // computed it.
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -59,22 +60,24 @@ void run(LayoutKind kind) {
     }
     --writing;
   };
-  const auto read = [&](bool by_slots) {
+  // Each slot so many times; 0: a call without slots. A tile leaves many rows to its twin.
+  const auto read = [&](int64_t times) {
     const BatchedInference inference(weights, Engine(1, ""));
+    const int64_t entries = kModels * std::max<int64_t>(1, times);
     std::vector<int64_t> slots;
-    for (int64_t i = 0; i < kModels; ++i) slots.push_back(i * 13 % kModels);
-    const std::vector<float> x(2 * kModels, 1.0f);
-    std::vector<float> y(2 * kModels);
+    for (int64_t i = 0; i < entries; ++i) slots.push_back(i * 13 % kModels);
+    const std::vector<float> x(static_cast<std::size_t>(2 * entries), 1.0f);
+    std::vector<float> y(x.size());
     do {
       int64_t before[kModels];
       for (int64_t m = 0; m < kModels; ++m) before[m] = promised[m];
-      if (by_slots) {
-        inference.forward_models(slots.data(), kModels, x.data(), 1, y.data(), {});
+      if (times > 0) {
+        inference.forward_models(slots.data(), entries, x.data(), 1, y.data(), {});
       } else {
         inference.forward(x.data(), 1, y.data(), {1, Missing::error, kModels});
       }
-      for (int64_t i = 0; i < kModels; ++i) {
-        const int64_t slot = by_slots ? slots[static_cast<std::size_t>(i)] : i;
+      for (int64_t i = 0; i < entries; ++i) {
+        const int64_t slot = times > 0 ? slots[static_cast<std::size_t>(i)] : i;
         const int64_t revision = revision_of(y[static_cast<std::size_t>(2 * i)]);
         CHECK(revision > 0 &&
               y[static_cast<std::size_t>(2 * i)] == y[static_cast<std::size_t>(2 * i + 1)]);
@@ -89,7 +92,7 @@ void run(LayoutKind kind) {
   threads.emplace_back(write, 0, 2);
   threads.emplace_back(write, 1, 2);
   threads.emplace_back(grow);
-  for (int i = 0; i < 4; ++i) threads.emplace_back(read, i % 2 == 1);
+  for (const int64_t times : {0, 1, 20, 20}) threads.emplace_back(read, times);
   for (auto& thread : threads) thread.join();
   CHECK(observed > 0);
 }

@@ -174,10 +174,16 @@ class BankFile:
         """The position of a key, by the hash table."""
         slots, keys = self.tensors["keys.slots"].tolist(), self.keys()
         assert len(slots) == max(2, 1 << (2 * self.models - 1).bit_length() if self.models else 0)
-        s = self._hash(key) % len(slots)
+        hash_ = self._hash(key)
+        # A bucket is the number of a key and, in files with a seed, above it a tag.
+        bits = self.models.bit_length()
+        tag = 0 if self.about.get("seed") is None else hash_ >> (32 + bits)
+        s = hash_ % len(slots)
         while slots[s] != 0:
-            if keys[slots[s] - 1] == key:
-                return int(slots[s]) - 1
+            number = slots[s] % (1 << bits) - 1
+            if keys[number] == key:
+                assert slots[s] >> bits == tag
+                return int(number)
             s = (s + 1) % len(slots)
         return None
 

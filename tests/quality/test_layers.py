@@ -13,7 +13,7 @@ import pytest
 # long as there is no circle; so do the parts of one layer.
 LAYERS = (
     ("_core", "errors", "typing", "_progress"),
-    ("architecture", "_arrays", "_activations"),
+    ("architecture", "_arrays", "_activations", "_arrow"),
     (
         "_keys",
         "_key_columns",

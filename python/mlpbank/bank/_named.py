@@ -1,23 +1,19 @@
-"""What a Bank answers by names: data frames, labels, and who answered."""
+"""What a Bank answers by names: labels, and who answered."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank._frames import Frame, frame_of
 from mlpbank._key_columns import as_keys, is_one
-from mlpbank._keys import kind_name
 from mlpbank.bank import _knowledge
-from mlpbank.bank._reads import BankReads
-from mlpbank.errors import InvalidTypeError, InvalidValueError
+from mlpbank.bank._tables import BankTables
 from mlpbank.typing import Missing
 
 
-class BankNamed(BankReads):
+class BankNamed(BankTables):
     """The part of `Bank` that knows names of features and classes."""
 
     @property
@@ -36,73 +32,6 @@ class BankNamed(BankReads):
         One for each output, or two for one output, the probability of the second.
         """
         return self._known.classes
-
-    def predict_frame(
-        self,
-        df: Any,
-        *,
-        key: str | list[str],
-        features: Sequence[str] | None = None,
-        name: str = "prediction",
-        missing: Missing | None = None,
-        num_threads: int | None = None,
-    ) -> Any:
-        """Predict for every row of a data frame.
-
-        Parameters
-        ----------
-        df : pandas or polars DataFrame, Arrow Table or RecordBatch
-            Or what offers itself as an Arrow stream, which needs pyarrow.
-        key : str or list of str
-            The column of keys, or those of the parts of keys that are tuples.
-        features : sequence of str, optional
-            The columns of inputs, input_size of them in order. A bank that knows `feature_names`
-            needs none, takes columns by these, and refuses others.
-        name : str
-            Of the result; with several outputs ``<name>_0``, ``<name>_1``, ...
-        missing, num_threads
-            As for `predict`.
-
-        Returns
-        -------
-        column, or data frame where the models have several outputs
-            Of the kind of `df`; in pandas with its index. Of an Arrow stream: of a Table.
-
-        Raises
-        ------
-        UnknownModelError, TypeError, ValueError
-            As for `predict`; also where a column of inputs is not of numbers.
-        KeyError
-            A column is missing, or there are several of its name.
-        """
-        if not isinstance(name, str):
-            raise InvalidTypeError(f"name: expected a str, got {name!r:.80}")
-        known = self._known
-        columns = _knowledge.chosen(features, known.feature_names, self.architecture.input_size)
-        frame = frame_of(df)
-        keys, inputs = self._keys_of_frame(frame, key), frame.numbers(columns, "features")
-        y = self.predict(keys, inputs, missing=missing, num_threads=num_threads)
-        if self._known is not known:  # the bank's first model came meanwhile
-            return self.predict_frame(
-                df, key=key, features=features, name=name, missing=missing, num_threads=num_threads
-            )
-        one = y.shape[1] == 1
-        names = [name] if one else [f"{name}_{i}" for i in range(y.shape[1])]
-        return frame.with_results({name: y[:, i] for i, name in enumerate(names)}, one)
-
-    def _keys_of_frame(self, frame: Frame, key: str | list[str]) -> Any:
-        if not isinstance(key, list):
-            return frame.column(key, "key")
-        kind = self._slot_map.kind
-        parts = getattr(kind, "__args__", None)
-        if parts is None and kind is not None and len(key) == 1:  # no tuple, but as in group_by
-            return frame.column(key[0], "key")
-        if kind is not None and len(key) != len(parts or [kind]):
-            wanted = "one column" if parts is None else f"{len(parts)} columns"
-            raise InvalidValueError(
-                f"key: expected {wanted}, for the bank's keys are {kind_name(kind)}, got {key!r}"
-            )
-        return frame.columns(key, "key")
 
     def predict_class(
         self,

@@ -43,7 +43,9 @@ def stack(
 
     names, classes = (None if one is None else tuple(one) for one in given)
     called = ((f"models[{key!r}]", model) for key, model in models)
-    before = _knowledge.Knowledge(_knowledge.names_beside(input_scaler, names, called), classes)
+    before = _knowledge.Knowledge(
+        _knowledge.names_beside(input_scaler, names, called, output), classes
+    )
     decide = _inside(input_scaler is not None, UNDECIDED, dtype)
     _, found, weights, knowledge = _stacked(
         models, architecture, progress, decide, output, before, align_classes
@@ -93,7 +95,7 @@ def placed(
     none = shift is None or shift is UNDECIDED
     if native and unscaled and none and "input_shift" not in model:
         return model, known._replace(input_shift=None)
-    known = named_by(input_scaler, known, [("the model", model)])
+    known = named_by(input_scaler, known, [("the model", model)], output)
     if not native:
         from mlpbank.convert import _converted, _knowledge
 
@@ -121,13 +123,18 @@ def placed(
     return weights, known._replace(input_shift=chosen if shift is UNDECIDED else shift)
 
 
-def named_by(input_scaler: Any, known: Known, models: list[tuple[str, Any]]) -> Known:
+def named_by(
+    input_scaler: Any,
+    known: Known,
+    models: list[tuple[str, Any]],
+    output: str | int | None = None,
+) -> Known:
     """Return what a bank knows with the names of a scaler, in whose order its features are."""
     if input_scaler is None:
         return known
     from mlpbank.convert import _knowledge
 
-    names = _knowledge.names_beside(input_scaler, known.feature_names, models)
+    names = _knowledge.names_beside(input_scaler, known.feature_names, models, output)
     return known._replace(feature_names=names)
 
 

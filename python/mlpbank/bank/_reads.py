@@ -246,24 +246,37 @@ class BankReads:
         num_threads: int | None,
     ) -> Float32Array:
         """Predict for keys or handles. `find` gives slots (-1: unknown) and counts unknown ones."""
+
+        def compute(slots: Int64Array, unknown: int) -> Float32Array:
+            try:
+                if unknown == 0:
+                    return self._inference._forward(
+                        x, slots, out, num_threads, "error", ("x", name)
+                    )
+                return self._answer_some(given, name, slots, x, missing, out, num_threads)
+            except InvalidValueError as error:
+                names = self._known.feature_names
+                if names is None or x.shape[-1:] == (len(names),):
+                    raise
+                raise InvalidValueError(
+                    f"{error}; the bank's features are {shown(names)}"
+                ) from None
+
+        return self._while_found(find, compute)
+
+    def _while_found(
+        self,
+        find: Callable[[], tuple[Int64Array, int]],
+        compute: Callable[[Int64Array, int], Float32Array],
+    ) -> Float32Array:
+        """Compute with slots that stay those of their models until it is done."""
         guard = self._slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
             before = None
             while True:
                 slots, unknown = find()
                 try:
-                    if unknown == 0:
-                        return self._inference._forward(
-                            x, slots, out, num_threads, "error", ("x", name)
-                        )
-                    return self._answer_some(given, name, slots, x, missing, out, num_threads)
-                except InvalidValueError as error:
-                    names = self._known.feature_names
-                    if names is None or x.shape[-1:] == (len(names),):
-                        raise
-                    raise InvalidValueError(
-                        f"{error}; the bank's features are {shown(names)}"
-                    ) from None
+                    return compute(slots, unknown)
                 except ModelNotLoadedError:
                     # It was removed while this call had its slot, and is unknown now.
                     if before is not None and np.array_equal(slots, before):
@@ -283,14 +296,9 @@ class BankReads:
         num_threads: int | None,
     ) -> Float32Array:
         """Predict where some slots are -1."""
-        if missing == "fallback":
-            fallback = -1 if self._fallback is None else self._slot_map.slot(self._fallback)
-            if fallback < 0:
-                raise self._unknown_of(given, slots, name, self._no_fallback())
-            slots = np.where(slots < 0, fallback, slots)
+        if missing != "nan":
+            slots = self._with_fallback(given, name, slots, missing)
             return self._inference._forward(x, slots, out, num_threads, "error", ("x", name))
-        if missing == "error":
-            raise self._unknown_of(given, slots, name)
         known = slots >= 0
         if x.ndim not in (2, 3) or x.shape[0] != len(slots):
             entry = name.removesuffix("s")
@@ -306,6 +314,17 @@ class BankReads:
         y[~known] = np.nan
         y[known] = found
         return y
+
+    def _with_fallback(
+        self, given: Any, name: str, slots: Int64Array, missing: Missing
+    ) -> Int64Array:
+        """Return slots with that of the fallback for -1; UnknownModelError if there is none."""
+        if missing == "error":
+            raise self._unknown_of(given, slots, name)
+        fallback = -1 if self._fallback is None else self._slot_map.slot(self._fallback)
+        if fallback < 0:
+            raise self._unknown_of(given, slots, name, self._no_fallback())
+        return np.where(slots < 0, fallback, slots)
 
     def _no_fallback(self) -> str:
         if self._fallback is None:

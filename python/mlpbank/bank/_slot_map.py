@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -24,7 +24,12 @@ from mlpbank._keys import (
     stored_key,
     way_to,
 )
-from mlpbank.errors import BankFileError, InvalidTypeError, UnknownModelError
+from mlpbank.errors import (
+    BankFileError,
+    InvalidTypeError,
+    InvalidValueError,
+    UnknownModelError,
+)
 from mlpbank.typing import Int64Array, Key
 from mlpbank.weights import BatchedWeights
 
@@ -74,29 +79,39 @@ class SlotMap:
             check_kind(plain, self.kind)
         return plain
 
-    def find(self, keys: GivenKeys) -> tuple[Int64Array, int]:
-        """Return the slots of keys, -1 for unknown and missing ones, and how many those are."""
-        return self._find(self.core.find, keys)
+    def find(self, keys: GivenKeys, num_threads: int = 1) -> tuple[Int64Array, int]:
+        """Return the slots of keys, -1 for unknown and missing ones, and how many those are.
+
+        Of several threads only columns of Arrow make use.
+        """
+        return self._find(keys, False, num_threads)
 
     def find_handles(self, keys: GivenKeys) -> tuple[Int64Array, int]:
         """Return the handles of keys like `find`."""
-        return self._find(self.core.find_handles, keys)
+        return self._find(keys, True, 1)
 
-    def _find(
-        self, find: Callable[[Any], tuple[Int64Array, int]], keys: GivenKeys
-    ) -> tuple[Int64Array, int]:
+    def _find(self, keys: GivenKeys, handles: bool, num_threads: int) -> tuple[Int64Array, int]:
         kind = self.kind
         if keys.kind is None or kind is None:
             return np.full(len(keys), -1, np.int64), len(keys)
-        if keys.kind is not kind:
+        if keys.kind is not kind and keys.kind != kind:
             expect_kind(keys, kind)
-        found, unknown = find(keys.values)
+            return np.full(len(keys), -1, np.int64), len(keys)  # all are missing
+        if isinstance(keys.values, _core.ArrowKeys):
+            try:
+                return self.core.find_arrow(keys.values, handles, num_threads)
+            except InvalidValueError as error:
+                raise InvalidValueError(f"keys: {error}") from None
+        found, unknown = (self.core.find_handles if handles else self.core.find)(keys.values)
         if unknown < 0:  # another thread has changed the list
             i = -2 - unknown
             asked_key(keys[i], f"keys[{i}]")  # an int beyond 64 bits has a message of its own
             raise InvalidTypeError(f"keys[{i}]: expected one like the others, got {keys[i]!r}")
         if keys.gaps is not None:
             found[keys.gaps] = -1
+            unknown = int((found < 0).sum())
+        if keys.codes is not None:
+            found = np.append(found, -1)[keys.codes]  # code -1 takes the last
             unknown = int((found < 0).sum())
         return found, unknown
 

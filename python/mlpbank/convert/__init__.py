@@ -6,9 +6,7 @@ A model's framework is never imported by mlpbank: the process has imported it al
 
 from __future__ import annotations
 
-import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,20 +14,18 @@ import numpy as np
 from mlpbank._arrays import in_default_mode
 from mlpbank._progress import progress_bar
 from mlpbank.architecture import Activation, Architecture
-from mlpbank.convert import _chain, _shift
-from mlpbank.convert._chain import Converted
-from mlpbank.convert._checkpoints import state_dict_of
-from mlpbank.convert._containers import model_inside, pairs_of
+from mlpbank.convert import _layers, _shift
+from mlpbank.convert._containers import pairs_of
 from mlpbank.convert._flat import from_flat
-from mlpbank.convert._frameworks import REFUSED, framework_of
+from mlpbank.convert._frameworks import framework_of
 from mlpbank.convert._knowledge import NOTHING, Agreement, Knowledge, knowledge_of
-from mlpbank.convert._native import is_native, native_layers
+from mlpbank.convert._layers import Converted
 from mlpbank.convert._params import from_params, from_stacked_params
+from mlpbank.convert._read import needs_onnx, read
 from mlpbank.convert.scalers import fold_scalers, mean_and_scale
 from mlpbank.errors import (
     InvalidTypeError,
     InvalidValueError,
-    MissingPackageError,
     MlpbankError,
     UnknownKeyError,
     UnsupportedLayerError,
@@ -72,8 +68,8 @@ def convert(
     ----------
     model : model or mapping
         - a PyTorch module that is a chain of layers; it is read as in eval mode;
-        - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers and
-          ColumnTransformers that ends with one, or a TransformedTargetRegressor; the result
+        - a fitted scikit-learn MLPRegressor or MLPClassifier, a Pipeline of scalers, selectors, PCA
+          and ColumnTransformers that ends with one, or a TransformedTargetRegressor; the result
           computes predict, or predict_proba;
         - a Keras 3 model that is a chain of layers;
         - an ONNX ModelProto, its bytes, or the path of an .onnx file;
@@ -90,7 +86,8 @@ def convert(
     -------
     Converted
         Batch normalisation and scalers are folded into the layers in float64 and rounded once to
-        float32. It has the feature names and classes that a model of scikit-learn knows.
+        float32. It has the feature names and classes that a model of scikit-learn, skorch or ONNX
+        knows.
 
     Raises
     ------
@@ -119,19 +116,20 @@ def _converted(
     in that of its classes, to which `align_classes` may add those that the model has not seen.
     """
     agreement = Agreement(knowledge, align_classes)
-    layers = _layers(model, architecture, {}, output)
+    layers, own = read(model, architecture, {}, output)
     try:
-        own = knowledge_of(model, layers[-1].weight.shape[1])
+        if own is None:
+            own = knowledge_of(model, layers[-1].weight.shape[1])
         layers = agreement.layers(layers, own, who or "the model")
     except InvalidValueError as error:
         raise InvalidValueError(f"{who}: {error}" if who else f"{error}") from None
-    shape = _chain.shape_of(layers)
+    shape = _layers.shape_of(layers)
     if architecture is None:
-        architecture = _chain.architecture_of(layers)
-    elif shape != (expected := _chain.shape_of_architecture(architecture)):
-        raise InvalidValueError(f"architecture: {_chain.difference(expected, shape)}")
+        architecture = _layers.architecture_of(layers)
+    elif shape != (expected := _layers.shape_of_architecture(architecture)):
+        raise InvalidValueError(f"architecture: {_layers.difference(expected, shape)}")
     layers, shift = _shift.folded(layers, decide, agreement.knowledge.feature_names)
-    weights = _chain.weights_of(layers)
+    weights = _layers.weights_of(layers)
     if shift is not None:
         weights[_shift.KEY] = shift
     return Converted(architecture, weights, *agreement.knowledge)
@@ -198,26 +196,31 @@ def _stacked(
     pairs = keyed(models)
     if not pairs:
         raise InvalidValueError("models: expected at least one, got none")
-    shape = None if architecture is None else _chain.shape_of_architecture(architecture)
+    shape = None if architecture is None else _layers.shape_of_architecture(architecture)
     whose = "the architecture"
     stacked: list[tuple[Float32Array, Float32Array, Float32Array | None]] = []
     plans: dict[Any, Any] = {}
     keys: list[Key] = []
     agreement = Agreement(knowledge, align_classes)
-    agreement.foresee(pairs)
-    scaled: dict[int, _chain.Layer] = {}  # first layers that scale their inputs
+    agreement.foresee(pairs, output)
+    scaled: dict[int, _layers.Layer] = {}  # first layers that scale their inputs
     for i, (key, model) in enumerate(
         progress_bar(pairs, "importing", progress, total=len(pairs), unit="model")
     ):
         try:
-            layers = _layers(model, architecture, plans, output)
-            own = knowledge_of(model, layers[-1].weight.shape[1])
+            layers, own = read(model, architecture, plans, output)
+            if own is None:
+                own = knowledge_of(model, layers[-1].weight.shape[1])
             layers = agreement.layers(layers, own, f"models[{key!r}]")
-            got = _chain.shape_of(layers)
+            got = _layers.shape_of(layers)
             if shape is None:
-                architecture, shape, whose = _chain.architecture_of(layers), got, f"models[{key!r}]"
+                architecture, shape, whose = (
+                    _layers.architecture_of(layers),
+                    got,
+                    f"models[{key!r}]",
+                )
             if got != shape:
-                raise InvalidValueError(f"differs from {whose}: {_chain.difference(shape, got)}")
+                raise InvalidValueError(f"differs from {whose}: {_layers.difference(shape, got)}")
             if not stacked:
                 n = len(pairs)
                 stacked = [
@@ -260,7 +263,7 @@ def _stacked(
 def _with_first_layers(
     weight: Float32Array,
     bias: Float32Array,
-    scaled: Mapping[int, _chain.Layer],
+    scaled: Mapping[int, _layers.Layer],
     decide: _shift.Decide,
     name: _shift.Name,
     features: tuple[str, ...] | None,
@@ -284,7 +287,7 @@ def _with_first_layers(
         shift = decide(scale, offset)
         _shift.check(scale, offset, shift, lambda i: name(models[i]), features)
     for i in range(len(weight)) if shift is not None else models:
-        layer = scaled.get(i) or _chain.Layer(weight[i], bias[i], Activation.NONE)
+        layer = scaled.get(i) or _layers.Layer(weight[i], bias[i], Activation.NONE)
         layer = _shift.with_shift(layer, shift)
         try:
             weight[i] = _rounded(layer.weight, "layer_0")
@@ -323,79 +326,11 @@ def to_onnx(architecture: Architecture, weights: Mapping[str, Any]) -> Any:
     ValueError, KeyError
         An array does not fit, or the weights exceed the 2 GiB that an ONNX file can hold.
     """
-    with _needs_onnx():
+    with needs_onnx():
         from mlpbank.convert import _onnx_export
     return _onnx_export.export(architecture, weights)
 
 
-def _layers(
-    model: Any,
-    architecture: Architecture | None,
-    plans: dict[Any, Any],
-    output: str | int | None = None,
-) -> list[_chain.Layer]:
-    """Return the folded layers of a model. `plans` is one dict for all models of a call."""
-    framework = framework_of(type(model))
-    if framework == "torch":
-        from mlpbank.convert import torch
-
-        return _chain.fold(torch.steps(model, plans=plans, output=output))
-    if framework == "skorch":
-        from mlpbank.convert import _skorch
-
-        return _chain.fold(_skorch.steps(model, plans=plans, output=output))
-    if framework == "keras":
-        from mlpbank.convert import keras
-
-        return _chain.fold(keras.steps(model, output=output))
-    if framework in REFUSED:
-        raise UnsupportedLayerError(f"{type(model).__name__} {REFUSED[framework]}")
-    if framework == "onnx" or isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview)):
-        with _needs_onnx():
-            from mlpbank.convert import onnx
-        return _chain.fold(onnx.steps(model, output))
-    if output is not None:
-        raise InvalidValueError(
-            f"output: expected None for a model with one result ({type(model).__name__}), "
-            f"got {output!r}"
-        )
-    if framework == "sklearn":
-        from mlpbank.convert import sklearn
-
-        return _chain.fold(sklearn.steps(model))
-    if isinstance(model, Converted):
-        return native_layers(model.weights, model.architecture)
-    if framework is None and not isinstance(model, (Mapping, list, tuple)):
-        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise InvalidTypeError(
-            "model: expected a PyTorch, scikit-learn, Keras, ONNX, Flax or Equinox model "
-            f"or a mapping of weights, got {got}"
-        )
-    if architecture is None:
-        kind = type(model).__name__
-        if inside := model_inside(model, framework_of):
-            raise InvalidTypeError(f"model: expected a model, got a {kind} with {inside}")
-        raise InvalidValueError(
-            f"architecture: needed for weights without activations ({kind}), got None; give one, "
-            "or pass the module itself"
-        )
-    model = state_dict_of(model)
-    if is_native(model):
-        return native_layers(model, architecture)
-    return native_layers(from_params(model, architecture).weights, architecture)
-
-
-@contextmanager
-def _needs_onnx() -> Iterator[None]:
-    """Name the package to install if an import in the block fails."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f"ONNX models need a package that is not there: {error}; pip install 'mlpbank[onnx]'"
-        ) from error
-
-
 def _rounded(array: Any, name: str) -> Any:
     """Return an array rounded to float32. A float32 one is not copied."""
-    return array if array.dtype == np.float32 else _chain.to_float32(array, name)
+    return array if array.dtype == np.float32 else _layers.to_float32(array, name)

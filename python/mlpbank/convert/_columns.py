@@ -16,11 +16,15 @@ FloatArray = npt.NDArray[np.floating[Any]]
 
 
 class Select(NamedTuple):
-    """``x[:, columns]`` of rows with `width` columns. It can be the first step only."""
+    """``x[:, columns]`` of rows with `width` columns. It can be the first step only.
+
+    `kept` are columns that the model was given to choose from, used or not.
+    """
 
     columns: tuple[int, ...]
     width: int
     where: str
+    kept: tuple[int, ...] = ()
 
 
 def spread(

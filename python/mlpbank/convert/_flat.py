@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mlpbank._arrays import as_array, as_float32, in_default_mode
 from mlpbank.architecture import Architecture, array_shapes
-from mlpbank.convert._chain import to_float32
+from mlpbank.convert._layers import to_float32
 from mlpbank.convert._native import check_layout
 from mlpbank.errors import InvalidValueError
 from mlpbank.typing import Float32Array, Weights

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import weakref
+from typing import Any
 
 # (name, package) of the base class of each framework's models.
 _BASES = {
@@ -38,3 +40,11 @@ def framework_of(kind: type) -> str | None:
         bases = ((base.__name__, base.__module__.partition(".")[0]) for base in kind.__mro__)
         _known[kind] = next((_BASES[base] for base in bases if base in _BASES), None)
     return _known[kind]
+
+
+def is_onnx(model: Any) -> bool:
+    """Return whether a model is a ModelProto, or bytes or a path, which are those of ONNX only."""
+    framework = framework_of(type(model))
+    return framework == "onnx" or (
+        framework is None and isinstance(model, (str, os.PathLike, bytes, bytearray, memoryview))
+    )

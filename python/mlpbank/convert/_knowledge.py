@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlpbank.architecture import Activation
-from mlpbank.convert._chain import Affine, Converted, Layer
-from mlpbank.convert._frameworks import framework_of
+from mlpbank.convert._chain import Affine
+from mlpbank.convert._frameworks import framework_of, is_onnx
+from mlpbank.convert._layers import Converted, Layer
 from mlpbank.convert.scalers import mean_and_scale
-from mlpbank.errors import InvalidValueError
+from mlpbank.errors import InvalidValueError, MlpbankError
 
 # exp of it is 0, whatever the other outputs are. Every dtype keeps biases as float32.
 NEVER = -1e30
@@ -32,14 +33,19 @@ class Knowledge(NamedTuple):
 NOTHING = Knowledge()
 
 
-def knowledge_of(model: Any, outputs: int | None = None) -> Knowledge:
-    """Return what a model knows. It reads attributes only.
+def knowledge_of(
+    model: Any, outputs: int | None = None, output: str | int | None = None
+) -> Knowledge:
+    """Return what a model knows. It reads attributes only, or the graph of an ONNX model.
 
     Parameters
     ----------
     model : model
     outputs : int, optional
         How many it has. Without, the classes of skorch are not known, which are their numbers.
+    output : str or int, optional
+        As for `convert`, of an ONNX model. One that cannot be read knows nothing here; converting
+        it tells why.
 
     Raises
     ------
@@ -53,6 +59,13 @@ def knowledge_of(model: Any, outputs: int | None = None) -> Knowledge:
         from mlpbank.convert import sklearn
 
         names, classes = sklearn.feature_names(model), sklearn.classes(model, outputs)
+    elif is_onnx(model):
+        try:
+            from mlpbank.convert import onnx
+
+            return Knowledge(*onnx.knowledge(model, output))
+        except (MlpbankError, ImportError, OSError):
+            return NOTHING
     else:
         return NOTHING
     return Knowledge(_plain(names, (str,)), _plain(classes, (str, int, float, bool)))
@@ -72,7 +85,10 @@ def _plain(values: Any, types: tuple[type, ...]) -> tuple[Any, ...] | None:
 
 
 def names_beside(
-    scaler: Any, names: tuple[str, ...] | None, models: Iterable[tuple[str, Any]]
+    scaler: Any,
+    names: tuple[str, ...] | None,
+    models: Iterable[tuple[str, Any]],
+    output: str | int | None = None,
 ) -> tuple[str, ...] | None:
     """Return the names of a bank's features, where a scaler of inputs is given beside models.
 
@@ -85,6 +101,8 @@ def names_beside(
         What the bank knows already.
     models : iterable of pairs of str and model
         With what they are called in messages.
+    output : str or int, optional
+        As for `convert`.
 
     Raises
     ------
@@ -106,7 +124,7 @@ def names_beside(
             )
         return own
     for who, model in models:
-        theirs = knowledge_of(model).feature_names
+        theirs = knowledge_of(model, output=output).feature_names
         names = names or theirs
         if theirs is not None and theirs != names:
             raise InvalidValueError(
@@ -133,14 +151,14 @@ class Agreement:
         self._align = align_classes
         self._names_of = self._classes_of = "the bank"
 
-    def foresee(self, models: Iterable[tuple[Any, Any]]) -> None:
+    def foresee(self, models: Iterable[tuple[Any, Any]], output: str | int | None = None) -> None:
         """Know the classes of all models, where they are to be aligned and the bank has none."""
         if not self._align or self.knowledge.classes is not None:
             return
         classes: dict[Any, None] = {}
         first: Any = None
         for key, model in models:
-            own = knowledge_of(model).classes
+            own = knowledge_of(model, output=output).classes
             if not own:
                 continue
             first = first or (key, own)
@@ -188,7 +206,7 @@ class Agreement:
             if self._align:
                 raise InvalidValueError(
                     "align_classes: the classes of this model are not known; only classifiers of "
-                    "scikit-learn with one label for each row tell them"
+                    "scikit-learn with one label for each row, and ONNX graphs of them, tell them"
                 )
             return layers
         if len(own) not in (1, outputs):
@@ -249,7 +267,8 @@ def _order(names: tuple[str, ...], own: tuple[str, ...], whose: str) -> list[int
         raise InvalidValueError(
             f"feature names: expected those of {whose}, in any order: {_short(names)}, got "
             f"{_short(own)} ({', '.join(difference)}); fit the model on the same columns, or put "
-            "it into a bank of its own"
+            "it into a bank of its own; names that mean nothing can be dropped: "
+            "dataclasses.replace(convert.convert(model), feature_names=None)"
         )
     twice = [name for name, count in here.items() if count > 1]
     if twice:

@@ -11,7 +11,7 @@ import numpy as np
 from mlpbank._arrays import as_float32, transposed
 from mlpbank.architecture import Activation, Architecture, array_shapes
 from mlpbank.convert import _shift
-from mlpbank.convert._chain import Layer
+from mlpbank.convert._layers import Layer
 from mlpbank.errors import InvalidValueError, UnknownKeyError
 from mlpbank.typing import Float32Array
 

@@ -43,6 +43,8 @@ def read_inputs(inputs: Sequence[Any]) -> tuple[dict[str, Rows], int | None, int
         dims = _dims(tensor, len(inputs) == 1)
         if ROWS in dims and tensor.HasField("shape") and tensor.shape.dim[0].dim_value > 0:
             batches.add(tensor.shape.dim[0].dim_value)
+        if value.name in rows:
+            raise InvalidValueError(f"expected inputs of different names, got two {value.name!r}")
         width = features(dims)
         if len(inputs) == 1:
             return (

@@ -30,6 +30,7 @@ _KNOWN: dict[str, set[str]] = {
     "LinearRegressor": {"coefficients", "intercepts", "targets", "post_transform"},
     "Dropout": {"ratio", "seed"},
     "Cast": {"to", "saturate", "round_mode"},
+    "CastLike": {"saturate", "round_mode"},
     "Reshape": {"allowzero"},
     "Transpose": {"perm"},
     **{op: {"axes"} for op in ("Squeeze", "Unsqueeze")},

@@ -173,6 +173,9 @@ class Reader:
         if op in ("Concat", "FeatureVectorizer"):
             self.rows[node.output[0]] = self._joined(node, data, where)
             return
+        if op == "CastLike":
+            self.rows[node.output[0]] = self._cast_like(node, where)
+            return
         tensor = data[0]
         # What reads a tensor twice may be an activation of several nodes, which is one step.
         if len(self._users.get(tensor, ())) > 1 and self._region(tensor):
@@ -203,6 +206,14 @@ class Reader:
             raise unsupported(
                 where, f"{op} is not supported, or not part of an activation mlpbank has"
             )
+
+    def _cast_like(self, node: Any, where: str) -> Rows:
+        x, like = node.input
+        rows = self.rows.get(like)
+        whole = self.constant(like, where).dtype.kind != "f" if rows is None else rows.whole
+        if whole or x not in self.rows:
+            raise unsupported(where, "CastLike to anything but floating point is not supported")
+        return self.rows[x]._replace(whole=False)
 
     def _joined(self, node: Any, data: list[str], where: str) -> Rows:
         if len(data) != len(node.input):

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from mlpbank._arrays import as_array, in_default_mode
 from mlpbank.architecture import Architecture
-from mlpbank.convert._chain import Converted, to_float32, unsupported
+from mlpbank.convert._chain import unsupported
 from mlpbank.convert._checkpoints import state_dict_of
 from mlpbank.convert._layer_order import Path, found, ordered, slope_of
+from mlpbank.convert._layers import Converted, to_float32
 from mlpbank.convert._native import check_layout
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Weights

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from mlpbank._arrays import as_shift
-from mlpbank.convert._chain import Affine, Layer, with_affine
+from mlpbank.convert._chain import Affine
+from mlpbank.convert._layers import Layer, with_affine
 from mlpbank.errors import InvalidValueError
 from mlpbank.typing import Float64Array
 

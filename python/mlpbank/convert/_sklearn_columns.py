@@ -1,71 +1,37 @@
-"""ColumnTransformer and FeatureUnion: each result is one column of the rows, scaled and shifted."""
+"""Transformers that pick or mix columns: ColumnTransformer, FeatureUnion, selectors, PCA."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from mlpbank._names import shown
-from mlpbank.convert._chain import Affine, Step, affine, join, unsupported
-from mlpbank.convert._columns import Select
-from mlpbank.convert.scalers import mean_and_scale, own_method, refusal, sklearn_class
-from mlpbank.typing import Float64Array
-
-
-class Columns(NamedTuple):
-    """``x[:, columns] * scale + shift``, where all three are (n,)."""
-
-    columns: npt.NDArray[np.intp]
-    scale: Float64Array
-    shift: Float64Array
-
-    @classmethod
-    def of(cls, width: int) -> Columns:
-        """Return all columns as they are."""
-        return cls(np.arange(width), np.ones(width), np.zeros(width))
-
-    def take(self, at: Any) -> Columns:
-        """Return ``self[:, at]``."""
-        return Columns(self.columns[at], self.scale[at], self.shift[at])
-
-    def then(self, scale: Float64Array, shift: Float64Array, where: str) -> Columns:
-        """Return ``self * scale + shift``."""
-        count = len(self.columns)
-        for values in (scale, shift):
-            if values.shape not in ((), (1,), (count,)):
-                raise unsupported(
-                    where,
-                    f"expected one value for each of {count} features, got shape {values.shape}",
-                )
-        return Columns(self.columns, self.scale * scale, self.shift * scale + shift)
-
-    def steps(self, width: int, where: str) -> list[Step | Select]:
-        """Return the steps that take rows of `width` columns to these."""
-        chain: list[Step | Select] = [Select(tuple(self.columns.tolist()), width, where)]
-        if (self.scale != 1).any() or self.shift.any():
-            chain.append(affine(self.scale, self.shift, where))
-        return chain
-
-
-def joined(parts: Iterable[Columns]) -> Columns:
-    """Return columns side by side."""
-    return Columns(*map(np.concatenate, zip(*parts, strict=True)))
+from mlpbank.convert._chain import join, unsupported
+from mlpbank.convert._shift import LIMIT
+from mlpbank.convert._sklearn_rows import Columns, Mixed, Rearranged, joined
+from mlpbank.convert.scalers import (
+    MIXERS,
+    SELECTORS,
+    mean_and_scale,
+    own_method,
+    refusal,
+    sklearn_class,
+)
 
 
 def selects(estimator: Any) -> bool:
-    """Return whether a transformer is a ColumnTransformer or FeatureUnion, or a Pipeline to one."""
+    """Return whether a transformer picks or mixes columns, or is a Pipeline with one that does."""
     kind = sklearn_class(estimator)
     if kind == "Pipeline":
         return any(selects(step) for _, step in estimator.steps)
     return kind in _READERS
 
 
-def selected(transformer: Any, where: str) -> list[Step | Select]:
-    """Return the steps of a transformer that `selects`.
+def selected(transformer: Any, where: str) -> Rearranged:
+    """Return the step of a transformer that `selects`.
 
     Raises
     ------
@@ -79,35 +45,8 @@ def selected(transformer: Any, where: str) -> list[Step | Select]:
         raise unsupported(
             where, f"expected a fitted {name} that tells n_features_in_, got one that does not"
         )
-    return _through(transformer, Columns.of(width), where, _Within(where)).steps(width, where)
-
-
-def gathered(chain: list[Step | Select]) -> list[Step | Select]:
-    """Return the same steps with one selection at most, which stands first."""
-    first = next((step for step in chain if isinstance(step, Select)), None)
-    if first is None:
-        return chain
-    rows = Columns.of(first.width)
-    for i, step in enumerate(chain):
-        if isinstance(step, Affine):
-            rows = rows.then(step.scale, step.shift, step.where)
-        elif isinstance(step, Select):
-            if step.width != len(rows.columns):
-                raise unsupported(
-                    step.where, f"was fitted to {step.width} columns and gets {len(rows.columns)}"
-                )
-            rows = rows.take(list(step.columns))
-        else:
-            return [*rows.steps(first.width, first.where), *chain[i:]]
-    return rows.steps(first.width, first.where)
-
-
-def compacted(select: Select) -> tuple[Select, list[int]]:
-    """Return a selection of the columns that are used only, and which these are, in order."""
-    used = sorted(set(select.columns))
-    place = {column: i for i, column in enumerate(used)}
-    columns = tuple(place[column] for column in select.columns)
-    return Select(columns, len(used), select.where), used
+    rows = _through(transformer, Columns.of(width), where, _Within(where))
+    return Rearranged(rows, width, where)
 
 
 class _Within(NamedTuple):
@@ -172,7 +111,7 @@ def _pipeline(pipeline: Any, rows: Columns, where: str, within: _Within) -> Colu
 def _union(union: Any, rows: Columns, where: str, within: _Within) -> Columns:
     return _side_by_side(
         union,
-        [(name, part, range(len(rows.columns)), within) for name, part in union.transformer_list],
+        [(name, part, range(rows.width), within) for name, part in union.transformer_list],
         rows,
         where,
     )
@@ -181,11 +120,7 @@ def _union(union: Any, rows: Columns, where: str, within: _Within) -> Columns:
 def _column_transformer(transformer: Any, rows: Columns, where: str, within: _Within) -> Columns:
     if not hasattr(transformer, "transformers_"):
         raise unsupported(where, "expected a fitted ColumnTransformer, got one that is not")
-    if transformer.n_features_in_ != len(rows.columns):
-        raise unsupported(
-            where,
-            f"was fitted to {transformer.n_features_in_} columns and gets {len(rows.columns)}",
-        )
+    _check_width(transformer, rows, where)
     columns = getattr(transformer, "feature_names_in_", None)
     if columns is not None and len(set(columns)) < len(columns):
         raise unsupported(
@@ -233,8 +168,66 @@ def _side_by_side(
     return joined(results)
 
 
+def _check_width(transformer: Any, rows: Columns, where: str) -> None:
+    width = getattr(transformer, "n_features_in_", None)
+    if width != rows.width:
+        raise unsupported(where, f"was fitted to {width} columns and gets {rows.width}")
+
+
+def _selector(selector: Any, rows: Columns, where: str, within: _Within) -> Columns:
+    """Return the columns of a selector. The others stay inputs: other models may choose them."""
+    name = type(selector).__name__ + within.columns
+    if not hasattr(selector, "n_features_in_"):
+        raise unsupported(where, f"expected a fitted {name}, got one that is not")
+    _check_width(selector, rows, where)
+    try:
+        chosen = np.flatnonzero(selector.get_support())
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise unsupported(
+            where, f"{name} does not tell which columns it selects: {error}"
+        ) from error
+    if not len(chosen):
+        raise unsupported(where, f"{name} selects no column at all")
+    return rows.keeping(np.arange(rows.width)).take(chosen)
+
+
+def _components(transformer: Any, rows: Columns, where: str, within: _Within) -> Columns:
+    """Return ``(x - mean_) @ components_.T``, over the deviations of these with `whiten`."""
+    kind = type(transformer).__name__
+    if not hasattr(transformer, "components_"):
+        raise unsupported(where, f"expected a fitted {kind}{within.columns}, got one that is not")
+    matrix = np.array(transformer.components_, np.float64).T
+    variance = np.array(transformer.explained_variance_, np.float64).clip(min=0)  # of rounding
+    mean = getattr(transformer, "mean_", None)
+    mean = np.zeros(len(matrix)) if mean is None else np.array(mean, np.float64)
+    if len(matrix) != rows.width:
+        raise unsupported(where, f"was fitted to {len(matrix)} columns and gets {rows.width}")
+    if variance.shape != matrix.shape[1:] or not all(
+        np.isfinite(values).all() for values in (matrix, mean, variance)
+    ):
+        raise unsupported(
+            where,
+            f"{kind}{within.columns}: expected components_, mean_ and explained_variance_ that "
+            "are finite and fit each other; fit it again",
+        )
+    # Deviations of the columns, as far as the components tell them. Small ones do not matter.
+    size = np.sqrt(matrix**2 @ variance)
+    size = np.maximum(size, size.max() / LIMIT)
+    size = np.where(size > 0, size, 1.0)
+    spread = np.sqrt(variance)
+    matrix = size[:, None] * matrix
+    place = f"{where}: {kind}{within.columns}"
+    mixed = Mixed(matrix, np.zeros(len(spread)), spread, place)
+    if getattr(transformer, "whiten", False):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mixed = mixed._replace(matrix=matrix / spread, spread=np.ones(len(spread)))
+    return rows.then(1.0 / size, -mean / size, where).mix(mixed)
+
+
 _ANYTHING = "which may compute anything"
 _READERS: dict[str, Callable[[Any, Columns, str, _Within], Columns]] = {
     "ColumnTransformer": _column_transformer,
     "FeatureUnion": _union,
+    **dict.fromkeys(SELECTORS, _selector),
+    **dict.fromkeys(MIXERS, _components),
 }

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import onnx
 
@@ -14,16 +14,9 @@ from mlpbank.convert._chain import Step
 from mlpbank.convert._columns import Select
 from mlpbank.convert._onnx_graph import Graph
 from mlpbank.convert._onnx_inputs import read_inputs
-from mlpbank.convert._onnx_outputs import choose
+from mlpbank.convert._onnx_outputs import Choice, choose
 from mlpbank.convert._onnx_read import Reader
 from mlpbank.errors import InvalidValueError, MlpbankError, UnsupportedLayerError
-
-
-class Knowledge(NamedTuple):
-    """What a graph tells besides its layers; None for what it does not tell."""
-
-    feature_names: tuple[str, ...] | None
-    classes: tuple[Any, ...] | None
 
 
 def load(model: Any) -> Any:
@@ -61,8 +54,14 @@ def _path(model: Any) -> Path | None:
     return Path(os.fspath(model)) if is_path else None
 
 
-def steps(model: Any, output: str | int | None = None) -> list[Step | Select]:
-    """Return the chain of steps that a model computes.
+Known = tuple[tuple[str, ...] | None, tuple[Any, ...] | None]  # names of features, and classes
+
+
+def read(model: Any, output: str | int | None = None) -> tuple[list[Step | Select], Known]:
+    """Return the chain of steps that a model computes, and what it knows.
+
+    Features have names where each column is an input of its own. Classes are those of the ZipMap,
+    or the labels of a classifier.
 
     Parameters
     ----------
@@ -85,27 +84,22 @@ def steps(model: Any, output: str | int | None = None) -> list[Step | Select]:
     with _named(_path(model)):
         graph = Graph(loaded)
         chosen = choose(graph, output)
-        return Reader(graph).steps(chosen.tensor, chosen.columns)
+        own = _known(graph, chosen)
+        return Reader(graph).steps(chosen.tensor, chosen.columns), own
 
 
-def knowledge(model: Any, output: str | int | None = None) -> Knowledge:
-    """Return what a model tells of its features and classes.
-
-    Features have names where each column is an input of its own. Classes are those of the ZipMap
-    or the labels of a classifier.
-
-    Raises
-    ------
-    ValueError, OSError
-        As for `steps`.
-    """
+def knowledge(model: Any, output: str | int | None = None) -> Known:
+    """Return what a model knows, as `read` does. Raises MlpbankError or OSError like that."""
     loaded = load(model)
     with _named(_path(model)):
         graph = Graph(loaded)
-        classes = choose(graph, output).classes
-        names = tuple(value.name for value in graph.inputs)
-        several = len(names) > 1 and read_inputs(graph.inputs)[2] == len(names)
-        return Knowledge(names if several else None, classes)
+        return _known(graph, choose(graph, output))
+
+
+def _known(graph: Graph, chosen: Choice) -> Known:
+    names = tuple(value.name for value in graph.inputs)
+    several = len(names) > 1 and read_inputs(graph.inputs)[2] == len(names)
+    return names if several else None, chosen.classes
 
 
 @contextmanager

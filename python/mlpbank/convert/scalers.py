@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mlpbank._arrays import as_array, in_default_mode
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.convert import _shift
-from mlpbank.convert._chain import to_float32, with_affine
+from mlpbank.convert._layers import to_float32, with_affine
 from mlpbank.convert._native import unflattened
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Float64Array, Weights
@@ -197,7 +197,16 @@ def _of_sklearn(method: Any) -> bool:
     return method is None or str(method.__module__).startswith("sklearn.")
 
 
+# Classes that pick and mix columns: what follows them takes fewer.
+SELECTORS = (
+    *("SelectKBest", "SelectPercentile", "SelectFpr", "SelectFdr", "SelectFwe"),
+    *("GenericUnivariateSelect", "SelectFromModel", "SequentialFeatureSelector"),
+    *("RFE", "RFECV", "VarianceThreshold"),
+)
+MIXERS = ("PCA", "IncrementalPCA", "TruncatedSVD")
 _MODULES = {
+    **dict.fromkeys(SELECTORS, "feature_selection"),
+    **dict.fromkeys(MIXERS, "decomposition"),
     **dict.fromkeys(
         ("StandardScaler", "RobustScaler", "MaxAbsScaler", "MinMaxScaler"), "preprocessing"
     ),
@@ -209,6 +218,9 @@ _MODULES = {
 }
 _METHODS = (
     "transform",
+    "_transform",
+    "get_support",
+    "_get_support_mask",
     "inverse_transform",
     "predict",
     "predict_proba",
@@ -255,7 +267,10 @@ def refusal(transformer: Any) -> tuple[str, str]:
     if kind == "FunctionTransformer":
         for option in ("func", "inverse_func"):
             if getattr(transformer, option) is not None:
-                return f"has a {option}, which may compute anything", _WAY_OUT
+                return (
+                    f"has {'a' if option == 'func' else 'an'} {option}, which may compute anything",
+                    _WAY_OUT,
+                )
     if getattr(transformer, "clip", False):
         return "with clip=True is not affine", _CLIP_WAY_OUT
     return "", ""

@@ -15,8 +15,9 @@ from mlpbank.convert._chain import Activate, Affine, Dense, Step, affine, join, 
 from mlpbank.convert._columns import Select
 from mlpbank.convert._containers import members_of
 from mlpbank.convert._frameworks import framework_of
-from mlpbank.convert._sklearn_columns import compacted, gathered, selected, selects
-from mlpbank.convert.scalers import mean_and_scale, own_method, sklearn_class
+from mlpbank.convert._sklearn_columns import selected, selects
+from mlpbank.convert._sklearn_rows import Part, compacted, gathered
+from mlpbank.convert.scalers import mean_and_scale, own_method, refusal, sklearn_class
 from mlpbank.errors import InvalidValueError, MlpbankError
 
 _HIDDEN = {
@@ -52,7 +53,7 @@ def steps(estimator: Any) -> list[Step | Select]:
     return chain
 
 
-def _steps(estimator: Any, where: str) -> list[Step | Select]:
+def _steps(estimator: Any, where: str) -> list[Part]:
     kind = sklearn_class(estimator)
     if not kind:
         name = type(estimator).__name__
@@ -105,7 +106,7 @@ def _predicts_numbers(estimator: Any) -> bool:
 def feature_names(estimator: Any) -> Any:
     """Return the names of the columns that an estimator was fitted to, None if it has none.
 
-    Without those that a ColumnTransformer does not use.
+    Without those that a ColumnTransformer leaves out.
     """
     names = _all_names(estimator)
     if names is None or not _selects(estimator):
@@ -176,7 +177,7 @@ _INNER = {
 }
 
 
-def _network(network: Any, where: str) -> list[Step | Select]:
+def _network(network: Any, where: str) -> list[Part]:
     matrices = list(_fitted(network, "coefs_", where))
     biases = list(network.intercepts_)
     if not network.n_layers_ - 1 == len(matrices) == len(biases):  # predict uses n_layers_
@@ -196,7 +197,7 @@ def _network(network: Any, where: str) -> list[Step | Select]:
         biases[-1] = np.concatenate([np.zeros_like(biases[-1]), biases[-1]])
         activation = Activation.SOFTMAX
     last = len(matrices) - 1
-    chain: list[Step | Select] = []
+    chain: list[Part] = []
     for i, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
         place = join(where, f"layer {i}")
         chain += [
@@ -206,13 +207,13 @@ def _network(network: Any, where: str) -> list[Step | Select]:
     return chain
 
 
-def _pipeline(pipeline: Any, where: str) -> list[Step | Select]:
-    chain: list[Step | Select] = []
+def _pipeline(pipeline: Any, where: str) -> list[Part]:
+    chain: list[Part] = []
     *transformers, (last_name, last) = pipeline.steps
     for name, transformer in transformers:
         place = join(where, name)
         if selects(transformer):
-            chain += selected(transformer, place)
+            chain.append(selected(transformer, place))
         elif transformer is not None and transformer != "passthrough":
             chain.append(_scaler(transformer, place))
     if last is None or last == "passthrough":
@@ -221,8 +222,12 @@ def _pipeline(pipeline: Any, where: str) -> list[Step | Select]:
 
 
 def _scaler(transformer: Any, where: str) -> Affine:
+    name = type(transformer).__name__
+    reason, way = refusal(transformer)
+    if reason:
+        raise unsupported(where, f"{name} {reason}; {way}")
     try:
-        mean, scale = mean_and_scale(transformer, type(transformer).__name__)
+        mean, scale = mean_and_scale(transformer, name)
     except (TypeError, ValueError) as error:
         raise unsupported(where, str(error)) from error
     return affine(1.0 / scale, -mean / scale, where)

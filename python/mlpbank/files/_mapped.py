@@ -214,7 +214,9 @@ def verify(contents: Contents, progress: bool = False) -> None:
     if contents.models == 0 or columns.table is None:
         return
     keys = table_keys(columns.table)
-    positions, unknown = columns.table.find(as_keys(keys).values)
+    given = as_keys(keys).values
+    assert not isinstance(given, _core.ArrowKeys)
+    positions, unknown = columns.table.find(given)
     if columns.table.is_rebuilt:
         raise BankFileError(
             "keys.slots: expected every key within 512 steps, got a table in which searches are "

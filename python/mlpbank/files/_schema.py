@@ -283,7 +283,7 @@ def read(data: npt.NDArray[np.uint8], *, is_mapped: bool) -> Contents:
         models=models,
         blocks=arrays["weights"].reshape(-1),
         columns=ModelColumns(
-            _key_table(arrays, key_type, seed),
+            _key_table(arrays, key_type, seed, is_mapped),
             arrays["generation"],
             arrays["loaded_at"],
             arrays["version.offsets"],
@@ -312,13 +312,17 @@ def _version(about: Mapping[str, Any]) -> int:
     return version
 
 
-def _key_table(arrays: Mapping[str, Array], key_type: Any, seed: bytes | None) -> Any:
+def _key_table(
+    arrays: Mapping[str, Array], key_type: Any, seed: bytes | None, is_mapped: bool
+) -> Any:
     if key_type is None:
         return None
     if key_type is int:
-        return _core.IntTable(arrays["keys"], arrays["keys.slots"], seed)
+        return _core.IntTable(arrays["keys"], arrays["keys.slots"], seed, is_mapped)
     texts = arrays["keys.offsets"], arrays["keys.bytes"], arrays["keys.slots"], seed
-    return _core.StringTable(*texts) if key_type is str else _core.TupleTable(*texts, key_type)
+    if key_type is str:
+        return _core.StringTable(*texts, is_mapped)
+    return _core.TupleTable(*texts, key_type, is_mapped)
 
 
 def _seed(about: Mapping[str, Any]) -> bytes | None:

@@ -1,0 +1,233 @@
+// Calls by slot: whatever the mixture of rows and models, each row comes out as it does alone.
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "engine/engine.h"
+#include "engine/inference.h"
+#include "errors.h"
+#include "four_cpus.h"
+#include "network.h"
+
+namespace {
+
+using namespace mlpbank;
+using Slots = std::vector<int64_t>;
+
+Slots shuffled(Slots slots) {
+  std::shuffle(slots.begin(), slots.end(), generator());
+  return slots;
+}
+
+Slots uniform(int64_t models, int64_t entries) {
+  Slots slots(static_cast<std::size_t>(entries));
+  for (int64_t& slot : slots) slot = random_below(models);
+  return slots;
+}
+
+// Model k has a share of 1 / (k + 1) of the entries.
+Slots zipf(int64_t models, int64_t entries) {
+  Slots slots;
+  for (int64_t m = 0; m < models; ++m) slots.insert(slots.end(), std::size_t(entries / (m + 1)), m);
+  return shuffled(slots);
+}
+
+// Every model so many times, in order.
+Slots each(int64_t models, int64_t times) {
+  Slots slots;
+  for (int64_t m = 0; m < models; ++m) slots.insert(slots.end(), std::size_t(times), m);
+  return slots;
+}
+
+// Some models of each tile, with one entry or some.
+Slots some_lanes(int64_t models, int64_t lanes) {
+  Slots slots;
+  for (int64_t m = 0; m < models; ++m) {
+    if (m % 16 < lanes) slots.insert(slots.end(), std::size_t(1 + random_below(20)), m);
+  }
+  return slots;
+}
+
+std::vector<Slots> mixtures(int64_t models) {
+  Slots sorted = uniform(models, 700), huge = each(models, 1);
+  std::sort(sorted.begin(), sorted.end());
+  huge.insert(huge.end(), 3000, models / 2);
+  return {{models - 1},
+          each(models, 1),
+          shuffled(each(models, 1)),
+          each(models, 7),
+          shuffled(each(models, 17)),
+          uniform(models, models / 10 + 1),
+          uniform(models, 900),
+          sorted,
+          Slots(5000, models / 3),
+          zipf(models, 400),
+          some_lanes(models, 1),
+          some_lanes(models, 3),
+          shuffled(some_lanes(models, 11)),
+          shuffled(huge)};
+}
+
+Floats by_slot(const BatchedInference& inference, const Slots& slots, const Floats& x, int64_t rows,
+               int threads) {
+  const auto entries = static_cast<int64_t>(slots.size());
+  Floats y(slots.size() *
+           static_cast<std::size_t>(rows * inference.weights().architecture().output_size()));
+  inference.forward_models(slots.data(), entries, x.data(), rows, y.data(),
+                           {threads, Missing::error});
+  return y;
+}
+
+// Each entry in a call of its own.
+Floats one_by_one(const BatchedInference& inference, const Slots& slots, const Floats& x,
+                  int64_t rows) {
+  const Architecture& architecture = inference.weights().architecture();
+  const auto in = rows * architecture.input_size(), out = rows * architecture.output_size();
+  Floats y(slots.size() * static_cast<std::size_t>(out));
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const auto entry = static_cast<int64_t>(i);
+    inference.forward_models(&slots[i], 1, x.data() + entry * in, rows, y.data() + entry * out,
+                             {1, Missing::error});
+  }
+  return y;
+}
+
+std::shared_ptr<BatchedWeights> weights_of(const Network& net, LayoutKind kind, Dtype dtype) {
+  auto weights = std::make_shared<BatchedWeights>(net.models, net.architecture, kind, dtype);
+  weights->load(0, net.models, net.parameters.views(), 2);
+  return weights;
+}
+
+TEST(every_mixture_gives_the_bits_of_single_calls) {
+  const std::vector<int64_t> architectures[] = {{4, 8, 2}, {5, 16, 8, 1}, {10, 8, 1},
+                                                {1, 1},    {17, 19, 3},   {32, 64, 64, 1}};
+  for (const std::string& isa : available_isas()) {
+    for (const auto& sizes : architectures) {
+      const Network net(sizes, 40 + random_below(60), random_below(2) ? "tanh" : "relu");
+      const auto dtype = static_cast<Dtype>(random_below(kDtypes));
+      const BatchedInference panel(weights_of(net, LayoutKind::panel, dtype), Engine(0, isa));
+      const BatchedInference lane(weights_of(net, LayoutKind::lane, dtype), Engine(0, isa));
+      for (const Slots& slots : mixtures(net.models)) {
+        const int64_t rows = random_below(4) == 0 ? 1 + random_below(60) : 1;
+        if (static_cast<int64_t>(slots.size()) * rows > 6000) continue;
+        const Floats x = net.inputs(static_cast<int64_t>(slots.size()), rows);
+        const Floats expected = one_by_one(panel, slots, x, rows);
+        for (const BatchedInference* inference : {&panel, &lane}) {
+          for (const int threads : {1, 4}) {
+            CHECK(same_bits(by_slot(*inference, slots, x, rows, threads), expected));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(rows_are_right) {
+  for (const LayoutKind kind : kLayouts) {
+    const Network net({5, 16, 8, 1}, 50);
+    const BatchedInference inference(net.weights(kind), Engine(0, ""));
+    for (const Slots& slots : mixtures(net.models)) {
+      const Floats x = net.inputs(static_cast<int64_t>(slots.size()), 1);
+      const Floats y = by_slot(inference, slots, x, 1, 2);
+      std::vector<double> expected, error;
+      for (std::size_t i = 0; i < slots.size(); ++i) {
+        reference(net, slots[i], x.data() + 5 * i, expected, error);
+        CHECK(std::abs(y[i] - expected[0]) <= error[0]);
+      }
+    }
+  }
+}
+
+// So many entries are sorted in parts, and with few models in stretches.
+TEST(many_entries) {
+  for (const int64_t models : {3, 500, 3000, 40000}) {
+    const Network net({3, 2}, models);
+    const Slots random = uniform(models, 150000);
+    const Floats x = net.inputs(150000, 1);
+    Floats expected;
+    for (const LayoutKind kind : kLayouts) {
+      const BatchedInference inference(net.weights(kind), Engine(0, ""));
+      if (expected.empty()) expected = one_by_one(inference, random, x, 1);
+      for (const int threads : {1, 3}) {
+        CHECK(same_bits(by_slot(inference, random, x, 1, threads), expected));
+      }
+      for (const std::size_t wrong : {std::size_t{5}, std::size_t{149999}}) {
+        Slots slots = random;
+        slots[wrong] = models, slots[149999] = -7;
+        const std::string value = wrong == 5 ? std::to_string(models) : "-7";
+        const std::string message = "models[" + std::to_string(wrong) + "]: expected 0 to " +
+                                    std::to_string(models - 1) + ", got " + value;
+        CHECK_THROWS(std::out_of_range, message, (by_slot(inference, slots, x, 1, 2), 0));
+        std::sort(slots.begin(), slots.end() - 1);
+        slots[149999] = models;
+        const auto first = std::find(slots.begin(), slots.end(), models) - slots.begin();
+        CHECK_THROWS(std::out_of_range,
+                     "models[" + std::to_string(first) + "]: expected 0 to " +
+                         std::to_string(models - 1) + ", got " + std::to_string(models),
+                     (by_slot(inference, slots, x, 1, 2), 0));
+      }
+    }
+  }
+}
+
+// In stretches, too, the first missing model is the first in the caller's order, and the rows of
+// others are as ever where it may be missing.
+TEST(missing_models_of_many_entries) {
+  for (const LayoutKind kind : kLayouts) {
+    const Network net({3, 2}, 100);
+    const auto weights = net.weights(kind);
+    const BatchedInference inference(weights, Engine(0, ""));
+    const Slots slots = uniform(100, 150000);
+    const Floats x = net.inputs(150000, 1);
+    Floats expected = by_slot(inference, slots, x, 1, 2);
+    for (const int64_t slot : {slots[7], slots[70000]}) weights->unload(slot);
+    const auto is_missing = [&](int64_t slot) { return slot == slots[7] || slot == slots[70000]; };
+    const auto first = std::find_if(slots.begin(), slots.end(), is_missing);
+    CHECK_THROWS(ModelNotLoaded, "model " + std::to_string(*first) + ": no weights were loaded",
+                 (by_slot(inference, slots, x, 1, 2), 0));
+    Floats y(expected.size());
+    inference.forward_models(slots.data(), 150000, x.data(), 1, y.data(), {2, Missing::nan});
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      if (is_missing(slots[i / 2])) {
+        CHECK(std::isnan(y[i]));
+      } else {
+        CHECK(y[i] == expected[i]);
+      }
+    }
+  }
+}
+
+// A twin belongs to one revision of its tile.
+TEST(loads_after_calls_by_slot) {
+  const Network net({4, 8, 2}, 40);
+  const Parameters other = net.parameters.negated();
+  Network negated = net;
+  negated.parameters = other;
+  const Slots slots = some_lanes(40, 2);
+  const Floats x = net.inputs(static_cast<int64_t>(slots.size()), 1);
+  const auto weights = net.weights(LayoutKind::lane);
+  const BatchedInference inference(weights, Engine(1, ""));
+  const auto expected = [&](const Network& network) {
+    return by_slot({network.weights(LayoutKind::panel), Engine(1, "")}, slots, x, 1, 1);
+  };
+  for (int turn = 0; turn < 10; ++turn) {
+    const Network& now = turn % 2 == 0 ? net : negated;
+    weights->load(0, 40, now.parameters.views(), 1);
+    if (turn == 5) weights->grow(100);
+    CHECK(same_bits(by_slot(inference, slots, x, 1, 1), expected(now)));
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  unsetenv("MLPBANK_ISA"), unsetenv("MLPBANK_NUM_THREADS"), unsetenv("OMP_NUM_THREADS");
+  omp_set_num_threads(4);  // OpenMP has counted the CPUs by itself
+  return run_tests(argc, argv);
+}
