@@ -64,6 +64,18 @@ def test_rows_without_a_model_are_counted_over_all_parts(
     assert ("keys so far" in err) == (rows < 14)
 
 
+def test_the_first_error_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_parts(monkeypatch, 1, 1)
+    save_bank(tmp_path / "b.mlpbank", [1, 2])
+    table = tmp_path / "t.csv"
+    table.write_text("key,x,y\n1,2,3\n7,2,3\n1,two,3\n")
+    assert predict(tmp_path / "b.mlpbank", table) == 2
+    expected = f"no such model: 7 (1 of 2 keys so far); the first is in row 2 of {table}\n"
+    assert capsys.readouterr().err.endswith(expected)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npy", ".npz"])
 def test_missing_keys_are_named_by_their_row(
     tmp_path: Path,
@@ -202,6 +214,23 @@ def test_an_index_of_pandas_may_be_the_keys(
         assert predict(tmp_path / "b.mlpbank", table) == 0
         out = capsys.readouterr().out.split()[1:]
         assert out == ["9,5.0", "7,4.0", "5,3.0", "3,2.0", "1,1.0"]
+
+
+@pytest.mark.parametrize("is_range", [False, True])
+def test_an_index_of_another_table_is_none(
+    tmp_path: Path, is_range: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What pandas said of a table stays with it when columns or rows are taken out."""
+    pd = pytest.importorskip("pandas")
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    save_bank(tmp_path / "b.mlpbank", [1, 2, 3])
+    index = pd.RangeIndex(1, 4, name="key") if is_range else pd.Index([1, 2, 3], name="key")
+    table = pa.Table.from_pandas(pd.DataFrame({"x": [1.0] * 3, "y": [0.0] * 3}, index))
+    table = table.slice(1) if is_range else table.drop(["key"])
+    parquet.write_table(table, tmp_path / "t.parquet")
+    assert predict(tmp_path / "b.mlpbank", tmp_path / "t.parquet") == 2
+    assert "--key: expected one of x, y, got 'key'" in capsys.readouterr().err
 
 
 def test_columns_of_parquet_that_come_twice(

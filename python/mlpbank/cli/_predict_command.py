@@ -21,7 +21,7 @@ from mlpbank.cli._parts import Part, Table
 from mlpbank.cli._read_keys import typed
 from mlpbank.cli._results import open_results
 from mlpbank.cli._tables import STDIN, open_table, suffix_of
-from mlpbank.errors import UnknownModelError
+from mlpbank.errors import MlpbankError, UnknownModelError
 from mlpbank.files import _mapped
 from mlpbank.typing import Float32Array, Missing
 
@@ -72,8 +72,9 @@ def open_bank(path: Path) -> Bank:
 def predict_rows(args: argparse.Namespace) -> int:
     """Predict for the rows of a table, and write keys and predictions."""
     output = None if args.output is None or str(args.output) == "-" else args.output
-    if output is not None and output.suffix:
-        _expect_suffix(suffix_of(output), output)
+    given = "" if output is None else suffix_of(output)
+    if output is not None and (given or output.suffix):
+        _expect_suffix(given, output)
     _expect_other_file(args.input, output)
     bank = open_bank(args.file)
     if args.missing == "fallback" and (bank.fallback is None or bank.fallback not in bank):
@@ -93,9 +94,8 @@ def predict_rows(args: argparse.Namespace) -> int:
         wanted = bank.architecture.input_size
         if table.width != wanted:  # only an array without column names has another width
             raise CommandError(f"--input: expected {wanted} columns beside keys, got {table.width}")
-        if output is not None and output.suffix:
-            suffix = suffix_of(output)
-        elif output is not None:
+        if output is not None:
+            suffix = given or suffix
             _expect_suffix(suffix, output)
         with (
             open_results(output, suffix, typed(key, bank.key_type), names) as write,
@@ -163,7 +163,10 @@ def _predicted(
     except UnknownModelError as error:
         keys, total, kind, gap, way = error.args
         row = first + int(np.argmax(bank.sources(part.keys) != "model")) + 1
-        is_all = next(table.parts, None) is None
+        try:
+            is_all = next(table.parts, None) is None
+        except (MlpbankError, OSError):  # of rows that come later
+            is_all = False
         raise UnknownModelError(
             keys,
             first + total,

@@ -31,7 +31,7 @@ def parquet_table(
         # With pre_buffer, all of the file would stay in memory until its end.
         file = parquet.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
         schema = file.schema_arrow
-        index = _index_of(schema)
+        index = _index_of(schema, file.metadata.num_rows)
     columns = [column for column in schema.names if column not in index.values()]
     levels = [level for level in index if level in key and level not in columns]
     features = choose(columns + levels)
@@ -121,19 +121,22 @@ class _Reader:
         return pyarrow.array(field["start"] + rows * field["step"])
 
 
-def _index_of(schema: Arrow) -> dict[str, Any]:
+def _index_of(schema: Arrow, rows: int) -> dict[str, Any]:
     """Return the levels of the index that pandas wrote, by name.
 
-    Each is the name of a column of the file, or a range, which is not stored.
+    Each is the name of a column of the file, or a range, which is not stored. What pandas said of a
+    table may no longer be true of columns or rows that were taken from it.
     """
     metadata = schema.pandas_metadata or {}
     names = {column["field_name"]: column["name"] for column in metadata.get("columns", ())}
     found = {}
     for level in metadata.get("index_columns", ()):
-        if isinstance(level, str):
+        if not isinstance(level, str):
+            steps = range(level["start"], level["stop"], level["step"])
+            if level["name"] is not None and len(steps) == rows:
+                found[level["name"]] = level
+        elif level in schema.names:
             found[names.get(level) or level] = level
-        elif level.get("kind") == "range" and level.get("name") is not None:
-            found[level["name"]] = level
     return found
 
 

@@ -66,8 +66,8 @@ def _plain(file: BinaryIO, name: str, key: Keys, names: Sequence[str]) -> Iterat
 def _packed(file: BinaryIO, name: str, key: Keys, names: Sequence[str]) -> Iterator[Write]:
     # Without name and time, equal tables give equal files.
     packed = gzip.GzipFile("", "wb", 6, file, 0)
-    yield _csv(lambda text: packed.write(text.encode()), name, key, names)
-    packed.close()
+    with _closed(packed.close):
+        yield _csv(lambda text: packed.write(text.encode()), name, key, names)
 
 
 @contextmanager
@@ -115,13 +115,20 @@ def _parquet(file: BinaryIO, name: str, key: Keys, names: Sequence[str]) -> Iter
             writer = parquet.ParquetWriter(file, table.schema)
         writer.write_table(table)
 
-    try:
+    with _closed(lambda: writer.close()):
         yield write
-        writer.close()
+
+
+@contextmanager
+def _closed(close: Callable[[], Any]) -> Iterator[None]:
+    """Close a writer after the block. After an error it may fail, but not later, by itself."""
+    try:
+        yield
     except BaseException:
-        with suppress(Exception):  # so that it does not close itself later, and complains
-            writer.close()
+        with suppress(Exception):
+            close()
         raise
+    close()
 
 
 def _csv(write_text: Callable[[str], Any], name: str, key: Keys, names: Sequence[str]) -> Write:
