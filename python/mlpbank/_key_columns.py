@@ -10,7 +10,7 @@ import numpy.typing as npt
 from numpy.ma import MaskedArray
 
 from mlpbank import _core
-from mlpbank._arrays import as_int64
+from mlpbank._arrays import as_array, as_int64
 from mlpbank._arrow import arrow_table, is_arrow
 from mlpbank._keys import (
     MAX_PARTS,
@@ -182,7 +182,13 @@ def listed(keys: Any) -> Any:
     dtype = getattr(keys, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind != "O" and hasattr(keys, "to_numpy"):
         return _array(keys.to_numpy())  # tolist of dates gives int
-    small = SMALL_FLOATS.get(str(getattr(keys, "type", dtype)))
+    if hasattr(keys, "detach"):  # PyTorch
+        _expect_exact(dtype)
+        return _array(as_array(keys, "keys"))
+    if isinstance(keys, memoryview) or type(keys).__module__ == "array":
+        return _array(np.asarray(keys))
+    _expect_exact(dtype)
+    small = SMALL_FLOATS.get(_type_name(getattr(keys, "type", dtype)))
     if hasattr(keys, "to_pylist"):  # pyarrow
         values = keys.to_pylist()
         return values if small is None else _small_floats(values, small)
@@ -193,6 +199,8 @@ def listed(keys: Any) -> Any:
         way = remedy(keys)
         if isinstance(keys, (set, frozenset)):
             way = "; use list(keys)"
+        elif isinstance(keys, (str, int)) and not isinstance(keys, bool):
+            way = "; one key is [key]"
         elif hasattr(keys, "collect"):  # a LazyFrame of polars
             way = "; use keys.collect()"
         raise InvalidTypeError(f"keys: expected {_EXPECTED}, got {keys!r:.80}{way}")
@@ -241,6 +249,27 @@ def _arrow_column(column: _core.ArrowColumn) -> Any:
     )
 
 
+def _type_name(kind: Any) -> str:
+    """Return the type of a column's values, whether they stand in it or are encoded."""
+    kind = getattr(kind, "pyarrow_dtype", kind)  # of pandas
+    if str(kind).startswith(("dictionary<", "run_end_encoded<")):
+        return _type_name(kind.value_type)
+    categories = getattr(getattr(kind, "categories", None), "dtype", None)
+    if categories is not None:
+        return _type_name(categories)
+    return kind.name if isinstance(kind, np.dtype) else str(kind)
+
+
+def _expect_exact(dtype: Any) -> None:
+    """Raise TypeError for a type of floats so small that most integers are rounded in it."""
+    name = _type_name(dtype).removeprefix("torch.")
+    if name.startswith(("bfloat16", "float8_", "float6_", "float4_")):
+        raise InvalidTypeError(
+            f"keys: expected {_EXPECTED}, got dtype {name}, which rounds integers of a few digits; "
+            "use int, here and in the bank"
+        )
+
+
 def _small_floats(values: list[Any], kind: Any) -> Any:
     """Return floats of a small type as keys; their lists are of Python's own floats."""
     return _floats(np.array([np.nan if is_missing(value) else value for value in values], kind))
@@ -258,11 +287,12 @@ def _array(array: npt.NDArray[Any]) -> Any:
             return array.tolist()
     if array.dtype.kind == "f":
         return _floats(array)
+    if array.dtype.kind == "V":
+        _expect_exact(array.dtype)
     if array.dtype.kind in "mM":
-        way = "str" if array.dtype.kind == "m" else "np.datetime_as_string"
+        way = "keys.astype(str)" if array.dtype.kind == "m" else "np.datetime_as_string(keys)"
         raise InvalidTypeError(
-            f"keys: expected {_EXPECTED}, got dtype {array.dtype}; use {way}(keys), here and in "
-            "the bank"
+            f"keys: expected {_EXPECTED}, got dtype {array.dtype}; use {way}, here and in the bank"
         )
     return array.tolist()
 

@@ -23,8 +23,8 @@ MAX_PARTS = 16
 _EXPECTED = "a str, an int or a tuple of them"
 # Types of floats with fewer digits than Python's, as libraries call them.
 SMALL_FLOATS = {
-    **dict.fromkeys(("float", "Float32", "float[pyarrow]", "float32[pyarrow]"), np.float32),
-    **dict.fromkeys(("halffloat", "Float16", "halffloat[pyarrow]", "float16[pyarrow]"), np.float16),
+    **dict.fromkeys(("float", "float32", "Float32"), np.float32),
+    **dict.fromkeys(("halffloat", "float16", "Float16"), np.float16),
 }
 _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,19}\s*", re.ASCII)
 _EXACT = 2.0**53  # from here on, a float may be another integer that was rounded

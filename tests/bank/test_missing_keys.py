@@ -7,6 +7,8 @@ import datetime
 import decimal
 import enum
 import uuid
+from array import array
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -212,24 +214,94 @@ def test_an_unknown_key_of_a_missing_one_can_be_told() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["polars", "pyarrow", "pandas", "scalar", "arrow scalar", "tuple"])
-def test_floats_of_few_digits_are_keys_only_where_they_are_exact(kind: str) -> None:
-    pd, pl, pa = (pytest.importorskip(name) for name in ("pandas", "polars", "pyarrow"))
-    beyond = 2.0**24
-    if kind == "polars":
-        keys: Any = pl.Series([beyond], dtype=pl.Float32)
-    elif kind == "pyarrow":
-        keys = pa.array([beyond], pa.float32())
-    elif kind == "pandas":
-        keys = pd.Series([beyond], dtype="Float32")
-    elif kind == "scalar":
-        keys = [np.float32(beyond)]
-    elif kind == "arrow scalar":
-        keys = [pa.scalar(beyond, pa.float32())]
-    else:
-        keys = [(np.float32(beyond), "a")]
-    key: Any = (2**24, "a") if kind == "tuple" else 2**24
-    bank = Bank(Architecture.mlp(1, 1))
-    bank[key] = {"layer_0": [[1]]}
+def _arrow(value: Any) -> Any:
+    return pytest.importorskip("pyarrow").array(value)
+
+
+def _encoded(value: Any) -> Any:
+    return pytest.importorskip("pyarrow.compute").run_end_encode(_arrow(value))
+
+
+def _pandas(value: Any, kind: Any = None) -> Any:
+    return pytest.importorskip("pandas").Series(value, dtype=kind)
+
+
+def _of_arrow(value: Any) -> Any:
+    pd = pytest.importorskip("pandas")
+    return pd.Series(pd.arrays.ArrowExtensionArray(_arrow(value).dictionary_encode()))
+
+
+# Ways from an array of float16 or float32 to a column whose list has Python's own floats, or not.
+COLUMNS: dict[str, Callable[[Any], Any]] = {
+    "polars": lambda value: pytest.importorskip("polars").Series(value),
+    "pyarrow": _arrow,
+    "dictionary": lambda value: _arrow(value).dictionary_encode(),
+    "run ends": _encoded,
+    "scalar": lambda value: [value[0]],
+    "arrow scalar": lambda value: [_arrow(value)[0]],
+    "pandas": _pandas,
+    "categories": lambda value: _pandas(value).astype("category"),
+    "categories alone": lambda value: _pandas(value).astype("category").array,
+    "sparse": lambda value: _pandas(value).astype(f"Sparse[{value.dtype}]"),
+    "pandas of dictionaries": _of_arrow,
+    "masked": lambda value: np.ma.array(value, mask=[False]),
+    "big-endian": lambda value: np.ma.array(value.astype(value.dtype.newbyteorder())),
+    "torch": lambda value: pytest.importorskip("torch").tensor(value),
+    "buffer": memoryview,
+}
+
+
+@pytest.mark.parametrize("way", COLUMNS)
+@pytest.mark.parametrize("few", [np.float16, np.float32])
+def test_floats_of_few_digits_are_keys_only_where_they_are_exact(way: str, few: Any) -> None:
+    if few is np.float16 and way.startswith("categories"):
+        few = np.float32  # pandas has no index of float16
+    beyond = 2 ** (np.finfo(few).nmant + 1)
+    bank = make(beyond, beyond // 2)
+    assert bank.predict(COLUMNS[way](few([beyond // 2])), X[:1]).item() == 1
+    rounded = few([beyond + 1])  # to the key of another model
+    assert rounded == beyond
     with pytest.raises(TypeError, match="a float"):
-        bank.predict(keys, [[1.0]])
+        bank.predict(COLUMNS[way](rounded), X[:1])
+
+
+def test_floats_of_few_digits_as_parts_of_keys_and_in_other_columns() -> None:
+    pd = pytest.importorskip("pandas")
+    with pytest.raises(TypeError, match="a float"):
+        make((2**24, "a")).predict([(np.float32(2**24 + 1), "a")], X[:1])
+    for column in (array("f", [2**24 + 1]), pd.array([2**24 + 1], "Float32")):
+        with pytest.raises(TypeError, match="a float"):
+            make(2**24).predict(column, X[:1])
+
+
+def test_floats_that_round_integers_of_a_few_digits_are_no_keys() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"dtype bfloat16, which rounds .*; use int"):
+        make(256).predict(torch.tensor([257], dtype=torch.bfloat16), X[:1])
+    with pytest.raises(TypeError, match="dtype float8_e5m2, which rounds"):
+        make(16).predict(torch.tensor([17.0]).to(torch.float8_e5m2), X[:1])
+
+
+def test_tensors_are_keys() -> None:
+    torch = pytest.importorskip("torch")
+    bank = make(7, 8)
+    for kind in (torch.int16, torch.int64, torch.float64):
+        assert bank.predict(torch.tensor([8, 7], dtype=kind), X[:2]).ravel().tolist() == [1, 0]
+    with pytest.raises(TypeError, match="keys: expected values, got a tensor on the meta device"):
+        bank.predict(torch.tensor([7], device="meta"), X[:1])
+
+
+@pytest.mark.slow
+def test_arrays_of_jax_are_keys() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    assert make(7, 8).predict(jnp.array([8, 7]), X[:2]).ravel().tolist() == [1, 0]
+    with pytest.raises(TypeError, match="a float"):
+        make(2**24).predict(jnp.array([2.0**24 + 1], jnp.float32), X[:1])
+    with pytest.raises(TypeError, match="dtype bfloat16, which rounds"):
+        make(256).predict(jnp.array([257], jnp.bfloat16), X[:1])
+
+
+def test_one_key_where_several_are_expected() -> None:
+    for bank, key in ((make("a"), "a"), (make(7), 7)):
+        with pytest.raises(TypeError, match=r"; one key is \[key\]$"):
+            bank.handles(key)
