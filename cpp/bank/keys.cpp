@@ -112,7 +112,7 @@ KeyTable::KeyTable(KeyType type, StringKeys keys, Buckets buckets, KeyHash hash,
     : key_type_(type), strings_(keys), buckets_(buckets), hash_(hash), owner_(std::move(owner)) {
   if (is_mapped)
     pages_ = pages_of(buckets, keys.offsets, keys.count + 1, keys.bytes, keys.num_bytes);
-  buckets_.tag_bits = tag_bits(keys.count, hash);
+  buckets_.tag_bits &= tag_bits(keys.count, hash);
 }
 
 KeyTable::KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<const void> owner,
@@ -123,7 +123,7 @@ KeyTable::KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<
       hash_(hash),
       owner_(std::move(owner)) {
   if (is_mapped) pages_ = pages_of(buckets, keys.values, keys.count, nullptr, 0);
-  buckets_.tag_bits = tag_bits(keys.count, hash);
+  buckets_.tag_bits &= tag_bits(keys.count, hash);
 }
 
 void KeyTable::request_pages(const KeyView* keys, int64_t count) const {

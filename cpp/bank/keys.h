@@ -64,8 +64,8 @@ struct Buckets {
   static constexpr int64_t kTooLong = -2;
 
   const uint32_t* data;
-  uint64_t count;  // a power of two
-  uint32_t tag_bits = 0;
+  uint64_t count;                    // a power of two
+  uint32_t tag_bits = ~uint32_t{0};  // a KeyTable takes those that its slots leave; 0: no tags
   uint64_t max_steps = std::min(count, kMaxSteps);
 
   const uint32_t& at(uint64_t place) const { return data[place & (count - 1)]; }

@@ -22,6 +22,7 @@ struct Table {
   std::shared_ptr<const KeyTable> table;
   BucketArray buckets;
   py::object seed;
+  bool has_tags;  // where there is a seed
 };
 struct StringTable : Table {
   Offsets offsets;

@@ -50,25 +50,26 @@ std::pair<BucketArray, int64_t> make_buckets(const Keys& keys, const py::object&
   return {buckets, fill_buckets(keys, hash_of(seed), to)};
 }
 
-Buckets checked(const BucketArray& buckets) {
+Buckets checked(const BucketArray& buckets, bool has_tags) {
   const py::ssize_t size = buckets.size();
   expect(size > 0 && (size & (size - 1)) == 0, "buckets of wrong size");
-  return {buckets.data(), static_cast<uint64_t>(size)};
+  return {buckets.data(), static_cast<uint64_t>(size), has_tags ? ~uint32_t{0} : 0};
 }
 
 StringTable make_table(KeyType type, const Offsets& offsets, const ByteArray& bytes,
-                       const BucketArray& buckets, const py::object& seed, bool is_mapped) {
+                       const BucketArray& buckets, const py::object& seed, bool is_mapped,
+                       bool has_tags) {
   expect(offsets.size() > 0, "offsets of wrong size");
   auto table = std::make_shared<const KeyTable>(
-      type, string_keys(offsets, bytes), checked(buckets), hash_of(seed),
+      type, string_keys(offsets, bytes), checked(buckets, has_tags), hash_of(seed),
       keep(std::array<py::object, 3>{offsets, bytes, buckets}), is_mapped);
-  return {{std::move(table), buckets, seed}, offsets, bytes};
+  return {{std::move(table), buckets, seed, has_tags}, offsets, bytes};
 }
 
 TupleTable make_tuple_table(const Offsets& offsets, const ByteArray& bytes,
                             const BucketArray& buckets, const py::object& seed,
-                            const py::object& type, bool is_mapped) {
-  return {make_table(key_type_of(type), offsets, bytes, buckets, seed, is_mapped)};
+                            const py::object& type, bool is_mapped, bool has_tags) {
+  return {make_table(key_type_of(type), offsets, bytes, buckets, seed, is_mapped, has_tags)};
 }
 
 py::list tuples_of(const TupleTable& self) {
@@ -114,11 +115,11 @@ py::object type_of_keys(const py::list& keys) {
 }
 
 IntTable make_int_table(const Integers& values, const BucketArray& buckets, const py::object& seed,
-                        bool is_mapped) {
+                        bool is_mapped, bool has_tags) {
   auto table =
-      std::make_shared<const KeyTable>(int_keys(values), checked(buckets), hash_of(seed),
+      std::make_shared<const KeyTable>(int_keys(values), checked(buckets, has_tags), hash_of(seed),
                                        keep(std::array<py::object, 2>{values, buckets}), is_mapped);
-  return {{std::move(table), buckets, seed}, values};
+  return {{std::move(table), buckets, seed, has_tags}, values};
 }
 
 std::pair<Integers, int64_t> find(const Table& self, const py::object& keys) {
@@ -152,6 +153,7 @@ void register_keys(py::module_& m) {
   py::class_<Table>(m, "Table")
       .def_readonly("buckets", &Table::buckets)
       .def_readonly("seed", &Table::seed)
+      .def_readonly("has_tags", &Table::has_tags)
       .def_property_readonly("is_rebuilt",
                              [](const Table& self) { return self.table->is_rebuilt(); })
       .def_property_readonly("key_type",
@@ -160,21 +162,22 @@ void register_keys(py::module_& m) {
       .def("find", &find, py::arg("keys"));
   py::class_<StringTable, Table>(m, "StringTable")
       .def(py::init([](const Offsets& offsets, const ByteArray& bytes, const BucketArray& buckets,
-                       const py::object& seed, bool is_mapped) {
-             return make_table(KeyType::text, offsets, bytes, buckets, seed, is_mapped);
+                       const py::object& seed, bool is_mapped, bool has_tags) {
+             return make_table(KeyType::text, offsets, bytes, buckets, seed, is_mapped, has_tags);
            }),
            py::arg("offsets").noconvert(), py::arg("bytes").noconvert(),
-           py::arg("buckets").noconvert(), py::arg("seed"), py::arg("is_mapped") = false)
+           py::arg("buckets").noconvert(), py::arg("seed"), py::arg("is_mapped") = false,
+           py::arg("has_tags") = true)
       .def_readonly("offsets", &StringTable::offsets)
       .def_readonly("bytes", &StringTable::bytes);
   py::class_<TupleTable, StringTable>(m, "TupleTable")
       .def(py::init(&make_tuple_table), py::arg("offsets").noconvert(),
            py::arg("bytes").noconvert(), py::arg("buckets").noconvert(), py::arg("seed"),
-           py::arg("type"), py::arg("is_mapped") = false)
+           py::arg("type"), py::arg("is_mapped") = false, py::arg("has_tags") = true)
       .def("tuples", &tuples_of);
   py::class_<IntTable, Table>(m, "IntTable")
       .def(py::init(&make_int_table), py::arg("values").noconvert(), py::arg("buckets").noconvert(),
-           py::arg("seed"), py::arg("is_mapped") = false)
+           py::arg("seed"), py::arg("is_mapped") = false, py::arg("has_tags") = true)
       .def_readonly("values", &IntTable::values);
 }
 

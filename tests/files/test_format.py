@@ -158,10 +158,10 @@ def test_safetensors_opens_bank_files(tmp_path: Path, layout: str, kind: str) ->
 GOLDEN = {"one": 6.25, "zwei \u2461": 12.25, "": -1.0}
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("name", ["bank_v1", "bank_v2", "bank_v2_without_tags"])
 @pytest.mark.parametrize("map_file", [True, False])
-def test_golden_files(map_file: bool, version: int) -> None:
-    path = Path(__file__).parents[1] / "data" / f"bank_v{version}.mlpbank"
+def test_golden_files(map_file: bool, name: str) -> None:
+    path = Path(__file__).parents[1] / "data" / f"{name}.mlpbank"
     bank = Bank.open(path, mmap=map_file)
     assert bank.architecture == Architecture([LayerSpec(2, 2, "relu"), LayerSpec(2, 1)])
     assert (bank.dtype, bank.layout, bank.fallback, bank.metadata) == (
@@ -180,7 +180,7 @@ def test_golden_files(map_file: bool, version: int) -> None:
     assert [(i.version, i.revision) for i in info] == [("2026-11", 1), (None, 2), ("ü", 1)]
     assert all(i.loaded_at.timestamp() == 1_700_000_000 for i in info)
     file = BankFile(path)
-    assert file.about["version"] == version
+    assert file.about["version"] == int(name[6])
     assert [file.find(key) for key in GOLDEN] == [0, 1, 2]
     assert file.model(2)["layer_1.bias"].tolist() == [-1]
 
@@ -213,6 +213,23 @@ def test_a_bank_of_version_1_that_is_saved_again_keeps_its_table_or_gets_a_seed(
         assert [file.find(key) for key in keys] == list(range(len(keys)))
         assert list(Bank.open(tmp_path / name)) == keys
     assert len(BankFile(tmp_path / "changed").about["seed"]) == 32
+
+
+def test_a_bank_without_tags_that_is_saved_again_keeps_its_table_or_gets_tags(
+    tmp_path: Path,
+) -> None:
+    bank = Bank.open(Path(__file__).parents[1] / "data" / "bank_v2_without_tags.mlpbank")
+    bank.save(tmp_path / "same")
+    bank["new"] = bank["one"]
+    bank.save(tmp_path / "changed")
+    for name, tags, keys in (
+        ("same", False, [*GOLDEN]),
+        ("changed", True, [*GOLDEN, "new"]),
+    ):
+        file = BankFile(tmp_path / name)
+        assert file.about["tags"] is tags
+        assert [file.find(key) for key in keys] == list(range(len(keys)))
+        assert Bank.open(tmp_path / name).handles(keys).tolist() == list(range(len(keys)))
 
 
 def test_two_banks_have_two_seeds(tmp_path: Path) -> None:

@@ -175,9 +175,9 @@ class BankFile:
         slots, keys = self.tensors["keys.slots"].tolist(), self.keys()
         assert len(slots) == max(2, 1 << (2 * self.models - 1).bit_length() if self.models else 0)
         hash_ = self._hash(key)
-        # A bucket is the number of a key and, in files with a seed, above it a tag.
+        # A bucket is the number of a key and, in files with tags, above it a tag.
         bits = self.models.bit_length()
-        tag = 0 if self.about.get("seed") is None else hash_ >> (32 + bits)
+        tag = hash_ >> (32 + bits) if self.about.get("tags") else 0
         s = hash_ % len(slots)
         while slots[s] != 0:
             number = slots[s] % (1 << bits) - 1

@@ -205,6 +205,7 @@ def header_of(
         "models": contents.models,
         "keys": described_type(key_type),
         "seed": None if seed is None else seed.hex(),
+        **({} if seed is None else {"tags": contents.table.has_tags}),
         "fallback": contents.fallback,
         "metadata": contents.metadata,
         **described_shift(contents.input_shift),
@@ -283,7 +284,7 @@ def read(data: npt.NDArray[np.uint8], *, is_mapped: bool) -> Contents:
         models=models,
         blocks=arrays["weights"].reshape(-1),
         columns=ModelColumns(
-            _key_table(arrays, key_type, seed, is_mapped),
+            _key_table(arrays, key_type, seed, is_mapped, _tags(about, seed)),
             arrays["generation"],
             arrays["loaded_at"],
             arrays["version.offsets"],
@@ -313,16 +314,24 @@ def _version(about: Mapping[str, Any]) -> int:
 
 
 def _key_table(
-    arrays: Mapping[str, Array], key_type: Any, seed: bytes | None, is_mapped: bool
+    arrays: Mapping[str, Array], key_type: Any, seed: bytes | None, is_mapped: bool, has_tags: bool
 ) -> Any:
     if key_type is None:
         return None
     if key_type is int:
-        return _core.IntTable(arrays["keys"], arrays["keys.slots"], seed, is_mapped)
+        return _core.IntTable(arrays["keys"], arrays["keys.slots"], seed, is_mapped, has_tags)
     texts = arrays["keys.offsets"], arrays["keys.bytes"], arrays["keys.slots"], seed
     if key_type is str:
-        return _core.StringTable(*texts, is_mapped)
-    return _core.TupleTable(*texts, key_type, is_mapped)
+        return _core.StringTable(*texts, is_mapped, has_tags)
+    return _core.TupleTable(*texts, key_type, is_mapped, has_tags)
+
+
+def _tags(about: Mapping[str, Any], seed: bytes | None) -> bool:
+    """Return whether buckets have tags: those of the first files of version 2 had none."""
+    tags = about.get("tags", False)
+    if type(tags) is not bool or (tags and seed is None):
+        raise InvalidValueError(f"tags: expected true where there is a seed, got {tags!r:.80}")
+    return tags
 
 
 def _seed(about: Mapping[str, Any]) -> bytes | None:
