@@ -233,6 +233,13 @@ def test_names_and_classes_that_fit_are_read() -> None:
     assert (bank.feature_names, bank.classes) == (None, None)
 
 
+def test_tags_belong_to_a_seed() -> None:
+    for tags, seed in ((1, "00" * 16), (None, "00" * 16), (True, None)):
+        file = parts()
+        file.about |= {"tags": tags, "seed": seed}
+        assert refused(file.join()).startswith("tags: expected true where there is a seed")
+
+
 def test_a_newer_version_says_so_whatever_else_is_new() -> None:
     file = parts()
     file.about = {"format": "mlpbank", "version": 3, "layers": "another idea"}

@@ -269,6 +269,7 @@ def read(data: npt.NDArray[np.uint8], *, is_mapped: bool) -> Contents:
     sizes = sizes_of(models, architecture, layout, dtype)
     arrays = dict(_arrays(data[start:], header, expected, sizes))
     seed = _seed(about) if version > 1 and key_type is not None else None
+    has_tags = version > 1 and _tags(about, seed)
     fallback = fallback_of(about, key_type)
     checksums = expect_in(about, "crc32", dict)
     names = [tensor.name for tensor in expected]
@@ -284,7 +285,7 @@ def read(data: npt.NDArray[np.uint8], *, is_mapped: bool) -> Contents:
         models=models,
         blocks=arrays["weights"].reshape(-1),
         columns=ModelColumns(
-            _key_table(arrays, key_type, seed, is_mapped, _tags(about, seed)),
+            _key_table(arrays, key_type, seed, is_mapped, has_tags),
             arrays["generation"],
             arrays["loaded_at"],
             arrays["version.offsets"],
