@@ -4,7 +4,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -60,9 +62,10 @@ py::object new_capsule(const char* name, Fill fill) {
 // Producers that need the GIL take it.
 
 std::unique_ptr<ArrowStream> open_stream(const py::object& capsule) {
-  auto& stream = in_capsule<ArrowArrayStream>(capsule, kStream);
+  // Moved with the GIL: a producer may give one capsule to several threads.
+  ArrowOwned<ArrowArrayStream> stream(in_capsule<ArrowArrayStream>(capsule, kStream));
   const ReleasedGil released;
-  return std::make_unique<ArrowStream>(stream);
+  return std::make_unique<ArrowStream>(*stream.get());
 }
 
 std::shared_ptr<ArrowTable> mutable_of(std::shared_ptr<const ArrowTable> table) {
@@ -158,6 +161,9 @@ Floats rows_of_columns(const py::list& columns, int64_t rows, const std::optiona
   const std::vector<py::ssize_t> shape = {static_cast<py::ssize_t>(rows), count};
   expect(!shift || shift->size() == count, "shift of wrong size");
   expect(order == nullptr || order->num_rows() == rows, "order of wrong size");
+  constexpr auto kMost = std::numeric_limits<int64_t>::max() / int64_t{sizeof(double)};
+  if (count > 0 && rows >= kMost / count)
+    throw std::bad_alloc();  // columns of nulls need no memory
   if (!shift && order == nullptr && rows > 0 && are_rows(numbers)) {
     const auto* const first = reinterpret_cast<const float*>(numbers[0].chunks[0].values);
     return Floats(shape, first, columns);
