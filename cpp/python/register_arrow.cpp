@@ -149,6 +149,10 @@ std::vector<NumberColumn> number_columns(const py::list& columns, int64_t rows) 
     }
     expect(numbers.back().length == rows, "columns of different lengths");
   }
+  // Columns of nulls may have any length: they need no memory, rows do.
+  constexpr auto kMost = std::numeric_limits<int64_t>::max() / int64_t{sizeof(double)};
+  if (!numbers.empty() && rows >= kMost / static_cast<int64_t>(numbers.size()))
+    throw std::bad_alloc();
   return numbers;
 }
 
@@ -161,9 +165,6 @@ Floats rows_of_columns(const py::list& columns, int64_t rows, const std::optiona
   const std::vector<py::ssize_t> shape = {static_cast<py::ssize_t>(rows), count};
   expect(!shift || shift->size() == count, "shift of wrong size");
   expect(order == nullptr || order->num_rows() == rows, "order of wrong size");
-  constexpr auto kMost = std::numeric_limits<int64_t>::max() / int64_t{sizeof(double)};
-  if (count > 0 && rows >= kMost / count)
-    throw std::bad_alloc();  // columns of nulls need no memory
   if (!shift && order == nullptr && rows > 0 && are_rows(numbers)) {
     const auto* const first = reinterpret_cast<const float*>(numbers[0].chunks[0].values);
     return Floats(shape, first, columns);
