@@ -306,9 +306,9 @@ bool ArrowKeys::find_by_dictionary(const FindMany& find, int threads, int64_t* f
   for (const ArrowChunk& chunk : column.chunks) {
     const ArrowArray& dictionary = *chunk.array->dictionary;
     if (known == nullptr || !are_same(*known, dictionary)) entries += dictionary.length;
+    if (entries / kEntriesPerRow > size()) return false;
     known = &dictionary;
   }
-  if (entries / kEntriesPerRow > size()) return false;
   known = nullptr;
   std::vector<int64_t> slots;
   for (const ArrowChunk& chunk : column.chunks) {

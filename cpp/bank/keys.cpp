@@ -159,6 +159,9 @@ void KeyTable::request_pages(const KeyView* keys, int64_t count) const {
     for (int64_t i = 0; i < n && key_type_ != KeyType::number; ++i) {
       std::string_view text;
       if (slots[i] < 0 || slots[i] >= this->count() || !strings_.get(slots[i], text)) continue;
+      // A text of another length is not read. (In a file that was made to be slow, each may be as
+      // long as all.)
+      if (text.size() != keys[first + i].text.size()) continue;
       pages_->text.request(text.data(), static_cast<int64_t>(text.size()));
     }
   }

@@ -57,27 +57,30 @@ int64_t stretch_of(int64_t entries, const GroupingWish& wish) {
   return entries > stretch && wish.num_models * kPassRows <= stretch ? stretch : 0;
 }
 
-// Looks for the first slot that does not exist, on several threads.
-class SlotCheck {
+// Copies slots and looks for the first that does not exist, on several threads.
+class SlotReader {
  public:
-  SlotCheck(const int64_t* slots, int64_t num_models)
-      : slots_(slots), last_(static_cast<uint64_t>(num_models - 1)) {}
+  SlotReader(const int64_t* slots, int64_t num_models, uint32_t* to)
+      : slots_(slots), last_(static_cast<uint64_t>(num_models - 1)), to_(to) {}
 
-  // Looks at some entries. Returns whether they ascend, together with the entry before them.
-  bool look(int64_t begin, int64_t end) {
+  // Copies some entries. Returns whether they ascend.
+  bool read(int64_t begin, int64_t end) {
     const int64_t* const slots = slots_;
+    uint32_t* const to = to_;
     const uint64_t last = last_;
     uint64_t wrong = 0,
              descends = 0;  // sign bits of differences: a compiler makes vectors of these
-    auto before = static_cast<uint64_t>(begin == 0 ? 0 : slots[begin - 1]);
+    auto before = static_cast<uint64_t>(begin < end ? slots[begin] : 0);
     for (int64_t i = begin; i < end; ++i) {
       const auto slot = static_cast<uint64_t>(slots[i]);
       wrong |= slot | (last - slot);
       descends |= slot - before;
       before = slot;
+      to[i] = static_cast<uint32_t>(slot);
     }
     if (wrong >> 63 != 0) {
-      while (static_cast<uint64_t>(slots[begin]) <= last) ++begin;
+      // It may have become right meanwhile.
+      while (begin + 1 < end && static_cast<uint64_t>(slots[begin]) <= last) ++begin;
       int64_t first = first_;
       while (begin < first && !first_.compare_exchange_weak(first, begin)) {
       }
@@ -96,12 +99,13 @@ class SlotCheck {
   static constexpr int64_t kNone = INT64_MAX;
   const int64_t* const slots_;
   const uint64_t last_;
+  uint32_t* const to_;
   std::atomic<int64_t> first_{kNone};
 };
 
 // Keys of entries, by position: made from slots, or made before.
 struct SlotKeys {
-  const int64_t* slots;
+  const uint32_t* slots;
   uint64_t operator[](int64_t i) const {
     return static_cast<uint64_t>(slots[i]) << 32 | static_cast<uint64_t>(i);
   }
@@ -142,14 +146,15 @@ void Grouping::group(const int64_t* slots, int64_t entries, const GroupingWish& 
   if (entries >= kLimit || wish.num_models > kLimit) {
     throw std::overflow_error("models: expected fewer than 2^32");
   }
-  slots_ = slots;
-  ascending_ = check(entries, wish.num_models, wish.threads);
+  if (const auto size = static_cast<std::size_t>(entries); slots_.size() < size)
+    slots_.resize(size);
+  ascending_ = check(slots, entries, wish);
   groups_.clear();
   stretch_ = ascending_ ? 0 : stretch_of(entries, wish);
   if (in_stretches()) {
-    sort_stretches(entries, wish);
+    sort_stretches(slots, entries, wish);
   } else if (!ascending_) {
-    sort(entries, wish.num_models, wish.threads);
+    sort(slots, entries, wish);
   }
 
   if (!in_stretches()) add_groups(0, entries, wish, groups_);
@@ -170,17 +175,23 @@ void Grouping::add_groups(int64_t begin, int64_t end, const GroupingWish& wish,
 
 // Whether slots ascend. Throws for the first that does not exist, unless a look at some finds that
 // they do not ascend: sorting checks them, too.
-bool Grouping::check(int64_t entries, int64_t num_models, int threads) {
+bool Grouping::check(const int64_t* slots, int64_t entries, const GroupingWish& wish) {
   constexpr int64_t kSome = 1024;
   const int64_t some = std::min(entries, kSome);
-  if (!std::is_sorted(slots_, slots_ + some)) return false;
-  SlotCheck slots(slots_, num_models);
+  if (!std::is_sorted(slots, slots + some)) return false;
+  SlotReader reader(slots, wish.num_models, slots_.data());
   std::atomic<bool> ascending{true};
-  for_each_part(parts_of(entries, threads), entries, kEntryNanoseconds, threads,
-                [&](int64_t, int64_t begin, int64_t end) {
-                  if (!slots.look(begin, end)) ascending = false;
+  std::vector<int64_t> begins(static_cast<std::size_t>(parts_of(entries, wish.threads)));
+  for_each_part(static_cast<int64_t>(begins.size()), entries, kEntryNanoseconds, wish.threads,
+                [&](int64_t part, int64_t begin, int64_t end) {
+                  begins[static_cast<std::size_t>(part)] = begin;
+                  if (!reader.read(begin, end)) ascending = false;
                 });
-  slots.raise();
+  reader.raise();
+  for (const int64_t begin : begins) {
+    const auto at = static_cast<std::size_t>(begin);
+    if (at > 0 && slots_[at - 1] > slots_[at]) ascending = false;
+  }
   return ascending;
 }
 
@@ -210,8 +221,8 @@ int64_t Grouping::end_of_block(int64_t i, int64_t end, int shift, int64_t guess)
 
 // Sorts by slot, least significant digit first: stable, with as many passes as the largest slot
 // needs. The keys carry their entries along, so every pass reads memory in order.
-void Grouping::sort(int64_t entries, int64_t num_models, int threads) {
-  const int bits = std::max(1, bits_of(num_models - 1));
+void Grouping::sort(const int64_t* slots, int64_t entries, const GroupingWish& wish) {
+  const int threads = wish.threads, bits = std::max(1, bits_of(wish.num_models - 1));
   const int most = std::clamp(bits_of(entries), kFewestBits, kMostBits);
   const int passes = (bits + most - 1) / most, digit_bits = (bits + passes - 1) / passes;
   const int64_t digits = int64_t{1} << digit_bits, parts = parts_of(entries, threads);
@@ -220,7 +231,7 @@ void Grouping::sort(int64_t entries, int64_t num_models, int threads) {
   if (passes > 1 && buffer_.size() < size) buffer_.resize(size);
   counts_.resize(static_cast<std::size_t>(parts * digits));
 
-  SlotCheck slots(slots_, num_models);
+  SlotReader reader(slots, wish.num_models, slots_.data());
   const auto pass = [&](auto keys, auto digit, uint64_t* to) {
     for_each_part(parts, entries, kEntryNanoseconds, threads,
                   [&](int64_t part, int64_t begin, int64_t end) {
@@ -228,11 +239,11 @@ void Grouping::sort(int64_t entries, int64_t num_models, int threads) {
                     std::fill_n(count, digits, 0u);
                     for (int64_t i = begin; i < end; i += kCountedAtOnce) {
                       const int64_t stop = std::min(end, i + kCountedAtOnce);
-                      if constexpr (std::is_same_v<decltype(keys), SlotKeys>) slots.look(i, stop);
+                      if constexpr (std::is_same_v<decltype(keys), SlotKeys>) reader.read(i, stop);
                       count_digits(keys, digit, i, stop, count);
                     }
                   });
-    slots.raise();
+    reader.raise();
     uint32_t next = 0;  // places go by digit, then by part
     for (int64_t d = 0; d < digits; ++d) {
       for (int64_t p = 0; p < parts; ++p) {
@@ -248,7 +259,7 @@ void Grouping::sort(int64_t entries, int64_t num_models, int threads) {
   // The last pass writes to keys_.
   const auto target = [&](int p) { return (passes - p) % 2 == 1 ? keys_.data() : buffer_.data(); };
   const auto mask = static_cast<uint64_t>(digits - 1);
-  pass(SlotKeys{slots_}, LowestDigit{mask}, target(0));
+  pass(SlotKeys{slots_.data()}, LowestDigit{mask}, target(0));
   for (int p = 1; p < passes; ++p) {
     const uint64_t* const from = target(p - 1);
     pass(from, AnyDigit{mask, 32 + p * digit_bits}, target(p));
@@ -256,7 +267,7 @@ void Grouping::sort(int64_t entries, int64_t num_models, int threads) {
 }
 
 // Sorts stretch by stretch, in one pass each, and finds its groups while it is in the cache.
-void Grouping::sort_stretches(int64_t entries, const GroupingWish& wish) {
+void Grouping::sort_stretches(const int64_t* slots, int64_t entries, const GroupingWish& wish) {
   const int bits = std::max(1, bits_of(wish.num_models - 1));
   const int64_t digits = int64_t{1} << bits, stretches = (entries + stretch_ - 1) / stretch_;
   const int64_t parts = parts_of(entries, wish.threads);
@@ -268,8 +279,8 @@ void Grouping::sort_stretches(int64_t entries, const GroupingWish& wish) {
   std::vector<std::vector<Group>> groups(static_cast<std::size_t>(parts));
   for (auto& of_part : groups) of_part.reserve(static_cast<std::size_t>(most));
 
-  SlotCheck slots(slots_, wish.num_models);
-  const SlotKeys keys = {slots_};
+  SlotReader reader(slots, wish.num_models, slots_.data());
+  const SlotKeys keys = {slots_.data()};
   const LowestDigit digit = {static_cast<uint64_t>(digits - 1)};
   const double nanoseconds = 3 * kEntryNanoseconds * static_cast<double>(stretch_);
   for_each_part(parts, stretches, nanoseconds, wish.threads,
@@ -277,8 +288,8 @@ void Grouping::sort_stretches(int64_t entries, const GroupingWish& wish) {
                   uint32_t* const count = counts_.data() + part * digits;
                   for (int64_t s = first; s < last; ++s) {
                     const int64_t begin = s * stretch_, end = std::min(entries, begin + stretch_);
-                    slots.look(begin, end);
-                    if (slots.found()) return;
+                    reader.read(begin, end);
+                    if (reader.found()) continue;  // a slot before that may be wrong, too
                     std::fill_n(count, digits, 0u);
                     count_digits(keys, digit, begin, end, count);
                     auto next = static_cast<uint32_t>(begin);
@@ -287,7 +298,7 @@ void Grouping::sort_stretches(int64_t entries, const GroupingWish& wish) {
                     add_groups(begin, end, wish, groups[static_cast<std::size_t>(part)]);
                   }
                 });
-  slots.raise();
+  reader.raise();
   for (const auto& of_part : groups) groups_.insert(groups_.end(), of_part.begin(), of_part.end());
 }
 

@@ -24,7 +24,8 @@ class Grouping {
  public:
   // Takes time in proportion to `entries`; many are shared out to the threads. Throws
   // std::out_of_range for the first slot that is not in [0, num_models), and std::overflow_error
-  // from 2^32 entries on. The slots must stay as they are while the grouping is used.
+  // from 2^32 entries on. Slots are copied as they are checked: another thread of the caller
+  // may write to the array meanwhile.
   void group(const int64_t* slots, int64_t entries, const GroupingWish& wish);
 
   // The sorted entries: which one stands at position i, and its slot. Entries of one slot keep
@@ -32,7 +33,8 @@ class Grouping {
   // few, in each of several stretches.
   int64_t entry(int64_t i) const { return ascending_ ? i : static_cast<int64_t>(key(i)) & kEntry; }
   int64_t slot(int64_t i) const {
-    return ascending_ ? slots_[i] : static_cast<int64_t>(key(i) >> 32);
+    return ascending_ ? static_cast<int64_t>(slots_[static_cast<std::size_t>(i)])
+                      : static_cast<int64_t>(key(i) >> 32);
   }
   // The end of the entries from position i on that have its slot, `end` at most.
   int64_t end_of_slot(int64_t i, int64_t end) const { return end_of_block(i, end, 0, 0); }
@@ -47,16 +49,17 @@ class Grouping {
 
   uint64_t key(int64_t i) const { return keys_[static_cast<std::size_t>(i)]; }
   int64_t end_of_block(int64_t i, int64_t end, int shift, int64_t guess) const;
-  bool check(int64_t entries, int64_t num_models, int threads);
-  void sort(int64_t entries, int64_t num_models, int threads);
-  void sort_stretches(int64_t entries, const GroupingWish& wish);
+  bool check(const int64_t* slots, int64_t entries, const GroupingWish& wish);
+  void sort(const int64_t* slots, int64_t entries, const GroupingWish& wish);
+  void sort_stretches(const int64_t* slots, int64_t entries, const GroupingWish& wish);
   void add_groups(int64_t begin, int64_t end, const GroupingWish& wish,
                   std::vector<Group>& groups) const;
 
-  const int64_t* slots_ = nullptr;
-  bool ascending_ = true;         // slots ascend as they are, and there are no keys
-  int64_t stretch_ = 0;           // entries of a stretch; 0: there are none
-  std::vector<uint64_t> keys_;    // slot << 32 | entry; these two only ever grow
+  bool ascending_ = true;  // slots ascend as they are, and there are no keys
+  int64_t stretch_ = 0;    // entries of a stretch; 0: there are none
+  // These three only ever grow.
+  std::vector<uint32_t> slots_;   // by entry
+  std::vector<uint64_t> keys_;    // slot << 32 | entry
   std::vector<uint64_t> buffer_;  // what a pass of sort() writes to
   std::vector<uint32_t> counts_;  // of each digit in each part, then the places of its entries
   std::vector<Group> groups_;

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -80,15 +81,29 @@ inline KeyType type_of_key(PyObject* key) {
   return built.type();
 }
 
+// Whether a str has a surrogate, which UTF-8 cannot hold.
+inline bool has_surrogate(PyObject* text) {
+#if PY_VERSION_HEX < 0x030c0000
+  if (PyUnicode_READY(text) != 0) throw py::error_already_set();
+#endif
+  const auto kind = PyUnicode_KIND(text);
+  if (kind == PyUnicode_1BYTE_KIND) return false;
+  const void* const points = PyUnicode_DATA(text);
+  const auto any = [size = PyUnicode_GET_LENGTH(text)](const auto* point) {
+    return std::any_of(point, point + size, [](Py_UCS4 one) { return (one & ~0x7ffu) == 0xd800; });
+  };
+  return kind == PyUnicode_2BYTE_KIND ? any(static_cast<const Py_UCS2*>(points))
+                                      : any(static_cast<const Py_UCS4*>(points));
+}
+
 // Reads a str as UTF-8, valid as long as the str is. False for a lone surrogate, which no key has.
+// Such a one is not left to Python: to make its exception may run the garbage collector and so any
+// code, which could change the list that holds the keys.
 inline bool read_text(PyObject* text, std::string_view& view) {
+  if (has_surrogate(text)) return false;
   py::ssize_t size;
   const char* bytes = PyUnicode_AsUTF8AndSize(text, &size);
-  if (bytes == nullptr) {
-    if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError) == 0) throw py::error_already_set();
-    PyErr_Clear();
-    return false;
-  }
+  if (bytes == nullptr) throw py::error_already_set();
   view = std::string_view(bytes, static_cast<std::size_t>(size));
   return true;
 }

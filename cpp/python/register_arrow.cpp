@@ -4,7 +4,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -60,9 +62,10 @@ py::object new_capsule(const char* name, Fill fill) {
 // Producers that need the GIL take it.
 
 std::unique_ptr<ArrowStream> open_stream(const py::object& capsule) {
-  auto& stream = in_capsule<ArrowArrayStream>(capsule, kStream);
+  // Moved with the GIL: a producer may give one capsule to several threads.
+  ArrowOwned<ArrowArrayStream> stream(in_capsule<ArrowArrayStream>(capsule, kStream));
   const ReleasedGil released;
-  return std::make_unique<ArrowStream>(stream);
+  return std::make_unique<ArrowStream>(*stream.get());
 }
 
 std::shared_ptr<ArrowTable> mutable_of(std::shared_ptr<const ArrowTable> table) {
@@ -146,6 +149,10 @@ std::vector<NumberColumn> number_columns(const py::list& columns, int64_t rows) 
     }
     expect(numbers.back().length == rows, "columns of different lengths");
   }
+  // Columns of nulls may have any length: they need no memory, rows do.
+  constexpr auto kMost = std::numeric_limits<int64_t>::max() / int64_t{sizeof(double)};
+  if (!numbers.empty() && rows >= kMost / static_cast<int64_t>(numbers.size()))
+    throw std::bad_alloc();
   return numbers;
 }
 

@@ -53,23 +53,26 @@ std::pair<Integers, int64_t> find_in_bank(const std::shared_ptr<Bank>& bank, con
       find_many);
 }
 
-// Looks up slots or handles of keys in Arrow columns, at one moment, on several threads and without the GIL.
+// Looks up slots or handles of keys in Arrow columns, at one moment, on several threads and without
+// the GIL.
 std::pair<Integers, int64_t> find_arrow(const std::shared_ptr<Bank>& bank, const ArrowKeys& keys,
                                         bool handles, int threads) {
   Integers found(static_cast<py::ssize_t>(keys.size()));
   int64_t* const to = found.mutable_data();
   int64_t unknown = 0;
-  const ReleasedGil released;
-  const Bank::Guard guard(bank);
-  bank->at_one_moment([&] {
-    unknown = keys.find(
-        [&](const KeyView* views, int64_t count, int64_t* slots) {
-          if (handles) return bank->find_handles(views, count, slots);
-          bank->find_many(views, count, slots);
-        },
-        threads, to);
-  });
-  return {found, unknown};
+  {
+    const ReleasedGil released;
+    const Bank::Guard guard(bank);
+    bank->at_one_moment([&] {
+      unknown = keys.find(
+          [&](const KeyView* views, int64_t count, int64_t* slots) {
+            if (handles) return bank->find_handles(views, count, slots);
+            bank->find_many(views, count, slots);
+          },
+          threads, to);
+    });
+  }
+  return {std::move(found), unknown};
 }
 
 std::pair<Integers, int64_t> find(const std::shared_ptr<Bank>& self, const py::object& keys) {

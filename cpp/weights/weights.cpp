@@ -99,7 +99,7 @@ void BatchedWeights::append(int64_t count, Bytes* base) {
   AlignedBuffer buffer;
   if (added > 0 && base == nullptr) buffer = AlignedBuffer::of_bytes(bytes);
   revisions_.reserve(static_cast<std::size_t>(models));
-  if (added > 0) {
+  if (added > 0 || table_ == nullptr) {  // readers have a table, though it may be empty
     auto table = std::make_unique<Table>(blocks, layout_.kind() == LayoutKind::lane);
     make_room(retired_tables_, 1);
     initial_addresses_.reserve(static_cast<std::size_t>(blocks));

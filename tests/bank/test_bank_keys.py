@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import gc
 from typing import Any
 
 import numpy as np
@@ -77,6 +79,36 @@ def test_a_lone_surrogate_is_a_key_of_no_model() -> None:
         with pytest.raises(ValueError, match=r"^key: expected a str that UTF-8 can hold, got "):
             bank[key] = bank["a"]
     assert np.isnan(answers(bank, ["a", "\ud800"], missing="nan")).tolist() == [False, True]
+
+
+def test_finalizers_that_change_the_list_of_keys() -> None:
+    """Python's collector runs them where it likes, but not while the core reads the list."""
+    bank = make(["a", "b", "c"])
+
+    class Clears:
+        def __init__(self, keys: list[str]) -> None:
+            self.keys, self.itself = keys, self
+
+        def __del__(self) -> None:
+            self.keys.clear()
+
+    before = gc.get_threshold()
+    gc.freeze()  # or each collection would look at all that tests have made
+    try:
+        for objects in range(2, 60):
+            keys = ["\ud800"] * 100 + ["a"] * 400
+            x = np.ones((len(keys), 1), np.float32)
+            gc.collect()
+            Clears(keys)
+            gc.set_threshold(objects, 1000, 1000)
+            with contextlib.suppress(ValueError):  # x then has more rows than there are keys
+                y = bank.predict(keys, x, missing="nan")
+                assert np.isnan(y[:100]).all()
+                assert (y[100:] == 0).all()
+            gc.set_threshold(*before)
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 class Name(str, enum.Enum):

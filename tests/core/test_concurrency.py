@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -107,6 +108,43 @@ def test_errors_in_one_thread_leave_the_others_alone(layout: str) -> None:
                 inference.forward(c.x[:1], models=[100])
 
     in_threads([right, wrong, right, wrong])
+
+
+@pytest.mark.parametrize("num_models", [100, 100_000])
+@pytest.mark.parametrize("ascending", [False, True])
+def test_models_may_be_overwritten_meanwhile(layout: str, num_models: int, ascending: bool) -> None:
+    """A call then gives rows of either models, or an error; it reads and writes nothing else."""
+    inference = BatchedInference(num_models, Architecture.mlp(1, 1), layout=layout)
+    inference.weights.load_stacked(
+        {
+            "layer_0": np.zeros((num_models, 1, 1), np.float32),
+            "layer_0.bias": np.arange(num_models, dtype=np.float32).reshape(-1, 1),
+        }
+    )
+    models = np.random.default_rng(0).integers(0, num_models, 500_000)
+    if ascending:
+        models.sort()
+    right, ends = models.copy(), threading.Event()
+    x = np.zeros((len(models), 1), np.float32)
+
+    def overwrite() -> None:
+        while not ends.is_set():
+            for other in (num_models - 1, 3_000_000_000):
+                models[:] = other
+                time.sleep(0.0003)
+                models[:] = right
+                time.sleep(0.002)
+
+    def call() -> None:
+        try:
+            for _ in range(60):
+                with contextlib.suppress(IndexError):
+                    y = inference.forward(x, models=models)[:, 0]
+                    assert ((y == right) | (y == num_models - 1)).all()
+        finally:
+            ends.set()
+
+    in_threads([overwrite, call])
 
 
 # --- Loading while others predict.

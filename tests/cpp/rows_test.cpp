@@ -176,6 +176,19 @@ TEST(many_entries) {
   }
 }
 
+// Whichever thread comes first to a slot that does not exist.
+TEST(the_first_wrong_slot_of_many_is_named) {
+  const Network net({3, 2}, 100);
+  const BatchedInference inference(net.weights(LayoutKind::panel), Engine(0, ""));
+  Slots slots = uniform(100, 300000);
+  slots[100000] = slots[140000] = 100;
+  const Floats x = net.inputs(300000, 1);
+  for (int turn = 0; turn < 20; ++turn) {
+    CHECK_THROWS(std::out_of_range, "models[100000]: expected 0 to 99, got 100",
+                 (by_slot(inference, slots, x, 1, 2), 0));
+  }
+}
+
 // In stretches, too, the first missing model is the first in the caller's order, and the rows of
 // others are as ever where it may be missing.
 TEST(missing_models_of_many_entries) {

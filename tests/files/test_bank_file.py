@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -142,6 +143,27 @@ def test_empty_banks_keep_their_fallback_and_kind(
             bank[other] = weights
         bank[key] = weights
         del bank[key]  # a bank that was emptied is an empty bank
+
+
+@pytest.mark.parametrize("map_file", [True, False])
+def test_an_opened_empty_bank_can_do_what_others_can(
+    tmp_path: Path, layout: str, map_file: bool
+) -> None:
+    Bank(ARCH, layout=layout).save(tmp_path / "bank")
+    bank = Bank.open(tmp_path / "bank", mmap=map_file)
+    none, x = np.empty(0, np.int64), np.empty((0, 3), np.float32)
+    assert bank.predict([], x).shape == (0, 2)
+    assert bank.predict([], x, missing="nan").shape == (0, 2)
+    assert bank.predict_handles(none, x).shape == (0, 2)
+    assert np.isnan(bank.predict(["a"], np.ones((1, 3)), missing="nan")).all()
+    with raises(IndexError, "handles[0]: expected one of Bank.handles, got 0"):
+        bank.predict_handles([0], np.ones((1, 3)))
+    for again in (pickle.loads(pickle.dumps(bank)), copy.deepcopy(bank)):
+        assert list(again) == []
+    bank.save(tmp_path / "again")
+    verify(tmp_path / "again")
+    bank["a"] = one_model(random_weights(ARCH, 1, np.random.default_rng(6)), 0)
+    assert outputs(bank).shape == (1, 2, 2)
 
 
 def test_a_bank_whose_models_were_all_deleted(tmp_path: Path) -> None:
