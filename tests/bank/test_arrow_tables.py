@@ -44,6 +44,28 @@ def test_numbers_of_every_type(kind: Any) -> None:
     assert y.tolist() == [33]
 
 
+def test_booleans_of_a_byte_are_booleans() -> None:
+    bytes_ = pa.array([0, 1, 5, -1, None], pa.int8())
+    table = pa.table({"k": ["a"] * 5, "p": pa.ExtensionArray.from_storage(pa.bool8(), bytes_)})
+    table = table.append_column("q", pa.array([0] * 5))
+    for way in (table, Table(table), table.to_batches()[0]):
+        y = np.asarray(sum_bank("a").predict_frame(way, **COLUMNS))
+        np.testing.assert_array_equal(y, [0, 1, 1, 1, np.nan])
+        with pytest.raises(InvalidTypeError, match="keys"):
+            sum_bank(0, 1).predict_frame(way, key="p", features=["q", "q"])
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_large_integers_are_rounded_once(kind: Any) -> None:
+    """Rounded to float64 first, the number before a tie would become the tie."""
+    numbers = np.array([2**60 + 2**36 + 1, 2**60 + 2**36 - 1, 3], kind)
+    assert (numbers.astype(np.float32) != numbers.astype(float).astype(np.float32)).any()
+    table = pa.table({"k": ["a"] * 3, "p": numbers, "q": [0] * 3})
+    for way in (table, table.to_pandas(), pl.DataFrame(table), Table(table)):
+        y = np.asarray(sum_bank("a").predict_frame(way, **COLUMNS))
+        np.testing.assert_array_equal(y, numbers.astype(np.float32))
+
+
 def test_numbers_are_rounded_once_and_shifted_in_float64() -> None:
     rng = np.random.default_rng(1)
     times = 1.7e9 + rng.random(3000)
