@@ -35,8 +35,10 @@ def arrow_table(values: Any, argument: str) -> _core.ArrowTable:
     name = type(values).__name__
     try:
         if hasattr(type(values), "__arrow_c_array__"):
-            schema, array = values.__arrow_c_array__()
-            return _core.ArrowTable.from_array(schema, array)
+            given = values.__arrow_c_array__()
+            if not isinstance(given, (tuple, list)) or len(given) != 2:
+                raise InvalidValueError(f"expected two capsules, got {given!r:.80}")
+            return _core.ArrowTable.from_array(*given)
         if not is_arrow(values):
             raise InvalidTypeError(
                 f"{argument}: expected columns with __arrow_c_stream__, got {name} of an older "

@@ -34,7 +34,10 @@ _KINDS = {
 # How tables that are not in memory, or not of this process, become one that is.
 _WAYS_OUT = {
     ("polars", "LazyFrame"): "call collect() first",
+    ("narwhals", "LazyFrame"): "call collect() first",
     ("pyarrow", "Dataset"): "call to_table() first",
+    ("pyarrow", "Scanner"): "call to_table() first",
+    ("xarray", "Dataset"): "call to_dataframe() first",
     ("dask", "DataFrame"): "call compute() first",
     ("dask_expr", "DataFrame"): "call compute() first",
     ("modin", "DataFrame"): "call modin.pandas.io.to_pandas() first",
