@@ -35,10 +35,10 @@ T load(const char* from) {
 }
 
 template <class T>
-double wide(T value) {
-  return static_cast<double>(value);
+T number(T value) {
+  return value;
 }
-double wide(Half value) { return decode(value); }
+float number(Half value) { return decode(value); }
 
 // A number of `words` times 64 bits in two's complement, the lowest first. Exact below 2^53.
 double wide_integer(const char* from, int words) {
@@ -65,7 +65,11 @@ double digits(const char* from, int bits) {
 // Writes `count` values, `step` floats from each other.
 template <class Number, class Read>
 void write(int64_t count, const double* shift, Number* to, int64_t step, Read read) {
-  const double subtracted = shift == nullptr ? 0.0 : *shift;
+  if (shift == nullptr) {  // integers of 64 bits are not rounded to float64 first
+    for (int64_t i = 0; i < count; ++i) to[i * step] = static_cast<Number>(read(i));
+    return;
+  }
+  const double subtracted = *shift;
   for (int64_t i = 0; i < count; ++i)
     to[i * step] = static_cast<Number>(static_cast<double>(read(i)) - subtracted);
 }
@@ -76,19 +80,9 @@ void write_numbers(const char* from, int64_t stride, int64_t count, const double
   // A stride that the compiler knows is twice as fast.
   if (stride == static_cast<int64_t>(sizeof(T))) {
     write(count, shift, to, step,
-          [=](int64_t i) { return wide(load<T>(from + i * static_cast<int64_t>(sizeof(T)))); });
+          [=](int64_t i) { return number(load<T>(from + i * static_cast<int64_t>(sizeof(T)))); });
   } else {
-    write(count, shift, to, step, [=](int64_t i) { return wide(load<T>(from + i * stride)); });
-  }
-}
-
-template <class Number>
-void copy_floats(const char* from, int64_t stride, int64_t count, Number* to, int64_t step) {
-  if (stride == static_cast<int64_t>(sizeof(float))) {
-    for (int64_t i = 0; i < count; ++i)
-      to[i * step] = load<float>(from + i * static_cast<int64_t>(sizeof(float)));
-  } else {
-    for (int64_t i = 0; i < count; ++i) to[i * step] = load<float>(from + i * stride);
+    write(count, shift, to, step, [=](int64_t i) { return number(load<T>(from + i * stride)); });
   }
 }
 
@@ -106,6 +100,9 @@ void write_chunk(const NumberColumn& column, const Chunk& chunk, int64_t first, 
       write(count, shift, to, step, [=](int64_t i) { return bit_at(bits, bit + i) ? 1.0 : 0.0; });
       break;
     }
+    case Kind::byte_boolean:
+      write(count, shift, to, step, [=](int64_t i) { return from[i * stride] != 0 ? 1.0 : 0.0; });
+      break;
     case Kind::int8:
       write_numbers<int8_t>(from, stride, count, shift, to, step);
       break;
@@ -134,11 +131,7 @@ void write_chunk(const NumberColumn& column, const Chunk& chunk, int64_t first, 
       write_numbers<Half>(from, stride, count, shift, to, step);
       break;
     case Kind::float32:
-      if (shift == nullptr) {
-        copy_floats(from, stride, count, to, step);
-      } else {
-        write_numbers<float>(from, stride, count, shift, to, step);
-      }
+      write_numbers<float>(from, stride, count, shift, to, step);
       break;
     case Kind::float64:
       write_numbers<double>(from, stride, count, shift, to, step);

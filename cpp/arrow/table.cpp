@@ -168,12 +168,13 @@ std::shared_ptr<const ArrowTable> ArrowStream::next() {
   return ArrowTable::of(schema_, std::move(batches));
 }
 
-std::shared_ptr<const ArrowTable> ArrowStream::rest() {
+std::shared_ptr<const ArrowTable> ArrowStream::rest(const std::function<void()>& between) {
   std::vector<ArrowOwned<ArrowArray>> batches;
   while (true) {
     ArrowOwned<ArrowArray> batch;
     if (!take(batch)) break;
     batches.push_back(std::move(batch));
+    between();
   }
   return ArrowTable::of(schema_, std::move(batches));
 }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -83,8 +84,8 @@ class ArrowStream {
 
   // The next batch as a table, null at the end. Errors as above; after one the stream has ended.
   std::shared_ptr<const ArrowTable> next();
-  // All that is left as one table.
-  std::shared_ptr<const ArrowTable> rest();
+  // All that is left as one table. `between` runs after each batch, and may throw.
+  std::shared_ptr<const ArrowTable> rest(const std::function<void()>& between = [] {});
 
  private:
   bool take(ArrowOwned<ArrowArray>& batch);

@@ -104,12 +104,19 @@ ArrowType read(const ArrowSchema& schema, int depth) {
       type.name = other->second;
     } else if (std::strncmp(schema.format, "ts", 2) == 0) {
       type.name = "timestamp";
+    } else if (std::strncmp(schema.format, "w:", 2) == 0) {
+      type.name = "fixed_size_binary";
+    } else if (std::strncmp(schema.format, "+w:", 3) == 0) {
+      type.name = "fixed_size_list";
     } else {
       type.name = "format '" + std::string(schema.format).substr(0, 40) + "'";
     }
   }
   const std::string own = extension(schema.metadata);
-  if (!own.empty() && own != "arrow.bool8") {
+  if (own == "arrow.bool8" && type.kind == Kind::int8) {
+    type.kind = Kind::byte_boolean;
+    type.name = "bool8";
+  } else if (!own.empty()) {
     type.kind = Kind::other;
     type.name = "extension type " + own.substr(0, 80);
   }
@@ -129,6 +136,7 @@ ArrowType ArrowType::of(const ArrowSchema& schema) { return read(schema, 0); }
 
 int64_t size_of(const ArrowType& type) {
   switch (type.kind) {
+    case Kind::byte_boolean:
     case Kind::int8:
     case Kind::uint8:
       return 1;

@@ -13,6 +13,7 @@ struct ArrowType {
   enum class Kind {
     null,
     boolean,
+    byte_boolean,  // of a byte each
     int8,
     int16,
     int32,

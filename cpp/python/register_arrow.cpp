@@ -77,9 +77,14 @@ std::shared_ptr<ArrowTable> next_batch(ArrowStream& stream) {
   return mutable_of(stream.next());
 }
 
+// Between batches a handler of signals may raise, as that of Ctrl-C does.
 std::shared_ptr<ArrowTable> rest_of(ArrowStream& stream) {
-  const ReleasedGil released;
-  return mutable_of(stream.rest());
+  std::optional<ReleasedGil> released(std::in_place);
+  return mutable_of(stream.rest([&released] {
+    released.reset();
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    released.emplace();
+  }));
 }
 
 std::shared_ptr<ArrowTable> table_of_array(const py::object& schema, const py::object& array) {

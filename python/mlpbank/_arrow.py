@@ -6,7 +6,6 @@ needed. The core checks what producers give.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,8 +35,10 @@ def arrow_table(values: Any, argument: str) -> _core.ArrowTable:
     name = type(values).__name__
     try:
         if hasattr(type(values), "__arrow_c_array__"):
-            schema, array = values.__arrow_c_array__()
-            return _core.ArrowTable.from_array(schema, array)
+            given = values.__arrow_c_array__()
+            if not isinstance(given, (tuple, list)) or len(given) != 2:
+                raise InvalidValueError(f"expected two capsules, got {given!r:.80}")
+            return _core.ArrowTable.from_array(*given)
         if not is_arrow(values):
             raise InvalidTypeError(
                 f"{argument}: expected columns with __arrow_c_stream__, got {name} of an older "
@@ -68,14 +69,6 @@ def _failed(argument: str, name: str, error: Exception) -> InvalidValueError:
     return InvalidValueError(f"{argument}: expected an Arrow table, got {name}: {error}")
 
 
-@dataclass
-class ArrowColumns:
-    """Columns of a table of a library that mlpbank does not know, with the parts of keys."""
-
-    columns: list[_core.ArrowColumn]
-    column_names: list[str]
-
-
 class ArrowResult:
     """Predictions as an Arrow array of float32, for tables of libraries that mlpbank does not know.
 
@@ -90,16 +83,20 @@ class ArrowResult:
 
     def __init__(self, names: list[str], columns: Float32Array) -> None:
         self.names = tuple(names)
-        self._columns = columns  # (outputs, rows)
+        self._columns = columns.view()  # (outputs, rows)
+        self._columns.flags.writeable = False  # as consumers of Arrow expect it
 
     def __len__(self) -> int:
         return int(self._columns.shape[1])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """Return the predictions, (rows,) or (rows, outputs)."""
+        """Return the predictions, (rows,) or (rows, outputs); read-only where they are no copy."""
         columns = self._columns
         values: npt.NDArray[Any] = columns[0] if len(self.names) == 1 else columns.T
-        return values.astype(dtype or np.float32, copy=bool(copy))
+        wanted = np.dtype(dtype or np.float32)
+        if copy is False and wanted != values.dtype:
+            raise InvalidValueError(f"copy: expected True or None for {wanted}, got False")
+        return values.astype(wanted, copy=bool(copy))
 
     def to_numpy(self) -> npt.NDArray[Any]:
         """Return the predictions without a copy, (rows,) or (rows, outputs)."""

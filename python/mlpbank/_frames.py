@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._arrow import (
-    ArrowColumns,
     ArrowResult,
     arrow_stream,
     arrow_table,
@@ -35,7 +34,10 @@ _KINDS = {
 # How tables that are not in memory, or not of this process, become one that is.
 _WAYS_OUT = {
     ("polars", "LazyFrame"): "call collect() first",
+    ("narwhals", "LazyFrame"): "call collect() first",
     ("pyarrow", "Dataset"): "call to_table() first",
+    ("pyarrow", "Scanner"): "call to_table() first",
+    ("xarray", "Dataset"): "call to_dataframe() first",
     ("dask", "DataFrame"): "call compute() first",
     ("dask_expr", "DataFrame"): "call compute() first",
     ("modin", "DataFrame"): "call modin.pandas.io.to_pandas() first",
@@ -70,12 +72,12 @@ class Frame:
         KeyError
             There is no such column, or there are several.
         """
-        if not isinstance(name, Hashable):
+        count = self._count(name)
+        if count is None:
             raise InvalidTypeError(
                 f"{argument}: expected the name of a column, got a {type(name).__name__}; columns "
                 "themselves are for predict"
             )
-        count = self.names.count(name)
         if count != 1:
             got = "none" if count == 0 else f"several ({count})"
             raise UnknownKeyError(
@@ -85,6 +87,15 @@ class Frame:
         if self._kind in ("arrow", "other"):
             return self._table.column(self.names.index(name))
         return self._table[name]
+
+    def _count(self, name: Any) -> int | None:
+        """Return how many columns have a name; None for what is no name."""
+        if not isinstance(name, Hashable):
+            return None
+        try:
+            return self.names.count(name)
+        except Exception:  # expressions of polars and pyarrow are neither equal nor different
+            return None
 
     def _way_to(self, name: Any) -> str:
         """Return where a column is that is not there, as the end of a message."""
@@ -98,13 +109,6 @@ class Frame:
                 if isinstance(other, str) and other.strip().casefold() == plain:
                     return f"; there is {other!r}, spelled otherwise"
         return ""
-
-    def columns(self, names: list[Any], argument: str) -> Any:
-        """Return several columns as a table of its library. Errors as for `column`."""
-        columns = [self.column(name, argument) for name in names]
-        if self._kind == "other":
-            return ArrowColumns(columns, names)
-        return self._table.select(names) if self._kind == "arrow" else self._table[names]
 
     def sources(self, names: Sequence[Any], argument: str) -> list[_Numbers]:
         """Return columns of numbers as the core takes them, for `rows`.
@@ -239,10 +243,11 @@ def frames_of(batches: Any) -> Generator[Frame, None, None]:
     is_reader = ("pyarrow", "RecordBatchReader") in kinds  # whose batches are those of pyarrow
     if not is_reader and hasattr(type(batches), "__arrow_c_stream__"):
         return _batches_of(batches)
-    if not hasattr(batches, "__iter__") or any(base in _WAYS_OUT for base in kinds):
+    way = next((f"; {_WAYS_OUT[base]}" for base in kinds if base in _WAYS_OUT), "")
+    if way or not hasattr(batches, "__iter__"):
         raise InvalidTypeError(
             f"batches: expected an iterable of tables or an Arrow stream, got "
-            f"{type(batches).__name__}"
+            f"{type(batches).__name__}{way}"
         )
     return _each(batches)
 
@@ -264,12 +269,12 @@ def _batches_of(batches: Any) -> Generator[Frame, None, None]:
 
 def _pandas_source(column: Any, argument: str) -> _Numbers | None:
     dtype = column.dtype
+    if type(dtype).__name__ == "ArrowDtype":
+        return _arrow_source(column.array.__arrow_array__(), argument)
     if dtype.kind not in "fiub":  # a categorical one of numbers is of kind O, too
         return None
     if isinstance(dtype, np.dtype):
         values: npt.NDArray[Any] = column.to_numpy()
-    elif type(dtype).__name__ == "ArrowDtype":
-        return _arrow_source(column.array.__arrow_array__(), argument)
     else:  # nullable, sparse
         values = column.to_numpy(np.float64, na_value=np.nan)
     if values.dtype.itemsize > 8:  # longdouble

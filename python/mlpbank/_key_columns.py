@@ -82,6 +82,13 @@ class GivenKeys:
         return found
 
 
+@dataclass(slots=True)
+class Parts:
+    """Columns of one length, of any library, with the parts of keys that are tuples."""
+
+    columns: list[Any]
+
+
 def as_keys(keys: Any) -> GivenKeys:
     """Return keys to look up.
 
@@ -312,6 +319,8 @@ def _floats(array: npt.NDArray[Any]) -> Any:
 
 def _parts_of(keys: Any) -> list[Any] | None:
     """Return the columns of a table of the parts of keys, None if it is no table."""
+    if isinstance(keys, Parts):
+        return keys.columns
     if hasattr(keys, "get_level_values"):  # pandas
         return [keys.get_level_values(i) for i in range(keys.nlevels)] if keys.nlevels > 1 else None
     if hasattr(keys, "get_columns"):  # polars

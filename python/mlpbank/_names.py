@@ -98,7 +98,17 @@ def shown(values: Iterable[Any]) -> str:
 def _listed(values: Any, name: str) -> list[Any]:
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise InvalidTypeError(f"{name}: expected a sequence, got {values!r:.80}")
+    expect_order(values, name)
     return list(values)
+
+
+def expect_order(values: Any, name: str) -> None:
+    """Raise TypeError for a set, in whose order names would stand for each other's columns."""
+    if isinstance(values, (set, frozenset)):
+        raise InvalidTypeError(
+            f"{name}: expected them in their order, got a {type(values).__name__}, which has none; "
+            "use a list"
+        )
 
 
 def _check_different(values: list[Any], name: str) -> None:

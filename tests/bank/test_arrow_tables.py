@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from decimal import Decimal
 from typing import Any
 
@@ -42,6 +43,28 @@ def test_numbers_of_every_type(kind: Any) -> None:
         np.testing.assert_array_equal(y, [11, np.nan, np.nan])
     y = np.asarray(sum_bank("a").predict_frame(table.slice(2), key="k", features=["p", "p"]))
     assert y.tolist() == [33]
+
+
+def test_booleans_of_a_byte_are_booleans() -> None:
+    bytes_ = pa.array([0, 1, 5, -1, None], pa.int8())
+    table = pa.table({"k": ["a"] * 5, "p": pa.ExtensionArray.from_storage(pa.bool8(), bytes_)})
+    table = table.append_column("q", pa.array([0] * 5))
+    for way in (table, Table(table), table.to_batches()[0]):
+        y = np.asarray(sum_bank("a").predict_frame(way, **COLUMNS))
+        np.testing.assert_array_equal(y, [0, 1, 1, 1, np.nan])
+        with pytest.raises(InvalidTypeError, match="keys"):
+            sum_bank(0, 1).predict_frame(way, key="p", features=["q", "q"])
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_large_integers_are_rounded_once(kind: Any) -> None:
+    """Rounded to float64 first, the number before a tie would become the tie."""
+    numbers = np.array([2**60 + 2**36 + 1, 2**60 + 2**36 - 1, 3], kind)
+    assert (numbers.astype(np.float32) != numbers.astype(float).astype(np.float32)).any()
+    table = pa.table({"k": ["a"] * 3, "p": numbers, "q": [0] * 3})
+    for way in (table, table.to_pandas(), pl.DataFrame(table), Table(table)):
+        y = np.asarray(sum_bank("a").predict_frame(way, **COLUMNS))
+        np.testing.assert_array_equal(y, numbers.astype(np.float32))
 
 
 def test_numbers_are_rounded_once_and_shifted_in_float64() -> None:
@@ -188,6 +211,14 @@ class Wrong:
         return self._capsules
 
 
+class WrongPair:
+    def __init__(self, given: Any) -> None:
+        self._given = given
+
+    def __arrow_c_array__(self, requested_schema: Any = None) -> Any:
+        return self._given
+
+
 def test_producers_that_fail_are_named() -> None:
     bank = sum_bank("a")
     with pytest.raises(InvalidValueError, match=r"df: .* got Table: .*the disk is gone"):
@@ -196,6 +227,10 @@ def test_producers_that_fail_are_named() -> None:
     for given in (None, 5, schema):
         with pytest.raises(InvalidValueError, match="got Wrong: expected a capsule named arrow_"):
             bank.predict_frame(Wrong(given), **COLUMNS)
+    wrong: tuple[Any, ...] = (None, schema, (schema,))
+    for given in wrong:
+        with pytest.raises(InvalidValueError, match="got WrongPair: expected two capsules, got"):
+            bank.predict_frame(WrongPair(given), **COLUMNS)
     used = pa.table({"k": ["a"], "p": [1], "q": [1]}).__arrow_c_stream__()
     assert np.asarray(bank.predict_frame(Wrong(used), **COLUMNS)).tolist() == [11]
     with pytest.raises(InvalidValueError, match="got Wrong: a stream that was read already"):
@@ -212,6 +247,8 @@ def test_columns_that_are_no_numbers_say_what_they_are() -> None:
         "timestamp": pa.array([1], pa.timestamp("us")),
         "dictionary<string>": pa.array(["1"]).dictionary_encode(),
         "run_end_encoded": pa.RunEndEncodedArray.from_arrays([1], [1.0]),
+        "fixed_size_binary": pa.array([b"a"], pa.binary(1)),
+        "fixed_size_list": pa.array([[1]], pa.list_(pa.int8(), 1)),
         "extension type arrow.uuid": pa.array([b"0123456789abcdef"], pa.uuid()),
     }
     for name, values in kinds.items():
@@ -249,3 +286,20 @@ def test_a_progress_bar(capsys: pytest.CaptureFixture[str], monkeypatch: Any) ->
     np.testing.assert_array_equal(result, bank.predict(keys, x)[:, 0])
     assert "predicting: 100%" in capsys.readouterr().err
     bank.predict_frame(frame[:0], progress=True, **COLUMNS)
+
+
+def test_reading_a_stream_ends_where_a_signal_raises() -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    table = pa.table({"p": np.zeros(500_000, np.int8)})
+    stream = _core.ArrowStream(table.to_reader(max_chunksize=1).__arrow_c_stream__())
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(KeyboardInterrupt):
+            stream.rest()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert stream.next() is not None  # there is more

@@ -118,6 +118,17 @@ def test_numbers_that_never_were_handles() -> None:
             bank.predict_handles(handles, np.ones((len(handles), 2)))
     with pytest.raises(UnknownModelError, match=r"^no such model: 0 \(1 of 2 handles\)$"):
         bank.predict_handles([1, 0], np.ones((2, 2)))
+    bank["c"] = weights_of(3)
+    room = bank._weights.num_models
+    assert room > len(bank)
+    bank.fallback = "b"
+    for missing, handles in (
+        ("error", [1, room - 1]),
+        ("nan", [0, room - 1]),
+        (None, [0, room - 1]),
+    ):
+        with raises(IndexError, f"handles[1]: expected one of Bank.handles, got {room - 1}"):
+            bank.predict_handles(handles, np.ones((2, 2)), missing=missing)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("by", ["keys", "handles"])

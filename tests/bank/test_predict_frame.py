@@ -130,6 +130,11 @@ def test_frames_that_are_not_in_memory_say_how_to_get_there() -> None:
     polars = pytest.importorskip("polars")
     with pytest.raises(TypeError, match=r"got a LazyFrame of polars; call collect\(\) first"):
         sum_bank().predict_frame(polars.LazyFrame(DATA), key="k", features=["p", "q"])
+    datasets = pytest.importorskip("pyarrow.dataset")
+    dataset = datasets.dataset(pytest.importorskip("pyarrow").table(DATA))
+    for table, kind in ((dataset, "Dataset"), (dataset.scanner(), "Scanner")):
+        with pytest.raises(TypeError, match=rf"got a {kind} of pyarrow; call to_table\(\) first"):
+            sum_bank().predict_frame(table, key="k", features=["p", "q"])
 
 
 @pytest.mark.parametrize(("name", "argument"), [("p", "features"), ("k", "key")])

@@ -160,6 +160,7 @@ TEST(types_that_only_their_library_knows_are_of_another_kind) {
   CHECK(type("ARROW:extension:name", "my.degrees").name == "extension type my.degrees");
   CHECK(!type("ARROW:extension:name", "my.degrees").is_numeric());
   CHECK(type("ARROW:extension:name", "arrow.bool8").is_numeric());
+  CHECK(!type("ARROW:extension:name", "arrow.bool8").is_integer());
   CHECK(type("comment", "my.degrees").is_numeric());
 }
 

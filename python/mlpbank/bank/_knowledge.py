@@ -9,7 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank._frames import try_frame
-from mlpbank._names import Classes, Names, as_classes, as_feature_names, as_labels, shown
+from mlpbank._names import (
+    Classes,
+    Names,
+    as_classes,
+    as_feature_names,
+    as_labels,
+    expect_order,
+    shown,
+)
 from mlpbank.architecture import Activation, Architecture
 from mlpbank.errors import InvalidStateError, InvalidValueError
 from mlpbank.typing import Float32Array, Float64Array
@@ -54,7 +62,23 @@ class Known(NamedTuple):
         return cls.checked(architecture, shift, names, classes)
 
 
-def chosen(features: Sequence[str] | None, names: Names | None, wanted: int) -> Sequence[str]:
+def columns_of(features: Any, wanted: int) -> list[Any] | None:
+    """Return the columns of inputs that a caller names as a list of its own, None as it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They have no order, or are no names one after the other.
+    """
+    if features is None:
+        return None
+    if isinstance(features, (str, bytes)) or not np.iterable(features):
+        raise InvalidValueError(f"features: expected {wanted} columns, got {features!r:.400}")
+    expect_order(features, "features")
+    return list(features)
+
+
+def chosen(features: list[Any] | None, names: Names | None, wanted: int) -> Sequence[Any]:
     """Return the columns of inputs in the bank's order. `names` are those of the bank.
 
     Raises
@@ -69,14 +93,13 @@ def chosen(features: Sequence[str] | None, names: Names | None, wanted: int) -> 
                 "its features, got none"
             )
         return names
-    listed = [] if isinstance(features, str) or not np.iterable(features) else list(features)
-    if len(listed) != wanted:
+    if len(features) != wanted:
         raise InvalidValueError(f"features: expected {wanted} columns, got {features!r:.400}")
     if names is None:
-        return listed
-    if not all(isinstance(name, str) for name in listed) or set(listed) != set(names):
+        return features
+    if not all(isinstance(name, str) for name in features) or set(features) != set(names):
         raise InvalidValueError(
-            f"features: expected the bank's, {shown(names)}, got {shown(listed)}; rename the "
+            f"features: expected the bank's, {shown(names)}, got {shown(features)}; rename the "
             "columns if these are the same features"
         )
     return names

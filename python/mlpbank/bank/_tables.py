@@ -10,8 +10,8 @@ import numpy as np
 
 from mlpbank import _core
 from mlpbank._frames import Frame, frame_of, frames_of
-from mlpbank._key_columns import GivenKeys, as_keys
-from mlpbank._keys import kind_name
+from mlpbank._key_columns import GivenKeys, Parts, as_keys
+from mlpbank._keys import encode, kind_name
 from mlpbank._progress import progress_bar
 from mlpbank.bank import _knowledge
 from mlpbank.bank._reads import BankReads
@@ -30,7 +30,7 @@ class _Options(NamedTuple):
     """Arguments of `predict_frame`."""
 
     key: str | list[str]
-    features: Sequence[str] | None
+    features: Any
     name: str
     missing: Missing | None
     num_threads: int | None
@@ -82,8 +82,7 @@ class BankTables(BankReads):
         KeyError
             A column is missing, or there are several of its name.
         """
-        options = _Options(key, features, name, missing, num_threads, progress)
-        self._check(options)
+        options = self._checked(_Options(key, features, name, missing, num_threads, progress))
         return self._predict_frame(frame_of(df), options)
 
     def predict_stream(
@@ -126,16 +125,22 @@ class BankTables(BankReads):
         >>> [y.tolist() for y in bank.predict_stream(parts, key="key", features=["x"])]
         [[0.0], [2.0], [4.0]]
         """
-        options = _Options(key, features, name, missing, num_threads, False)
-        self._check(options)
+        options = self._checked(_Options(key, features, name, missing, num_threads, False))
         return self._predict_frames(frames_of(batches), options, progress)
 
-    def _check(self, options: _Options) -> None:
+    def _checked(self, options: _Options) -> _Options:
+        """Return options that later changes of the caller's lists do not reach."""
         if not isinstance(options.name, str):
             raise InvalidTypeError(f"name: expected a str, got {options.name!r:.80}")
+        if b"\0" in encode(options.name, "name"):
+            raise InvalidValueError(f"name: expected a str without NUL, got {options.name!r:.80}")
+        key = list(options.key) if isinstance(options.key, list) else options.key
+        features = _knowledge.columns_of(options.features, self.architecture.input_size)
+        options = options._replace(key=key, features=features)
         self._chosen(options, self._known)
         self._checked_missing(options.missing)
         as_threads(options.num_threads)
+        return options
 
     def _chosen(self, options: _Options, known: _knowledge.Known) -> Sequence[str]:
         wanted = self.architecture.input_size
@@ -240,4 +245,4 @@ class BankTables(BankReads):
             raise InvalidValueError(
                 f"key: expected {wanted}, for the bank's keys are {kind_name(kind)}, got {key!r}"
             )
-        return frame.columns(key, "key")
+        return Parts([frame.column(name, "key") for name in key])
