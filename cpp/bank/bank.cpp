@@ -71,7 +71,7 @@ void Bank::add(const KeyView& key, const std::string& version, double loaded_at,
   const bool is_new = known == kNoSlot;
   SlotMap::Entry* const entry = is_new ? &keys_.entry(lock, key, epochs_) : nullptr;
   const bool reuse = is_new && !free_slots_.empty() && epochs_.passed(free_slots_.front().stamp);
-  const int64_t slot = !is_new ? known : reuse ? free_slots_.front().slot : num_used_slots_;
+  const int64_t slot = !is_new ? known : reuse ? free_slots_.front().slot : num_used_slots();
   if (!is_new) {
     const int64_t revision = record_of(lock, slot).revision;
     const bool is_last = revision == std::numeric_limits<int64_t>::max();

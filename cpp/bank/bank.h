@@ -5,6 +5,7 @@
 // model is given to another model only when every guard that may have seen it is gone.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -33,6 +34,8 @@ class Bank {
 
   const SlotMap& keys() const { return keys_; }
   const std::shared_ptr<BatchedWeights>& weights() const { return weights_; }
+  // Slots from here on never had a model. The weights have room for more.
+  int64_t num_used_slots() const { return num_used_slots_.load(); }
 
   // Until it leaves, no slot that was found in this bank is given to another model.
   class Guard {
@@ -121,10 +124,10 @@ class Bank {
   mutable ForkLock lock_;
   SlotMap keys_;
   ReuseCounts reuse_counts_;
+  std::atomic<int64_t> num_used_slots_;
 
   // Guarded by lock_.
   std::unordered_map<int64_t, ModelRecord> records_;  // by slot, of models loaded since
-  int64_t num_used_slots_;                            // slots from here on were never used
   std::deque<FreeSlot> free_slots_;                   // oldest first
 };
 

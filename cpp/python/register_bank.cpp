@@ -93,7 +93,7 @@ std::pair<Integers, py::object> slots_of(const Bank& self, const Integers& handl
   Integers slots(handles.size());
   const int64_t* from = handles.data();
   int64_t* to = slots.mutable_data();
-  const int64_t num_slots = self.weights()->num_models();
+  const int64_t num_slots = self.num_used_slots();
   std::vector<bool> stale;
   for (py::ssize_t i = 0; i < handles.size(); ++i) {
     bool is_stale = false;

@@ -133,7 +133,7 @@ class DirectPredict {
     if (handles.ndim() != 1 || handles.size() > kMostDirectKeys) return false;
     slots.count = handles.size();
     const auto* handle = static_cast<const int64_t*>(handles.data());
-    const int64_t num_slots = bank_->weights()->num_models();
+    const int64_t num_slots = bank_->num_used_slots();
     bool is_stale = false;
     for (py::ssize_t i = 0; i < slots.count; ++i) {
       const int64_t slot = bank_->slot_of(handle[i], is_stale);

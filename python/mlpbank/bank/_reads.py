@@ -20,7 +20,6 @@ from mlpbank.errors import (
     InvalidTypeError,
     InvalidValueError,
     ModelNotLoadedError,
-    OutOfRangeError,
     UnknownModelError,
 )
 from mlpbank.inference import BatchedInference
@@ -138,32 +137,15 @@ class BankReads:
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a guard.
         handles, x = as_int64(handles, "handles"), self._as_rows(x)
-        try:
-            return self._answer(
-                handles,
-                "handles",
-                lambda: self._slot_map.slots_of(handles),
-                x,
-                missing,
-                out,
-                num_threads,
-            )
-        except ModelNotLoadedError:
-            self._expect_given(handles)
-            raise
-
-    def _expect_given(self, handles: Int64Array) -> None:
-        """Raise IndexError for the first handle of a slot that never had a model, if there is one.
-
-        There is room for more models than the bank has.
-        """
-        slots, _ = self._slot_map.slots_of(handles)
-        empty = (slots >= 0) & ~self._weights.loaded[slots]
-        if empty.any():
-            i = int(np.argmax(empty))
-            raise OutOfRangeError(
-                f"handles[{i}]: expected one of Bank.handles, got {handles[i]}"
-            ) from None
+        return self._answer(
+            handles,
+            "handles",
+            lambda: self._slot_map.slots_of(handles),
+            x,
+            missing,
+            out,
+            num_threads,
+        )
 
     def predict(
         self,
