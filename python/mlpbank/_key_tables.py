@@ -32,6 +32,8 @@ def make_table(keys: Any) -> Table:
         Two keys are equal, or one cannot be encoded in UTF-8.
     """
     values = listed(keys)
+    if isinstance(values, GivenKeys) and isinstance(values.values, _core.ArrowKeys):
+        values = values.to_list()
     if isinstance(values, GivenKeys):
         dtype = getattr(keys, "dtype", "floats")
         raise InvalidTypeError(

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from arrow_tables import Batch, Table, random_bank, sum_bank
-from mlpbank import InvalidTypeError, InvalidValueError, UnknownModelError
+from mlpbank import Architecture, Bank, InvalidTypeError, InvalidValueError, UnknownModelError
 
 pa = pytest.importorskip("pyarrow")
+pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
 
 LONG = "a key of more than the twelve bytes that a view holds"
@@ -166,3 +167,28 @@ def test_handles_and_sources_take_columns() -> None:
     assert bank.handles(keys).tolist() == bank.handles(["b", "a"]).tolist()
     with pytest.raises(UnknownModelError, match="no such model: 'c'"):
         bank.handles(pl.Series(["a", "c"]))
+
+
+@pytest.mark.parametrize("kind", [*INTEGERS, pa.string(), pa.string_view()], ids=str)
+def test_banks_are_made_of_columns(kind: Any) -> None:
+    weights = {"layer_0": np.zeros((2, 1, 1), np.float32)}
+    plain = [7, 100] if pa.types.is_integer(kind) else ["7", LONG]
+    column = pa.array(plain, kind)
+    for keys in (column, pa.chunked_array([column[:1], column[1:]]), pl.Series(column)):
+        assert list(Bank.from_stacked(keys, Architecture.mlp(1, 1), weights)) == plain
+    with pytest.raises(InvalidValueError, match="expected different ones"):
+        Bank.from_stacked(pa.array(plain[:1] * 2, kind), Architecture.mlp(1, 1), weights)
+    gaps = pa.array([plain[0], None], kind)
+    with pytest.raises(InvalidTypeError, match=r"keys\[1\]: .* got None, a missing key"):
+        Bank.from_stacked(gaps, Architecture.mlp(1, 1), weights)
+
+
+def test_banks_are_made_of_dictionaries_and_tables() -> None:
+    weights = {"layer_0": np.zeros((2, 1, 1), np.float32)}
+    column = pa.array(["a", "b"]).dictionary_encode()
+    for keys in (column, pl.Series(["a", "b"], dtype=pl.Enum("ab"))):
+        assert list(Bank.from_stacked(keys, Architecture.mlp(1, 1), weights)) == ["a", "b"]
+    parts = pa.table({"s": ["a", "b"], "i": [1, 2]})
+    for table in (parts, pl.DataFrame(parts), parts.to_pandas(types_mapper=pd.ArrowDtype)):
+        bank = Bank.from_stacked(table, Architecture.mlp(1, 1), weights)
+        assert list(bank) == [("a", 1), ("b", 2)]
