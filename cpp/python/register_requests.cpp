@@ -203,6 +203,7 @@ PyObject* wake(PyObject* self, PyObject*) {
 PyObject* rows_of(PyObject*, PyObject* requests) {
   return guarded([&]() -> PyObject* {
     const Py_ssize_t count = PyList_GET_SIZE(requests);
+    if (count == 0) Py_RETURN_NONE;
     const auto at = [&](Py_ssize_t i) {
       return reinterpret_cast<const Request*>(PyList_GET_ITEM(requests, i));
     };

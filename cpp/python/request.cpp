@@ -251,6 +251,22 @@ PyObject* get_x(PyObject* self, void*) {
   }
 }
 
+PyObject* get_key(PyObject* self, void*) {
+  PyObject* const key = as_request(self)->key;
+  Py_INCREF(key);
+  return key;
+}
+
+int set_key(PyObject* self, PyObject* value, void*) {
+  if (value == nullptr) {
+    refuse("MicroBatcher.predict: cannot be without a key");
+    return -1;
+  }
+  Py_INCREF(value);
+  Py_XSETREF(as_request(self)->key, value);
+  return 0;
+}
+
 int traverse(PyObject* self, visitproc visit, void* arg) {
   const Request* const request = as_request(self);
   Py_VISIT(Py_TYPE(self));
@@ -339,10 +355,10 @@ PyObject* make_request_type() {
   static PyGetSetDef properties[] = {
       {"_asyncio_future_blocking", get_blocking, set_blocking, nullptr, nullptr},
       {"__qualname__", get_name, nullptr, nullptr, nullptr},
+      {"key", get_key, set_key, nullptr, nullptr},
       {"x", get_x, nullptr, nullptr, nullptr},
       {nullptr, nullptr, nullptr, nullptr, nullptr}};
   static PyMemberDef members[] = {
-      {"key", T_OBJECT, offsetof(Request, key), 0, nullptr},
       {"missing", T_OBJECT, offsetof(Request, missing), READONLY, nullptr},
       {"rows", T_PYSSIZET, offsetof(Request, rows), 0, nullptr},
       {"arrived", T_DOUBLE, offsetof(Request, arrived), READONLY, nullptr},
