@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -32,6 +32,29 @@ def progress_bar(
         )
         return items
     return tqdm(items, desc=description, **options)  # type: ignore[no-any-return]
+
+
+def progress_of(
+    items: Iterable[T],
+    description: str,
+    enabled: bool,
+    done: Callable[[], int],
+    **options: Any,
+) -> Generator[T, None, None]:
+    """Yield `items`, with a bar that stands at ``done()`` after each, as at the bytes of a file.
+
+    tqdm has to be there if it is enabled. Close it, so that the bar ends with the loop.
+    """
+    if not enabled:
+        yield from items
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=description, **options) as bar:
+        for item in items:
+            yield item
+            bar.update(done() - bar.n)
+        bar.update(done() - bar.n)
 
 
 def on_terminal() -> bool:

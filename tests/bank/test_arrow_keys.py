@@ -185,10 +185,8 @@ def test_banks_are_made_of_columns(kind: Any) -> None:
 
 def test_banks_are_made_of_dictionaries_and_tables() -> None:
     weights = {"layer_0": np.zeros((2, 1, 1), np.float32)}
-    for keys in (
-        pa.array(["a", "b"]).dictionary_encode(),
-        pl.Series(["a", "b"], dtype=pl.Enum("ab")),
-    ):
+    column = pa.array(["a", "b"]).dictionary_encode()
+    for keys in (column, pl.Series(["a", "b"], dtype=pl.Enum("ab"))):
         assert list(Bank.from_stacked(keys, Architecture.mlp(1, 1), weights)) == ["a", "b"]
     parts = pa.table({"s": ["a", "b"], "i": [1, 2]})
     for table in (parts, pl.DataFrame(parts), parts.to_pandas(types_mapper=pd.ArrowDtype)):

@@ -127,7 +127,8 @@ def test_predict_unknown_keys(
     assert main([*args, "--missing", "nan"]) == 0
     assert capsys.readouterr().out.splitlines()[2] == "no,,"
     assert main([*args, "--missing", "error"]) == 2
-    assert capsys.readouterr().err == "mlpbank: error: no such model: 'no' (1 of 2 keys)\n"
+    expected = f"no such model: 'no' (1 of 2 keys); the first is in row 2 of {source}\n"
+    assert capsys.readouterr().err == f"mlpbank: error: {expected}"
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,7 @@ def test_cancelling_just_after_the_answer_leaves_nothing_behind(
     async def main() -> None:
         async with MicroBatcher(bank, max_batch=2) as batcher:
             unlucky = asyncio.create_task(batcher.predict("nobody", row()))
-            await asyncio.sleep(0)
-            lucky = asyncio.create_task(batcher.predict("model-1", row()))
+            lucky = asyncio.create_task(batcher.predict("model-1", row()))  # fills the batch
             # Runs after the batch and before the task gets its answer.
             asyncio.get_running_loop().call_soon(unlucky.cancel)
             assert (await lucky).shape == (3,)

@@ -12,7 +12,7 @@ from mlpbank._progress import on_terminal
 from mlpbank.architecture import Activation
 from mlpbank.bank import Bank
 from mlpbank.cli import _model_folder
-from mlpbank.cli._tables import CommandError, encoded
+from mlpbank.cli._errors import CommandError, encoded
 from mlpbank.errors import BankFileError
 from mlpbank.files import _described, _plain
 from mlpbank.files._atomic import atomic_writer

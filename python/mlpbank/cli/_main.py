@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mlpbank.cli._bank_commands import add_commands
 from mlpbank.errors import MlpbankError, UnknownKeyError
@@ -60,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or what the command returned; 2 for wrong input; 1 for a bug; 141 if the reader of the
-        output has gone.
+        0, or what the command returned; 2 for wrong input; 1 for a bug; 130 after Ctrl-C, 143 after
+        SIGTERM; 141 if the reader of the output has gone.
     """
     parser = argparse.ArgumentParser(
         prog="mlpbank", description="Many small neural networks in one call, on CPUs."
@@ -85,13 +87,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action=_Version, help="show the version and exit")
     args = parser.parse_args(argv)
     try:
-        code: int = args.run(args)
-        sys.stdout.flush()  # here, so that a broken pipe is caught below
+        with _terminated_like_interrupted():
+            code: int = args.run(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, so that a broken pipe is caught below
     except BrokenPipeError:
         # The reader of the output has gone (`| head`), which is no error. With another stdout,
         # Python does not complain when it closes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # the shell's code for SIGPIPE
+        return 128 + signal.SIGPIPE  # as a shell has it
+    except KeyboardInterrupt as error:
+        if os.environ.get("MLPBANK_DEBUG"):
+            raise
+        number: int = error.args[0] if error.args else signal.SIGINT
+        print(f"mlpbank: stopped by {signal.Signals(number).name}", file=sys.stderr)
+        return 128 + number
     except (MlpbankError, OSError, MemoryError) as error:  # wrong input, or too small a machine
         if os.environ.get("MLPBANK_DEBUG"):
             raise
@@ -112,3 +122,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     return code
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that no temporary file stays behind."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    try:
+        is_ours = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        if is_ours:
+            signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # in another thread than the main one
+        is_ours = False
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

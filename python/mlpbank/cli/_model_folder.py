@@ -13,7 +13,7 @@ from typing import Any
 from mlpbank._progress import on_terminal, progress_bar
 from mlpbank.architecture import Activation, Architecture, LayerSpec, parameters_of
 from mlpbank.bank import Bank
-from mlpbank.cli._tables import CommandError
+from mlpbank.cli._errors import CommandError
 from mlpbank.errors import MlpbankError
 from mlpbank.typing import Key
 

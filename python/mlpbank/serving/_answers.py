@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
+from mlpbank import _core
 from mlpbank.bank import Bank
 from mlpbank.errors import UnknownModelError
-from mlpbank.typing import Float32Array, Key, Missing
+from mlpbank.typing import Float32Array
+
+Request: TypeAlias = _core.Request
+Answers: TypeAlias = "Float32Array | Sequence[Float32Array | BaseException]"
 
 
-class Request(NamedTuple):
-    """A request that waits for its answer."""
-
-    key: Key | None  # None: missing
-    x: Float32Array  # (input_size,) or (rows, input_size)
-    rows: int
-    arrived: float  # by time.perf_counter
-    missing: Missing | None
-
-
-def answers_of(bank: Bank, requests: list[Request]) -> list[Float32Array | Exception]:
-    """Return the answer to each request, or its error.
+def answers_of(bank: Bank, requests: list[Request]) -> Answers:
+    """Return the answer to each request, or its error: a list, or an array with a row for each.
 
     Requests with the same `missing` are computed in one call.
     """
     try:
-        keys, xs, rows, _, kinds = zip(*requests, strict=True)
+        if (alike := _core.rows_of(requests)) is not None:
+            keys, x, missing = alike
+            return bank.predict(keys, x, missing=missing)
+        kinds = [request.missing for request in requests]
         missing, *others = dict.fromkeys(kinds)
         if others:
             answers = {
@@ -35,16 +33,15 @@ def answers_of(bank: Bank, requests: list[Request]) -> list[Float32Array | Excep
                 for kind in (missing, *others)
             }
             return [next(answers[kind]) for kind in kinds]
-        if {x.ndim for x in xs} == {1}:
-            x = np.concatenate(xs).reshape(len(requests), -1)
-            return list(bank.predict(list(keys), x, missing=missing))
-        repeated = [key for key, count in zip(keys, rows, strict=True) for _ in range(count)]
+        xs = [request.x for request in requests]
+        if all(x.ndim == 1 for x in xs):
+            keys = [request.key for request in requests]
+            return bank.predict(keys, np.concatenate(xs).reshape(len(xs), -1), missing=missing)
+        rows = [request.rows for request in requests]
+        repeated = [request.key for request in requests for _ in range(request.rows)]
         x = np.concatenate([np.atleast_2d(x) for x in xs])
         parts = np.split(bank.predict(repeated, x, missing=missing), np.cumsum(rows[:-1]))
-        return [
-            part[0] if request.x.ndim == 1 else part
-            for part, request in zip(parts, requests, strict=True)
-        ]
+        return [part[0] if x.ndim == 1 else part for part, x in zip(parts, xs, strict=True)]
     except UnknownModelError as error:
         unknown = set(error.keys)
         known = [request for request in requests if request.key not in unknown]

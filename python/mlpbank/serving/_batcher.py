@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
+from mlpbank import _core
 from mlpbank._arrays import as_float32, as_real
 from mlpbank.architecture import positive_int
 from mlpbank.bank import Bank
 from mlpbank.bank._knowledge import by_name
 from mlpbank.errors import InvalidStateError, InvalidTypeError, InvalidValueError, QueueFullError
-from mlpbank.serving._answers import Request, answers_of
-from mlpbank.serving._statistics import Statistics, Window
+from mlpbank.serving._answers import Answers, Request, answers_of
+from mlpbank.serving._statistics import Counts, Statistics
 from mlpbank.typing import Float32Array, Key, Missing
 
 
@@ -27,10 +27,9 @@ from mlpbank.typing import Float32Array, Key, Missing
 class _Batch:
     """Requests that are computed together."""
 
-    requests: dict[asyncio.Future[Float32Array], Request]
-    rows: int
     began: float
-    answers: Sequence[Float32Array | BaseException] | None = None
+    rows: int = 0
+    answers: Answers = ()
     job: Future[None] | None = None  # set if the worker computes it
 
 
@@ -103,40 +102,31 @@ class MicroBatcher:
             raise InvalidValueError(
                 f"inline_work: expected a number of multiply-adds, got {inline_work!r}"
             )
-        self._bind(bank)
         self._max_batch = positive_int(max_batch, "max_batch")
         self._max_wait = max_wait
         self._max_queue = positive_int(max_queue, "max_queue")
         self._inline_work = inline_work
-
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._queue: dict[asyncio.Future[Float32Array], Request] = {}  # in the order of arrival
-        self._waiting = 0  # rows in the queue
         # A signal handler may raise between any two lines, also before the first line of a callback
-        # of the loop. So a request leaves the queue only for the batch, and the batch stays until
-        # all its requests are answered. Every callback is scheduled twice, and does nothing if its
-        # work is done already.
-        self._batch: _Batch | None = None
-        self._look: _Look | None = None  # None if no call of _check is scheduled
-        self._closed = False
-        self._executor: ThreadPoolExecutor | None = None
-
-        self._requests = self._rows = self._batches = self._failed = self._cancelled = (
-            self._refused
-        ) = 0
-        self._batch_rows, self._queue_seconds, self._latency, self._compute = (
-            Window() for _ in range(4)
+        # of the loop. So each change of the queue is one step: a request leaves it only for the
+        # batch, and the batch stays until all its requests are answered. Every callback is
+        # scheduled twice, and does nothing if its work is done already.
+        self._queue = _core.RequestQueue(
+            time.perf_counter, min(self._max_batch, sys.maxsize), min(self._max_queue, sys.maxsize)
         )
+        self._bind(bank)
+        self._executor: ThreadPoolExecutor | None = None
+        self._refused = 0
+        self._counts = Counts()
 
     def _bind(self, bank: Bank) -> None:
         if not isinstance(bank, Bank):
             raise InvalidTypeError(f"bank: expected a Bank, got {bank!r}")
         self._bank = bank
-        self._row_shape = (bank.architecture.input_size,)
         self._row_work = sum(
             layer.input_size * layer.output_size for layer in bank.architecture.layers
         )
-        self._key_type = bank.key_type
+        self._queue.input_size = bank.architecture.input_size
+        self._queue.key_type = bank.key_type
 
     @property
     def bank(self) -> Bank:
@@ -175,7 +165,7 @@ class MicroBatcher:
         -------
         coroutine
             Of a float32 array, (output_size,) or (rows, output_size). It raises the errors below
-            when it is awaited.
+            when it is awaited, once, by a task of asyncio.
 
         Raises
         ------
@@ -188,212 +178,166 @@ class MicroBatcher:
         RuntimeError
             The batcher is closed, or belongs to another event loop.
         """
+        request = self._queue.direct(self, key, x, missing)
+        return self._careful(key, x, missing) if request is None else request
+
+    def _careful(self, key: Key, x: Any, missing: Missing | None) -> Request:
+        """Return a request of whatever the bank takes, or one that raises the error."""
         try:
             # The bank subtracts a shift in float64, and another bank may have another one.
             known = self._bank._known
             x = by_name(x, known.feature_names)
             rows = as_float32(x, "x") if known.input_shift is None else as_real(x, "x")
-            if type(x) is not list:  # the array of a list is new, others may share memory with x
-                rows = rows.copy()
+            # The queue copies what it takes; what it leaves may share memory with x.
+            request = self._queue.direct(self, key, rows, missing)
+            if request is not None:
+                return request
+            rows = rows.copy()
         except Exception as error:
-            return self._predict(key, error, missing)
-        return self._predict(key, rows, missing)
+            return self._queue.request(self, key, error, missing)
+        return self._queue.request(self, key, rows, missing)
 
-    async def _predict(
-        self, key: Key, x: Float32Array | Exception, missing: Missing | None
-    ) -> Float32Array:
-        asked = key if type(key) is self._key_type else self._bank._slot_map.asked(key)
+    def _prepared(self, request: Request) -> Float32Array | None:
+        """Check a request that is not just a row and a key. Return its answer if it has no rows."""
+        if type(request.key) is not self._queue.key_type:
+            request.key = self._bank._slot_map.asked(request.key)
+            self._queue.key_type = self._bank.key_type  # None before the bank's first model
+        x, missing = request.x, request.missing
         if isinstance(x, Exception):
             raise x
         if missing is not None:
             self._bank._checked_missing(missing)
-        shape, rows = x.shape, 1
-        if shape != self._row_shape:
-            if len(shape) != 2 or shape[1:] != self._row_shape:
-                size = self._row_shape[0]
-                raise InvalidValueError(
-                    f"x: expected shape ({size},) or (rows, {size}), got {shape}"
-                )
-            rows = shape[0]
-            if rows == 0:
-                return self._bank.predict(asked, x, missing=missing)
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop or self._closed or self._waiting + rows > self._max_queue:
-            self._admit(loop, rows)
-        future: asyncio.Future[Float32Array] = loop.create_future()
-        now = time.perf_counter()
-        try:
-            self._queue[future] = Request(asked, x, rows, now, missing)
-            self._waiting += rows
-            if self._look is None:
-                self._look_soon(now + self._max_wait)
-            if self._waiting >= self._max_batch and self._batch is None:
-                self._start_batch()
-            return await future
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                self._cancelled += 1
-            if (request := self._queue.pop(future, None)) is not None:
-                self._waiting -= request.rows
-            if not future.cancel() and not future.cancelled():
-                # The future has an error, which asyncio would report as never retrieved.
-                future.exception()
-            raise
+        size = self._queue.input_size
+        if x.ndim not in (1, 2) or x.shape[-1] != size:
+            raise InvalidValueError(f"x: expected shape ({size},) or (rows, {size}), got {x.shape}")
+        if x.ndim == 2:
+            request.rows = len(x)
+            if len(x) == 0:
+                return self._bank.predict(request.key, x, missing=missing)
+        return None
 
-    def _admit(self, loop: asyncio.AbstractEventLoop, rows: int) -> None:
-        """Raise if the batcher cannot take a request of so many rows."""
-        if self._closed:
+    def _admit(self, loop: asyncio.AbstractEventLoop, request: Request) -> None:
+        """Raise if the queue cannot take a request."""
+        queue = self._queue
+        if queue.is_closed:
             raise InvalidStateError("MicroBatcher: closed")
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
+        if queue.loop is None:
+            queue.loop = loop
+        elif queue.loop is not loop:
             raise InvalidStateError(
                 "MicroBatcher: expected calls from one event loop, got one from another"
             )
-        if not self._queue:
-            self._waiting = 0
         # A request larger than the whole queue is taken if no other waits. Else it never would be.
-        if self._waiting and self._waiting + rows > self._max_queue:
+        if queue.waiting and queue.waiting + request.rows > self._max_queue:
             self._refused += 1
             raise QueueFullError(
-                f"queue is full: {self._waiting} of at most {self._max_queue} rows wait"
+                f"queue is full: {queue.waiting} of at most {self._max_queue} rows wait"
             )
+
+    def _arrived(self, request: Request) -> None:
+        """See to a request that is the first in the queue, or the last that fits a batch."""
+        queue = self._queue
+        if queue.look is None:
+            self._look_soon(request.arrived + self._max_wait)
+        if queue.waiting >= self._max_batch and queue.batch is None:
+            self._start_batch()
 
     def _look_soon(self, deadline: float) -> None:
         """Schedule `_check` for the next pass of the loop."""
-        assert self._loop is not None
-        look = _Look(self._waiting, deadline)
-        self._loop.call_soon(self._check, look)
-        self._loop.call_soon(self._check, look)
-        self._look = look  # last, because it says that both calls are scheduled
+        queue = self._queue
+        look = _Look(queue.waiting, deadline)
+        queue.loop.call_soon(self._check, look)
+        queue.loop.call_soon(self._check, look)
+        queue.look = look  # last, because it says that both calls are scheduled
 
     def _check(self, look: _Look) -> None:
         """Start a batch if no new request came or the deadline has passed, else look again."""
-        if self._look is not look:
-            return
-        if self._batch is not None and self._batch.job is None:
-            self._take_back(self._batch)
-        if self._queue and self._batch is None:
-            late = self._waiting <= look.waiting or time.perf_counter() >= look.deadline
-            if late or self._waiting >= self._max_batch:
-                self._start_batch()
-        if self._queue and self._batch is None:
-            self._look_soon(look.deadline)
-        else:
-            self._look = None  # the queue is empty, or _finish will look again
+        queue = self._queue
+        if queue.look is look:
+            if queue.batch is not None and queue.batch.job is None:
+                queue.take_back()  # an exception interrupted the batch
+            if queue.count and queue.batch is None:
+                late = queue.waiting <= look.waiting or time.perf_counter() >= look.deadline
+                if late or queue.waiting >= self._max_batch:
+                    self._start_batch()
+            if queue.count and queue.batch is None:
+                self._look_soon(look.deadline)
+            else:
+                queue.look = None  # the queue is empty, or _finish will look again
+        queue.wake()
 
     def _start_batch(self) -> None:
-        """Take the oldest requests that fit a batch, and compute them here or in the worker."""
-        taken: dict[asyncio.Future[Float32Array], Request] = {}
-        rows = 0
-        if self._waiting <= self._max_batch:
-            taken, rows = self._queue, self._waiting
-            self._batch = batch = _Batch(taken, rows, time.perf_counter())
-            self._queue = {}
-            self._waiting = 0
-        else:
-            for future, request in self._queue.items():
-                if taken and rows + request.rows > self._max_batch:
-                    break
-                taken[future] = request
-                rows += request.rows
-            self._batch = batch = _Batch(taken, rows, time.perf_counter())
-            for future in taken:
-                del self._queue[future]
-            self._waiting -= rows
-        if rows * self._row_work > self._inline_work:
+        """Take the oldest requests that fit a batch, and compute them here or in the worker.
+
+        The queue's `wake` has to be called afterwards, outside of all tasks.
+        """
+        batch = _Batch(time.perf_counter())
+        before = self._queue.waiting
+        requests = self._queue.take(batch)
+        batch.rows = before - self._queue.waiting
+        if batch.rows * self._row_work > self._inline_work:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, "mlpbank-batcher")
             with contextlib.suppress(RuntimeError):  # the system gives no thread: compute here
-                batch.job = self._executor.submit(self._work, self._bank, batch)
+                batch.job = self._executor.submit(self._work, self._bank, batch, requests)
                 return
-        batch.answers = answers_of(self._bank, list(taken.values()))
+        batch.answers = answers_of(self._bank, requests)
         self._answer(batch)
 
-    def _work(self, bank: Bank, batch: _Batch) -> None:
+    def _work(self, bank: Bank, batch: _Batch, requests: list[Request]) -> None:
         """Compute a batch in the worker, where no signal handler runs."""
-        assert self._loop is not None
         try:
-            batch.answers = answers_of(bank, list(batch.requests.values()))
+            batch.answers = answers_of(bank, requests)
         except BaseException as error:
-            batch.answers = [error] * len(batch.requests)
+            batch.answers = [error] * len(requests)
         with contextlib.suppress(RuntimeError):  # the loop was closed
-            self._loop.call_soon_threadsafe(self._finish, batch)
-            self._loop.call_soon_threadsafe(self._finish, batch)
+            self._queue.loop.call_soon_threadsafe(self._finish, batch)
+            self._queue.loop.call_soon_threadsafe(self._finish, batch)
 
     def _finish(self, batch: _Batch) -> None:
         """Deliver the answers of the worker, and look at the requests that came meanwhile."""
-        if self._batch is not batch:
+        self._answer_finished(batch)
+        self._queue.wake()
+
+    def _answer_finished(self, batch: _Batch) -> None:
+        queue = self._queue
+        if queue.batch is not batch:
             return
-        if self._queue and self._look is None:
+        if queue.count and queue.look is None:
             self._look_soon(time.perf_counter() + self._max_wait)
         self._answer(batch)
 
-    def _take_back(self, batch: _Batch) -> None:
-        """Return unanswered requests to the queue after an exception interrupted their batch."""
-        both = batch.requests | self._queue
-        self._queue = {future: request for future, request in both.items() if not future.done()}
-        self._waiting = sum(request.rows for request in self._queue.values())
-        self._batch = None
-
     def _answer(self, batch: _Batch) -> None:
-        assert batch.answers is not None
-        failed = 0
-        for future, answer in zip(batch.requests, batch.answers, strict=True):
-            if future.done():  # cancelled while it was computed
-                continue
-            if isinstance(answer, BaseException):
-                failed += 1
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-        self._batch = None
-        ended = time.perf_counter()
-        arrived = np.array([request.arrived for request in batch.requests.values()])
-        self._failed += failed
-        self._requests += len(batch.requests)
-        self._rows += batch.rows
-        self._batches += 1
-        self._batch_rows.add([batch.rows])
-        self._queue_seconds.add(batch.began - arrived)
-        self._latency.add(ended - arrived)
-        self._compute.add([ended - batch.began])
+        failed, arrived = self._queue.answer(batch.answers)
+        self._counts.add(arrived, batch.rows, failed, batch.began, time.perf_counter())
 
     @property
     def batches(self) -> int:
         """Number of batches computed so far."""
-        return self._batches
+        return self._counts.batches
 
     def statistics(self) -> Statistics:
         """Return counts and latencies so far. It takes about a hundred microseconds."""
-        return Statistics(
-            requests=self._requests,
-            rows=self._rows,
-            batches=self._batches,
-            failed=self._failed,
-            cancelled=self._cancelled,
-            refused=self._refused,
-            waiting=self._waiting,
-            batch_rows=self._batch_rows.quantiles(),
-            queue_seconds=self._queue_seconds.quantiles(),
-            latency_seconds=self._latency.quantiles(),
-            compute_seconds=self._compute.quantiles(),
-        )
+        queue = self._queue
+        return self._counts.statistics(queue.cancelled, self._refused, queue.waiting)
 
     async def aclose(self) -> None:
         """Refuse new requests, answer the accepted ones, and end the worker.
 
         Further calls do nothing.
         """
-        self._closed = True
-        while self._queue or self._batch is not None:
-            batch = self._batch
+        queue = self._queue
+        queue.is_closed = True
+        while queue.count or queue.batch is not None:
+            queue.loop.call_soon(queue.wake)  # after the answers: nothing is awaited before
+            queue.loop.call_soon(queue.wake)
+            batch = queue.batch
             if batch is None:
                 self._start_batch()
             elif batch.job is None:
-                self._take_back(batch)
+                queue.take_back()
             elif batch.job.done():
-                self._finish(batch)
+                self._answer_finished(batch)
             else:
                 await asyncio.wait([asyncio.wrap_future(batch.job)], timeout=1)
         if self._executor is not None:
