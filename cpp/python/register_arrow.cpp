@@ -94,10 +94,10 @@ std::shared_ptr<ArrowTable> table_of_array(const py::object& schema, const py::o
   return mutable_of(ArrowTable::of(std::move(held), std::move(batches)));
 }
 
-// Names that are not UTF-8 are shown as far as they are.
-py::str decoded(std::string_view text) {
-  PyObject* const object =
-      PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace");
+// Text that is not UTF-8 is shown as far as it is. Strict: UnicodeDecodeError instead.
+py::str decoded(std::string_view text, bool strict = false) {
+  PyObject* const object = PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()),
+                                                strict ? nullptr : "replace");
   if (object == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::str>(object);
 }
@@ -230,8 +230,9 @@ py::object decoded_tuple(const KeyView& key) {
   }
 }
 
-// Keys as Python has them; None where one is missing.
-py::list keys_between(const ArrowKeys& keys, int64_t begin, int64_t end) {
+// Keys as Python has them; None where one is missing. Strict: UnicodeDecodeError for text that is
+// not UTF-8.
+py::list keys_between(const ArrowKeys& keys, int64_t begin, int64_t end, bool strict) {
   py::list found;
   keys.for_each(begin, end, [&](const KeyView& key) {
     if (key.type == KeyType::none) {
@@ -239,9 +240,9 @@ py::list keys_between(const ArrowKeys& keys, int64_t begin, int64_t end) {
     } else if (key.type == KeyType::number) {
       found.append(py::int_(key.number));
     } else if (key.type == KeyType::text) {
-      found.append(decoded(key.text));
+      found.append(decoded(key.text, strict));
     } else {
-      found.append(decoded_tuple(key));
+      found.append(strict ? py::object(tuple_of(key.type, key.text)) : decoded_tuple(key));
     }
   });
   return found;
@@ -285,7 +286,7 @@ void register_arrow(py::module_& m) {
   py::class_<ArrowKeys>(m, "ArrowKeys")
       .def(py::init<std::vector<ArrowColumn>, bool>(), py::arg("columns"), py::arg("are_tuples"))
       .def("__len__", &ArrowKeys::size)
-      .def("between", &keys_between, py::arg("begin"), py::arg("end"))
+      .def("between", &keys_between, py::arg("begin"), py::arg("end"), py::arg("strict") = false)
       .def_property_readonly("key_type",
                              [](const ArrowKeys& self) { return python_type(self.type()); });
 

@@ -6,6 +6,7 @@ needed. The core checks what producers give.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,9 @@ class ArrowResult:
 
     def __len__(self) -> int:
         return int(self._columns.shape[1])
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.to_numpy())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Return the predictions, (rows,) or (rows, outputs); read-only where they are no copy."""

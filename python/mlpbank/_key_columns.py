@@ -23,7 +23,7 @@ from mlpbank._keys import (
     remedy,
     way_to,
 )
-from mlpbank.errors import InvalidTypeError
+from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Key
 
 ARROW_FLOATS = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
@@ -341,11 +341,23 @@ def _tuples(columns: list[Any]) -> Any:
     arrow = [column for column in readable if column is not None and column.has_keys]
     if 0 < len(arrow) == len(columns) <= MAX_PARTS:
         return _arrow_keys(arrow, are_tuples=True)
-    parts = [as_keys(column).to_list() for column in columns]
+    parts = [exact_list(as_keys(column)) for column in columns]
     rows = list(zip(*parts, strict=True))
     if any(None in part for part in parts):
         return [None if None in row else row for row in rows]
     return rows
+
+
+def exact_list(given: GivenKeys) -> list[Key | None]:
+    """Return the keys, None where one is missing; ValueError for text that is not UTF-8."""
+    if not isinstance(given.values, _core.ArrowKeys):
+        return given.to_list()
+    try:
+        return given.values.between(0, len(given), strict=True)
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(
+            f"keys: expected text in UTF-8, got {error.object!r:.80} ({error.reason})"
+        ) from None
 
 
 def _cleaned(values: list[Any], name: str) -> GivenKeys:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank._key_columns import GivenKeys, listed
+from mlpbank._key_columns import GivenKeys, exact_list, listed
 from mlpbank._keys import common_kind, encode, stored_key
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError
 from mlpbank.typing import Int64Array, Key
@@ -33,7 +33,7 @@ def make_table(keys: Any) -> Table:
     """
     values = listed(keys)
     if isinstance(values, GivenKeys) and isinstance(values.values, _core.ArrowKeys):
-        values = values.to_list()
+        values = exact_list(values)
     if isinstance(values, GivenKeys):
         dtype = getattr(keys, "dtype", "floats")
         raise InvalidTypeError(

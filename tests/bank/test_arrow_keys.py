@@ -185,12 +185,29 @@ def test_banks_are_made_of_columns(kind: Any) -> None:
 
 def test_banks_are_made_of_dictionaries_and_tables() -> None:
     weights = {"layer_0": np.zeros((2, 1, 1), np.float32)}
-    for keys in (
-        pa.array(["a", "b"]).dictionary_encode(),
-        pl.Series(["a", "b"], dtype=pl.Enum("ab")),
-    ):
+    column = pa.array(["a", "b"]).dictionary_encode()
+    for keys in (column, pl.Series(["a", "b"], dtype=pl.Enum("ab"))):
         assert list(Bank.from_stacked(keys, Architecture.mlp(1, 1), weights)) == ["a", "b"]
     parts = pa.table({"s": ["a", "b"], "i": [1, 2]})
     for table in (parts, pl.DataFrame(parts), parts.to_pandas(types_mapper=pd.ArrowDtype)):
         bank = Bank.from_stacked(table, Architecture.mlp(1, 1), weights)
         assert list(bank) == [("a", 1), ("b", 2)]
+
+
+def test_text_that_is_not_utf8_becomes_no_key() -> None:
+    offsets = pa.py_buffer(np.array([0, 1, 2], np.int32).tobytes())
+    texts = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"a\xff")])
+    weights = {"layer_0": np.zeros((2, 1, 1), np.float32)}
+    for keys in (texts, pa.table({"s": texts, "i": [1, 2]})):
+        with pytest.raises(InvalidValueError, match=r"keys: expected text in UTF-8, got b'\\xff'"):
+            Bank.from_stacked(keys, Architecture.mlp(1, 1), weights)
+    bank = sum_bank(("a", 1), ("\ufffd", 2))
+    x = np.ones((2, 2))
+    parts = pd.DataFrame({"s": pd.Series(texts, dtype=pd.ArrowDtype(pa.string())), "i": [1, 2]})
+    with pytest.raises(InvalidValueError, match="keys: expected text in UTF-8"):
+        bank.predict(parts, x)
+    for table in (
+        pa.table({"s": texts, "i": [1, 2]}),
+        pl.DataFrame({"s": ["a", "b"], "i": [1, 2]}),
+    ):
+        assert bank.sources(table).tolist() == ["model", "missing"]

@@ -110,6 +110,7 @@ def test_results_that_are_shared_cannot_be_overwritten() -> None:
     shared = np.asarray(result)
     with pytest.raises(ValueError, match="read-only"):
         shared[0] = 5
+    assert list(result) == pd.Series(result).tolist() == RIGHT
     own = np.array(result)
     own[0] = 5
     assert pa.array(result).to_pylist() == RIGHT
