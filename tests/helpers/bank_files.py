@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from cases import random_weights
 from mlpbank import Architecture, Bank, BankFileError, ModelNotLoadedError, UnknownModelError
@@ -144,3 +145,18 @@ def make_bank(models: int, seed: int) -> Bank:
     return Bank.from_stacked(
         [f"model {i}" for i in range(models)], arch, weights, version=f"v{seed}"
     )
+
+
+DATA = {kind: to_bytes(small_bank(kind)) for kind in ("str", "int")}
+
+
+def parts(kind: str = "str") -> Parts:
+    return Parts.of(DATA[kind])
+
+
+def refused(data: bytes) -> str:
+    """Check that a file is refused and return the message."""
+    with pytest.raises(BankFileError) as caught:
+        Bank._from_bytes(data)
+    assert 0 < len(str(caught.value)) < 1000
+    return str(caught.value)
