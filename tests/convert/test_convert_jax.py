@@ -172,7 +172,7 @@ def test_equinox_modules_with_more_than_layers() -> None:
     for module, message in (
         (
             eqx.nn.Sequential([layers[1], eqx.nn.LayerNorm(4)]),
-            "layers.1: expected a matrix of floating-point weights",
+            "layers.1: its weight has shape (4,) and it has a bias, as normalisation has",
         ),
         (eqx.nn.Conv1d(3, 4, 1, key=key), "expected a matrix of floating-point weights"),
     ):

@@ -19,7 +19,7 @@ import numpy as np
 
 import mlpbank
 from mlpbank import Architecture, Bank, BatchedInference, BatchedWeights, Engine, StackedModels
-from mlpbank.typing import DtypeName, Float32Array, Key, Layout, Missing
+from mlpbank.typing import DtypeName, Float32Array, Key, Layout, Missing, Weights
 
 arch = Architecture.mlp(3, 2, activation="tanh")
 missing: Missing = "nan"
@@ -28,7 +28,7 @@ bank = Bank(arch, dtype="int8", layout=layout, engine=Engine(isa="avx2"))
 Bank(arch, dtype=np.float16)
 Bank(arch, dtype=np.dtype("int8"))
 bank["a"] = {"layer_0": np.zeros((3, 2))}
-assert_type(bank["a"], dict[str, Float32Array])
+assert_type(bank["a"], Weights)
 assert_type(bank.dtype, DtypeName)
 assert_type(bank.to_stacked(), StackedModels)
 assert_type(list(bank), list[Key])

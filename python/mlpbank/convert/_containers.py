@@ -95,6 +95,8 @@ def members_of(model: Any) -> str:
 
 def model_inside(value: Any, framework: Callable[[type], str | None]) -> str:
     """Return which part of a dict, list or tuple is a model, and the way to it; "" for none."""
+    if not isinstance(value, (Mapping, list, tuple)):
+        return ""
     parts: Iterable[tuple[Any, Any]] = (
         value.items() if isinstance(value, Mapping) else enumerate(value)
     )

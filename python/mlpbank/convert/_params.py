@@ -234,7 +234,7 @@ def _matrix(
         raise unsupported(
             name,
             f"its weight has shape {matrix.shape} and it has a bias, as normalisation has; pass "
-            "the module itself, into which BatchNorm is folded",
+            "the module of PyTorch or Keras, into which BatchNorm is folded",
         )
     if matrix.ndim != 2 + stacked or matrix.dtype.kind != "f":
         what = "a stack of matrices" if stacked else "a matrix"
