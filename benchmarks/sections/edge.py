@@ -77,17 +77,10 @@ def _key(i: int) -> str:
 
 def _calls(calls: dict[str, Callable[[], Any]]) -> dict[str, Callable[[], Contender]]:
     """Return what builds a contender of each call."""
-
-    def build(name: str, call: Callable[[], Any]) -> Contender:
-        answers: list[Any] = [None]
-
-        def once() -> Any:
-            answers[0] = call()
-            return answers[0]
-
-        return Contender(name, call, once, ours="NumPy" not in name)
-
-    return {name: partial(build, name, call) for name, call in calls.items()}
+    return {
+        name: partial(Contender, name, call, call, ours="NumPy" not in name)
+        for name, call in calls.items()
+    }
 
 
 def _same_as(expected: Array, contender: Contender) -> str | None:
@@ -182,27 +175,14 @@ def _tables(models: int, count: int, seconds: float, progress: Progress) -> Tabl
     handles = bank.handles(keys)
     expected = bank.predict_handles(handles, x)[:, 0]
 
-    def over(make: Callable[[], Any]) -> Contender:
-        frame = make()
+    def over(name: str, make: Callable[[Keys, Names, Array], Any]) -> Contender:
+        frame = make(keys, names, x)
+        run = partial(bank.predict_frame, frame, key="key", features=names)
+        return Contender(name, run, run, ours=True)
 
-        def run() -> Any:
-            return bank.predict_frame(frame, key="key", features=names)
-
-        return Contender("", run, lambda: np.asarray(run()), ours=True)
-
+    ready = _calls({"predict_handles, ready arrays": partial(bank.predict_handles, handles, x)})
     found = compare(
-        {
-            "predict_handles, ready arrays": lambda: Contender(
-                "predict_handles, ready arrays",
-                lambda: bank.predict_handles(handles, x),
-                lambda: bank.predict_handles(handles, x),
-                ours=True,
-            ),
-            **{
-                name: partial(_named, name, over, partial(make, keys, names, x))
-                for name, make in _FRAMES.items()
-            },
-        },
+        {**ready, **{name: partial(over, name, make) for name, make in _FRAMES.items()}},
         partial(_same_as, expected),
         seconds=seconds,
         progress=progress,
@@ -216,13 +196,6 @@ def _tables(models: int, count: int, seconds: float, progress: Progress) -> Tabl
         for timing in found.timings
     ]
     return table_of(f"{count} rows × 32 features for {models} × 32-64-64-1", rows, found)
-
-
-def _named(
-    name: str, over: Callable[[Callable[[], Any]], Contender], make: Callable[[], Any]
-) -> Contender:
-    made = over(make)
-    return Contender(name, made.run, made.output, ours=True)
 
 
 Keys, Names = Sequence[str], Sequence[str]

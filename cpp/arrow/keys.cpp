@@ -19,7 +19,8 @@ using Kind = ArrowType::Kind;
 
 constexpr int64_t kBatch = 512;  // keys that are looked up together
 constexpr double kNanosecondsPerKey = 40;
-// A dictionary is looked up as a whole unless it has so many times more entries than there are rows.
+// A dictionary is looked up as a whole unless it has so many times more entries than there are
+// rows.
 constexpr int64_t kEntriesPerRow = 2;
 
 constexpr KeyView kMissing = {KeyType::none, {}, 0};

@@ -7,8 +7,8 @@
 
 namespace mlpbank {
 
-// What lies so many entries ahead is prefetched: enough for memory's latency. With 16 calls take 7 %
-// longer.
+// What lies so many entries ahead is prefetched: enough for memory's latency. With 16, calls take
+// 7 % longer.
 constexpr int64_t kEntriesAhead = 32;
 
 // Entries of `floats` floats each.
@@ -24,8 +24,8 @@ struct Rows {
 // its calls out.
 #define MLPBANK_INLINE __attribute__((always_inline)) inline
 
-// The first lines of a row, into L2; the CPU itself goes on with those of a long one. (One as short as a
-// quarter of a line seldom lies in two.)
+// The first lines of a row, into L2; the CPU itself goes on with those of a long one. (One as short
+// as a quarter of a line seldom lies in two.)
 template <int Write>
 MLPBANK_INLINE void prefetch_lines(const float* row, int64_t floats) {
   constexpr int64_t kLineFloats = 16, kMost = 4 * kLineFloats;

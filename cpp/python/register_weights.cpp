@@ -31,9 +31,9 @@ std::shared_ptr<Weights> make_weights(int64_t num_models, const Architecture& ar
 std::shared_ptr<Weights> from_buffer(int64_t num_models, const Architecture& architecture,
                                      const std::string& layout, const std::string& dtype,
                                      const ByteArray& blocks, bool is_mapped) {
-  return std::make_shared<Weights>(num_models, architecture, layout_from_name(layout, architecture),
-                                   dtype_from_name(dtype),
-                                   ReadOnly{blocks.data(), blocks.nbytes(), keep(blocks), is_mapped});
+  return std::make_shared<Weights>(
+      num_models, architecture, layout_from_name(layout, architecture), dtype_from_name(dtype),
+      ReadOnly{blocks.data(), blocks.nbytes(), keep(blocks), is_mapped});
 }
 
 void load(Weights& self, int64_t first, int64_t count, const std::vector<Floats>& weights,

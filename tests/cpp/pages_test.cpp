@@ -94,8 +94,8 @@ TEST(many_threads_ask_for_the_same_pages) {
   CHECK(pages.remaining() == 0);
 }
 
-// Tables in mapped files ask for their pages before they look up: here for those of a few keys among
-// many, from contents that may be damaged.
+// Tables in mapped files ask for their pages before they look up: here for those of a few keys
+// among many, from contents that may be damaged.
 TEST(tables_of_mapped_files) {
   constexpr int64_t kCount = 100000;
   const KeyHash hash = KeyHash::random();

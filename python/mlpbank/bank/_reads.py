@@ -68,7 +68,10 @@ class BankReads:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights, those of a mapped file included."""
+        """Bytes of the weights, those of a mapped file included.
+
+        Without copies that calls by key have made of small models, see `BatchedWeights.nbytes`.
+        """
         return self._weights.nbytes
 
     def handles(self, keys: Any) -> Int64Array:
