@@ -18,6 +18,12 @@ class KeyTypeError : public std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
+// Models have changed since the moment that a forward was to see.
+class MomentPassed : public std::runtime_error {
+ public:
+  MomentPassed() : std::runtime_error("the moment has passed") {}
+};
+
 // A call that is not possible in the present state, such as after a fork.
 class InvalidState : public std::runtime_error {
  public:

@@ -1,30 +1,29 @@
 // Bank: its look-ups by handle, and its changes.
 #include "bank/bank.h"
 
-#include <algorithm>
 #include <limits>
 #include <utility>
 
 #include "errors.h"
 
 namespace mlpbank {
-namespace {
-
-// Slots are added by the quarter, so that adding models one by one copies few tables.
-int64_t growth(int64_t num_slots) {
-  return std::min<int64_t>(std::max<int64_t>(16, num_slots / 4), 4096);
-}
-
-}  // namespace
 
 Bank::Bank(std::shared_ptr<BatchedWeights> weights, std::shared_ptr<const KeyTable> table,
-           ModelColumns columns, uint32_t most_reuses)
+           const ModelColumns& columns, uint32_t most_reuses)
     : weights_(std::move(weights)),
-      columns_(std::move(columns)),
+      columns_(columns),
       most_reuses_(most_reuses),
       lock_(ForkLock::bank, forget_readers, &epochs_),
-      keys_(std::move(table)),
-      num_used_slots_(keys_.size()) {}
+      keys_(std::move(table), static_cast<int64_t>(columns.vacant.size())),
+      num_used_slots_(columns.count),
+      vacant_(columns.vacant.begin(), columns.vacant.end()) {
+  for (const int64_t slot : columns.vacant) free_slots_.push_back({slot, 0});
+  for (std::size_t i = 0; i < columns.reuse_counts.size(); ++i) {
+    if (columns.reuse_counts[i] == 0) continue;
+    reuse_counts_.reserve(static_cast<int64_t>(i));
+    reuse_counts_.set(static_cast<int64_t>(i), columns.reuse_counts[i]);
+  }
+}
 
 int64_t Bank::find_handle(const KeyView& key) const {
   for (int64_t slot = keys_.find(key);;) {
@@ -93,7 +92,7 @@ void Bank::add(const KeyView& key, const std::string& version, double loaded_at,
   } else {
     ++num_used_slots_;
   }
-  keys_.put(lock, *entry, slot);
+  keys_.put(SlotMap::Change(keys_), *entry, slot);
 }
 
 bool Bank::remove(const KeyView& key) {
@@ -106,7 +105,7 @@ bool Bank::remove(const KeyView& key) {
   try {
     // The key goes before the weights: a call that does not find these looks the key up again.
     weights_->unload(slot, [&]() noexcept {
-      keys_.remove(lock, entry);
+      keys_.remove(SlotMap::Change(keys_), entry);
       records_.erase(slot);
       free_slots_.back().stamp = epochs_.stamp();
       const bool may_be_reused = reuse_counts_.increment(slot) < most_reuses_;
@@ -137,6 +136,7 @@ Bank::Frozen Bank::freeze(bool with_weights) const {
   const LockHeld lock(lock_);
   Frozen frozen;
   frozen.key_type = keys_.key_type();
+  frozen.sequence = sequence();
   for (const SlotMap::Entry* entry : keys_.entries(lock)) {
     const int64_t slot = entry->slot.load();
     if (entry->in_table) {
@@ -147,6 +147,8 @@ Bank::Frozen Bank::freeze(bool with_weights) const {
   }
   if (!with_weights) return frozen;
   frozen.records.assign(records_.begin(), records_.end());
+  frozen.reuse_counts.reserve(static_cast<std::size_t>(num_used_slots()));
+  for (int64_t i = 0; i < num_used_slots(); ++i) frozen.reuse_counts.push_back(reuse_count(i));
   frozen.weights = std::make_shared<BatchedWeights::Snapshot>(weights_);
   return frozen;
 }

@@ -3,13 +3,19 @@
 // Changes are made one at a time, each as a whole or not at all. Look-ups are lock-free unless
 // stated. A thread that uses a slot it has looked up is inside a Bank::Guard: the slot of a removed
 // model is given to another model only when every guard that may have seen it is gone.
+//
+// A bank may follow a folder instead, in which any process may change models (docs/live.md). Then
+// follow() alone changes it, slots are given out by the folder, and calls see models of one moment
+// (BatchedWeights::moment).
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -30,7 +36,7 @@ class Bank {
 
   // A slot that has lost `most_reuses` models is not used again.
   Bank(std::shared_ptr<BatchedWeights> weights, std::shared_ptr<const KeyTable> table,
-       ModelColumns columns, uint32_t most_reuses);
+       const ModelColumns& columns, uint32_t most_reuses);
 
   const SlotMap& keys() const { return keys_; }
   const std::shared_ptr<BatchedWeights>& weights() const { return weights_; }
@@ -86,6 +92,29 @@ class Bank {
   bool remove(const KeyView& key);
   void set_key_type(KeyType type);
 
+  // What a folder tells of one change of a model.
+  struct Followed {
+    bool is_removal;
+    int64_t slot;
+    KeyType type;
+    std::string text;  // of the key, or its number
+    int64_t number;
+    ModelRecord record;    // of a load
+    uint32_t reuse_count;  // of the slot, after the change
+    const Bytes* block;    // that holds the slot, after the change; null: there is no model
+
+    KeyView key() const { return {type, text, number}; }
+  };
+  // Makes changes in their order, visible to others all at once, and keeps the memory they lie in.
+  // Throws std::invalid_argument, KeyTypeError or std::bad_alloc, and then has changed nothing.
+  void follow(const std::vector<Followed>& changes, uint64_t sequence,
+              std::vector<std::shared_ptr<const void>> memory);
+  // The number of the last change that was followed.
+  uint64_t sequence() const { return sequence_.load(); }
+  // Slots below num_used_slots() that have no model and may be used again, at most `count`.
+  std::vector<int64_t> vacant_slots(int64_t count) const;
+  uint32_t reuse_count(int64_t slot) const { return reuse_counts_.of(slot); }
+
   // False: there is no such model. Takes the lock.
   bool info(const KeyView& key, ModelRecord& record) const;
 
@@ -101,6 +130,8 @@ class Bank {
     std::vector<std::pair<int64_t, ModelRecord>> records;  // by slot, of models that were loaded
     std::shared_ptr<BatchedWeights::Snapshot> weights;
     KeyType key_type;
+    uint64_t sequence;
+    std::vector<uint32_t> reuse_counts;  // of all slots that were used, with the weights
   };
   // Takes the lock.
   Frozen freeze(bool with_weights) const;
@@ -114,6 +145,13 @@ class Bank {
   int64_t handle_of(int64_t slot) const {
     return slot | static_cast<int64_t>(reuse_counts_.of(slot)) << kSlotBits;
   }
+  // What follow() is about to do.
+  struct Plan;
+  Plan plan(const LockHeld&, const std::vector<Followed>& changes);
+  // Slots are added by the quarter, so that adding models one by one copies few tables.
+  static int64_t growth(int64_t num_slots) {
+    return std::min<int64_t>(std::max<int64_t>(16, num_slots / 4), 4096);
+  }
   void check_key_type(const LockHeld&, KeyType type) const;
   ModelRecord record_of(const LockHeld&, int64_t slot) const;
 
@@ -125,10 +163,12 @@ class Bank {
   SlotMap keys_;
   ReuseCounts reuse_counts_;
   std::atomic<int64_t> num_used_slots_;
+  std::atomic<uint64_t> sequence_{0};
 
   // Guarded by lock_.
   std::unordered_map<int64_t, ModelRecord> records_;  // by slot, of models loaded since
   std::deque<FreeSlot> free_slots_;                   // oldest first
+  std::set<int64_t> vacant_;  // of a bank that follows; free_slots_ are those of others
 };
 
 }  // namespace mlpbank

@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "bank/key_memory.h"
 #include "bank/key_view.h"
@@ -34,9 +35,11 @@ struct StringKeys {
   const uint64_t* offsets;
   const char* bytes;
   uint64_t num_bytes;
+  std::shared_ptr<const std::vector<bool>> vacant = nullptr;  // positions without a key; null: none
 
-  // False for a key that reaches outside `bytes`.
+  // False where there is no key, or one that reaches outside `bytes`.
   bool get(int64_t i, std::string_view& key) const {
+    if (vacant != nullptr && (*vacant)[static_cast<std::size_t>(i)]) return false;
     const uint64_t begin = offsets[i], end = offsets[i + 1];
     if (begin > end || end > num_bytes) return false;
     key = std::string_view(bytes + begin, end - begin);
@@ -51,10 +54,11 @@ struct StringKeys {
 struct IntKeys {
   int64_t count;
   const int64_t* values;
+  std::shared_ptr<const std::vector<bool>> vacant = nullptr;
 
   bool get(int64_t i, int64_t& key) const {
     key = values[i];
-    return true;
+    return vacant == nullptr || !(*vacant)[static_cast<std::size_t>(i)];
   }
   bool holds(int64_t i, int64_t key) const { return values[i] == key; }
 };

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace mlpbank {
 
@@ -23,6 +24,10 @@ struct ModelColumns {
   const char* version_bytes = nullptr;
   uint64_t num_version_bytes = 0;
   std::shared_ptr<const void> owner;
+  // Of files that keep slots without a model: these slots, and how many models each slot has lost
+  // (empty, or `count` numbers).
+  std::vector<int64_t> vacant = {};
+  std::vector<uint32_t> reuse_counts = {};
 
   // An empty record for slots that are not in the columns.
   ModelRecord get(int64_t slot) const {

@@ -30,7 +30,11 @@ class ReuseCounts {
     segments_[i].store(new Count[static_cast<std::size_t>(kFirstSize << i)](),
                        std::memory_order_release);
   }
-  // Never fails where room was made.
+  // Never fail where room was made.
+  void set(int64_t slot, uint32_t count) {
+    const Position at = position_of(slot);
+    segments_[at.segment].load()[at.offset].store(count);
+  }
   uint32_t increment(int64_t slot) {
     const Position at = position_of(slot);
     return ++segments_[at.segment].load()[at.offset];

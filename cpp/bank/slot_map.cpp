@@ -18,10 +18,10 @@ KeyHash hash_beside(const KeyTable* table) {
 
 }  // namespace
 
-SlotMap::SlotMap(std::shared_ptr<const KeyTable> table)
+SlotMap::SlotMap(std::shared_ptr<const KeyTable> table, int64_t num_vacant)
     : table_(std::move(table)),
       key_type_(table_ == nullptr ? KeyType::none : table_->key_type()),
-      size_(table_ == nullptr ? 0 : table_->count()) {}
+      size_(table_ == nullptr ? 0 : table_->count() - num_vacant) {}
 
 SlotMap::Entry* SlotMap::Index::find(const KeyView& key, uint64_t key_hash) const {
   for (uint64_t place = key_hash;; ++place) {  // there is always an empty bucket
@@ -164,9 +164,7 @@ uint64_t SlotMap::Index::insert(Entry& entry, uint64_t key_hash) {
 
 SlotMap::Entry& SlotMap::entry(const LockHeld& lock, const KeyView& key, Epochs& epochs) {
   reclaim(epochs);
-  if (index_ == nullptr || 2 * (entries_.size() + 1) > index_->count) {
-    rebuild(lock, epochs, index_ == nullptr ? hash_beside(table_.get()) : index_->hash);
-  }
+  if (index_ == nullptr || 2 * (entries_.size() + 1) > index_->count) reserve(lock, 1, epochs);
   uint64_t hash = key.hash(index_->hash);
   if (Entry* found = index_->find(key, hash)) return *found;
   const bool may_be_in_table = table_ != nullptr && key.type == table_->key_type();
@@ -182,23 +180,30 @@ SlotMap::Entry& SlotMap::entry(const LockHeld& lock, const KeyView& key, Epochs&
   num_dead_ += slot == kNoSlot;
   if (index_->insert(*entries_.back(), hash) > kMaxSteps) {
     // The one who chose the keys knows the seed, as who made the file does.
-    rebuild(lock, epochs, KeyHash::random(), entries_.back().get());
+    rebuild(lock, epochs, KeyHash::random(), Dead::keep);
   }
   return *entries_.back();
 }
 
-// Makes an index that fits, without the entries that are dead.
-void SlotMap::rebuild(const LockHeld&, Epochs& epochs, const KeyHash& hash, const Entry* kept) {
-  const auto is_alive = [&](const Entry& entry) { return !entry.is_dead() || &entry == kept; };
-  const bool keeps_dead = kept != nullptr && kept->is_dead();
-  const uint64_t dead = num_dead_ - (keeps_dead ? 1 : 0);
+void SlotMap::reserve(const LockHeld& lock, uint64_t count, Epochs& epochs) {
+  if (index_ != nullptr && 2 * (entries_.size() + count) <= index_->count) return;
+  rebuild(lock, epochs, index_ == nullptr ? hash_beside(table_.get()) : index_->hash, Dead::drop,
+          count);
+}
+
+// Makes an index that has room for so many more entries, perhaps without those that are dead.
+void SlotMap::rebuild(const LockHeld&, Epochs& epochs, const KeyHash& hash, Dead what_is_dead,
+                      uint64_t room) {
+  const bool keeps_dead = what_is_dead == Dead::keep;
+  const auto is_alive = [&](const Entry& entry) { return keeps_dead || !entry.is_dead(); };
+  const uint64_t dead = keeps_dead ? 0 : num_dead_;
   const uint64_t alive = entries_.size() - dead;
   uint64_t count = kLeastBuckets;
-  while (count < 4 * (alive + 1)) count *= 2;
+  while (count < 4 * (alive + 1) || count < 2 * (alive + room)) count *= 2;
   auto index = std::make_unique<Index>(count, hash);
   std::list<Retired> old(1);
   Entries entries;
-  entries.reserve(alive + 1);
+  entries.reserve(alive + room);
   old.front().entries.reserve(dead);
   // Nothing fails from here on.
   for (uint64_t i = 0; index_ != nullptr && i < index_->count; ++i) {
@@ -212,7 +217,7 @@ void SlotMap::rebuild(const LockHeld&, Epochs& epochs, const KeyHash& hash, cons
     to.push_back(std::move(entry));
   }
   entries_ = std::move(entries);
-  num_dead_ = keeps_dead ? 1 : 0;
+  num_dead_ -= dead;
   published_index_.store(index.get());
   old.front().stamp = epochs.stamp();
   old.front().index = std::move(index_);
@@ -229,26 +234,22 @@ void SlotMap::tidy(const LockHeld& lock, Epochs& epochs) noexcept {
   reclaim(epochs);
   if (num_dead_ <= kLeastBuckets || 2 * num_dead_ <= entries_.size()) return;
   try {
-    rebuild(lock, epochs, index_->hash);
+    rebuild(lock, epochs, index_->hash, Dead::drop);
   } catch (const std::bad_alloc&) {  // later, then
   }
 }
 
-void SlotMap::put(const LockHeld&, Entry& entry, int64_t slot) {
+void SlotMap::put(const Change&, Entry& entry, int64_t slot) {
   num_dead_ -= entry.is_dead() ? 1 : 0;
-  ++moment_;
   entry.order = ++orders_;
   key_type_.store(entry.type);
   size_ += 1;
   entry.slot.store(slot);
-  ++moment_;
 }
 
-void SlotMap::remove(const LockHeld&, Entry& entry) {
-  ++moment_;
+void SlotMap::remove(const Change&, Entry& entry) {
   entry.slot.store(kNoSlot);
   size_ -= 1;
-  ++moment_;
   num_dead_ += entry.is_dead() ? 1 : 0;
 }
 

@@ -34,7 +34,8 @@ class SlotMap {
     bool is_dead() const { return !in_table && slot.load(std::memory_order_relaxed) == kNoSlot; }
   };
 
-  explicit SlotMap(std::shared_ptr<const KeyTable> table);
+  // The table has no key at `num_vacant` of its positions.
+  explicit SlotMap(std::shared_ptr<const KeyTable> table, int64_t num_vacant = 0);
 
   KeyType key_type() const { return key_type_.load(); }
   int64_t size() const { return size_.load(); }
@@ -50,9 +51,23 @@ class SlotMap {
   // The entry of a key, made if there is none. It stays where it is until the next change. Look-ups
   // find the same as before. Throws std::bad_alloc.
   Entry& entry(const LockHeld&, const KeyView& key, Epochs& epochs);
+  // Makes room for so many entries: the next so many that are made leave all others where they are.
+  // Throws std::bad_alloc.
+  void reserve(const LockHeld& lock, uint64_t count, Epochs& epochs);
+  // While one lives, the map is changing. Needs the bank's lock.
+  class Change {
+   public:
+    explicit Change(SlotMap& map) : map_(map) { ++map_.moment_; }
+    ~Change() { ++map_.moment_; }
+    Change(const Change&) = delete;
+    Change& operator=(const Change&) = delete;
+
+   private:
+    SlotMap& map_;
+  };
   // Never fail.
-  void put(const LockHeld&, Entry& entry, int64_t slot);
-  void remove(const LockHeld&, Entry& entry);
+  void put(const Change&, Entry& entry, int64_t slot);
+  void remove(const Change&, Entry& entry);
   // Gives back memory of removed keys, where there is much of it.
   void tidy(const LockHeld&, Epochs& epochs) noexcept;
   // All entries; those of keys that are not in the table are in the order of their addition.
@@ -92,7 +107,8 @@ class SlotMap {
   bool shares_hash(const Index& index) const {
     return table_ != nullptr && index.hash == table_->hash();
   }
-  void rebuild(const LockHeld&, Epochs& epochs, const KeyHash& hash, const Entry* kept = nullptr);
+  enum class Dead { drop, keep };
+  void rebuild(const LockHeld&, Epochs& epochs, const KeyHash& hash, Dead dead, uint64_t room = 1);
   void reclaim(Epochs& epochs);
 
   const std::shared_ptr<const KeyTable> table_;

@@ -37,8 +37,10 @@ class DenseTasks {
     const int64_t passes = ((rows + wanted - 1) / wanted + kPassRows - 1) / kPassRows;
     part_rows_ = std::max<int64_t>(1, passes) * kPassRows;
     parts_ = (rows + part_rows_ - 1) / part_rows_;
-    // A block of several tasks is looked up once, here: all of them see the same revision.
-    for (int64_t b = 0; parts_ > 1 && b < blocks_; ++b) {
+    // A block of several tasks is looked up once, here: all of them see the same revision. So are
+    // blocks that are to be of one moment.
+    looks_up_first_ = parts_ > 1 || context.moment.has_value();
+    for (int64_t b = 0; looks_up_first_ && b < blocks_; ++b) {
       block_snapshot_.push_back(context.guard.block(b));
     }
   }
@@ -105,7 +107,7 @@ class DenseTasks {
   static constexpr int64_t kLeastChunkBytes = 16 << 10;  // of weights
 
   const Bytes* block_at(int64_t b) const {
-    return parts_ > 1 ? block_snapshot_[static_cast<std::size_t>(b)] : context_.guard.block(b);
+    return looks_up_first_ ? block_snapshot_[static_cast<std::size_t>(b)] : context_.guard.block(b);
   }
   int64_t num_models(Task task) const {
     return std::min(context_.block_models, models_ - task.block * context_.block_models);
@@ -123,7 +125,8 @@ class DenseTasks {
   float* const y_;
   const int64_t models_, blocks_;
   int64_t part_rows_, parts_;
-  std::vector<const Bytes*> block_snapshot_;  // filled where parts_ > 1
+  bool looks_up_first_;
+  std::vector<const Bytes*> block_snapshot_;  // filled where looks_up_first_
 };
 
 }  // namespace mlpbank

@@ -6,12 +6,14 @@
 #include <atomic>
 #include <cstdint>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "buffer.h"
 #include "engine/engine.h"
 #include "engine/inference.h"
+#include "errors.h"
 #include "kernels/kernel.h"
 #include "weights/weights.h"
 
@@ -61,6 +63,7 @@ class Scratch {
 
 // One forward: the weights as it sees them, the kernels, and what the caller asked for.
 struct ForwardContext {
+  const BatchedWeights& weights;
   const Architecture& architecture;
   const Layout& layout;
   const BatchedWeights::ReadGuard guard;
@@ -71,11 +74,13 @@ struct ForwardContext {
   const Plan plan, panel_plan;
   const int64_t in, out, block_models;
   const int threads;
-  const bool nan;  // missing models give NaN; otherwise they are an error
+  const bool nan;                        // missing models give NaN; otherwise they are an error
+  const std::optional<uint64_t> moment;  // that the forward is to see
 
   // Throws std::invalid_argument.
   ForwardContext(const BatchedWeights& w, const Engine& engine, const ForwardOptions& options)
-      : architecture(w.architecture()),
+      : weights(w),
+        architecture(w.architecture()),
         layout(w.layout()),
         guard(w),
         pages(w.mapped_pages() != nullptr && w.mapped_pages()->remaining() > 0 ? w.mapped_pages()
@@ -88,7 +93,13 @@ struct ForwardContext {
         out(architecture.output_size()),
         block_models(layout.block_models()),
         threads(num_threads(engine, options)),
-        nan(options.missing == Missing::nan) {}
+        nan(options.missing == Missing::nan),
+        moment(options.moment) {}
+
+  // Call it when all blocks have been looked up.
+  void check_moment() const {
+    if (moment && weights.moment() != *moment) throw MomentPassed();
+  }
 
   int64_t scratch_floats() const {
     const int64_t one_panel = (plan.buffer_width + 3) * kPanelWidth;

@@ -34,6 +34,7 @@ bool is_arange(const int64_t* slots, int64_t count) {
 // say. Throws afterwards if a model was unloaded meanwhile or a thread has no memory.
 template <class Tasks>
 void compute(const ForwardContext& context, const Tasks& tasks) {
+  context.check_moment();
   if (!context.nan) tasks.check_present();
   if (tasks.rows() == 0) return;
   const int64_t gathered = tasks.gathered_rows();
@@ -100,7 +101,8 @@ void BatchedInference::forward_models(const int64_t* slots, int64_t entries, con
   const int64_t num_models = weights_->num_models();
   // Looking for slots in order costs little next to grouping them.
   if (entries > 0 && entries <= num_models && is_arange(slots, entries)) {
-    return forward_dense(x, false, rows, y, {options.num_threads, options.missing, entries});
+    return forward_dense(x, false, rows, y,
+                         {options.num_threads, options.missing, entries, options.moment});
   }
   const ForwardContext context(*weights_, engine_, options);
   Grouping& grouping = thread_grouping;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "engine/engine.h"
 #include "weights/weights.h"
@@ -19,6 +20,9 @@ struct ForwardOptions {
   // The number of models in the arrays of a dense forward, 0: all. The weights may have grown since
   // the arrays were made.
   int64_t num_models = 0;
+  // BatchedWeights::moment() that the forward is to see. Throws MomentPassed, before anything is
+  // written, if models have changed since.
+  std::optional<uint64_t> moment = std::nullopt;
 };
 
 class BatchedInference {

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "bank/keys.h"
 #include "python/arrays.h"
@@ -17,13 +18,15 @@ namespace mlpbank {
 
 using BucketArray = py::array_t<uint32_t, py::array::c_style>;
 using Offsets = py::array_t<uint64_t, py::array::c_style>;
+using Positions = std::vector<int64_t>;
 
 // A KeyTable and the arrays it lies in.
 struct Table {
   std::shared_ptr<const KeyTable> table;
   BucketArray buckets;
   py::object seed;
-  bool has_tags;  // where there is a seed
+  bool has_tags;     // where there is a seed
+  Positions vacant;  // that have no key
 };
 struct StringTable : Table {
   Offsets offsets;

@@ -30,6 +30,7 @@ PYBIND11_MODULE(core_of_main_interpreter, m) {
   mlpbank::register_arrow(m);
   mlpbank::register_bank(m);
   mlpbank::register_predict(m);
+  mlpbank::register_live(m);
   mlpbank::register_requests(m);
 }
 

@@ -14,6 +14,7 @@ void register_keys(pybind11::module_& m);
 void register_arrow(pybind11::module_& m);
 void register_bank(pybind11::module_& m);
 void register_predict(pybind11::module_& m);
+void register_live(pybind11::module_& m);
 void register_requests(pybind11::module_& m);
 
 }  // namespace mlpbank

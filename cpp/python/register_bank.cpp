@@ -24,23 +24,30 @@ namespace {
 std::shared_ptr<Bank> make_bank(std::shared_ptr<BatchedWeights> weights, const py::object& table,
                                 const Integers& revisions, const Doubles& loaded_at,
                                 const Offsets& version_offsets, const ByteArray& version_bytes,
-                                uint32_t most_reuses) {
+                                uint32_t most_reuses, const std::vector<uint32_t>& reuse_counts) {
   std::shared_ptr<const KeyTable> keys;
-  if (!table.is_none()) keys = table.cast<const Table&>().table;
+  Positions vacant;
+  if (!table.is_none()) {
+    const auto& given = table.cast<const Table&>();
+    keys = given.table;
+    vacant = given.vacant;
+  }
   const int64_t count = keys == nullptr ? 0 : keys->count();
   expect(revisions.size() == count && loaded_at.size() == count &&
-             version_offsets.size() == count + 1 && weights->num_models() >= count,
+             version_offsets.size() == count + 1 && weights->num_models() >= count &&
+             (reuse_counts.empty() || static_cast<int64_t>(reuse_counts.size()) == count),
          "records of wrong size");
-  ModelColumns columns = {
+  const ModelColumns columns = {
       count,
       revisions.data(),
       loaded_at.data(),
       version_offsets.data(),
       reinterpret_cast<const char*>(version_bytes.data()),
       static_cast<uint64_t>(version_bytes.size()),
-      keep(std::array<py::object, 4>{revisions, loaded_at, version_offsets, version_bytes})};
-  return std::make_shared<Bank>(std::move(weights), std::move(keys), std::move(columns),
-                                most_reuses);
+      keep(std::array<py::object, 4>{revisions, loaded_at, version_offsets, version_bytes}),
+      std::move(vacant),
+      reuse_counts};
+  return std::make_shared<Bank>(std::move(weights), std::move(keys), columns, most_reuses);
 }
 
 // Looks up keys at one moment, lock-free.
@@ -203,15 +210,22 @@ void register_bank(py::module_& m) {
       .def_property_readonly(
           "moved", [](const Bank::Frozen& self) { return key_slots(self.moved, self.key_type); })
       .def_readonly("records", &Bank::Frozen::records)
+      .def_readonly("sequence", &Bank::Frozen::sequence)
+      .def_readonly("reuse_counts", &Bank::Frozen::reuse_counts)
       .def_readonly("weights", &Bank::Frozen::weights);
 
   py::class_<Bank, std::shared_ptr<Bank>>(m, "Bank")
       .def(py::init(&make_bank), py::arg("weights"), py::arg("table"),
            py::arg("revisions").noconvert(), py::arg("loaded_at").noconvert(),
            py::arg("version_offsets").noconvert(), py::arg("version_bytes").noconvert(),
-           py::arg("most_reuses"))
+           py::arg("most_reuses"), py::arg("reuse_counts") = std::vector<uint32_t>())
       .def_property_readonly("key_type",
                              [](const Bank& self) { return python_type(self.keys().key_type()); })
+      .def_property_readonly("sequence", &Bank::sequence)
+      .def_property_readonly("moment", [](const Bank& self) { return self.weights()->moment(); })
+      .def_property_readonly("num_used_slots", &Bank::num_used_slots)
+      .def("vacant_slots", &Bank::vacant_slots, py::arg("count"), py::call_guard<ReleasedGil>())
+      .def("reuse_count", &Bank::reuse_count, py::arg("slot"))
       .def("__len__", [](const Bank& self) { return self.keys().size(); })
       .def(
           "enter",

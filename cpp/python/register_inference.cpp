@@ -1,9 +1,12 @@
 // BatchedInference: three forwards over arrays, and a fast path for the usual call.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 
 #include "engine/inference.h"
+#include "errors.h"
 #include "python/arrays.h"
 #include "python/direct.h"
 #include "python/register.h"
@@ -54,17 +57,24 @@ void forward_shared(const Inference& self, const Floats& x, Floats& y, int64_t n
                  });
 }
 
-void forward_models(const Inference& self, const Integers& slots, const Floats& x, Floats& y,
-                    int num_threads, bool missing_nan) {
-  const ForwardOptions options = {num_threads, missing_nan ? Missing::nan : Missing::error, 0};
+// False: the moment that it was to see has passed.
+bool forward_models(const Inference& self, const Integers& slots, const Floats& x, Floats& y,
+                    int num_threads, bool missing_nan, std::optional<uint64_t> moment) {
+  const Missing missing = missing_nan ? Missing::nan : Missing::error;
+  const ForwardOptions options = {num_threads, missing, 0, moment};
   const int64_t* const first = slots.data();
   const int64_t entries = slots.size();
   // Scattered models of the lane layout are a tile each.
   const int64_t most = entries * self.weights().layout().block_models();
-  forward_arrays(self, x, entries, y, entries, most,
-                 [&](const float* from, int64_t rows, float* to) {
-                   self.forward_models(first, entries, from, rows, to, options);
-                 });
+  try {
+    forward_arrays(self, x, entries, y, entries, most,
+                   [&](const float* from, int64_t rows, float* to) {
+                     self.forward_models(first, entries, from, rows, to, options);
+                   });
+  } catch (const MomentPassed&) {
+    return false;
+  }
+  return true;
 }
 
 // forward() without the Python package's checks, which take as long as a small model's whole
@@ -102,7 +112,7 @@ void register_inference(py::module_& m) {
            py::arg("num_models"), py::arg("num_threads"), py::arg("missing_nan"))
       .def("forward_models", &forward_models, py::arg("slots").noconvert(),
            py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("num_threads"),
-           py::arg("missing_nan"));
+           py::arg("missing_nan"), py::arg("moment") = py::none());
 }
 
 }  // namespace mlpbank

@@ -34,12 +34,27 @@ KeyHash hash_of(const py::object& seed) {
   return {true, half(0), half(8)};
 }
 
-StringKeys string_keys(const Offsets& offsets, const ByteArray& bytes) {
-  return {offsets.size() - 1, offsets.data(), reinterpret_cast<const char*>(bytes.data()),
-          static_cast<uint64_t>(bytes.size())};
+// Positions of a table that have no key: a flag for each position, null where all have one.
+using Vacant = std::shared_ptr<const std::vector<bool>>;
+
+Vacant vacant_of(int64_t count, const std::vector<int64_t>& vacant) {
+  if (vacant.empty()) return nullptr;
+  std::vector<bool> flags(static_cast<std::size_t>(count));
+  for (const int64_t i : vacant) {
+    expect(i >= 0 && i < count, "vacant: expected positions of keys");
+    flags[static_cast<std::size_t>(i)] = true;
+  }
+  return std::make_shared<const std::vector<bool>>(std::move(flags));
 }
 
-IntKeys int_keys(const Integers& values) { return {values.size(), values.data()}; }
+StringKeys string_keys(const Offsets& offsets, const ByteArray& bytes, const Vacant& vacant) {
+  return {offsets.size() - 1, offsets.data(), reinterpret_cast<const char*>(bytes.data()),
+          static_cast<uint64_t>(bytes.size()), vacant};
+}
+
+IntKeys int_keys(const Integers& values, const Vacant& vacant) {
+  return {values.size(), values.data(), vacant};
+}
 
 // New buckets for keys, and the position of a key that equals one before it, or -1.
 template <class Keys>
@@ -58,24 +73,32 @@ Buckets checked(const BucketArray& buckets, bool has_tags) {
 
 StringTable make_table(KeyType type, const Offsets& offsets, const ByteArray& bytes,
                        const BucketArray& buckets, const py::object& seed, bool is_mapped,
-                       bool has_tags) {
+                       bool has_tags, const Positions& vacant) {
   expect(offsets.size() > 0, "offsets of wrong size");
   auto table = std::make_shared<const KeyTable>(
-      type, string_keys(offsets, bytes), checked(buckets, has_tags), hash_of(seed),
+      type, string_keys(offsets, bytes, vacant_of(offsets.size() - 1, vacant)),
+      checked(buckets, has_tags), hash_of(seed),
       keep(std::array<py::object, 3>{offsets, bytes, buckets}), is_mapped);
-  return {{std::move(table), buckets, seed, has_tags}, offsets, bytes};
+  return {{std::move(table), buckets, seed, has_tags, vacant}, offsets, bytes};
 }
 
 TupleTable make_tuple_table(const Offsets& offsets, const ByteArray& bytes,
                             const BucketArray& buckets, const py::object& seed,
-                            const py::object& type, bool is_mapped, bool has_tags) {
-  return {make_table(key_type_of(type), offsets, bytes, buckets, seed, is_mapped, has_tags)};
+                            const py::object& type, bool is_mapped, bool has_tags,
+                            const Positions& vacant) {
+  return {
+      make_table(key_type_of(type), offsets, bytes, buckets, seed, is_mapped, has_tags, vacant)};
 }
 
 py::list tuples_of(const TupleTable& self) {
-  const StringKeys keys = string_keys(self.offsets, self.bytes);
+  const Vacant vacant = vacant_of(self.offsets.size() - 1, self.vacant);
+  const StringKeys keys = string_keys(self.offsets, self.bytes, nullptr);
   py::list tuples(static_cast<std::size_t>(keys.count));
   for (int64_t i = 0; i < keys.count; ++i) {
+    if (vacant != nullptr && (*vacant)[static_cast<std::size_t>(i)]) {
+      tuples[static_cast<std::size_t>(i)] = py::none();
+      continue;
+    }
     std::string_view bytes;
     expect(keys.get(i, bytes), "keys: expected offsets that ascend");
     tuples[static_cast<std::size_t>(i)] = tuple_of(self.table->key_type(), bytes);
@@ -115,11 +138,11 @@ py::object type_of_keys(const py::list& keys) {
 }
 
 IntTable make_int_table(const Integers& values, const BucketArray& buckets, const py::object& seed,
-                        bool is_mapped, bool has_tags) {
-  auto table =
-      std::make_shared<const KeyTable>(int_keys(values), checked(buckets, has_tags), hash_of(seed),
-                                       keep(std::array<py::object, 2>{values, buckets}), is_mapped);
-  return {{std::move(table), buckets, seed, has_tags}, values};
+                        bool is_mapped, bool has_tags, const Positions& vacant) {
+  auto table = std::make_shared<const KeyTable>(
+      int_keys(values, vacant_of(values.size(), vacant)), checked(buckets, has_tags), hash_of(seed),
+      keep(std::array<py::object, 2>{values, buckets}), is_mapped);
+  return {{std::move(table), buckets, seed, has_tags, vacant}, values};
 }
 
 std::pair<Integers, int64_t> find(const Table& self, const py::object& keys) {
@@ -136,16 +159,19 @@ std::pair<Integers, int64_t> find(const Table& self, const py::object& keys) {
 void register_keys(py::module_& m) {
   m.def(
       "string_buckets",
-      [](const Offsets& offsets, const ByteArray& bytes, const py::object& seed) {
-        return make_buckets(string_keys(offsets, bytes), seed);
+      [](const Offsets& offsets, const ByteArray& bytes, const py::object& seed,
+         const Positions& vacant) {
+        const Vacant flags = vacant_of(offsets.size() - 1, vacant);
+        return make_buckets(string_keys(offsets, bytes, flags), seed);
       },
-      py::arg("offsets").noconvert(), py::arg("bytes").noconvert(), py::arg("seed"));
+      py::arg("offsets").noconvert(), py::arg("bytes").noconvert(), py::arg("seed"),
+      py::arg("vacant") = Positions());
   m.def(
       "int_buckets",
-      [](const Integers& values, const py::object& seed) {
-        return make_buckets(int_keys(values), seed);
+      [](const Integers& values, const py::object& seed, const Positions& vacant) {
+        return make_buckets(int_keys(values, vacant_of(values.size(), vacant)), seed);
       },
-      py::arg("values").noconvert(), py::arg("seed"));
+      py::arg("values").noconvert(), py::arg("seed"), py::arg("vacant") = Positions());
 
   m.def("encode_tuples", &encode_tuples, py::arg("tuples"), py::arg("type"));
   m.def("type_of_keys", &type_of_keys, py::arg("keys"));
@@ -154,6 +180,7 @@ void register_keys(py::module_& m) {
       .def_readonly("buckets", &Table::buckets)
       .def_readonly("seed", &Table::seed)
       .def_readonly("has_tags", &Table::has_tags)
+      .def_readonly("vacant", &Table::vacant)
       .def_property_readonly("is_rebuilt",
                              [](const Table& self) { return self.table->is_rebuilt(); })
       .def_property_readonly("key_type",
@@ -162,22 +189,26 @@ void register_keys(py::module_& m) {
       .def("find", &find, py::arg("keys"));
   py::class_<StringTable, Table>(m, "StringTable")
       .def(py::init([](const Offsets& offsets, const ByteArray& bytes, const BucketArray& buckets,
-                       const py::object& seed, bool is_mapped, bool has_tags) {
-             return make_table(KeyType::text, offsets, bytes, buckets, seed, is_mapped, has_tags);
+                       const py::object& seed, bool is_mapped, bool has_tags,
+                       const Positions& vacant) {
+             return make_table(KeyType::text, offsets, bytes, buckets, seed, is_mapped, has_tags,
+                               vacant);
            }),
            py::arg("offsets").noconvert(), py::arg("bytes").noconvert(),
            py::arg("buckets").noconvert(), py::arg("seed"), py::arg("is_mapped") = false,
-           py::arg("has_tags") = true)
+           py::arg("has_tags") = true, py::arg("vacant") = Positions())
       .def_readonly("offsets", &StringTable::offsets)
       .def_readonly("bytes", &StringTable::bytes);
   py::class_<TupleTable, StringTable>(m, "TupleTable")
       .def(py::init(&make_tuple_table), py::arg("offsets").noconvert(),
            py::arg("bytes").noconvert(), py::arg("buckets").noconvert(), py::arg("seed"),
-           py::arg("type"), py::arg("is_mapped") = false, py::arg("has_tags") = true)
+           py::arg("type"), py::arg("is_mapped") = false, py::arg("has_tags") = true,
+           py::arg("vacant") = Positions())
       .def("tuples", &tuples_of);
   py::class_<IntTable, Table>(m, "IntTable")
       .def(py::init(&make_int_table), py::arg("values").noconvert(), py::arg("buckets").noconvert(),
-           py::arg("seed"), py::arg("is_mapped") = false, py::arg("has_tags") = true)
+           py::arg("seed"), py::arg("is_mapped") = false, py::arg("has_tags") = true,
+           py::arg("vacant") = Positions())
       .def_readonly("values", &IntTable::values);
 }
 

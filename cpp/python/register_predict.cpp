@@ -4,9 +4,11 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "bank/bank.h"
+#include "bank/head.h"
 #include "engine/inference.h"
 #include "errors.h"
 #include "python/arrays.h"
@@ -36,6 +38,13 @@ class DirectPredict {
     expect(bank_->weights().get() == &inference_->weights(), "bank and inference of two weights");
   }
 
+  // The head of the folder that the bank follows: a call that finds something new there is unusual.
+  // None ends all calls.
+  void follow(std::shared_ptr<Head> head) {
+    follows_ = true;
+    head_ = std::move(head);
+  }
+
   // Whether rows go to the models as they are. It is set before a bank has its first model.
   bool takes_rows() const { return takes_rows_.load(); }
   void set_takes_rows(bool takes) { takes_rows_.store(takes); }
@@ -61,7 +70,11 @@ class DirectPredict {
     const py::ssize_t dimensions = x.ndim();
     if (dimensions == 0 || x.shape(dimensions - 1) != architecture.input_size()) return py::none();
     Slots slots;
+    if (follows_ && is_behind()) return py::none();
     const Bank::Guard guard(bank_);
+    std::optional<uint64_t> moment;
+    if (follows_) moment = bank_->weights()->moment();
+    if (moment && *moment % 2 != 0) return py::none();
     if (!find_slots(slots) || !takes_rows()) return py::none();
     const py::ssize_t leading = slots.is_one ? 0 : 1;  // dimensions before those of one key's rows
     if (dimensions < leading + 1 || dimensions > leading + 2) return py::none();
@@ -74,13 +87,19 @@ class DirectPredict {
     // Scattered models of the lane layout are a tile each.
     const int64_t most = slots.count * inference_->weights().layout().block_models();
     try {
-      run(inference_->runs_inline(most, rows),
-          [&] { inference_->forward_models(slots.slot.data(), slots.count, from, rows, to, {}); });
+      run(inference_->runs_inline(most, rows), [&] {
+        const ForwardOptions options = {0, Missing::error, 0, moment};
+        inference_->forward_models(slots.slot.data(), slots.count, from, rows, to, options);
+      });
     } catch (const ModelNotLoaded&) {  // it was removed since its key was found
+      return py::none();
+    } catch (const MomentPassed&) {
       return py::none();
     }
     return y;
   }
+
+  bool is_behind() const { return head_ == nullptr || head_->sequence() > bank_->sequence(); }
 
   // False: not all are keys of this bank.
   bool find(PyObject* keys, Slots& slots) const {
@@ -146,6 +165,8 @@ class DirectPredict {
   const std::shared_ptr<Bank> bank_;
   const std::shared_ptr<const BatchedInference> inference_;
   std::atomic<bool> takes_rows_{false};
+  bool follows_ = false;
+  std::shared_ptr<Head> head_;  // with the GIL held
 };
 
 }  // namespace
@@ -155,6 +176,7 @@ void register_predict(py::module_& m) {
       .def(py::init<std::shared_ptr<Bank>, std::shared_ptr<const BatchedInference>>(),
            py::arg("bank"), py::arg("inference"))
       .def_property("takes_rows", &DirectPredict::takes_rows, &DirectPredict::set_takes_rows)
+      .def("follow", &DirectPredict::follow, py::arg("head"))
       .def("by_keys", &DirectPredict::by_keys, py::arg("keys"), py::arg("x"), py::arg("out"))
       .def("by_handles", &DirectPredict::by_handles, py::arg("handles"), py::arg("x"),
            py::arg("out"));

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/float_mode.h"
 #include "engine/threads.h"
 #include "python/arrays.h"
 #include "python/gil.h"
@@ -30,10 +31,11 @@ std::shared_ptr<Weights> make_weights(int64_t num_models, const Architecture& ar
 // Weights that stay in the memory of an array.
 std::shared_ptr<Weights> from_buffer(int64_t num_models, const Architecture& architecture,
                                      const std::string& layout, const std::string& dtype,
-                                     const ByteArray& blocks, bool is_mapped) {
+                                     const ByteArray& blocks, bool is_mapped,
+                                     const std::vector<int64_t>& vacant) {
   return std::make_shared<Weights>(
       num_models, architecture, layout_from_name(layout, architecture), dtype_from_name(dtype),
-      ReadOnly{blocks.data(), blocks.nbytes(), keep(blocks), is_mapped});
+      ReadOnly{blocks.data(), blocks.nbytes(), keep(blocks), is_mapped}, vacant);
 }
 
 void load(Weights& self, int64_t first, int64_t count, const std::vector<Floats>& weights,
@@ -92,6 +94,42 @@ void restore_blocks(Weights& self, const ByteArray& blocks, const std::vector<bo
   self.restore_blocks(from, present);
 }
 
+// Blocks that are made apart from the weights, to be written to a file.
+
+Bytes* block_at(const Weights& self, ByteArray& out) {
+  expect(out.nbytes() == self.layout().block_bytes(), "out of wrong size");
+  return out.mutable_data();
+}
+
+// The block that holds a slot as it is now; zeros where there is none.
+void copy_block(const Weights& self, int64_t slot, ByteArray& out) {
+  const int64_t block = slot / self.layout().block_models();
+  Bytes* const to = block_at(self, out);
+  const Weights::ReadGuard guard(self);
+  const bool exists = block < self.layout().num_blocks(self.num_models());
+  const Bytes* const from = exists ? guard.block(block) : nullptr;
+  if (from == nullptr) {
+    std::fill_n(to, out.nbytes(), Bytes{0});
+  } else {
+    std::copy_n(from, out.nbytes(), to);
+  }
+}
+
+// Writes the model of a slot into its block.
+void pack(const Weights& self, int64_t slot, const std::vector<Floats>& weights,
+          const std::vector<std::optional<Floats>>& biases,
+          const std::vector<std::optional<Floats>>& slopes, ByteArray& out) {
+  const auto views = layer_views(self.architecture(), 1, weights, biases, slopes);
+  Bytes* const to = block_at(self, out);
+  const DefaultFloatMode mode;
+  self.layout().pack(views, 0, 1, to, slot % self.layout().block_models());
+}
+
+void clear_lane(const Weights& self, int64_t slot, ByteArray& out) {
+  expect(self.layout().block_models() > 1, "expected a tile");
+  self.layout().remove(block_at(self, out), slot % self.layout().block_models());
+}
+
 void copy_snapshot(const Weights::Snapshot& self, const Integers& slots, ByteArray& out) {
   expect(out.nbytes() == self.copied_bytes(slots.size()), "out of wrong size");
   const int64_t* from = slots.data();
@@ -114,7 +152,7 @@ void register_weights(py::module_& m) {
            py::arg("layout"), py::arg("dtype"))
       .def_static("from_buffer", &from_buffer, py::arg("num_models"), py::arg("architecture"),
                   py::arg("layout"), py::arg("dtype"), py::arg("blocks").noconvert(),
-                  py::arg("is_mapped"))
+                  py::arg("is_mapped"), py::arg("vacant") = std::vector<int64_t>())
       .def_property_readonly("num_models", &Weights::num_models)
       .def_property_readonly("nbytes", &Weights::nbytes)
       .def_property_readonly(
@@ -136,6 +174,10 @@ void register_weights(py::module_& m) {
            py::arg("biases").noconvert(), py::arg("slopes").noconvert())
       .def("get", &get, py::arg("slot"))
       .def("copy_blocks", &copy_blocks)
+      .def("copy_block", &copy_block, py::arg("slot"), py::arg("out").noconvert())
+      .def("pack", &pack, py::arg("slot"), py::arg("weights").noconvert(),
+           py::arg("biases").noconvert(), py::arg("slopes").noconvert(), py::arg("out").noconvert())
+      .def("clear_lane", &clear_lane, py::arg("slot"), py::arg("out").noconvert())
       .def("restore_blocks", &restore_blocks, py::arg("blocks").noconvert(), py::arg("present"));
 
   py::class_<Weights::Snapshot, std::shared_ptr<Weights::Snapshot>>(m, "Snapshot")

@@ -46,7 +46,7 @@ BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, La
 }
 
 BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind,
-                               Dtype dtype, ReadOnly base)
+                               Dtype dtype, ReadOnly base, const std::vector<int64_t>& vacant)
     : architecture_(std::move(architecture)),
       layout_(architecture_, kind, dtype),
       panel_layout_(architecture_, LayoutKind::panel, dtype),
@@ -61,9 +61,14 @@ BatchedWeights::BatchedWeights(int64_t num_models, Architecture architecture, La
     throw std::invalid_argument("base: expected " + std::to_string(bytes) +
                                 " bytes, 64-byte aligned, got " + std::to_string(base_.nbytes));
   }
-  // Never written to: an address in the base is never free.
-  append(num_models, const_cast<Bytes*>(base_.data));
-  num_loaded_ = num_models;
+  // An address in the base is never free.
+  append(num_models, Memory::base);
+  num_loaded_ = num_models - static_cast<int64_t>(vacant.size());
+  if (layout_.block_models() > 1) return;  // present masks tell
+  for (const int64_t slot : vacant) {
+    check_slot(slot);
+    table_->blocks[static_cast<std::size_t>(slot)].store(nullptr, std::memory_order_relaxed);
+  }
 }
 
 void BatchedWeights::check_slot(int64_t slot) const {
@@ -84,11 +89,28 @@ void BatchedWeights::grow(int64_t count) {
   if (count <= 0) {
     throw std::invalid_argument("count: expected a positive integer, got " + std::to_string(count));
   }
-  append(count, nullptr);
+  append(count, Memory::own);
 }
 
-// Adds `count` slots: those of the models in `base`, or empty ones where that is null.
-void BatchedWeights::append(int64_t count, Bytes* base) {
+void BatchedWeights::extend(int64_t count) {
+  if (count > 0) append(count, Memory::none);
+}
+
+void BatchedWeights::place(const std::vector<Placed>& blocks,
+                           std::vector<std::shared_ptr<const void>>& memory) {
+  const LockHeld lock(lock_);
+  memory_.swap(memory);
+  for (const Placed& placed : blocks) {
+    table_->twins.retire(placed.block, retired_twins_);
+    const auto b = static_cast<std::size_t>(placed.block);
+    const Bytes* const old = table_->blocks[b].exchange(const_cast<Bytes*>(placed.address));
+    num_loaded_ += models_at(placed.address) - models_at(old);
+  }
+  reclaim(lock);
+}
+
+// Adds `count` slots: those of the models in the base, or empty ones.
+void BatchedWeights::append(int64_t count, Memory memory) {
   const LockHeld lock(lock_);
   const int64_t models = checked_add(num_models_, count, "num_models");
   const int64_t old_blocks = layout_.num_blocks(num_models_), blocks = layout_.num_blocks(models);
@@ -97,7 +119,7 @@ void BatchedWeights::append(int64_t count, Bytes* base) {
   // The largest first: AddressSanitizer's operator new ends the process where aligned_alloc
   // refuses.
   AlignedBuffer buffer;
-  if (added > 0 && base == nullptr) buffer = AlignedBuffer::of_bytes(bytes);
+  if (added > 0 && memory == Memory::own) buffer = AlignedBuffer::of_bytes(bytes);
   revisions_.reserve(static_cast<std::size_t>(models));
   if (added > 0 || table_ == nullptr) {  // readers have a table, though it may be empty
     auto table = std::make_unique<Table>(blocks, layout_.kind() == LayoutKind::lane);
@@ -106,22 +128,27 @@ void BatchedWeights::append(int64_t count, Bytes* base) {
     initial_is_free_.reserve(static_cast<std::size_t>(blocks));
     make_room(buffers_, 1);
     // Nothing fails from here on.
-    if (base == nullptr) buffers_.push_back(std::move(buffer));
-    Bytes* const first = base == nullptr ? buffers_.back().bytes() : base;
+    Bytes* first = const_cast<Bytes*>(base_.data);  // never written to
+    if (memory == Memory::own) {
+      buffers_.push_back(std::move(buffer));
+      first = buffers_.back().bytes();
+    }
     for (int64_t b = 0; b < old_blocks; ++b) {
       table->blocks[b].store(table_->blocks[b].load(), std::memory_order_relaxed);
     }
     for (int64_t b = old_blocks; b < blocks; ++b) {
-      Bytes* const address = first + (b - old_blocks) * layout_.block_bytes();
+      Bytes* const address =
+          memory == Memory::none ? nullptr : first + (b - old_blocks) * layout_.block_bytes();
       initial_addresses_.push_back(address);
-      initial_is_free_.push_back(base == nullptr);
-      table->blocks[b].store(base == nullptr ? nullptr : address, std::memory_order_relaxed);
+      initial_is_free_.push_back(memory == Memory::own);
+      Bytes* const block = memory == Memory::base ? address : nullptr;
+      table->blocks[b].store(block, std::memory_order_relaxed);
     }
     published_table_.store(table.get());
     retired_tables_.emplace_back(epochs_.stamp(), std::move(table_));
     table_ = std::move(table);
   }
-  revisions_.resize(static_cast<std::size_t>(models), base == nullptr ? 0 : 1);
+  revisions_.resize(static_cast<std::size_t>(models), memory == Memory::base ? 1 : 0);
   num_models_.store(models);
   reclaim(lock);
 }
@@ -209,10 +236,9 @@ void BatchedWeights::reclaim(const LockHeld& lock) {
 
 // Needs room to retire one block. Readers that start after this see the new address.
 void BatchedWeights::publish(const LockHeld&, int64_t block, Bytes* address) {
-  const auto loaded = [&](const Bytes* at) { return at == nullptr ? 0 : layout_.models_in(at); };
   table_->twins.retire(block, retired_twins_);
   Bytes* old = table_->blocks[static_cast<std::size_t>(block)].exchange(address);
-  num_loaded_ += loaded(address) - loaded(old);
+  num_loaded_ += models_at(address) - models_at(old);
   if (old != nullptr) retired_.push_back({epochs_.stamp(), block, old});
 }
 
@@ -322,6 +348,7 @@ void BatchedWeights::Snapshot::copy(const int64_t* slots, int64_t count, Bytes* 
   const int64_t width = layout.block_models();
   for (int64_t i = 0; i < count; ++i) {
     const int64_t slot = slots[i];
+    if (slot == -1) continue;
     if (slot < 0 || slot / width >= static_cast<int64_t>(blocks_.size())) throw_not_loaded(slot);
     const Bytes* block = blocks_[static_cast<std::size_t>(slot / width)];
     if (block == nullptr || !layout.has_model(block, slot % width)) throw_not_loaded(slot);

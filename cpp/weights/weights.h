@@ -12,7 +12,8 @@
 //
 // Each block has an initial address of its own. The other addresses belong to no block; those that
 // are not in use are on the free list. The first initial blocks may be a read-only base, such as a
-// mapped file, whose models are replaced at other addresses.
+// mapped file, whose models are replaced at other addresses. In a bank that follows a live folder
+// all addresses lie in mapped files: place() publishes them, and nothing is ever retired.
 //
 // Methods that modify take the lock. Look-ups are lock-free unless stated.
 #pragma once
@@ -57,9 +58,10 @@ class BatchedWeights {
   // std::bad_alloc.
   BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind,
                  Dtype dtype = Dtype::float32);
-  // All num_models models (possibly 0) come from `base`: their blocks in order, 64-byte aligned.
+  // The models of num_models slots (possibly 0) come from `base`: their blocks in order, 64-byte
+  // aligned. The slots in `vacant` have none.
   BatchedWeights(int64_t num_models, Architecture architecture, LayoutKind kind, Dtype dtype,
-                 ReadOnly base);
+                 ReadOnly base, const std::vector<int64_t>& vacant = {});
   BatchedWeights(const BatchedWeights&) = delete;
   BatchedWeights& operator=(const BatchedWeights&) = delete;
 
@@ -95,6 +97,30 @@ class BatchedWeights {
   }
   // Adds `count` slots behind the others.
   void grow(int64_t count);
+
+  // A block in memory of others, as the kernels read it; null: it holds no model.
+  struct Placed {
+    int64_t block;
+    const Bytes* address;
+  };
+  // For weights with a base that nothing was loaded into. Adds `count` slots (possibly 0) without
+  // memory of their own.
+  void extend(int64_t count);
+  // Publishes blocks one after the other, and keeps `memory`. Never fails after extend().
+  void place(const std::vector<Placed>& blocks, std::vector<std::shared_ptr<const void>>& memory);
+  // Calls that saw the same even number before and after saw the weights of one moment.
+  uint64_t moment() const { return moment_.load(); }
+  // While one lives, models are changing.
+  class Change {
+   public:
+    explicit Change(BatchedWeights& weights) : weights_(weights) { ++weights_.moment_; }
+    ~Change() { ++weights_.moment_; }
+    Change(const Change&) = delete;
+    Change& operator=(const Change&) = delete;
+
+   private:
+    BatchedWeights& weights_;
+  };
 
   // Counts the loads of a slot. Takes the lock.
   int64_t revision(int64_t slot) const;
@@ -153,7 +179,7 @@ class BatchedWeights {
     // Takes the lock.
     explicit Snapshot(std::shared_ptr<const BatchedWeights> weights);
     // Copies the models in slots[0 .. count) to as many blocks as they need, in order; `out` holds
-    // zeros. Throws ModelNotLoaded.
+    // zeros, and nothing is copied for a slot of -1. Throws ModelNotLoaded.
     void copy(const int64_t* slots, int64_t count, Bytes* out) const;
     int64_t copied_bytes(int64_t count) const {
       return weights_->layout().num_blocks(count) * weights_->layout().block_bytes();
@@ -193,10 +219,15 @@ class BatchedWeights {
     std::vector<Bytes*> addresses_;  // null: published
   };
 
-  void append(int64_t count, Bytes* base);
+  // The memory of new slots.
+  enum class Memory { own, base, none };
+  void append(int64_t count, Memory memory);
   void check_slot(int64_t slot) const;
   bool is_read_only(const Bytes* address) const {
     return address >= base_.data && address < base_.data + base_.nbytes;
+  }
+  int64_t models_at(const Bytes* block) const {
+    return block == nullptr ? 0 : layout_.models_in(block);
   }
 
   void rewrite_tile(const LockHeld&, int64_t begin, int64_t end,
@@ -215,6 +246,7 @@ class BatchedWeights {
   const std::unique_ptr<MappedPages> mapped_pages_;
   std::atomic<int64_t> num_models_{0};
   std::atomic<int64_t> num_loaded_{0};
+  std::atomic<uint64_t> moment_{0};               // odd while models change together
   std::atomic<Table*> published_table_{nullptr};  // what table_ owns
   mutable RetiredTwins retired_twins_;
   mutable Epochs epochs_;
@@ -224,13 +256,14 @@ class BatchedWeights {
   std::unique_ptr<Table> table_;
   std::vector<std::pair<uint64_t, std::unique_ptr<Table>>> retired_tables_;
   std::vector<AlignedBuffer> buffers_;
-  std::vector<Bytes*> initial_addresses_;  // by block
-  std::vector<bool> initial_is_free_;      // by block
-  std::vector<Bytes*> free_list_;          // has room for all extra addresses
-  int64_t num_extra_addresses_ = 0;        // in use or on the free list
-  std::vector<Retired> retired_;           // oldest first, with room for num_retirable_ more
-  int64_t num_retirable_ = 0;              // blocks that all reservations may retire
-  std::vector<int64_t> revisions_;         // by slot
+  std::vector<std::shared_ptr<const void>> memory_;  // that placed blocks lie in
+  std::vector<Bytes*> initial_addresses_;            // by block
+  std::vector<bool> initial_is_free_;                // by block
+  std::vector<Bytes*> free_list_;                    // has room for all extra addresses
+  int64_t num_extra_addresses_ = 0;                  // in use or on the free list
+  std::vector<Retired> retired_;    // oldest first, with room for num_retirable_ more
+  int64_t num_retirable_ = 0;       // blocks that all reservations may retire
+  std::vector<int64_t> revisions_;  // by slot
 };
 
 }  // namespace mlpbank

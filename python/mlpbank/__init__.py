@@ -1,9 +1,10 @@
 """Run thousands to millions of small neural networks of one architecture in one call, on CPUs."""
 
 from mlpbank.architecture import Activation, Architecture, LayerSpec
-from mlpbank.bank import Bank, ModelInfo, StackedModels
+from mlpbank.bank import Bank, LiveBank, ModelInfo, StackedModels, Transaction
 from mlpbank.engine import CpuBudget, Engine, available_isas, cpu_budget
 from mlpbank.errors import (
+    BankBusyError,
     BankFileError,
     InvalidStateError,
     InvalidTypeError,
@@ -25,6 +26,7 @@ __all__ = [
     "Activation",
     "Architecture",
     "Bank",
+    "BankBusyError",
     "BankFileError",
     "BatchedInference",
     "BatchedWeights",
@@ -34,6 +36,7 @@ __all__ = [
     "InvalidTypeError",
     "InvalidValueError",
     "LayerSpec",
+    "LiveBank",
     "MissingPackageError",
     "MlpbankError",
     "ModelInfo",
@@ -42,6 +45,7 @@ __all__ = [
     "QueueFullError",
     "StackedModels",
     "TooLargeError",
+    "Transaction",
     "UnknownKeyError",
     "UnknownModelError",
     "UnsupportedLayerError",

@@ -51,6 +51,8 @@ class ModelColumns:
         Seconds since 1970.
     version_offsets, version_bytes : uint64 array (n + 1,) and uint8 array
         Versions in UTF-8; an empty one means None.
+    reuse_counts : uint32 array (n,) or None
+        How many models each slot has lost; None: all 0.
     """
 
     table: Table | None
@@ -58,6 +60,7 @@ class ModelColumns:
     loaded_at: npt.NDArray[np.float64]
     version_offsets: npt.NDArray[np.uint64]
     version_bytes: npt.NDArray[np.uint8]
+    reuse_counts: npt.NDArray[np.uint32] | None = None
 
     @classmethod
     def new(
@@ -95,6 +98,11 @@ class ModelColumns:
     def key_type(self) -> Any:
         """The type of the keys, None if there never was one."""
         return None if self.table is None else self.table.key_type
+
+    @property
+    def vacant(self) -> list[int]:
+        """Slots that have no model."""
+        return [] if self.table is None else self.table.vacant
 
     def version(self, i: int) -> str | None:
         """Return the version of the model in slot i."""

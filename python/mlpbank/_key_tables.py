@@ -89,6 +89,31 @@ def _tuples(keys: list[Any], kind: Any) -> tuple[npt.NDArray[np.uint64], npt.NDA
         return _core.encode_tuples(_stored(keys), kind)  # type: ignore[arg-type]
 
 
+def make_table_of_slots(keys: Sequence[Key | None], kind: Any) -> Table:
+    """Return a table of keys of type `kind` by slot; None: the slot has no model."""
+    vacant = [i for i, key in enumerate(keys) if key is None]
+    seed = secrets.token_bytes(_SEED_BYTES)
+    if kind is int:
+        values = np.array([0 if key is None else key for key in keys], np.int64)
+        buckets, duplicate = _core.int_buckets(values, seed, vacant)
+        table: Table = _core.IntTable(values, buckets, seed, vacant=vacant)
+    else:
+        present: list[Any] = [key for key in keys if key is not None]
+        ends, data = _texts(present) if kind is str else _core.encode_tuples(present, kind)
+        sizes = np.zeros(len(keys) + 1, np.uint64)
+        sizes[1:][[key is not None for key in keys]] = np.diff(ends)
+        offsets = np.cumsum(sizes, dtype=np.uint64)
+        buckets, duplicate = _core.string_buckets(offsets, data, seed, vacant)
+        table = (
+            _core.StringTable(offsets, data, buckets, seed, vacant=vacant)
+            if kind is str
+            else _core.TupleTable(offsets, data, buckets, seed, kind, vacant=vacant)
+        )
+    if duplicate >= 0:
+        raise BankFileError(f"keys: expected different ones, got {keys[duplicate]!r} twice")
+    return table
+
+
 def empty_table(kind: Any) -> Table:
     """Return an empty table for keys of one type."""
     if kind is int:
@@ -99,8 +124,8 @@ def empty_table(kind: Any) -> Table:
     return _core.TupleTable(*none, secrets.token_bytes(_SEED_BYTES), kind)
 
 
-def table_keys(table: Table) -> Sequence[Key]:
-    """Return all keys of a table, in the order of their slots.
+def table_keys(table: Table) -> Sequence[Any]:
+    """Return all keys of a table, in the order of their slots; None for slots without a key.
 
     Raises
     ------
@@ -108,13 +133,19 @@ def table_keys(table: Table) -> Sequence[Key]:
         The table comes from a damaged file.
     """
     if isinstance(table, _core.IntTable):
-        return table.values.tolist()  # type: ignore[no-any-return]
+        return _without_vacant(table.values.tolist(), table.vacant)
     if isinstance(table, _core.TupleTable):
         try:
             return table.tuples()
         except ValueError as error:
             raise BankFileError(str(error)) from None
-    return decode_strings(table.offsets, table.bytes, "keys")
+    return _without_vacant(decode_strings(table.offsets, table.bytes, "keys"), table.vacant)
+
+
+def _without_vacant(keys: list[Any], vacant: list[int]) -> list[Any]:
+    for slot in vacant:
+        keys[slot] = None
+    return keys
 
 
 def decode_strings(

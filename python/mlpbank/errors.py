@@ -45,6 +45,10 @@ class BankFileError(MlpbankError, ValueError):
     """A file is not a valid bank file. The message names the file and what is wrong with it."""
 
 
+class BankBusyError(MlpbankError, TimeoutError):
+    """Another process has been changing a live bank for too long. Nothing was changed here."""
+
+
 class UnknownModelError(MlpbankError, KeyError):
     """The bank has no model for a key or handle.
 
@@ -87,6 +91,7 @@ class QueueFullError(MlpbankError, RuntimeError):
 
 
 __all__ = [
+    "BankBusyError",
     "BankFileError",
     "InvalidStateError",
     "InvalidTypeError",

@@ -17,6 +17,10 @@ from mlpbank.weights import BatchedWeights, WeightsMapping
 _MISSING = {"error": False, "nan": True}
 
 
+class MomentPassed(Exception):
+    """Models have changed since the moment that a call was to see. Users never see it."""
+
+
 class BatchedInference:
     """Many models of one architecture, computed together.
 
@@ -201,8 +205,13 @@ class BatchedInference:
         num_threads: int | None,
         missing: str,
         names: tuple[str, str],
+        moment: int | None = None,
     ) -> Float32Array:
-        """Do what `forward` does. `names` are the names of x and models in error messages."""
+        """Do what `forward` does. `names` are the names of x and models in error messages.
+
+        With a `moment` of the weights, raise MomentPassed, before anything is written, if models
+        have changed since.
+        """
         x = as_float32(x, names[0])
         shape = x.shape
         slots = None if models is None else as_int64(models, names[1])
@@ -216,8 +225,8 @@ class BatchedInference:
         threads, nan = _options(num_threads, missing)
         if slots is None:
             self._core.forward(x, y, entries, threads, nan)
-        else:
-            self._core.forward_models(slots, x, y, threads, nan)
+        elif not self._core.forward_models(slots, x, y, threads, nan, moment):
+            raise MomentPassed
         return y
 
     def forward_shared(

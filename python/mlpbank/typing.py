@@ -19,6 +19,8 @@ __all__ = [
     "Layout",
     "Missing",
     "MissingModels",
+    "Refresh",
+    "Sync",
     "Weights",
 ]
 
@@ -47,6 +49,12 @@ Missing = Literal["error", "nan", "fallback"]
 
 MissingModels = Literal["error", "nan"]
 """What to do about numbered models without weights. Only a bank can have a fallback."""
+
+Sync = Literal["commit", "interval", "off"]
+"""What a change of a live bank waits for."""
+
+Refresh = Literal["call", "manual"]
+"""When a live bank takes over changes."""
 
 ActivationName = Literal[
     "none",

@@ -15,7 +15,7 @@ from mlpbank.architecture import Architecture
 from mlpbank.bank._files import BankFiles
 from mlpbank.bank._knowledge import Known
 from mlpbank.bank._mapping import BankMapping
-from mlpbank.bank._placing import UNDECIDED, folded, named_by, placed, stack
+from mlpbank.bank._placing import UNDECIDED, How, folded, named_by, placed, stack
 from mlpbank.engine import Engine
 from mlpbank.errors import (
     BankFileError,
@@ -248,13 +248,13 @@ class Bank(BankFiles, BankMapping):
         return cls._of(columns, found, stacked, scalers, dtype, layout, engine, fallback, known)
 
     def __len__(self) -> int:
-        return len(self._slot_map.core)
+        return len(self._now().slot_map.core)
 
     def __contains__(self, key: object) -> bool:
-        return self._slot_map.slot(key) >= 0
+        return self._now().slot_map.slot(key) >= 0
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._slot_map.keys())
+        return iter(self._now().slot_map.keys())
 
     def __getitem__(self, key: Key) -> Weights:
         """Return a model's weights as they are stored, see `BatchedWeights.get`.
@@ -328,28 +328,10 @@ class Bank(BankFiles, BankMapping):
         """
         check_version(version)
         key = self._slot_map.check(key)
+        how = How(input_scaler, output_scaler, output, align_classes, check_finite)
         while True:
             decided = self._decided_now()
-            given = decided or self._known
-            if decided is None and given.input_shift is None:
-                given = given._replace(input_shift=UNDECIDED)
-            if align_classes and decided is not None and decided.classes is None:
-                raise InvalidValueError(
-                    f"bank[{key!r}]: align_classes: expected a bank that knows its classes, got "
-                    "one that does not; give it classes= when it is made"
-                )
-            weights, found = placed(
-                key,
-                model,
-                self.architecture,
-                self.dtype,
-                input_scaler,
-                output_scaler,
-                given,
-                output,
-                align_classes,
-            )
-            arrays = self._weights._collect(weights, (), check_finite)
+            arrays, found = self._place(key, model, how, decided)
             # The first model that knows something decides it, before it is there.
             if self._decide(decided, found):
                 break  # else another thread was first
@@ -360,6 +342,24 @@ class Bank(BankFiles, BankMapping):
             self._slot_map.check(key)
             raise
 
+    def _place(
+        self, key: Key, model: Any, how: How, decided: Known | None
+    ) -> tuple[tuple[Any, Any, Any], Known]:
+        """Return the arrays of a model, and what the bank knows with it.
+
+        `decided` is what it knows without, None if it never had a model.
+        """
+        given = decided or self._known
+        if decided is None and given.input_shift is None:
+            given = given._replace(input_shift=UNDECIDED)
+        if how.align_classes and decided is not None and decided.classes is None:
+            raise InvalidValueError(
+                f"bank[{key!r}]: align_classes: expected a bank that knows its classes, got one "
+                "that does not; give it classes= when it is made"
+            )
+        weights, found = placed(key, model, self.architecture, self.dtype, how, given)
+        return self._weights._collect(weights, (), how.check_finite), found
+
     def info(self, key: Key) -> ModelInfo:
         """Return version, revision and time of loading of a model.
 
@@ -368,7 +368,7 @@ class Bank(BankFiles, BankMapping):
         UnknownModelError
             There is no such model.
         """
-        return self._slot_map.info(key)
+        return self._now().slot_map.info(key)
 
     @classmethod
     def from_safetensors(

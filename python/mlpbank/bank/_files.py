@@ -16,13 +16,12 @@ from mlpbank._keys import kind_of
 from mlpbank.architecture import Architecture, array_shapes
 from mlpbank.bank._knowledge import Known
 from mlpbank.bank._named import BankNamed
-from mlpbank.bank._slot_map import SlotMap
+from mlpbank.bank._state import State
 from mlpbank.engine import Engine
-from mlpbank.errors import KeyTypeError
+from mlpbank.errors import InvalidValueError, KeyTypeError
 from mlpbank.files import _described, _mapped, _schema
 from mlpbank.files._atomic import atomic_writer
-from mlpbank.inference import BatchedInference
-from mlpbank.typing import Key, Weights
+from mlpbank.typing import Int64Array, Key, Refresh, Sync, Weights
 from mlpbank.weights import BatchedWeights
 
 if TYPE_CHECKING:
@@ -63,10 +62,8 @@ class BankFiles(BankNamed):
         fallback: Key | None,
         known: Known,
     ) -> None:
-        self._inference = BatchedInference.from_weights(weights, engine)
-        self._weights = weights
-        self._slot_map = SlotMap(weights, columns)
-        self._direct = _core.DirectPredict(self._slot_map.core, self._inference._core)
+        self._state = State(weights, columns, engine)
+        self._direct = self._state.direct
         self._know(known)
         # The first model decides what is not given, and later ones names and classes that it did
         # not know. dict.setdefault is one step.
@@ -155,7 +152,7 @@ class BankFiles(BankNamed):
         return self._stacked()[0]
 
     def _stacked(self) -> tuple[StackedModels, ModelColumns]:
-        snapshot, slots, columns = self._slot_map.freeze()
+        snapshot, slots, columns = self._now().slot_map.freeze()
         models = len(slots)
         weights: Weights = {
             name: np.empty((models, *shape), np.float32)
@@ -210,7 +207,9 @@ class BankFiles(BankNamed):
             classes=self.classes,
         )
 
-    def save(self, path: str | os.PathLike[str], *, progress: bool = False) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, live: bool = False, progress: bool = False
+    ) -> None:
         """Save the bank as it is now; others may predict and change it meanwhile.
 
         The file appears complete or not at all, and replaces an older one in one step. A process
@@ -219,22 +218,40 @@ class BankFiles(BankNamed):
         Parameters
         ----------
         path : path-like
-            Its folder exists.
+            The folder that it lies in exists.
+        live : bool
+            Make a new folder instead: a bank that can be changed from then on, by any process of
+            this machine, and that all of them follow. See `LiveBank` and docs/live.md.
         progress : bool
             Show a bar on stderr (needs tqdm).
 
         Raises
         ------
         OSError
-            Writing failed; an older file is still there.
+            Writing failed; an older file is still there. Or `live`, and the path exists.
         TypeError, ValueError
             `metadata` is not a dict of what JSON can hold.
         """
+        if live:
+            from mlpbank.bank import _live_files
+
+            _live_files.create(self, path, progress)
+            return
         with atomic_writer(path) as file:
             self._write(file, progress)
 
     def _write(self, file: Any, progress: bool) -> None:
-        snapshot, slots, columns = self._slot_map.freeze()
+        self._write_frozen(file, *self._now().slot_map.freeze(), progress)
+
+    def _write_frozen(
+        self,
+        file: Any,
+        snapshot: _core.Snapshot,
+        slots: Int64Array,
+        columns: ModelColumns,
+        progress: bool,
+    ) -> None:
+        """Write a bank file with the models of these slots; of -1 none."""
         contents = _schema.Contents(
             architecture=self.architecture,
             dtype=self.dtype,
@@ -260,9 +277,16 @@ class BankFiles(BankNamed):
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, mmap: bool = True, engine: Engine | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        mmap: bool = True,
+        engine: Engine | None = None,
+        writable: bool = False,
+        sync: Sync = "commit",
+        refresh: Refresh = "call",
     ) -> Self:
-        """Open a bank file.
+        """Open a bank file, or the folder of a live bank.
 
         Parameters
         ----------
@@ -273,19 +297,42 @@ class BankFiles(BankNamed):
             changed in place or shortened meanwhile; `save` never does that. False reads all of it.
         engine : Engine, optional
             ``Engine()`` by default.
+        writable : bool
+            Of a live bank: whether it can be changed here. Any number of processes may.
+        sync : {"commit", "interval", "off"}
+            What a change of a live bank waits for. "commit": for the disk; it outlasts a power cut.
+            "interval": for nothing; what is older than a second outlasts a power cut. "off": for
+            nothing. In all cases it outlasts the end of this process, however that comes.
+        refresh : {"call", "manual"}
+            When changes of a live bank by others are taken over: with every call, or when `refresh`
+            is called.
 
         Returns
         -------
         Bank
-            Changes to it stay in memory; `save` keeps them.
+            Of a file: changes to it stay in memory; `save` keeps them. Of a folder: a `LiveBank`.
 
         Raises
         ------
         BankFileError
-            It is not a valid bank file.
+            It is not a valid bank file or folder.
         OSError
             It cannot be opened or read.
+        TypeError, ValueError
+            An argument does not fit.
         """
+        if os.path.isdir(path):
+            from mlpbank.bank import _live
+
+            if not mmap:
+                raise InvalidValueError(f"{os.fspath(path)}: a live bank is mapped, got mmap=False")
+            live = _live.open_live(path, engine, writable, sync, refresh)
+            return live  # type: ignore[return-value]
+        if writable:
+            raise InvalidValueError(
+                f"{os.fspath(path)}: writable: expected the folder of a live bank, got a file; "
+                "bank.save(folder, live=True) makes one"
+            )
         return cls._from_contents(_mapped.open_file(path, map_file=mmap), engine)
 
     @classmethod

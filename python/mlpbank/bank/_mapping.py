@@ -16,7 +16,9 @@ _NO_DEFAULT: Any = object()
 class BankMapping(MutableMapping[Key, Any]):
     """The part of `Bank` that changes it by ``bank[key] = model``, ``bank[key]`` and ``del``."""
 
-    _slot_map: SlotMap
+    @property
+    def _slot_map(self) -> SlotMap:
+        raise NotImplementedError
 
     # Those of a mapping would compare weights and leave no hash.
     __eq__ = object.__eq__

@@ -23,6 +23,7 @@ class BankNamed(BankTables):
         They are given to the bank, or are those of its first models. `predict_frame` takes columns
         by them, and `predict` those of a data frame.
         """
+        self._now()
         return self._known.feature_names
 
     @property
@@ -31,6 +32,7 @@ class BankNamed(BankTables):
 
         One for each output, or two for one output, the probability of the second.
         """
+        self._now()
         return self._known.classes
 
     def predict_class(
@@ -66,6 +68,7 @@ class BankNamed(BankTables):
         UnknownModelError, TypeError
             As for `predict`; ValueError, too.
         """
+        self._now()
         known = self._known
         _knowledge.checked_classes(known.classes, self.architecture)
         y = self.predict(keys, x, missing=missing, num_threads=num_threads)
@@ -92,10 +95,11 @@ class BankNamed(BankTables):
             one: Any = self.sources([keys])[0]
             return one  # type: ignore[no-any-return]
         given = as_keys(keys)
-        guard = self._slot_map.core.enter()  # leaves with this frame, whatever happens
+        slot_map, fallback = self._now().slot_map, self._fallback
+        guard = slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
-            slots, _ = self._slot_map.find(given)
-            has_fallback = self._fallback is not None and self._slot_map.slot(self._fallback) >= 0
+            slots, _ = slot_map.find(given)
+            has_fallback = fallback is not None and slot_map.slot(fallback) >= 0
         finally:
             guard.leave()
         return np.where(slots >= 0, "model", "fallback" if has_fallback else "missing")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlpbank._arrays import without_shift
 from mlpbank.architecture import Architecture
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from mlpbank.convert import _shift
 
 UNDECIDED: Any = object()  # the input shift of a bank that never had a model
+
+
+class How(NamedTuple):
+    """How a model is added: arguments of `Bank.add`."""
+
+    input_scaler: Any = None
+    output_scaler: Any = None
+    output: str | int | None = None
+    align_classes: bool = False
+    check_finite: bool = False
 
 
 def stack(
@@ -58,11 +68,8 @@ def placed(
     model: Any,
     architecture: Architecture,
     dtype: str,
-    input_scaler: Any,
-    output_scaler: Any,
+    how: How,
     known: Known,
-    output: str | int | None = None,
-    align_classes: bool = False,
 ) -> tuple[Mapping[str, Any], Known]:
     """Return the weights of a model as a bank takes them, and what it knows with this model.
 
@@ -74,15 +81,11 @@ def placed(
     architecture : Architecture
     dtype : str
         Of the bank.
-    input_scaler, output_scaler
-        See `Bank.add`.
+    how : How
     known : Known
         Of the bank, or what is given of it. The model chooses a shift that is UNDECIDED.
-    output : str or int, optional
-        See `mlpbank.convert.convert`.
-    align_classes : bool
-        See `Bank.add`.
     """
+    input_scaler, output_scaler, output, align_classes, _ = how
     native = isinstance(model, Mapping) and all(
         isinstance(k, str) and (k.startswith("layer_") or k == "input_shift") for k in model
     )

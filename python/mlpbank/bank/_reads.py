@@ -15,6 +15,7 @@ from mlpbank._names import shown
 from mlpbank.architecture import Architecture
 from mlpbank.bank import _knowledge
 from mlpbank.bank._slot_map import SlotMap
+from mlpbank.bank._state import Seen, State
 from mlpbank.engine import Engine
 from mlpbank.errors import (
     InvalidTypeError,
@@ -22,20 +23,32 @@ from mlpbank.errors import (
     ModelNotLoadedError,
     UnknownModelError,
 )
-from mlpbank.inference import BatchedInference
 from mlpbank.typing import DtypeName, Float32Array, Float64Array, Int64Array, Key, Missing
 from mlpbank.weights import BatchedWeights
+
+Find = Callable[[SlotMap], tuple[Int64Array, int]]
+Compute = Callable[[Seen, Int64Array, int], Float32Array]
 
 
 class BankReads:
     """The part of `Bank` that reads. Nothing here waits for a change."""
 
-    _weights: BatchedWeights
-    _inference: BatchedInference
-    _slot_map: SlotMap
-    _direct: _core.DirectPredict
+    _state: State
+    _direct: _core.DirectPredict  # that of the state
     _fallback: Key | None
     _known: _knowledge.Known
+
+    def _now(self) -> State:
+        """Return the models as a call that starts now has to see them."""
+        return self._state
+
+    @property
+    def _weights(self) -> BatchedWeights:
+        return self._state.weights
+
+    @property
+    def _slot_map(self) -> SlotMap:
+        return self._state.slot_map
 
     @property
     def architecture(self) -> Architecture:
@@ -59,12 +72,13 @@ class BankReads:
         A bank has it where features have means that are large beside their deviations, such as
         timestamps. The weights of its models take ``x - input_shift``.
         """
+        self._now()
         return self._known.input_shift
 
     @property
     def engine(self) -> Engine:
         """The engine that predictions are computed with."""
-        return self._inference.engine
+        return self._state.inference.engine
 
     @property
     def nbytes(self) -> int:
@@ -94,7 +108,7 @@ class BankReads:
             Some keys are unknown.
         """
         given = as_keys(keys)
-        handles, unknown = self._slot_map.find_handles(given)
+        handles, unknown = self._now().slot_map.find_handles(given)
         if unknown:
             raise self._unknown_of(given, handles, "keys")
         return handles
@@ -137,13 +151,14 @@ class BankReads:
             y: Float32Array | None = self._direct.by_handles(handles, x, out)
             if y is not None:
                 return y
+        self._now()
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a guard.
         handles, x = as_int64(handles, "handles"), self._as_rows(x)
         return self._answer(
             handles,
             "handles",
-            lambda: self._slot_map.slots_of(handles),
+            lambda slot_map: slot_map.slots_of(handles),
             x,
             missing,
             out,
@@ -197,6 +212,7 @@ class BankReads:
             y: Float32Array | None = self._direct.by_keys(keys, x, out)
             if y is not None:
                 return y
+        self._now()
         known = self._known
         shift = known.input_shift
         given_x = x
@@ -216,7 +232,7 @@ class BankReads:
         given = as_keys(keys)
         rows = as_float32(x, "x") if shift is None else as_shifted(x, shift, "x")
         y = self._answer(
-            given, "keys", lambda: self._slot_map.find(given), rows, missing, out, num_threads
+            given, "keys", lambda slot_map: slot_map.find(given), rows, missing, out, num_threads
         )
         if self._known is not known:  # the bank's first model came meanwhile
             return self.predict(keys, given_x, missing=missing, out=out, num_threads=num_threads)
@@ -242,7 +258,7 @@ class BankReads:
         self,
         given: Any,
         name: str,
-        find: Callable[[], tuple[Int64Array, int]],
+        find: Find,
         x: Float32Array,
         missing: Missing,
         out: Float32Array | None,
@@ -250,13 +266,11 @@ class BankReads:
     ) -> Float32Array:
         """Predict for keys or handles. `find` gives slots (-1: unknown) and counts unknown ones."""
 
-        def compute(slots: Int64Array, unknown: int) -> Float32Array:
+        def compute(seen: Seen, slots: Int64Array, unknown: int) -> Float32Array:
             try:
                 if unknown == 0:
-                    return self._inference._forward(
-                        x, slots, out, num_threads, "error", ("x", name)
-                    )
-                return self._answer_some(given, name, slots, x, missing, out, num_threads)
+                    return seen.forward(x, slots, out, num_threads, name)
+                return self._answer_some(seen, given, name, slots, x, missing, out, num_threads)
             except InvalidValueError as error:
                 names = self._known.feature_names
                 if names is None or x.shape[-1:] == (len(names),):
@@ -267,19 +281,16 @@ class BankReads:
 
         return self._while_found(find, compute)
 
-    def _while_found(
-        self,
-        find: Callable[[], tuple[Int64Array, int]],
-        compute: Callable[[Int64Array, int], Float32Array],
-    ) -> Float32Array:
+    def _while_found(self, find: Find, compute: Compute) -> Float32Array:
         """Compute with slots that stay those of their models until it is done."""
-        guard = self._slot_map.core.enter()  # leaves with this frame, whatever happens
+        state = self._now()
+        guard = state.slot_map.core.enter()  # leaves with this frame, whatever happens
         try:
             before = None
             while True:
-                slots, unknown = find()
+                slots, unknown = find(state.slot_map)
                 try:
-                    return compute(slots, unknown)
+                    return compute(Seen(state), slots, unknown)
                 except ModelNotLoadedError:
                     # It was removed while this call had its slot, and is unknown now.
                     if before is not None and np.array_equal(slots, before):
@@ -290,6 +301,7 @@ class BankReads:
 
     def _answer_some(
         self,
+        seen: Seen,
         given: Any,
         name: str,
         slots: Int64Array,
@@ -300,8 +312,8 @@ class BankReads:
     ) -> Float32Array:
         """Predict where some slots are -1."""
         if missing != "nan":
-            slots = self._with_fallback(given, name, slots, missing)
-            return self._inference._forward(x, slots, out, num_threads, "error", ("x", name))
+            slots = self._with_fallback(seen, given, name, slots, missing)
+            return seen.forward(x, slots, out, num_threads, name)
         known = slots >= 0
         if x.ndim not in (2, 3) or x.shape[0] != len(slots):
             entry = name.removesuffix("s")
@@ -311,20 +323,19 @@ class BankReads:
         shape = (*x.shape[:-1], self.architecture.output_size)
         y = np.empty(shape, np.float32) if out is None else check_out(out, shape, x)
         # First, so that an error leaves `out` as it was.
-        found = self._inference._forward(
-            x[known], slots[known], None, num_threads, "error", ("x", name)
-        )
+        found = seen.forward(x[known], slots[known], None, num_threads, name)
         y[~known] = np.nan
         y[known] = found
         return y
 
     def _with_fallback(
-        self, given: Any, name: str, slots: Int64Array, missing: Missing
+        self, seen: Seen, given: Any, name: str, slots: Int64Array, missing: Missing
     ) -> Int64Array:
         """Return slots with that of the fallback for -1; UnknownModelError if there is none."""
         if missing == "error":
             raise self._unknown_of(given, slots, name)
-        fallback = -1 if self._fallback is None else self._slot_map.slot(self._fallback)
+        key = self._fallback
+        fallback = -1 if key is None else seen.state.slot_map.slot(key)
         if fallback < 0:
             raise self._unknown_of(given, slots, name, self._no_fallback())
         return np.where(slots < 0, fallback, slots)

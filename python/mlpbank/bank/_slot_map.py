@@ -12,7 +12,7 @@ import numpy as np
 from mlpbank import _core
 from mlpbank._columns import ModelColumns, ModelInfo
 from mlpbank._key_columns import GivenKeys, expect_kind
-from mlpbank._key_tables import empty_table, make_table, table_keys
+from mlpbank._key_tables import empty_table, make_table, make_table_of_slots, table_keys
 from mlpbank._keys import (
     asked_key,
     check_key,
@@ -59,6 +59,7 @@ class SlotMap:
             columns.version_offsets,
             columns.version_bytes,
             most_reuses,
+            [] if columns.reuse_counts is None else columns.reuse_counts.tolist(),
         )
 
     @property
@@ -184,14 +185,44 @@ class SlotMap:
         table = old.table
         if frozen.key_type is not None and table is None:
             table = empty_table(frozen.key_type)
-        if not frozen.records and not len(frozen.added.slots) and not len(frozen.moved.slots):
+        unchanged = not (frozen.records or len(frozen.added.slots) or len(frozen.moved.slots))
+        if unchanged and not old.vacant:
             columns = ModelColumns(
                 table, old.revisions, old.loaded_at, old.version_offsets, old.version_bytes
             )
             return frozen.weights, np.arange(len(old.revisions)), columns
         keys, slots = self._keys_and_slots(frozen)
-        n = len(slots)
-        known = np.flatnonzero(slots < len(old.revisions))
+        if len(slots) > 0:
+            try:
+                table = make_table(keys)
+            except ValueError as error:  # two are equal
+                raise BankFileError(f"the file this bank came from is damaged: {error}") from error
+        elif frozen.key_type is not None:
+            table = empty_table(frozen.key_type)
+        return frozen.weights, slots, ModelColumns(table, *self._records(frozen, slots))
+
+    def freeze_slots(self) -> tuple[_core.Snapshot, Int64Array, ModelColumns, int]:
+        """Return weights, slots, columns in which row i is that of slot i, and the sequence.
+
+        Slots without a model are -1.
+        """
+        frozen = self.core.freeze(True)
+        keys, taken = self._keys_and_slots(frozen)
+        slots = np.full(len(frozen.reuse_counts), -1)
+        slots[taken] = taken
+        by_slot: list[Key | None] = [None] * len(slots)
+        for key, slot in zip(keys, taken.tolist(), strict=True):
+            by_slot[slot] = key
+        kind = frozen.key_type
+        table = None if kind is None else make_table_of_slots(by_slot, kind)
+        counts = np.array(frozen.reuse_counts, np.uint32)
+        columns = ModelColumns(table, *self._records(frozen, slots), counts)
+        return frozen.weights, slots, columns, frozen.sequence
+
+    def _records(self, frozen: _core.FrozenBank, slots: Int64Array) -> tuple[Any, Any, Any, Any]:
+        """Return the columns of these slots but for keys; those of slot -1 are zeros."""
+        old, n = self._columns, len(slots)
+        known = np.flatnonzero((slots >= 0) & (slots < len(old.revisions)))
         revisions, loaded_at = np.zeros(n, np.int64), np.zeros(n)
         revisions[known] = old.revisions[slots[known]]
         loaded_at[known] = old.loaded_at[slots[known]]
@@ -199,8 +230,8 @@ class SlotMap:
         if len(old.version_bytes) > 0:
             for i in known.tolist():
                 versions[i] = (old.version(int(slots[i])) or "").encode()
-        position = np.full(max(slots.tolist(), default=0) + 1, -1)
-        position[slots] = np.arange(n)
+        position = np.full(max(slots.tolist(), default=0) + 2, -1)
+        position[slots] = np.arange(n)  # the last one stands for -1
         for slot, record in frozen.records:
             i = int(position[slot])
             revisions[i], loaded_at[i], versions[i] = (
@@ -210,24 +241,17 @@ class SlotMap:
             )
         offsets = np.zeros(n + 1, np.uint64)
         np.cumsum([len(version) for version in versions], out=offsets[1:])
-        if n > 0:
-            try:
-                table = make_table(keys)
-            except ValueError as error:  # two are equal
-                raise BankFileError(f"the file this bank came from is damaged: {error}") from error
-        elif frozen.key_type is not None:
-            table = empty_table(frozen.key_type)
-        data = np.frombuffer(b"".join(versions), np.uint8)
-        return frozen.weights, slots, ModelColumns(table, revisions, loaded_at, offsets, data)
+        return revisions, loaded_at, offsets, np.frombuffer(b"".join(versions), np.uint8)
 
     def _keys_and_slots(self, frozen: _core.FrozenBank) -> tuple[list[Key], Int64Array]:
         table = self._columns.table
         keys: list[Key] = [] if table is None else list(table_keys(table))
         slots = np.arange(len(keys))
         moved = frozen.moved
-        if len(moved.slots):
-            assert table is not None
-            slots[table.find(moved.keys)[0]] = moved.slots
+        if table is not None and (len(moved.slots) or table.vacant):
+            slots[table.vacant] = -1
+            if len(moved.slots):
+                slots[table.find(moved.keys)[0]] = moved.slots
             kept = slots >= 0
             keys, slots = list(itertools.compress(keys, kept.tolist())), slots[kept]
         added = frozen.added

@@ -15,6 +15,7 @@ from mlpbank._keys import encode, kind_name
 from mlpbank._progress import progress_bar
 from mlpbank.bank import _knowledge
 from mlpbank.bank._reads import BankReads
+from mlpbank.bank._state import Seen
 from mlpbank.engine import as_threads
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Float32Array, Float64Array, Int64Array, Missing
@@ -175,6 +176,7 @@ class BankTables(BankReads):
 
     def _predict_frame(self, frame: Frame, options: _Options) -> Any:
         while True:
+            self._now()
             known = self._known
             columns = self._chosen(options, known)
             given = as_keys(self._keys_of_frame(frame, options.key))
@@ -199,26 +201,26 @@ class BankTables(BankReads):
         most = self.engine.num_threads
         threads = min(as_threads(options.num_threads) or most, most)
 
-        def compute(slots: Int64Array, unknown: int) -> Float32Array:
+        def compute(seen: Seen, slots: Int64Array, unknown: int) -> Float32Array:
             if unknown and missing != "nan":
-                slots = self._with_fallback(given, "keys", slots, missing)
+                slots = self._with_fallback(seen, given, "keys", slots, missing)
                 unknown = 0
-            models = self._weights.num_models
+            models = seen.state.weights.num_models
             if models > _MODELS_PER_ROW * len(slots) or len(slots) > _MOST_SORTED:
                 x = frame.rows(sources, shift, None, threads)
                 if unknown:
-                    y = self._answer_some(given, "keys", slots, x, missing, None, threads)
+                    y = self._answer_some(seen, given, "keys", slots, x, missing, None, threads)
                 else:
-                    y = self._inference._forward(x, slots, None, threads, "error", ("x", "keys"))
+                    y = seen.forward(x, slots, None, threads, "keys")
                 return np.ascontiguousarray(y.T)
             order = _core.RowOrder(slots, models)
             x = frame.rows(sources, shift, order, threads)
-            return order.restored(self._in_steps(order.slots, x, threads, options), threads)
+            return order.restored(self._in_steps(seen, order.slots, x, threads, options), threads)
 
-        return self._while_found(lambda: self._slot_map.find(given, threads), compute)
+        return self._while_found(lambda slot_map: slot_map.find(given, threads), compute)
 
     def _in_steps(
-        self, slots: Int64Array, x: Float32Array, threads: int, options: _Options
+        self, seen: Seen, slots: Int64Array, x: Float32Array, threads: int, options: _Options
     ) -> Float32Array:
         """Compute rows that are sorted by their slots, all of a model in one step."""
         y = np.empty((len(slots), self.architecture.output_size), np.float32)
@@ -229,7 +231,7 @@ class BankTables(BankReads):
         begin = 0
         for end in progress_bar(ends, "predicting", options.progress, unit="step"):
             here = slice(begin, end)
-            self._inference._forward(x[here], slots[here], y[here], threads, "error", ("x", "keys"))
+            seen.forward(x[here], slots[here], y[here], threads, "keys")
             begin = end
         return y
 

@@ -61,14 +61,14 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 except OSError as error:
                     if error.errno not in _NO_SYNC:
                         raise
-            _sync_folder(target.parent)  # a disk that fails is noticed while the old file is there
+            sync_folder(target.parent)  # a disk that fails is noticed while the old file is there
             _replace(temporary, target, path)
         except BaseException:
             with suppress(OSError):  # the first error is the one to tell
                 temporary.unlink(missing_ok=True)
             raise
     with suppress(OSError):  # the new file is there, so this is no failure
-        _sync_folder(target.parent)  # the rename itself
+        sync_folder(target.parent)  # the rename itself
 
 
 def _like(old: os.stat_result) -> Callable[[str, int], int]:
@@ -86,7 +86,7 @@ def _copy_owner_and_mode(descriptor: int, old: os.stat_result) -> None:
         os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     try:
         folder = os.open(path, os.O_RDONLY)
     except OSError:  # a folder to write to but not to list

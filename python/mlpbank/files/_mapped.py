@@ -14,7 +14,7 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,8 @@ from mlpbank._progress import progress_bar
 from mlpbank.errors import BankFileError, ModelNotLoadedError
 from mlpbank.files._looks import looks_like
 from mlpbank.files._named import named
-from mlpbank.files._schema import Contents, as_bytes, header_of, read, sizes_of, tensors_of
+from mlpbank.files._read import read
+from mlpbank.files._schema import Contents, as_bytes, header_of
 
 _YEAR_9999 = 253370764800.0  # seconds since 1970: the last that a datetime can hold
 # What mmap says on file systems that have none: FUSE, 9p, some network mounts.
@@ -61,10 +62,10 @@ def write(
     progress : bool
         Show a bar.
     """
-    sizes = sizes_of(contents.models, contents.architecture, contents.layout, contents.dtype)
+    sizes = contents.sizes
     arrays = {
         tensor.name: np.ascontiguousarray(tensor.of(contents))
-        for tensor in tensors_of(contents.key_type)
+        for tensor in contents.tensors
         if tensor.name != "weights"
     }
     step = max(1, _WRITE_BYTES // sizes.block_bytes)
@@ -205,7 +206,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
     BankFileError
         Something is not as it was written, or a weight is not finite; the message names the model.
     """
-    for tensor in tensors_of(contents.key_type):
+    for tensor in contents.tensors:
         expected = contents.checksums[tensor.name]
         checksum = f"{zlib.crc32(as_bytes(tensor.of(contents))):08x}"
         if checksum != expected:
@@ -213,7 +214,9 @@ def verify(contents: Contents, progress: bool = False) -> None:
     columns = contents.columns
     if contents.models == 0 or columns.table is None:
         return
-    keys = table_keys(columns.table)
+    of_slots = table_keys(columns.table)
+    taken = np.array([i for i, key in enumerate(of_slots) if key is not None], np.int64)
+    keys = [of_slots[i] for i in taken]
     given = as_keys(keys).values
     assert not isinstance(given, _core.ArrowKeys)
     positions, unknown = columns.table.find(given)
@@ -222,26 +225,32 @@ def verify(contents: Contents, progress: bool = False) -> None:
             "keys.slots: expected every key within 512 steps, got a table in which searches are "
             "longer"
         )
-    if unknown or not np.array_equal(positions, np.arange(contents.models)):
-        bad = int(np.argmax(positions != np.arange(contents.models)))
+    if unknown or not np.array_equal(positions, taken):
+        bad = int(np.argmax(positions != taken))
         raise BankFileError(
-            f"keys: expected to find {keys[bad]!r} at position {bad}, got {positions[bad]}"
+            f"keys: expected to find {keys[bad]!r} at position {taken[bad]}, got {positions[bad]}"
         )
     decode_strings(columns.version_offsets, columns.version_bytes, "version")
-    if not (columns.revisions > 0).all():
+    if not (columns.revisions[taken] > 0).all():
         raise BankFileError(
-            f"generation: expected positive ones, got {min(columns.revisions.tolist())}"
+            f"generation: expected positive ones, got {columns.revisions[taken].min()}"
         )
-    if not ((columns.loaded_at >= 0) & (columns.loaded_at < _YEAR_9999)).all():
+    loaded_at = columns.loaded_at[taken]
+    if not ((loaded_at >= 0) & (loaded_at < _YEAR_9999)).all():
         raise BankFileError("loaded_at: expected seconds since 1970, got others")
     weights = as_weights(contents)
-    for i in progress_bar(range(contents.models), "verifying", progress):
-        try:
-            arrays = [a for layer in weights.get(i) for a in layer if a is not None]
-        except ModelNotLoadedError:
-            raise BankFileError(f"weights: expected a model {keys[i]!r}, got none") from None
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise BankFileError(f"weights: expected finite ones, got others in model {keys[i]!r}")
+    for i in progress_bar(taken.tolist(), "verifying", progress):
+        check_finite(weights, i, of_slots[i])
+
+
+def check_finite(weights: _core.BatchedWeights, slot: int, key: Any) -> None:
+    """Raise BankFileError if a model is not there, or has weights that are not finite."""
+    try:
+        arrays = [array for layer in weights.get(slot) for array in layer if array is not None]
+    except ModelNotLoadedError:
+        raise BankFileError(f"weights: expected a model {key!r}, got none") from None
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise BankFileError(f"weights: expected finite ones, got others in model {key!r}")
 
 
 def as_weights(contents: Contents) -> _core.BatchedWeights:
@@ -253,4 +262,5 @@ def as_weights(contents: Contents) -> _core.BatchedWeights:
         contents.dtype,
         contents.blocks,
         contents.is_mapped,
+        contents.columns.vacant,
     )

@@ -185,6 +185,7 @@ class MicroBatcher:
         """Return a request of whatever the bank takes, or one that raises the error."""
         try:
             # The bank subtracts a shift in float64, and another bank may have another one.
+            self._bank._now()
             known = self._bank._known
             x = by_name(x, known.feature_names)
             rows = as_float32(x, "x") if known.input_shift is None else as_real(x, "x")

@@ -1,0 +1,31 @@
+// Head: the word by which processes that follow a folder learn that something is new.
+//
+// It lies in a page that all of them have mapped. A writer stores the number of its last change
+// when that is committed; a follower compares the word with what it has taken over.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+namespace mlpbank {
+
+class Head {
+ public:
+  // `word` is 8-byte aligned, and `owner` keeps it mapped.
+  Head(uint64_t* word, std::shared_ptr<const void> owner)
+      : word_(reinterpret_cast<std::atomic<uint64_t>*>(word)), owner_(std::move(owner)) {}
+
+  uint64_t sequence() const { return word_->load(std::memory_order_acquire); }
+  void publish(uint64_t sequence) { word_->store(sequence); }
+
+ private:
+  static_assert(sizeof(std::atomic<uint64_t>) == 8 && std::atomic<uint64_t>::is_always_lock_free,
+                "other processes see the word as it is");
+
+  std::atomic<uint64_t>* const word_;
+  const std::shared_ptr<const void> owner_;
+};
+
+}  // namespace mlpbank

@@ -1,0 +1,274 @@
+"""Follower: takes over what the index of a live folder tells.
+
+Blocks stay where they are, in mapped files that all processes share. What is taken over is a few
+numbers for each model that has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlpbank import _core
+from mlpbank.bank._live_files import columns_of
+from mlpbank.bank._state import State
+from mlpbank.engine import Engine
+from mlpbank.errors import BankFileError
+from mlpbank.files import _live_folder, _mapped
+from mlpbank.files._live_description import Description
+from mlpbank.files._live_index import About, Change, Index, Writing, translated
+from mlpbank.weights import BatchedWeights
+
+_TRIES = 100  # to read a folder that others compact all the time
+
+
+class Follower:
+    """The state of a live bank in this process.
+
+    Parameters
+    ----------
+    folder : Path
+    engine : Engine, optional
+    full_sync : bool
+        Whether commits wait for the disk.
+    describe : callable
+        ``describe(description, state)`` is called before models are taken over.
+
+    Attributes
+    ----------
+    head : Head
+    index : Index
+    state : State
+    about : About
+        As it was when `state` was made or changed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        engine: Engine | None,
+        full_sync: bool,
+        describe: Callable[[Description, State], None],
+    ) -> None:
+        self._folder = folder
+        self._engine = engine
+        self._describe = describe
+        _live_folder.check_folder(folder)
+        self.index = Index(_live_folder.index_path(folder), full_sync)
+        self._may_write = os.access(folder / _live_folder.HEAD, os.W_OK) and os.access(
+            folder, os.W_OK
+        )
+        self.head = _live_folder.map_head(folder, self._may_write)
+        self.about: About | None = None
+        self._description: Description | None = None
+        self._segments: dict[int, _live_folder.Bytes] = {}
+        try:
+            self._repair()
+            self.catch_up()
+        except BaseException:
+            self.index.close()
+            raise
+
+    @property
+    def sequence(self) -> int:
+        """The last change that was taken over."""
+        return int(self.state.slot_map.core.sequence)
+
+    def catch_up(self, written: int = 0) -> None:
+        """Take over everything that is committed.
+
+        Parameters
+        ----------
+        written : int
+            This process has written the blocks of all changes from this one on itself; 0: none.
+        """
+        for _ in range(_TRIES):
+            old = self.about
+            about, rows = self.index.read(self._is_new)
+            if old is not None and about.identity != old.identity:
+                raise BankFileError(
+                    f"{self._folder}: expected the folder that was opened, got another one in its "
+                    "place; open it again"
+                )
+            try:
+                if old is not None and about.base == old.base:
+                    self._take(self.state, about, rows, self._segments, written)
+                else:
+                    self._begin(about, rows)
+                self.about = about
+                return
+            except FileNotFoundError as error:  # compacted since the index was read
+                gone = error
+        raise gone
+
+    def _is_new(self, about: About) -> int:
+        """Return after which change there is something new."""
+        same_base = self.about is not None and self.about.base == about.base
+        return self.sequence if same_base else about.base_sequence
+
+    def publish(self, turn: Writing, sequence: int) -> None:
+        """Commit, and tell all others, in one step that nothing can interrupt."""
+        try:
+            self.head.commit(turn.commit_now, sequence)
+        except sqlite3.Error as error:
+            raise translated(error, _live_folder.index_path(self._folder)) from error
+
+    def close(self) -> None:
+        """Close the index. Predictions that run keep what they have mapped."""
+        self.index.close()
+
+    def _begin(self, about: About, rows: list[Any]) -> None:
+        """Make a state from the base."""
+        path = _live_folder.base_path(self._folder, about.base)
+        description = self._described(about)
+        contents = _mapped.open_file(path, map_file=True)
+        columns = columns_of(contents, description, path)
+        weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
+        state = State(weights, columns, self._engine)
+        segments: dict[int, _live_folder.Bytes] = {}
+        self._take(state, about, rows, segments, 0)
+        self._segments = segments
+        self.state = state
+        self._describe(description, state)
+
+    def _described(self, about: About) -> Description:
+        if (
+            self._description is None
+            or self.about is None
+            or about.description != self.about.description
+        ):
+            try:
+                self._description = Description.from_json(about.description)
+            except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+                path = _live_folder.index_path(self._folder)
+                raise BankFileError(f"{path}: {error}") from error
+        return self._description
+
+    def _take(
+        self,
+        state: State,
+        about: About,
+        rows: list[Any],
+        segments: dict[int, _live_folder.Bytes],
+        written: int,
+    ) -> None:
+        """Take over rows, whose blocks lie in `segments`, to which those that are missing come."""
+        description = self._described(about)
+        models = [Change(*row) for row in rows if row[2] in ("load", "remove")]
+        path = _live_folder.index_path(self._folder)
+        try:
+            new: dict[int, Any] = {}
+            for number in {row.segment for row in models if row.segment is not None}:
+                if number not in segments:
+                    new[number] = _live_folder.map_segment(
+                        self._folder, number, about.segment_bytes
+                    )
+            blocks = {**segments, **new}
+            layout = _core.block_of(
+                description.architecture._core, description.layout, description.dtype
+            )
+            last = {
+                (row.slot or 0) // layout.models: row for row in models if row.segment is not None
+            }
+            for row in last.values():
+                if not written or row.sequence < written:
+                    self._check(row, blocks, layout.bytes)
+            if self.about is not None and self.state is state:
+                self._describe(description, state)
+            _core.follow(
+                state.slot_map.core,
+                [
+                    (
+                        row.kind == "remove",
+                        row.slot,
+                        row.key,
+                        row.version or "",
+                        row.revision or 0,
+                        row.loaded_at or 0.0,
+                        row.reuse_count,
+                        row.segment,
+                        row.offset,
+                    )
+                    for row in models
+                ],
+                description.key_type,
+                blocks,
+                list(new.values()),
+                about.sequence,
+            )
+        except (BankFileError, OSError, MemoryError):
+            raise
+        except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+            raise BankFileError(f"{path}: damaged: {error}") from error
+        segments.update(new)
+
+    def _check(self, row: Change, segments: dict[int, Any], block_bytes: int) -> None:
+        """Raise BankFileError where the block of a change is not what was written."""
+        if not _is_whole(row, segments, block_bytes):
+            path = _live_folder.segment_path(self._folder, row.segment or 0)
+            raise BankFileError(
+                f"{path}: damaged: the weights of {row.key!r:.80} at {row.offset} do not have "
+                f"CRC-32 {row.checksum}"
+            )
+
+    def _repair(self) -> None:
+        """Put right what a machine that stopped has left behind.
+
+        Without ``sync="commit"`` the index may know of changes whose blocks never reached the disk;
+        these changes are dropped, and a warning tells how many. The head may hold any number.
+        """
+        about, rows = self.index.read(_unsure)
+        if self._first_lost(about, rows) is None and self.head.sequence <= about.sequence:
+            return
+        if not self._may_write:
+            return  # a lost change is found when it is taken over; a wrong head costs time only
+        with self.index.writing() as turn:
+            about, rows = self.index.read(_unsure)
+            first = self._first_lost(about, rows)
+            sequence = about.sequence if first is None else first - 1
+            if first is not None:
+                turn.drop(first, about.sequence)
+                turn.tell(sequence=sequence)
+                warnings.warn(
+                    f"{self._folder}: the last {about.sequence - sequence} changes did not reach "
+                    "the disk before the machine stopped, and are lost; sync='commit' waits",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self.publish(turn, sequence)
+
+    def _first_lost(self, about: About, rows: list[Any]) -> int | None:
+        """Return the first change of the first transaction that did not reach the disk."""
+        description = self._described(about)
+        size = description.block.bytes
+        segments: dict[int, Any] = {}
+        unsure = [Change(*row) for row in rows]
+        for row in unsure:
+            if row.segment is None:
+                continue
+            if row.segment not in segments:
+                try:
+                    segments[row.segment] = _live_folder.map_segment(
+                        self._folder, row.segment, about.segment_bytes
+                    )
+                except (OSError, BankFileError):
+                    segments[row.segment] = np.empty(0, np.uint8)
+            if not _is_whole(row, segments, size):
+                return min(other.sequence for other in unsure if other.last == row.last)
+        return None
+
+
+def _unsure(about: About) -> int:
+    return max(about.synced, about.base_sequence)
+
+
+def _is_whole(row: Change, segments: dict[int, Any], block_bytes: int) -> bool:
+    block = segments[row.segment][row.offset : row.offset + block_bytes]  # type: ignore[index,operator]
+    return len(block) == block_bytes and zlib.crc32(block) == row.checksum

@@ -1,0 +1,379 @@
+"""The index of a live folder: an SQLite file with one row for each change of a model.
+
+SQLite makes writers take turns, makes changes whole and durable, and recovers after a crash. Here
+are its statements, its errors in the words of mlpbank, and what a fork asks for. docs/format.md
+describes the tables.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+from weakref import WeakSet
+
+from mlpbank.errors import BankBusyError, BankFileError
+
+NAME = "index.sqlite"
+_APPLICATION = 0x6D6C7062  # "mlpb"
+_VERSION = 1
+_WAIT = 60.0  # seconds for the turn of a writer
+
+# Names of columns in their order, which `About` has, too.
+_BANK = (
+    "identity, description, sequence, synced, base, base_sequence, next_base, segment_bytes, "
+    "segment, tail"
+)
+_CHANGES = (
+    "sequence, last, kind, slot, key, version, revision, loaded_at, reuse_count, segment, offset, "
+    "checksum"
+)
+_SCHEMA = f"""
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_VERSION};
+CREATE TABLE bank (
+  one INTEGER PRIMARY KEY CHECK (one = 1), identity TEXT, description TEXT, sequence INTEGER,
+  synced INTEGER, base INTEGER, base_sequence INTEGER, next_base INTEGER, segment_bytes INTEGER,
+  segment INTEGER, tail INTEGER
+);
+CREATE TABLE changes (
+  sequence INTEGER PRIMARY KEY, last INTEGER, kind TEXT, slot INTEGER, key, version TEXT,
+  revision INTEGER, loaded_at REAL, reuse_count INTEGER, segment INTEGER, offset INTEGER,
+  checksum INTEGER
+);
+"""
+
+
+class About(NamedTuple):
+    """The row about the bank.
+
+    Attributes
+    ----------
+    identity : str
+        Of the folder, drawn at random.
+    description : str
+        JSON, see `Description`.
+    sequence : int
+        Of the last change.
+    synced : int
+        The blocks of all changes up to this one are on the disk.
+    base, base_sequence : int
+        The number of the base, and the last change that is in it.
+    next_base : int
+        The number of the next base.
+    segment_bytes : int
+        The size of a segment.
+    segment, tail : int
+        Where the next block goes. The segment may not exist yet.
+    """
+
+    identity: str
+    description: str
+    sequence: int
+    synced: int
+    base: int
+    base_sequence: int
+    next_base: int
+    segment_bytes: int
+    segment: int
+    tail: int
+
+
+class Change(NamedTuple):
+    """A row about one change. What does not belong to its kind is None.
+
+    Attributes
+    ----------
+    sequence, last : int
+        Its number, and that of the last change of its transaction.
+    kind : {"load", "remove", "describe", "compact"}
+    slot, key, version, revision, loaded_at
+        Of the model. A key that is a tuple is bytes, as in bank files.
+    reuse_count : int
+        Of the slot, after the change.
+    segment, offset, checksum : int
+        Where the block of the slot lies after the change, and its CRC-32.
+    """
+
+    sequence: int
+    last: int
+    kind: str
+    slot: int | None = None
+    key: Any = None
+    version: str | None = None
+    revision: int | None = None
+    loaded_at: float | None = None
+    reuse_count: int | None = None
+    segment: int | None = None
+    offset: int | None = None
+    checksum: int | None = None
+
+
+class Index:
+    """The index of a folder: a connection for reading, and one for writing when it is needed.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+    full_sync : bool
+        Whether a commit waits for the disk.
+    """
+
+    def __init__(self, path: Path, full_sync: bool = True) -> None:
+        self._path = path
+        self._full_sync = full_sync
+        self._readers: list[sqlite3.Connection] = []
+        self._writers: list[sqlite3.Connection] = []
+        _indexes.add(self)
+
+    @classmethod
+    def create(cls, path: Path, about: About) -> None:
+        """Make a new index, which is on the disk when this returns."""
+        with _errors(path):
+            connection = _connect(path, "rwc")
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(_SCHEMA)
+                marks = ", ".join("?" * len(about))
+                connection.execute(f"INSERT INTO bank (one, {_BANK}) VALUES (1, {marks})", about)
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
+
+    def read(self, after: Callable[[About], int]) -> tuple[About, list[Any]]:
+        """Return the row about the bank, and changes, of one moment.
+
+        Parameters
+        ----------
+        after : callable
+            Gives the number after which changes are returned.
+
+        Returns
+        -------
+        About
+        list of tuple
+            See `Change`.
+        """
+        with _errors(self._path):
+            reader = self._reader()
+            try:
+                reader.execute("BEGIN")
+                about = self._about(reader)
+                rows = reader.execute(
+                    f"SELECT {_CHANGES} FROM changes WHERE sequence > ? ORDER BY sequence",
+                    (after(about),),
+                ).fetchall()
+            finally:
+                if reader.in_transaction:
+                    reader.rollback()
+            if not self._readers or self._readers[0] is not reader:
+                reader.close()
+        return about, rows
+
+    @contextmanager
+    def writing(self, full_sync: bool | None = None) -> Iterator[Writing]:
+        """Take the turn of a writer. What is not committed inside is undone.
+
+        `full_sync`: whether this commit waits for the disk, None: as the others do.
+        """
+        with _errors(self._path):
+            if not self._writers:
+                self._writers.append(_connect(self._path, "rw"))
+            writer = self._writers[0]
+            if writer.in_transaction:  # what an exception has left
+                writer.rollback()
+            full = self._full_sync if full_sync is None else full_sync
+            writer.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+        try:
+            self._begin(writer)
+            yield Writing(self._path, writer, self._about(writer))
+        finally:
+            if writer.in_transaction:
+                with suppress(sqlite3.Error):
+                    writer.rollback()
+
+    def check(self) -> None:
+        """Raise BankFileError where the file itself is damaged."""
+        with _errors(self._path):
+            (found,) = self._reader().execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise BankFileError(f"{self._path}: {found}")
+
+    def close(self) -> None:
+        """Close all connections."""
+        with suppress(sqlite3.Error):
+            for connections in (self._readers, self._writers):
+                while connections:
+                    connections.pop().close()
+
+    def _reader(self) -> sqlite3.Connection:
+        if self._readers:
+            return self._readers[0]
+        if not self._path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
+        may_write = os.access(self._path.parent, os.W_OK) and os.access(self._path, os.W_OK)
+        reader = _connect(self._path, "rw" if may_write else "ro")
+        try:
+            reader.execute("SELECT 1 FROM bank")
+        except sqlite3.OperationalError as error:
+            # SQLite needs two files beside this one, and may not make them. Where there are none,
+            # no writer has the index open.
+            reader.close()
+            if may_write or "unable to open" not in str(error):
+                raise
+            return _connect(self._path, "ro&immutable=1")
+        self._readers.append(reader)
+        return reader
+
+    def _begin(self, writer: sqlite3.Connection) -> None:
+        """Wait for the turn, in short steps that a signal can interrupt."""
+        end, pause = time.monotonic() + _WAIT, 50e-6
+        with _errors(self._path):
+            while True:
+                try:
+                    writer.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if "locked" not in str(error):
+                        raise
+                if time.monotonic() > end:
+                    raise BankBusyError(
+                        f"{self._path}: another process has been writing for {_WAIT:.0f} s"
+                    )
+                time.sleep(pause)
+                pause = min(2 * pause, 0.005)
+
+    def _about(self, connection: sqlite3.Connection) -> About:
+        with _errors(self._path):
+            row = connection.execute(f"SELECT {_BANK} FROM bank").fetchone()
+        if row is None:
+            raise BankFileError(f"{self._path}: expected a row about the bank, got none")
+        about = About(*row)
+        if not all(type(value) is str for value in about[:2]):
+            raise BankFileError(f"{self._path}: expected text, got {about[:2]!r:.200}")
+        if not all(type(value) is int and 0 <= value < 2**62 for value in about[2:]):
+            raise BankFileError(f"{self._path}: expected numbers, got {about[2:]!r:.200}")
+        return about
+
+
+class Writing:
+    """The turn of a writer.
+
+    Attributes
+    ----------
+    about : About
+        As the last writer left it.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, about: About) -> None:
+        self._path = path
+        self._connection = connection
+        self.about = about
+
+    def add(self, changes: Sequence[Change]) -> None:
+        """Add rows."""
+        marks = ", ".join("?" * len(Change._fields))
+        with _errors(self._path):
+            self._connection.executemany(
+                f"INSERT INTO changes ({_CHANGES}) VALUES ({marks})", changes
+            )
+
+    def drop(self, first: int, last: int) -> None:
+        """Remove rows by their numbers."""
+        with _errors(self._path):
+            self._connection.execute(
+                "DELETE FROM changes WHERE sequence BETWEEN ? AND ?", (first, last)
+            )
+
+    def tell(self, **values: Any) -> None:
+        """Change columns of the row about the bank."""
+        columns = ", ".join(f"{name} = ?" for name in values)
+        with _errors(self._path):
+            self._connection.execute(f"UPDATE bank SET {columns}", tuple(values.values()))
+
+    def first_segment(self) -> int | None:
+        """Return the first segment that a row names, None if there is none."""
+        with _errors(self._path):
+            row = self._connection.execute("SELECT min(segment) FROM changes").fetchone()
+        first: int | None = row[0]
+        return first
+
+    def commit(self) -> None:
+        """End the turn. When this returns, everything is there, and waits for the disk if asked."""
+        with _errors(self._path):
+            self._connection.commit()
+
+    @property
+    def commit_now(self) -> Any:
+        """SQLite's own commit, a function that runs no Python. Errors are those of SQLite."""
+        return self._connection.commit
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        timeout=10,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if mode != "rwc" and application != _APPLICATION:
+            raise BankFileError(f"{path}: expected the index of a live bank, got another database")
+        if version > _VERSION:
+            raise BankFileError(
+                f"{path}: this mlpbank reads up to version {_VERSION}, got {version}; a newer "
+                "mlpbank wrote it"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
+
+
+def translated(error: sqlite3.Error, path: Path) -> Exception:
+    """Return an error of SQLite as the one that says what to do."""
+    text = str(error)
+    for part, number in (
+        ("disk is full", errno.ENOSPC),
+        ("disk I/O error", errno.EIO),
+        ("readonly database", errno.EACCES),
+        ("unable to open", errno.EACCES),
+    ):
+        if part in text:
+            return OSError(number, f"{os.strerror(number)} ({text})", str(path))
+    if "locked" in text or "busy" in text:
+        return BankBusyError(f"{path}: {text}; another process has it open in a way of its own")
+    return BankFileError(f"{path}: damaged: {text}")
+
+
+# --- Fork. SQLite's connections must not be used in a child, not even to close them.
+
+_indexes: WeakSet[Index] = WeakSet()
+_parents: list[sqlite3.Connection] = []  # connections of the parent process, never closed here
+
+
+def _forget_connections() -> None:
+    for index in list(_indexes):
+        _parents.extend(index._readers + index._writers)
+        index._readers, index._writers = [], []
+
+
+os.register_at_fork(after_in_child=_forget_connections)
