@@ -63,9 +63,7 @@ def test_a_slot_whose_handles_are_used_up_is_left_alone(monkeypatch: pytest.Monk
 
     assert _slot_map.MOST_REUSES << 32 < 2**63
     bank = Bank(ARCH)
-    bank._state.slot_map = _slot_map.SlotMap(
-        bank._weights, ModelColumns.new(None), most_reuses=4
-    )
+    bank._state.slot_map = _slot_map.SlotMap(bank._weights, ModelColumns.new(None), most_reuses=4)
     seen = set()
     for i in range(20):
         bank["a"] = weights_of(i)

@@ -318,7 +318,7 @@ def test_errors_name_the_file(tmp_path: Path, map_file: bool) -> None:
         assert str(caught.value).startswith(f"{path}: {message}")
     with pytest.raises(FileNotFoundError):
         Bank.open(tmp_path / "none", mmap=map_file)
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(BankFileError, match="or the folder of a live bank, got a folder without"):
         Bank.open(tmp_path, mmap=map_file)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,10 @@ StackedModels.__module__ = "mlpbank"  # from where users import it
 
 class BankFiles(BankNamed):
     """The part of `Bank` that saves and opens."""
+
+    # What `_live.py` does with folders, see there.
+    _open_folder: ClassVar[Callable[..., Any]]
+    _make_folder: ClassVar[Callable[..., None]]
 
     def _bind(
         self,
@@ -233,9 +238,7 @@ class BankFiles(BankNamed):
             `metadata` is not a dict of what JSON can hold.
         """
         if live:
-            from mlpbank.bank import _live_files
-
-            _live_files.create(self, path, progress)
+            self._make_folder(self, path, progress)
             return
         with atomic_writer(path) as file:
             self._write(file, progress)
@@ -322,12 +325,10 @@ class BankFiles(BankNamed):
             An argument does not fit.
         """
         if os.path.isdir(path):
-            from mlpbank.bank import _live
-
+            live: Self = cls._open_folder(path, engine, writable, sync, refresh)
             if not mmap:
                 raise InvalidValueError(f"{os.fspath(path)}: a live bank is mapped, got mmap=False")
-            live = _live.open_live(path, engine, writable, sync, refresh)
-            return live  # type: ignore[return-value]
+            return live
         if writable:
             raise InvalidValueError(
                 f"{os.fspath(path)}: writable: expected the folder of a live bank, got a file; "

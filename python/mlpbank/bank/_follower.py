@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from mlpbank import _core
-from mlpbank.bank._live_files import columns_of
 from mlpbank.bank._state import State
 from mlpbank.engine import Engine
 from mlpbank.errors import BankFileError
@@ -129,7 +128,7 @@ class Follower:
         path = _live_folder.base_path(self._folder, about.base)
         description = self._described(about)
         contents = _mapped.open_file(path, map_file=True)
-        columns = columns_of(contents, description, path)
+        columns = _columns_of(contents, description, path)
         weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
         state = State(weights, columns, self._engine)
         segments: dict[int, _live_folder.Bytes] = {}
@@ -272,3 +271,16 @@ def _unsure(about: About) -> int:
 def _is_whole(row: Change, segments: dict[int, Any], block_bytes: int) -> bool:
     block = segments[row.segment][row.offset : row.offset + block_bytes]  # type: ignore[index,operator]
     return len(block) == block_bytes and zlib.crc32(block) == row.checksum
+
+
+def _columns_of(contents: Any, description: Description, path: Path) -> Any:
+    """Return the columns of a base, which has to be that of its folder."""
+    for name in ("architecture", "dtype", "layout"):
+        wanted, got = getattr(description, name), getattr(contents, name)
+        if wanted != got:
+            raise BankFileError(f"{path}: {name}: expected {wanted!r}, got {got!r}")
+    if contents.key_type not in (None, description.key_type):
+        raise BankFileError(
+            f"{path}: keys: expected {description.key_type}, got {contents.key_type}"
+        )
+    return contents.columns

@@ -1,4 +1,4 @@
-"""Making a live folder, and moving it to a new base."""
+"""Making a live folder."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ import os
 import secrets
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from mlpbank import _core
-from mlpbank.errors import BankFileError
+from mlpbank.bank._files import BankFiles
 from mlpbank.files import _live_folder
 from mlpbank.files._atomic import atomic_writer, sync_folder
 from mlpbank.files._described import copy_json
 from mlpbank.files._live_description import Description
-from mlpbank.files._live_index import About, Change, Index
+from mlpbank.files._live_index import About, Index
 from mlpbank.files._named import named
-
-if TYPE_CHECKING:
-    from mlpbank.bank._files import BankFiles
-    from mlpbank.bank._live import LiveBank
 
 
 def create(bank: BankFiles, path: str | os.PathLike[str], progress: bool) -> None:
@@ -87,54 +82,3 @@ def _fill(bank: BankFiles, folder: Path, progress: bool) -> None:
         ),
     )
     _live_folder.create_head(folder, 0)
-
-
-def compact(bank: LiveBank, progress: bool) -> None:
-    """Write a new base with all changes so far, and remove what it replaces."""
-    folder, index = bank._folder, bank._follower.index
-    with bank._writing() as turn:
-        old, number = turn.about.base, turn.about.next_base
-        turn.tell(next_base=number + 1)
-        turn.commit()
-    snapshot, slots, columns, sequence = bank._now().slot_map.freeze_slots()
-    path = _live_folder.base_path(folder, number)
-    try:
-        with atomic_writer(path) as file:
-            bank._write_frozen(file, snapshot, slots, columns, progress)
-        del snapshot
-        with bank._writing() as turn:
-            about = turn.about
-            if about.base != old:
-                raise _Superseded
-            last = about.sequence + 1
-            turn.drop(0, sequence)
-            turn.add([Change(last, last, "compact")])
-            first = turn.first_segment()
-            turn.tell(base=number, base_sequence=sequence, sequence=last)
-            bank._follower.publish(turn, last)
-    except _Superseded:  # another process has done the same meanwhile
-        path.unlink(missing_ok=True)
-        return
-    except BaseException:
-        # A commit that was interrupted may have been made.
-        if index.read(lambda about: about.sequence)[0].base != number:
-            path.unlink(missing_ok=True)
-        raise
-    _live_folder.remove_left_over(folder, number, [about.segment, *filter(None, [first])])
-
-
-class _Superseded(Exception):
-    pass
-
-
-def columns_of(contents: Any, description: Description, path: Path) -> Any:
-    """Return the columns of a base, which has to be that of its folder."""
-    for name in ("architecture", "dtype", "layout"):
-        wanted, got = getattr(description, name), getattr(contents, name)
-        if wanted != got:
-            raise BankFileError(f"{path}: {name}: expected {wanted!r}, got {got!r}")
-    if contents.key_type not in (None, description.key_type):
-        raise BankFileError(
-            f"{path}: keys: expected {description.key_type}, got {contents.key_type}"
-        )
-    return contents.columns

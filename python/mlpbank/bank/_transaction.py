@@ -5,21 +5,19 @@ from __future__ import annotations
 import time
 import zlib
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mlpbank._columns import check_version
 from mlpbank._keys import check_kind, kind_of
+from mlpbank.bank._in_folder import BankInFolder
 from mlpbank.bank._knowledge import Known
 from mlpbank.bank._mapping import BankMapping, expect_alike
 from mlpbank.bank._placing import How
 from mlpbank.bank._plan import Change, Load, Plan
 from mlpbank.errors import InvalidStateError
 from mlpbank.typing import Key
-
-if TYPE_CHECKING:
-    from mlpbank.bank._live import LiveBank
 
 
 class Transaction:
@@ -41,7 +39,7 @@ class Transaction:
     ...     del t["shop-3"]
     """
 
-    def __init__(self, bank: LiveBank) -> None:
+    def __init__(self, bank: BankInFolder) -> None:
         self._bank = bank
         self._changes: dict[Key, Change] = {}
         self._start = self._decided = bank._decided_now()
@@ -152,7 +150,7 @@ class Transaction:
     def _commit(self) -> int:
         bank = self._bank
         if not self._changes:
-            return bank.sequence
+            return int(bank._now().slot_map.core.sequence)
         with bank._writing() as turn:
             if bank._decided_now() is not self._start:  # the bank got its first model meanwhile
                 self._place_again()
