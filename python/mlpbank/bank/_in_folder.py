@@ -48,6 +48,7 @@ class BankInFolder(Bank):
     _is_busy: bool
     _is_writing: bool
     _timer: threading.Timer | None  # of the next wait for the disk
+    _flush_error: Exception | None  # of the last one
 
     # --- What others have changed.
 
@@ -56,7 +57,9 @@ class BankInFolder(Bank):
         if head is None:
             self._expect_open()
         elif head.sequence > self._state.slot_map.core.sequence:
-            self._catch_up()
+            with self._lock:  # another thread may have done it meanwhile
+                if head.sequence > self._state.slot_map.core.sequence:
+                    self._catch_up()
         return self._state
 
     @property
@@ -152,7 +155,7 @@ class BankInFolder(Bank):
         text = Description(**{**vars(self._description), **values}).to_json()
         turn.add([Change(sequence, sequence, "describe")])
         turn.tell(description=text)
-        self._commit(turn, sequence)
+        self._commit(turn, sequence, (turn.about.segment, turn.about.tail))
 
     @contextmanager
     def _writing(self) -> Iterator[Writing]:
@@ -168,28 +171,40 @@ class BankInFolder(Bank):
             finally:
                 self._is_writing = False
 
-    def _commit(self, turn: Writing, sequence: int) -> None:
-        """Commit up to a change, and wait for the disk as `sync` says."""
-        turn.tell(sequence=sequence)
+    def _commit(self, turn: Writing, sequence: int, end: tuple[int, int]) -> None:
+        """Commit up to a change, and wait for the disk as `sync` says.
+
+        `end` is where the next block goes.
+        """
+        if self._flush_error is not None:
+            error, self._flush_error = self._flush_error, None
+            raise error
+        turn.tell(sequence=sequence, segment=end[0], tail=end[1])
         if self._sync == "commit":
-            self._segments.sync()
+            self._segments.sync(*end)
             turn.tell(synced=sequence)
         self._follower.publish(turn, sequence)
         if self._sync == "interval" and self._timer is None:
-            self._timer = threading.Timer(_INTERVAL, self._flush)
+            self._timer = threading.Timer(_INTERVAL, self._flush_later)
             self._timer.daemon = True
             self._timer.start()
 
     def _flush(self) -> None:
-        """Wait for the disk, for all changes so far."""
+        """Wait for the disk, for all changes so far, with ``sync="interval"``."""
         with self._write_lock:
             self._timer = None
             if self._head is None:
                 return
             with self._follower.index.writing(full_sync=True) as turn:
-                self._segments.sync()
+                self._segments.sync(turn.about.segment, turn.about.tail)
                 turn.tell(synced=turn.about.sequence)
                 turn.commit()
+
+    def _flush_later(self) -> None:
+        try:
+            self._flush()
+        except Exception as error:  # for the next change, or `close`
+            self._flush_error = error
 
     def _described_with(self, key_type: Any, known: Known | None) -> Description:
         """Return the description once there are models with such keys."""
@@ -221,6 +236,7 @@ class BankInFolder(Bank):
         self._write_lock = threading.RLock()
         self._is_busy = self._is_writing = False
         self._timer = None
+        self._flush_error = None
 
 
 def _same(a: Known, b: Known) -> bool:

@@ -148,16 +148,20 @@ class LiveBank(BankInFolder):
 
         With ``sync="interval"`` it waits for the disk.
         """
-        if self._timer is not None:
-            self._timer.cancel()
-            self._flush()
-        with self._write_lock, self._lock:
-            if self._head is None:
-                return
-            self._head = None
-            self._direct.follow(None)
-            self._follower.close()
-            self._segments.close()
+        error = self._flush_error
+        try:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._flush()
+            if error is not None:
+                raise error
+        finally:
+            with self._write_lock, self._lock:
+                if self._head is not None:
+                    self._head = None
+                    self._direct.follow(None)
+                    self._follower.close()
+                    self._segments.close()
 
     def __enter__(self) -> LiveBank:
         return self

@@ -161,8 +161,8 @@ class Transaction:
             turn.add(plan.rows(where))
             key = next(iter(self._changes))
             described = bank._described_with(kind_of(key), self._decided)
-            turn.tell(segment=end[0], tail=end[1], description=described.to_json())
-            bank._commit(turn, plan.sequence)
+            turn.tell(description=described.to_json())
+            bank._commit(turn, plan.sequence, end)
         bank._catch_up(turn.about.sequence + 1)
         return plan.sequence
 

@@ -193,6 +193,8 @@ class SegmentWriter:
         (int, int)
             Segment and offset behind the last.
         """
+        if tail > 0:
+            self._use(number)  # so that it is synced before a new one is begun
         if self._is_doubtful:
             number, tail = number + 1, 0
         where: list[tuple[int, int]] = []
@@ -224,10 +226,14 @@ class SegmentWriter:
             raise
         self._is_doubtful = False
 
-    def sync(self) -> None:
-        """Wait until all that was written is on the disk."""
-        if self._file < 0:
-            return
+    def sync(self, number: int, tail: int) -> None:
+        """Wait until all blocks before this place are on the disk, whoever has written them."""
+        if tail > 0:
+            self._use(number)
+        if self._file >= 0:
+            self._sync_file()
+
+    def _sync_file(self) -> None:
         try:
             os.fdatasync(self._file)
         except OSError:
@@ -237,7 +243,8 @@ class SegmentWriter:
     def _use(self, number: int) -> None:
         if number == self._number:
             return
-        self.sync()  # no later sync reaches the segment before
+        if self._file >= 0:
+            self._sync_file()  # no later sync reaches the segment before
         self.close()
         path = segment_path(self._folder, number)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC

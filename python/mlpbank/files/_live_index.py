@@ -161,21 +161,25 @@ class Index:
         list of tuple
             See `Change`.
         """
-        with _errors(self._path):
-            reader = self._reader()
-            try:
-                reader.execute("BEGIN")
-                about = self._about(reader)
-                rows = reader.execute(
-                    f"SELECT {_CHANGES} FROM changes WHERE sequence > ? ORDER BY sequence",
-                    (after(about),),
-                ).fetchall()
-            finally:
-                if reader.in_transaction:
-                    reader.rollback()
-            if not self._readers or self._readers[0] is not reader:
-                reader.close()
-        return about, rows
+        while True:
+            with _errors(self._path):
+                reader = self._reader()
+                is_kept = reader in self._readers
+                try:
+                    reader.execute("BEGIN")
+                    about = self._about(reader)
+                    rows = reader.execute(
+                        f"SELECT {_CHANGES} FROM changes WHERE sequence > ? ORDER BY sequence",
+                        (after(about),),
+                    ).fetchall()
+                finally:
+                    if reader.in_transaction:
+                        reader.rollback()
+                    if not is_kept:
+                        reader.close()
+            if is_kept or not self._has_log():
+                return about, rows
+            # A writer has come meanwhile, and may have changed the file while it was read.
 
     @contextmanager
     def writing(self, full_sync: bool | None = None) -> Iterator[Writing]:
@@ -223,14 +227,19 @@ class Index:
         try:
             reader.execute("SELECT 1 FROM bank")
         except sqlite3.OperationalError as error:
-            # SQLite needs two files beside this one, and may not make them. Where there are none,
-            # no writer has the index open.
+            # SQLite needs two files beside this one, and may not make them. Where there is no log,
+            # no writer has the index open, and all that was committed is in the file itself.
             reader.close()
-            if may_write or "unable to open" not in str(error):
+            if may_write or "unable to open" not in str(error) or self._has_log():
                 raise
             return _connect(self._path, "ro&immutable=1")
         self._readers.append(reader)
         return reader
+
+    def _has_log(self) -> bool:
+        """Return whether there may be changes that are not yet in the file itself."""
+        log = self._path.with_name(f"{self._path.name}-wal")
+        return log.exists() and log.stat().st_size > 0
 
     def _begin(self, writer: sqlite3.Connection) -> None:
         """Wait for the turn, in short steps that a signal can interrupt."""
