@@ -85,6 +85,7 @@ void Bank::add(const KeyView& key, const std::string& version, double loaded_at,
     throw;
   }
   // Nothing fails from here on.
+  ++sequence_;
   record_at->second = std::move(record);
   if (!is_new) return;
   if (reuse) {
@@ -115,6 +116,7 @@ bool Bank::remove(const KeyView& key) {
     free_slots_.pop_back();
     throw;
   }
+  ++sequence_;
   keys_.tidy(lock, epochs_);
   return true;
 }

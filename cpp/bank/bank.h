@@ -109,7 +109,7 @@ class Bank {
   // Throws std::invalid_argument, KeyTypeError or std::bad_alloc, and then has changed nothing.
   void follow(const std::vector<Followed>& changes, uint64_t sequence,
               std::vector<std::shared_ptr<const void>> memory);
-  // The number of the last change that was followed.
+  // The number of the last change: that was followed, or how many were made here.
   uint64_t sequence() const { return sequence_.load(); }
   // Slots below num_used_slots() that have no model and may be used again, at most `count`.
   std::vector<int64_t> vacant_slots(int64_t count) const;

@@ -344,7 +344,7 @@ def test_a_replaced_file_keeps_its_mode_and_names_may_be_long(tmp_path: Path) ->
 
 
 def test_a_pickle_that_was_cut_is_a_bank_file_error() -> None:
-    _, (data, engine) = make_bank().__reduce__()
+    _, (data, engine) = make_bank().__reduce_ex__(4)
     with pytest.raises(BankFileError):
         Bank._from_bytes(data[:-1], engine)
 

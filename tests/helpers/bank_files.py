@@ -34,7 +34,7 @@ def small_bank(
 
 def to_bytes(bank: Bank) -> bytes:
     """Return what `save` would write."""
-    data: bytes = bank.__reduce__()[1][0]
+    data: bytes = bank.__reduce_ex__(4)[1][0]
     return data
 
 

@@ -38,7 +38,16 @@ PROTOCOLS = {
         "__setitem__",
         "__delitem__",
     ),
-    *("__enter__", "__exit__", "__aenter__", "__aexit__", "__reduce__", "__copy__", "__deepcopy__"),
+    *(
+        "__enter__",
+        "__exit__",
+        "__aenter__",
+        "__aexit__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__copy__",
+        "__deepcopy__",
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -15,13 +16,14 @@ from mlpbank._columns import ModelColumns
 from mlpbank._key_tables import table_keys
 from mlpbank._keys import kind_of
 from mlpbank.architecture import Architecture, array_shapes
-from mlpbank.bank._knowledge import Known
+from mlpbank.bank._knowledge import Known, same_known
 from mlpbank.bank._named import BankNamed
 from mlpbank.bank._state import State
 from mlpbank.engine import Engine
-from mlpbank.errors import InvalidValueError, KeyTypeError
+from mlpbank.errors import BankFileError, InvalidValueError, KeyTypeError
 from mlpbank.files import _described, _mapped, _schema
 from mlpbank.files._atomic import atomic_writer
+from mlpbank.files._read import metadata_of
 from mlpbank.typing import Int64Array, Key, Refresh, Sync, Weights
 from mlpbank.weights import BatchedWeights
 
@@ -58,6 +60,9 @@ class BankFiles(BankNamed):
     # What `_live.py` does with folders, see there.
     _open_folder: ClassVar[Callable[..., Any]]
     _make_folder: ClassVar[Callable[..., None]]
+    # The file that the bank came from, None if it did not, or is not mapped.
+    _contents: _schema.Contents | None = None
+    _path: str | None = None
 
     def _bind(
         self,
@@ -334,22 +339,55 @@ class BankFiles(BankNamed):
                 f"{os.fspath(path)}: writable: expected the folder of a live bank, got a file; "
                 "bank.save(folder, live=True) makes one"
             )
-        return cls._from_contents(_mapped.open_file(path, map_file=mmap), engine)
+        self = cls._from_contents(_mapped.open_file(path, map_file=mmap), engine)
+        self._path = os.path.abspath(path) if mmap else None
+        return self
 
     @classmethod
     def _from_contents(cls, contents: _schema.Contents, engine: Engine | None) -> Self:
         weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
         self = cls.__new__(cls)
+        self._contents = contents
         known = Known(contents.input_shift, contents.feature_names, contents.classes)
         self._bind(weights, contents.columns, engine, contents.fallback, known)
         self._metadata = contents.metadata
         return self
 
     @classmethod
-    def _from_bytes(cls, data: bytes, engine: Engine | None = None) -> Self:
+    def _from_bytes(cls, data: Any, engine: Engine | None = None) -> Self:
         return cls._from_contents(_mapped.from_bytes(data), engine)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    @classmethod
+    def _from_reference(cls, path: str, fingerprint: str, engine: Engine | None) -> Self:
+        self = cls.open(path, engine=engine)
+        contents = self._contents
+        if contents is None or _mapped.fingerprint(contents.header) != fingerprint:
+            raise BankFileError(
+                f"{path}: expected the bank file that was open when its bank was pickled, got "
+                "another one in its place; pickle the bank again"
+            )
+        return self
+
+    def _reference(self) -> tuple[str, str] | None:
+        """Return path and fingerprint of the file that holds just this bank; None if none does."""
+        contents = self._contents
+        if self._path is None or contents is None or self._state.slot_map.core.sequence != 0:
+            return None
+        opened = Known(contents.input_shift, contents.feature_names, contents.classes)
+        same = same_known(opened, self._known) and contents.fallback == self._fallback
+        if not same or metadata_of(contents.header) != self._metadata:
+            return None
+        if not _mapped.has_header(self._path, contents.header):  # another file took its place
+            return None
+        return self._path, _mapped.fingerprint(contents.header)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        reference = self._reference()
+        if reference is not None:
+            return type(self)._from_reference, (*reference, self.engine)
         file = io.BytesIO()
         self._write(file, False)
-        return type(self)._from_bytes, (file.getvalue(), self.engine)
+        data = file.getbuffer().toreadonly()
+        if int(protocol) < 5:
+            return type(self)._from_bytes, (bytes(data), self.engine)
+        return type(self)._from_bytes, (pickle.PickleBuffer(data), self.engine)

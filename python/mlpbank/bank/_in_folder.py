@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mlpbank import _core
 from mlpbank.bank._bank import Bank
 from mlpbank.bank._follower import Follower
-from mlpbank.bank._knowledge import Known
+from mlpbank.bank._knowledge import Known, same_known
 from mlpbank.bank._reads import Compute, Find
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.bank._state import Seen, State
@@ -96,7 +94,7 @@ class BankInFolder(Bank):
                 description.repeated,
             )
             self._is_decided = description.is_decided
-            if not _same(self._known, known):
+            if not same_known(self._known, known):
                 self._known = known
         state.direct.takes_rows = self._known.input_shift is None
         if description.key_type is not None:
@@ -237,9 +235,3 @@ class BankInFolder(Bank):
         self._is_busy = self._is_writing = False
         self._timer = None
         self._flush_error = None
-
-
-def _same(a: Known, b: Known) -> bool:
-    return a[1:] == b[1:] and np.array_equal(
-        np.array(a.input_shift, np.float64), np.array(b.input_shift, np.float64), equal_nan=True
-    )

@@ -62,6 +62,12 @@ class Known(NamedTuple):
         return cls.checked(architecture, shift, names, classes)
 
 
+def same_known(a: Known, b: Known) -> bool:
+    """Return whether two banks know the same."""
+    shift, other = (np.array(known.input_shift, np.float64) for known in (a, b))
+    return a[1:] == b[1:] and np.array_equal(shift, other, equal_nan=True)
+
+
 def columns_of(features: Any, wanted: int) -> list[Any] | None:
     """Return the columns of inputs that a caller names as a list of its own, None as it is.
 

@@ -174,7 +174,7 @@ class LiveBank(BankInFolder):
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         refresh = "call" if self._follows else "manual"
         return open_live, (self.path, self.engine, self.writable, self._sync, refresh)
 

@@ -179,11 +179,30 @@ def aligned_zeros(size: int) -> npt.NDArray[np.uint8]:
     return memory
 
 
-def from_bytes(data: bytes) -> Contents:
-    """Return the contents of a bank file that is in memory."""
-    copy = aligned_empty(len(data))
-    copy[:] = np.frombuffer(data, np.uint8)
-    return _parse(copy, is_mapped=False)
+def from_bytes(data: Any) -> Contents:
+    """Return the contents of a bank file in memory, which is copied where it is not aligned."""
+    given = np.frombuffer(data, np.uint8)
+    if given.ctypes.data % 64 != 0:
+        copy = aligned_empty(len(given))
+        copy[:] = given
+        given = copy
+    return _parse(given, is_mapped=False)
+
+
+def fingerprint(header: npt.NDArray[np.uint8]) -> str:
+    """Return what tells a bank file from others. Its header has the checksums of all the rest."""
+    from hashlib import sha256  # takes long to import
+
+    return sha256(header.data).hexdigest()[:32]
+
+
+def has_header(path: str, header: npt.NDArray[np.uint8]) -> bool:
+    """Return whether there is a file that begins with this header."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(header)) == header.tobytes()
+    except OSError:
+        return False
 
 
 def _parse(data: npt.NDArray[np.uint8], *, is_mapped: bool) -> Contents:

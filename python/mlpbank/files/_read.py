@@ -104,7 +104,15 @@ def read(data: npt.NDArray[np.uint8], *, is_mapped: bool) -> Contents:
         input_shift=shift_of(about, architecture) if version > 1 else None,
         feature_names=feature_names,
         classes=classes,
+        header=data[:start],
     )
+
+
+def metadata_of(header: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the metadata of a file that was read, from its header."""
+    entries = json_object(header[8:].tobytes().decode(), "header")
+    metadata: dict[str, Any] = json_object(entries["__metadata__"][ENTRY], "")["metadata"]
+    return metadata
 
 
 def _version(about: Mapping[str, Any]) -> int:

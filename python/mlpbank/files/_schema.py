@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,6 +71,8 @@ class Contents:
         What is subtracted from rows.
     feature_names : tuple of input_size str, or None
     classes : tuple of str, int, float or bool, or None
+    header : uint8 array
+        The bytes before the tensors, of a file that was read.
     """
 
     architecture: Architecture
@@ -86,6 +88,7 @@ class Contents:
     input_shift: Float64Array | None = None
     feature_names: Names | None = None
     classes: Classes | None = None
+    header: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
 
     @property
     def table(self) -> Any:
