@@ -119,6 +119,21 @@ def tsan(session: nox.Session) -> None:
 
 
 @nox.session
+def arm(session: nox.Session) -> None:
+    """Cross-compile for ARM64 and test in qemu-user, hours long; arguments after -- go to pytest.
+
+    Needs Debian with g++-aarch64-linux-gnu and qemu-user, which fails where threads meet fork.
+    """
+    for command in (["cmake"], ["cmake", "--build"], ["ctest"]):
+        session.run(*command, "--preset", "arm64", external=True)
+    folder = ROOT / "build/arm64-python"
+    session.run("python", "tools/arm64_python.py", str(folder))
+    tests = ("tests/core", "tests/bank", "tests/files", "--ignore", "tests/core/test_cpp.py")
+    options = ("-n", "0", "-m", "not threads", *(session.posargs or tests))
+    session.run(str(folder / "bin/python"), "-m", "pytest", *options, external=True)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Check the documentation: every Python example in it runs."""
     install_editable(session, "test-all")

@@ -13,6 +13,8 @@ extern const Kernel kernel_portable;
 #if defined(__x86_64__)
 extern const Kernel kernel_avx2;
 extern const Kernel kernel_avx512;
+#elif defined(__aarch64__)
+extern const Kernel kernel_neon;
 #endif
 
 namespace {
@@ -37,6 +39,8 @@ const Candidate kCandidates[] = {
        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
               __builtin_cpu_supports("f16c");
      }},
+#elif defined(__aarch64__)
+    {&kernel_neon, [] { return true; }},
 #endif
     {&kernel_portable, [] { return true; }},
 };

@@ -1,6 +1,6 @@
 // Activations over the vectors of simd.h. Every instruction set runs the same operations in the
-// same order, so AVX2 and AVX-512 give the same bits. None uses the CPU's approximate reciprocals.
-// Their errors over all floats are in docs/activations.md.
+// same order, so AVX2, AVX-512 and NEON give the same bits. None uses the CPU's approximate
+// reciprocals. Their errors over all floats are in docs/activations.md.
 //
 //   Vec f(Vec)                 one value by its own: relu, sigmoid, ...
 //   Vec f(Vec, Coefficients)   the same with parameters

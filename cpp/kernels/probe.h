@@ -31,6 +31,7 @@ inline float read_streams(const float* data, int64_t floats, int64_t ahead) {
     }
   }
   for (int64_t i = Streams * stream; i < floats; i += kLanes) sum[0] = add(sum[0], load(data + i));
+#pragma GCC unroll 8
   for (int slot = 1; slot < kReadSlots; ++slot) sum[0] = add(sum[0], sum[slot]);
   float lanes[kLanes], total = 0.0f;
   store(lanes, sum[0]);
@@ -55,21 +56,24 @@ float probe_read(const float* data, int64_t floats, int variant) {
   }
 }
 
-// `steps` times twelve multiply-adds; none waits for another. Two units times a latency of four
-// cycles need eight (AVX2, AVX-512); twelve also fit the 16 registers of AVX2. Returns the flops
-// and stores what they gave in `result`.
+// `steps` times as many multiply-adds as a rows_tile has sums, twelve at least; none waits for
+// another. Two units times a latency of four cycles need eight, four units (some ARM64) 16. Returns
+// the flops and stores what they gave in `result`.
 double probe_fma(int64_t steps, float* result) {
-  constexpr int kChains = 12;
+  constexpr int kChains = kRowsOutputs[3] < 4 ? 12 : 3 * static_cast<int>(kRowsOutputs[3]);
   Vec sum[kChains];
-#pragma GCC unroll 12
+#pragma GCC unroll 24
   for (int i = 0; i < kChains; ++i) sum[i] = broadcast(static_cast<float>(i));
-  // Each chain tends to 1: no subnormal, no overflow. The compiler must not know the value.
-  const volatile float half = 0.5f;
-  const Vec a = broadcast(half), b = broadcast(half);
+  // What is added is so small that no chain changes: no subnormal, no overflow. The compiler must
+  // not know the value.
+  const volatile float small = 0x1p-30f;
+  const Vec a = broadcast(small);
   for (int64_t step = 0; step < steps; ++step) {
-#pragma GCC unroll 12
-    for (int i = 0; i < kChains; ++i) sum[i] = fma(sum[i], a, b);
+#pragma GCC unroll 24
+    for (int i = 0; i < kChains; ++i) sum[i] = fma(sum[i], a, sum[i]);
   }
+  // Unrolled too, so that no chain needs a place in memory.
+#pragma GCC unroll 24
   for (int i = 1; i < kChains; ++i) sum[0] = add(sum[0], sum[i]);
   store_first(result, sum[0], 1);
   return 2.0 * kChains * kLanes * static_cast<double>(steps);

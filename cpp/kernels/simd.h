@@ -4,6 +4,7 @@
 //
 //   simd_avx512.h    16 floats   registers hold tables
 //   simd_avx2.h       8 floats
+//   simd_neon.h       4 floats
 //   simd_portable.h   4 floats   the compiler's own vectors: SSE2, NEON; multiply-adds round twice
 //
 // CMake says which by the macro MLPBANK_ISA, which also names the namespace. The anonymous

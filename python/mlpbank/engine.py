@@ -79,7 +79,7 @@ def as_threads(num_threads: int | None) -> int:
 
 
 def available_isas() -> list[str]:
-    """Return the instruction sets of this machine, fastest first: of avx512, avx2 and portable."""
+    """Return the instruction sets of this machine, fastest first: avx512, avx2, neon, portable."""
     return _core.available_isas()
 
 
@@ -90,7 +90,7 @@ class Engine:
     ----------
     num_threads : int, optional
         The most threads of one call. The default is `cpu_budget`, which is also the upper bound.
-    isa : {"avx512", "avx2", "portable"}, optional
+    isa : {"avx512", "avx2", "neon", "portable"}, optional
         The default is the fastest instruction set of this machine. The environment variable
         MLPBANK_ISA lowers it.
 

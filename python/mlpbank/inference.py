@@ -40,8 +40,8 @@ class BatchedInference:
     -----
     Every output is the bias plus one fused multiply-add per input in ascending order, in float32.
     So a row gives the same bits through the same model in every call, whatever else the call
-    computes, with any number of threads, and with AVX2 as with AVX-512. The portable instruction
-    set may differ by rounding.
+    computes, with any number of threads, and with AVX2 and NEON as with AVX-512. The portable
+    instruction set may differ by rounding.
 
     Any number of threads may call `forward` at once, while others load, unload and grow. `forward`
     releases the GIL and never waits for a load. Each call sees each model as one load left it. A

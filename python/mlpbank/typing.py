@@ -41,7 +41,7 @@ Dtype = DtypeName | np.dtype[Any] | type[np.generic]
 Layout = Literal["auto", "panel", "lane"]
 """How weights lie in memory."""
 
-Isa = Literal["avx512", "avx2", "portable"]
+Isa = Literal["avx512", "avx2", "neon", "portable"]
 """Instruction sets."""
 
 Missing = Literal["error", "nan", "fallback"]

@@ -40,6 +40,7 @@ CHECKS = (
     "arrow_hostile_test",
     "arrow_test",
     "bank_test",
+    "bits_test",
     "core_test",
     "kernel_test",
     "keys_test",
@@ -91,7 +92,7 @@ def kernel_object(build: Path, isa: str) -> str:
     return str(objects[0])
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "neon"])
 def test_each_kernel_object_has_one_external_symbol(core_build: Path, isa: str) -> None:
     """More would be code compiled for one instruction set that the linker could keep for all."""
     path = kernel_object(core_build, isa)
@@ -102,7 +103,7 @@ def test_each_kernel_object_has_one_external_symbol(core_build: Path, isa: str) 
     assert symbols in ([f"D mlpbank::kernel_{isa}"], [f"R mlpbank::kernel_{isa}"])
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "neon"])
 def test_no_kernel_object_runs_code_at_import(core_build: Path, isa: str) -> None:
     command = [program("readelf"), "-SW", kernel_object(core_build, isa)]
     sections = subprocess.run(command, capture_output=True, text=True, check=True).stdout

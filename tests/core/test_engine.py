@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,22 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_available_isas_are_in_order_of_preference() -> None:
-    order = ["avx512", "avx2", "portable"]
+    order = ["avx512", "avx2", "neon", "portable"]
     assert list(ISAS) == [isa for isa in order if isa in ISAS]
     assert ISAS[-1] == "portable"
 
 
 def test_available_isas_are_those_of_the_cpu() -> None:
+    if platform.machine() == "aarch64":
+        assert ISAS == ("neon", "portable")
+        return
     with open("/proc/cpuinfo") as file:
         flags = next((line.split(":")[1].split() for line in file if line.startswith("flags")), [])
     assert ("avx2" in ISAS) == {"avx2", "fma"}.issubset(flags)
     assert ("avx512" in ISAS) == {"avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"}.issubset(
         flags
     )
+    assert "neon" not in ISAS
 
 
 def test_the_fastest_is_the_default() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -14,9 +15,10 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 QEMU = shutil.which("qemu-x86_64")
-pytestmark = pytest.mark.skipif(
-    QEMU is None, reason="qemu-x86_64 (package qemu-user) is not installed"
-)
+pytestmark = [
+    pytest.mark.skipif(QEMU is None, reason="qemu-x86_64 (package qemu-user) is not installed"),
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="these CPUs are of x86-64"),
+]
 
 # The oldest CPU that NumPy's wheels run on, one with AVX2, and one with AVX but neither AVX2 nor
 # FMA.

@@ -3,7 +3,8 @@
 //   TEST(name) { CHECK(1 + 1 == 2); }
 //
 // Each file is a program of its own that runs its tests in the order in which they are written and
-// exits with 1 at the first check that fails. Arguments choose the tests whose name contains one.
+// exits with 1 at the first check that fails. Arguments choose the tests whose name contains one;
+// those that begin with a minus leave tests out.
 #pragma once
 
 #include <cstdio>
@@ -54,12 +55,22 @@ struct Test {
   [[maybe_unused]] static const bool is_registered_##name = Test::add(#name, name); \
   static void name()
 
+inline bool is_chosen(const char* name, int argc, char** argv) {
+  bool any = false, named = false;
+  for (int i = 1; i < argc; ++i) {
+    const bool left_out = argv[i][0] == '-';
+    const bool contains = std::strstr(name, argv[i] + left_out) != nullptr;
+    if (left_out && contains) return false;
+    any = any || !left_out;
+    named = named || contains;
+  }
+  return named || !any;
+}
+
 inline int run_tests(int argc, char** argv) {
   int count = 0;
   for (const Test& test : Test::all()) {
-    bool chosen = argc <= 1;
-    for (int i = 1; i < argc; ++i) chosen = chosen || std::strstr(test.name, argv[i]) != nullptr;
-    if (!chosen) continue;
+    if (!is_chosen(test.name, argc, argv)) continue;
     std::fprintf(stderr, "%s\n", test.name);
     test.run();
     ++count;
