@@ -1,6 +1,10 @@
 // Engine: the kernels in order of preference, the check of this CPU, the override.
 #include "engine/engine.h"
 
+#if defined(__x86_64__)
+#  include <cpuid.h>
+#endif
+
 #include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
@@ -22,6 +26,14 @@ struct Candidate {
   bool (*supported)();
 };
 
+#if defined(__x86_64__)
+// Clang before 19 has no __builtin_cpu_supports("f16c").
+bool has_f16c() {
+  unsigned eax, ebx, ecx = 0, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 // In order of preference. __builtin_cpu_supports also asks whether the operating system saves the
 // registers.
 const Candidate kCandidates[] = {
@@ -33,10 +45,7 @@ const Candidate kCandidates[] = {
               __builtin_cpu_supports("fma");
      }},
     {&kernel_avx2,
-     [] {
-       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-              __builtin_cpu_supports("f16c");
-     }},
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }},
 #endif
     {&kernel_portable, [] { return true; }},
 };
@@ -66,6 +75,12 @@ std::vector<std::string> available_isas() {
   for (const Candidate& candidate : kCandidates) {
     if (candidate.supported()) names.emplace_back(candidate.kernel->isa);
   }
+  return names;
+}
+
+std::vector<std::string> compiled_isas() {
+  std::vector<std::string> names;
+  for (const Candidate& candidate : kCandidates) names.emplace_back(candidate.kernel->isa);
   return names;
 }
 

@@ -1,6 +1,5 @@
 // Every change with its n-th allocation refused, for n = 0, 1, 2, ... until none is: each is done,
 // or nothing has changed and the same change then succeeds.
-#include <omp.h>
 
 #include <atomic>
 #include <chrono>
@@ -299,7 +298,6 @@ TEST(bank_changes_or_stays) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  unsetenv("MLPBANK_ISA"), unsetenv("MLPBANK_NUM_THREADS"), unsetenv("OMP_NUM_THREADS");
-  omp_set_num_threads(4);  // OpenMP has counted the CPUs by itself
+  use_four_cpus();
   return run_tests(argc, argv);
 }
