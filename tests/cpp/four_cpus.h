@@ -11,12 +11,15 @@
 #  include <omp.h>
 #endif
 
-// A definition in the program goes before libc's.
-extern "C" int sched_getaffinity(pid_t, size_t size, cpu_set_t* set) noexcept {
+#ifdef __linux__
+// A definition in the program goes before libc's, and throws as little as libc says.
+constexpr bool kThrowsNothing = noexcept(sched_getaffinity(0, 0, nullptr));
+extern "C" int sched_getaffinity(pid_t, size_t size, cpu_set_t* set) noexcept(kThrowsNothing) {
   std::memset(set, 0, size);
   for (int cpu = 0; cpu < 4; ++cpu) CPU_SET_S(cpu, size, set);
   return 0;
 }
+#endif
 
 // OpenMP has counted the CPUs by itself. It keeps its number for each thread, and Clang's forgets
 // it in a forked child.

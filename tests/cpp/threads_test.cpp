@@ -26,6 +26,7 @@
 
 using namespace mlpbank;
 
+#ifdef __GLIBC__
 namespace {
 
 std::atomic<int> created{0};                         // threads, those that were refused included
@@ -44,6 +45,7 @@ extern "C" [[gnu::visibility("default")]] int pthread_create(pthread_t* thread,
   if (number >= first_refused && number <= last_refused) return EAGAIN;
   return original(thread, attributes, run, argument);
 }
+#endif
 
 namespace {
 
@@ -133,6 +135,7 @@ TEST(forked_child_shares_out_its_work) {
   busy.join();
 }
 
+#  ifdef __GLIBC__
 // How many threads were at work at once.
 int most_at_work() {
   std::atomic<int> inside{0}, most{0};
@@ -146,7 +149,7 @@ int most_at_work() {
 }
 
 // While the system refuses threads, calls use the granted ones; later calls have all helpers. Of
-// the created threads, `first` to `last` are refused. The first created thread starts the others.
+// the created threads, `first` to `last` are refused. With OpenMP the first one starts the others.
 void check_refused_helpers_are_asked_for_again(int first, int last, int granted) {
   const int expected = std::min(4, cpu_budget().threads);
   if (expected < 4) return;  // a cgroup's quota
@@ -181,6 +184,7 @@ TEST(refused_helpers_are_asked_for_again) {
   check_refused_helpers_are_asked_for_again(2, 2, 1);
   check_refused_helpers_are_asked_for_again(3, 3, 2);
 }
+#  endif
 
 #endif
 
