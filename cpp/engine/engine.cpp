@@ -1,15 +1,14 @@
 // Engine: the kernels in order of preference, the check of this CPU, the override.
 #include "engine/engine.h"
 
-#if defined(__x86_64__)
-#  include <cpuid.h>
-#endif
-
 #include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 
 #include "engine/threads.h"
+#if defined(__x86_64__)
+#  include "engine/cpu_x86.h"
+#endif
 
 namespace mlpbank {
 
@@ -26,26 +25,11 @@ struct Candidate {
   bool (*supported)();
 };
 
-#if defined(__x86_64__)
-// Clang before 19 has no __builtin_cpu_supports("f16c").
-bool has_f16c() {
-  unsigned eax, ebx, ecx = 0, edx;
-  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
-}
-#endif
-
-// In order of preference. __builtin_cpu_supports also asks whether the operating system saves the
-// registers.
+// In order of preference.
 const Candidate kCandidates[] = {
 #if defined(__x86_64__)
-    {&kernel_avx512,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-              __builtin_cpu_supports("fma");
-     }},
-    {&kernel_avx2,
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }},
+    {&kernel_avx512, [] { return cpu_features().avx512; }},
+    {&kernel_avx2, [] { return cpu_features().avx2; }},
 #endif
     {&kernel_portable, [] { return true; }},
 };
