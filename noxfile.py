@@ -134,6 +134,13 @@ def arm(session: nox.Session) -> None:
 
 
 @nox.session
+def compilers(session: nox.Session) -> None:
+    """Build and check with every compiler found; arguments after -- choose by parts of names."""
+    session.install("cmake>=3.25", "ninja", "ziglang")
+    session.run("python", "tools/compilers.py", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Check the documentation: every Python example in it runs."""
     install_editable(session, "test-all")

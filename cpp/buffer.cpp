@@ -23,7 +23,9 @@ AlignedBuffer::AlignedBuffer(int64_t floats) : floats_(floats) {
   if (rounded < bytes) throw std::bad_alloc();
   data_ = static_cast<float*>(std::aligned_alloc(align, std::max(rounded, align)));
   if (data_ == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)                                         // of Linux
   if (align == kHugePage) madvise(data_, rounded, MADV_HUGEPAGE);  // may be refused without harm
+#endif
   std::memset(data_, 0, bytes);
 }
 

@@ -49,6 +49,7 @@ ALLOWED_SKIPS = (
     r"there is no (avx2|avx512|neon) on this kind of CPU",
     r"the mode is set as x86-64 has it",
     r"these CPUs are of x86-64",
+    r"this machine has no other compiler",
     r"\w+ is not set up for \w+",  # a peer of the benchmark that lacks an activation
     r"could not import 'openvino'",  # in the extra `bench` alone
     r"only root can become a user without other processes",

@@ -1,6 +1,10 @@
 // From columns to rows, a few rows of all columns at a time, so that what is written stays in L1.
 #include "arrow/numbers.h"
 
+#if defined(__x86_64__)
+#  include <xmmintrin.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -173,10 +177,9 @@ void write_rows(const NumberColumn& column, int64_t begin, int64_t end, const do
 void copy_row(const void* from, int64_t bytes, bool streams, void* to) {
 #if defined(__x86_64__)
   if (streams) {
-    using Quad = float __attribute__((vector_size(16)));
-    const auto* const quads = static_cast<const Quad*>(from);
+    const auto* const source = static_cast<const float*>(from);
     auto* const target = static_cast<float*>(to);
-    for (int64_t i = 0; i < bytes / 16; ++i) __builtin_ia32_movntps(target + 4 * i, quads[i]);
+    for (int64_t i = 0; i < bytes / 4; i += 4) _mm_stream_ps(target + i, _mm_load_ps(source + i));
     return;
   }
 #else
@@ -188,7 +191,7 @@ void copy_row(const void* from, int64_t bytes, bool streams, void* to) {
 // Makes what was written past the caches visible to other threads.
 void finish_streaming() {
 #if defined(__x86_64__)
-  __builtin_ia32_sfence();
+  _mm_sfence();
 #endif
 }
 

@@ -5,15 +5,12 @@
 #include <cstring>
 #include <string_view>
 
+#include "prefetch.h"
+
 namespace mlpbank {
 
-// Asks for the cache line of an address. Any address may be given.
-inline void prefetch_line(const void* address) {
-  __builtin_prefetch(address, 0, 3);
-  // GCC 12 takes a function that only prefetches for one without effects, and drops its calls.
-  __asm__ volatile("");
-}
-inline void prefetch_line(const char* from, uint64_t offset) {
+// Any offset may be given.
+inline void prefetch_line_at(const char* from, uint64_t offset) {
   prefetch_line(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + offset));
 }
 

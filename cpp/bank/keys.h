@@ -134,8 +134,8 @@ class KeyTable {
   }
   void prefetch_key(int64_t slot) const {
     if (key_type_ == KeyType::number) return;
-    prefetch_line(strings_.bytes, strings_.offsets[slot]);
-    prefetch_line(strings_.bytes, strings_.offsets[slot + 1] - 1);
+    prefetch_line_at(strings_.bytes, strings_.offsets[slot]);
+    prefetch_line_at(strings_.bytes, strings_.offsets[slot + 1] - 1);
   }
   bool holds(int64_t slot, const KeyView& key) const {
     return key_type_ == KeyType::number ? ints_.holds(slot, key.number)

@@ -109,7 +109,7 @@ class SlotMap::Pipeline {
     if (index_ != nullptr) state.entry = index_->candidate(state.hash);
     if (state.entry != nullptr) {
       prefetch_line(state.entry);
-      prefetch_line(reinterpret_cast<const char*>(state.entry), sizeof(Entry) - 1);
+      prefetch_line_at(reinterpret_cast<const char*>(state.entry), sizeof(Entry) - 1);
     } else if (table_ != nullptr) {
       state.slot = table_->candidate(state.table_hash);
       if (state.slot >= 0 && state.slot < table_->count()) table_->prefetch_place(state.slot);

@@ -1,5 +1,7 @@
 // cpu_budget() of threads.h: what the environment, the affinity mask and cgroups allow.
-#include <sched.h>
+#if defined(__linux__)
+#  include <sched.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -39,9 +41,11 @@ int openmp_variable() {  // may be a list, "4,2": one number for each nesting le
 }
 
 int affinity_cpus() {
+#if defined(__linux__)
   cpu_set_t set;
   // Fails on machines with more CPUs than cpu_set_t has bits (1024).
   if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 

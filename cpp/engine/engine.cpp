@@ -6,6 +6,9 @@
 #include <stdexcept>
 
 #include "engine/threads.h"
+#if defined(__x86_64__)
+#  include "engine/cpu_x86.h"
+#endif
 
 namespace mlpbank {
 
@@ -24,21 +27,11 @@ struct Candidate {
   bool (*supported)();
 };
 
-// In order of preference. __builtin_cpu_supports also asks whether the operating system saves the
-// registers.
+// In order of preference.
 const Candidate kCandidates[] = {
 #if defined(__x86_64__)
-    {&kernel_avx512,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-              __builtin_cpu_supports("fma");
-     }},
-    {&kernel_avx2,
-     [] {
-       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-              __builtin_cpu_supports("f16c");
-     }},
+    {&kernel_avx512, [] { return cpu_features().avx512; }},
+    {&kernel_avx2, [] { return cpu_features().avx2; }},
 #elif defined(__aarch64__)
     {&kernel_neon, [] { return true; }},
 #endif
@@ -70,6 +63,12 @@ std::vector<std::string> available_isas() {
   for (const Candidate& candidate : kCandidates) {
     if (candidate.supported()) names.emplace_back(candidate.kernel->isa);
   }
+  return names;
+}
+
+std::vector<std::string> compiled_isas() {
+  std::vector<std::string> names;
+  for (const Candidate& candidate : kCandidates) names.emplace_back(candidate.kernel->isa);
   return names;
 }
 

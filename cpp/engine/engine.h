@@ -12,6 +12,9 @@ namespace mlpbank {
 // always "portable".
 std::vector<std::string> available_isas();
 
+// Those that were compiled, in the same order. This CPU may lack some.
+std::vector<std::string> compiled_isas();
+
 // The kernel to use. An empty `isa` takes the fastest. The environment variable MLPBANK_ISA sets an
 // upper bound: it can only lower the choice. Throws std::invalid_argument for a name that is
 // unknown, not available here or above the bound.

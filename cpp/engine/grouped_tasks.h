@@ -158,14 +158,12 @@ class GroupedTasks {
 
   // A kernel prefetches the next model while it reads this one; models as short as that have been
   // read before anything comes of it.
-  MLPBANK_INLINE void prefetch_model(const Bytes* model) const {
+  void prefetch_model(const Bytes* model) const {
     if (context_.panel_plan.block_bytes > kShortModel) return;
-    for (int64_t i = 0; i < context_.panel_plan.block_bytes; i += 64) {
-      __builtin_prefetch(model + i);
-    }
+    for (int64_t i = 0; i < context_.panel_plan.block_bytes; i += 64) prefetch_line(model + i);
   }
   // The first models that a task reads.
-  MLPBANK_INLINE void prefetch_models(Task task) const {
+  void prefetch_models(Task task) const {
     if (task >= static_cast<int64_t>(blocks_.size())) return;
     const Block& block = found(task);
     if (context_.block_models == 1) return prefetch_model(block.address);
@@ -177,7 +175,7 @@ class GroupedTasks {
   const Bytes* model(const Twin* twin, int64_t position) const {
     return twin->model(grouping_.slot(position) % kTileModels, context_.panel_plan.block_bytes);
   }
-  MLPBANK_INLINE void prefetch_entry(int64_t position) const {
+  void prefetch_entry(int64_t position) const {
     if (position >= entries_) return;
     const int64_t entry = grouping_.entry(position);
     prefetch_row(x_.at(entry), x_.floats);

@@ -132,7 +132,7 @@ template <class Keys, class Digit>
 void move_keys(Keys keys, Digit digit, int64_t begin, int64_t end, uint32_t* place, uint64_t* to) {
   int64_t i = begin;
   for (; i + kEntriesAhead < end; ++i) {
-    __builtin_prefetch(to + place[digit(keys[i + kEntriesAhead])], 1);
+    prefetch_line_to_write(to + place[digit(keys[i + kEntriesAhead])]);
     const uint64_t key = keys[i];
     to[place[digit(key)]++] = key;
   }

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "prefetch.h"
+
 namespace mlpbank {
 
 // What lies so many entries ahead is prefetched: enough for memory's latency. With 16, calls take
@@ -20,32 +22,28 @@ struct Rows {
   int64_t floats;
 };
 
-// Always inlined: GCC takes a function that only prefetches for one that does nothing, and leaves
-// its calls out.
-#define MLPBANK_INLINE __attribute__((always_inline)) inline
-
 // The first lines of a row, into L2; the CPU itself goes on with those of a long one. (One as short
 // as a quarter of a line seldom lies in two.)
-template <int Write>
-MLPBANK_INLINE void prefetch_lines(const float* row, int64_t floats) {
+template <class Prefetch>
+inline void prefetch_lines(const float* row, int64_t floats, Prefetch prefetch) {
   constexpr int64_t kLineFloats = 16, kMost = 4 * kLineFloats;
-  __builtin_prefetch(row, Write, 2);
+  prefetch(row);
   if (floats <= kLineFloats / 4) return;
   const float* const last = row + (floats < kMost ? floats : kMost) - 1;
-  for (row += kLineFloats; row < last; row += kLineFloats) __builtin_prefetch(row, Write, 2);
-  __builtin_prefetch(last, Write, 2);
+  for (row += kLineFloats; row < last; row += kLineFloats) prefetch(row);
+  prefetch(last);
 }
-MLPBANK_INLINE void prefetch_row(const float* row, int64_t floats) {
-  prefetch_lines<0>(row, floats);
+inline void prefetch_row(const float* row, int64_t floats) {
+  prefetch_lines(row, floats, [](const void* line) { prefetch_line<2>(line); });
 }
-MLPBANK_INLINE void prefetch_row_to_write(const float* row, int64_t floats) {
-  prefetch_lines<1>(row, floats);
+inline void prefetch_row_to_write(const float* row, int64_t floats) {
+  prefetch_lines(row, floats, [](const void* line) { prefetch_line_to_write<2>(line); });
 }
 
 // Calls visit(floats), with a constant where rows are shortest: their copies then compile to a
 // move.
 template <class Visit>
-MLPBANK_INLINE void with_length(int64_t floats, Visit visit) {
+inline void with_length(int64_t floats, Visit visit) {
   switch (floats) {
     case 1:
       return visit(std::integral_constant<int64_t, 1>());
@@ -61,7 +59,7 @@ MLPBANK_INLINE void with_length(int64_t floats, Visit visit) {
 }
 
 // A memcpy for short rows: a call would take longer than copying.
-MLPBANK_INLINE void copy_row(const float* from, int64_t floats, float* to) {
+inline void copy_row(const float* from, int64_t floats, float* to) {
   constexpr int64_t kStep = 4, kShort = 64;
   if (floats <= kStep || floats > kShort) {
     std::memcpy(to, from, sizeof(float) * static_cast<std::size_t>(floats));

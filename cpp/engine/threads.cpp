@@ -1,13 +1,7 @@
-// One OpenMP team of helpers for the whole process serves all calls.
-//
-// It enters its parallel region once and stays there. A region for each call would end in a barrier
-// that waits for every thread of the team, also for one that another process keeps off its core
-// (measured in docs/internals.md, "One team of helpers"). One team also means one set of threads
-// for any number of callers, and a clean start in a forked child. Settings of OpenMP
-// (omp_set_num_threads, threadpoolctl) and calls from the user's own regions count at every call.
+// One team of helpers for the whole process serves all calls: one set of threads for any number of
+// callers, and a clean start in a forked child.
 #include "engine/threads.h"
 
-#include <omp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -16,17 +10,14 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <exception>
-#include <future>
 #include <memory>
 #include <mutex>
 #include <new>
-#include <system_error>
 #include <thread>
 #include <utility>
-#include <vector>
 
 #include "engine/float_mode.h"
+#include "engine/team.h"
 
 namespace mlpbank {
 namespace {
@@ -53,6 +44,15 @@ constexpr std::chrono::seconds kAskAgain{1}, kAskAgainAtMost{64};
 inline void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
+#endif
+}
+
+// The CPU that the calling thread runs on, -1 where the system does not tell.
+inline int current_cpu() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
 #endif
 }
 
@@ -102,7 +102,7 @@ class Job {
   }
 
   const bool is_long;
-  const int caller_cpu = sched_getcpu();
+  const int caller_cpu = current_cpu();
   int openings;  // helpers that may still join
   int joined = 0;
   std::atomic<int> helpers{0};
@@ -142,40 +142,14 @@ class BlockedSignals {
   sigset_t saved_;
 };
 
-// How many of `wanted` threads the system grants at once (RLIMIT_NPROC, a cgroup's limit of pids,
-// memory). libgomp ends the process when it is refused one, so they are tried first.
-int creatable_threads(int wanted) noexcept {
-  std::vector<std::thread> tried;
-  std::mutex all_started;
-  try {
-    tried.reserve(static_cast<std::size_t>(wanted));
-    const std::lock_guard lock(all_started);
-    while (static_cast<int>(tried.size()) < wanted) {
-      tried.emplace_back([&] { const std::lock_guard wait(all_started); });
-    }
-  } catch (const std::exception&) {  // system_error or bad_alloc
-  }
-  for (std::thread& thread : tried) thread.join();
-  return static_cast<int>(tried.size());
-}
-
 class Pool {
  public:
   // Starts up to `helpers` more helpers, as many as the system grants. Returns how many started.
-  // Throws std::bad_alloc before any has started.
+  // May throw std::bad_alloc before any has started.
   int start(int helpers) {
     if (helpers == 0) return 0;
-    std::promise<int> granted;
-    std::future<int> number = granted.get_future();
-    try {
-      const BlockedSignals blocked;
-      std::thread([this, helpers, promise = std::move(granted)]() mutable {
-        lead(helpers, promise);
-      }).detach();
-    } catch (const std::system_error&) {
-      return 0;
-    }
-    return number.get();
+    const BlockedSignals blocked;
+    return start_team(helpers, [](void* self) { static_cast<Pool*>(self)->serve(); }, this);
   }
 
   // Whether a call of this length may wake helpers that sleep.
@@ -219,27 +193,12 @@ class Pool {
   }
 
  private:
-  // Runs on the first helper and starts the rest.
-  void lead(int helpers, std::promise<int>& granted) {
-    const int others = creatable_threads(helpers - 1);
-    granted.set_value(1 + others);
-    // A thread still counts for a moment after join(), which matters next to the limit.
-    if (others > 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-#if defined(__SANITIZE_THREAD__)  // ThreadSanitizer sees plain threads only
-    for (int i = 0; i < others; ++i) std::thread([this] { serve(); }).detach();
-    serve();
-#else
-#  pragma omp parallel num_threads(1 + others)
-    serve();
-#endif
-  }
-
   void serve() {
     bool crowded = false;
     while (true) {
       const auto [job, thread] = join(crowded);
       job->run(thread);
-      crowded = !job->is_long && sched_getcpu() == job->caller_cpu;
+      crowded = !job->is_long && job->caller_cpu >= 0 && job->caller_cpu == current_cpu();
       const std::lock_guard lock(mutex_);
       // The job may be gone as soon as its last helper has left.
       const bool last = job->helpers.fetch_sub(1, std::memory_order_release) == 1;
@@ -349,12 +308,14 @@ class Share {
 void run_chunks(int threads, const ChunkedWork& work, ChunkBody body, void* context) {
   if (work.tasks <= 0) return;
   const int64_t chunks = (work.tasks + work.chunk - 1) / work.chunk;
-  threads = static_cast<int>(std::min<int64_t>({threads, chunks, omp_get_max_threads()}));
+  threads = static_cast<int>(std::min<int64_t>(threads, chunks));
   const auto alone = [&] {
     const DefaultFloatMode mode;
     body(context, 0, work.tasks);
   };
-  if (threads <= 1 || work.nanoseconds < kShareNanoseconds || omp_in_parallel()) return alone();
+  if (threads <= 1 || work.nanoseconds < kShareNanoseconds) return alone();
+  threads = std::min(threads, team_limit());
+  if (threads <= 1) return alone();
   Pool& helpers = the_pool();
   const Share share(threads);
   const bool wake = share.threads() > 1 && helpers.may_wake(work.nanoseconds);

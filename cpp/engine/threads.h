@@ -1,5 +1,4 @@
-// How many threads may work (cpu_budget.cpp), and sharing work out among them (threads.cpp, the
-// only file that knows OpenMP).
+// How many threads may work (cpu_budget.cpp), and sharing work out among them (threads.cpp).
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,7 @@
 // From the inside out: a tile keeps its sums in registers; tiles cover the panels of a layer; a
 // pass carries some rows through all layers; a kernel call is as many passes as its rows need.
 //
-// A tile keeps all its accumulators in registers. GCC 12 does so only when a pragma unrolls every
+// A tile keeps all its accumulators in registers. GCC does so only when a pragma unrolls every
 // loop over them; otherwise they go through the stack, at half the speed.
 #include "kernels/kernel.h"
 

@@ -82,10 +82,11 @@ inline Vec int_shift_right(Vec a) {
   return from_bits(bits(a) >> N);
 }
 
-inline Vec zip_low(Vec a, Vec b) { return {__builtin_shufflevector(a.v, b.v, 0, 4, 1, 5)}; }
-inline Vec zip_high(Vec a, Vec b) { return {__builtin_shufflevector(a.v, b.v, 2, 6, 3, 7)}; }
-inline Vec zip_low_pairs(Vec a, Vec b) { return {__builtin_shufflevector(a.v, b.v, 0, 1, 4, 5)}; }
-inline Vec zip_high_pairs(Vec a, Vec b) { return {__builtin_shufflevector(a.v, b.v, 2, 3, 6, 7)}; }
+// Spelled out: GCC 11 has no __builtin_shufflevector, and each of these is one instruction as well.
+inline Vec zip_low(Vec a, Vec b) { return {Float4{a.v[0], b.v[0], a.v[1], b.v[1]}}; }
+inline Vec zip_high(Vec a, Vec b) { return {Float4{a.v[2], b.v[2], a.v[3], b.v[3]}}; }
+inline Vec zip_low_pairs(Vec a, Vec b) { return {Float4{a.v[0], a.v[1], b.v[0], b.v[1]}}; }
+inline Vec zip_high_pairs(Vec a, Vec b) { return {Float4{a.v[2], a.v[3], b.v[2], b.v[3]}}; }
 template <int N>
 inline Vec load_quads(const float* p, int64_t) {
   Vec a = {};

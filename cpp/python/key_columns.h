@@ -175,7 +175,7 @@ std::pair<Integers, int64_t> find_plain(int64_t count, Read read, Run run, FindM
 // Asks for an object with its text: that of a short str lies behind its first 48 bytes at most.
 inline void prefetch_object(PyObject* object) {
   prefetch_line(object);
-  prefetch_line(reinterpret_cast<const char*>(object), 48);
+  prefetch_line_at(reinterpret_cast<const char*>(object), 48);
 }
 
 // Looks up keys of a list, with the GIL: to hold all of its objects, so that nobody can drop them,

@@ -7,13 +7,22 @@
 #include "engine/engine.h"
 #include "engine/float_mode.h"
 #include "engine/roofline.h"
+#include "engine/team.h"
 #include "engine/threads.h"
 #include "python/gil.h"
 #include "python/register.h"
 
 namespace py = pybind11;
 
+#if defined(__clang__)
+constexpr char kCompiler[] = "Clang " __clang_version__;
+#else
+constexpr char kCompiler[] = "GCC " __VERSION__;
+#endif
+
 void mlpbank::register_machine(py::module_& m) {
+  m.attr("compiler") = kCompiler;
+  m.attr("team_kind") = kTeamKind;
   py::class_<CpuBudget>(m, "CpuBudget")
       .def_readonly("threads", &CpuBudget::threads)
       .def_readonly("reason", &CpuBudget::reason)
@@ -25,6 +34,7 @@ void mlpbank::register_machine(py::module_& m) {
   m.def("cgroup_cpus", &cgroup_cpus, py::arg("root") = "");
 
   m.def("available_isas", &available_isas);
+  m.def("compiled_isas", &compiled_isas);
   m.def("read_bandwidth", &read_bandwidth, py::arg("nbytes"), py::arg("num_threads"),
         py::arg("repeats"), py::call_guard<ReleasedGil>());
   m.def("fma_peak", &fma_peak, py::arg("isa"), py::arg("num_threads"),

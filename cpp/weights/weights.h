@@ -27,6 +27,7 @@
 #include "buffer.h"
 #include "fork_lock.h"
 #include "mapped_pages.h"
+#include "prefetch.h"
 #include "weights/architecture.h"
 #include "weights/epochs.h"
 #include "weights/layout.h"
@@ -160,9 +161,7 @@ class BatchedWeights {
                                weights_.retired_twins_);
     }
     // Brings what find_twin(i) reads into the cache.
-    __attribute__((always_inline)) void prefetch_twin(int64_t i) const {
-      __builtin_prefetch(table_->twins.find(i));
-    }
+    void prefetch_twin(int64_t i) const { prefetch_line(table_->twins.find(i)); }
     bool all_loaded() const { return weights_.num_loaded_.load() == weights_.num_models(); }
 
    private:

@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-
-# NumPy imports numpy.ma when it is first needed; a fork at that moment would hang.
-from numpy.ma import MaskedArray
 
 from mlpbank import _core
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError
@@ -36,6 +34,16 @@ def in_default_mode(function: F) -> F:
         return _core.in_default_mode(function, *args, **kwargs)
 
     return run  # type: ignore[return-value]
+
+
+def is_masked(values: Any) -> bool:
+    """Return whether an object is a masked array of NumPy.
+
+    numpy.ma is not imported for that: it takes long, and a fork meanwhile would hang. Where there
+    is such an array, it has been imported.
+    """
+    masked = getattr(sys.modules.get("numpy.ma.core"), "MaskedArray", None)
+    return masked is not None and isinstance(values, masked)
 
 
 def as_array(values: Any, name: str) -> npt.NDArray[Any]:
@@ -83,7 +91,7 @@ def _readable(values: Any, name: str, depth: int) -> Any:
         if _is_plain(values, depth):
             return values
         return [_readable(value, name, depth - 1) for value in values]
-    if isinstance(values, MaskedArray):
+    if is_masked(values):
         # NumPy would silently drop the mask and use the values under it.
         raise InvalidTypeError(
             f"{name}: expected an array without mask, got a masked array; fill it first"
@@ -285,7 +293,7 @@ def check_out(
     ValueError
         It has another shape, is not C-contiguous, aligned and writeable, or overlaps an input.
     """
-    if not isinstance(out, np.ndarray) or isinstance(out, MaskedArray) or out.dtype != _FLOAT32:
+    if not isinstance(out, np.ndarray) or is_masked(out) or out.dtype != _FLOAT32:
         got = f"dtype {out.dtype}" if type(out) is np.ndarray else type(out).__name__
         raise InvalidTypeError(f"out: expected a float32 NumPy array, got {got}")
     if out.shape != shape:

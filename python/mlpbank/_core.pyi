@@ -1,7 +1,7 @@
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextvars import Context
-from typing import Any, TypeVar, final
+from typing import Any, Literal, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ from mlpbank.typing import DtypeName, Missing
 _T = TypeVar("_T")
 
 # The machine (register_machine.cpp).
+
+compiler: str
+team_kind: Literal["OpenMP", "standard library"]
 
 class CpuBudget:
     @property
@@ -30,6 +33,7 @@ def cpu_budget(root: str = ...) -> CpuBudget: ...
 def cgroup_cpus(root: str = ...) -> float: ...
 def in_default_mode(function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T: ...
 def available_isas() -> list[str]: ...
+def compiled_isas() -> list[str]: ...
 def read_bandwidth(nbytes: int, num_threads: int, repeats: int) -> float: ...
 def fma_peak(isa: str, num_threads: int) -> float: ...
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.ma import MaskedArray
 
 from mlpbank import _core
-from mlpbank._arrays import as_array, as_int64
+from mlpbank._arrays import as_array, as_int64, is_masked
 from mlpbank._arrow import arrow_table, is_arrow
 from mlpbank._keys import (
     MAX_PARTS,
@@ -178,7 +177,7 @@ def listed(keys: Any) -> Any:
     """
     if type(keys) is list:
         return keys
-    if isinstance(keys, np.ndarray) and not isinstance(keys, MaskedArray):
+    if isinstance(keys, np.ndarray) and not is_masked(keys):
         return _array(keys)
     if (parts := _parts_of(keys)) is not None:
         return _tuples(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -39,7 +39,7 @@ def make_table(keys: Any) -> Table:
         raise InvalidTypeError(
             f"keys: expected str, int or tuples of them, got {dtype}; use int or str"
         )
-    seed = secrets.token_bytes(_SEED_BYTES)
+    seed = os.urandom(_SEED_BYTES)
     kind: Any = int if isinstance(values, np.ndarray) else _core.type_of_keys(values)
     if isinstance(values, list) and (kind is None or None in values):
         values = _stored(values)
@@ -121,7 +121,7 @@ def empty_table(kind: Any) -> Table:
     if kind is str:
         return make_table([])
     none = np.zeros(1, np.uint64), np.empty(0, np.uint8), np.zeros(2, np.uint32)
-    return _core.TupleTable(*none, secrets.token_bytes(_SEED_BYTES), kind)
+    return _core.TupleTable(*none, os.urandom(_SEED_BYTES), kind)
 
 
 def table_keys(table: Table) -> Sequence[Any]:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.ma import masked
 
 from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Key
@@ -157,14 +156,16 @@ def is_arrow_scalar(value: Any) -> bool:
 
 def is_missing(value: Any) -> bool:
     """Return whether a value stands for nothing: None, NaN, NaT, pandas' NA, a masked entry."""
-    if value is None or value is masked:
+    if value is None:
         return True
     if isinstance(value, (float, np.floating)):
         return math.isnan(value)
     if isinstance(value, (np.datetime64, np.timedelta64)):
         return bool(np.isnat(value))
     kind = type(value)
-    return kind.__name__ in ("NAType", "NaTType") and kind.__module__.startswith("pandas.")
+    return (kind.__name__ in ("NAType", "NaTType") and kind.__module__.startswith("pandas.")) or (
+        kind.__name__ == "MaskedConstant" and kind.__module__.startswith("numpy.ma")
+    )
 
 
 def remedy(key: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -70,6 +71,61 @@ def test_core_under_address_and_undefined_behaviour_sanitizers(build_core: Build
         check_passes(
             folder / name, ASAN_OPTIONS="detect_leaks=1", UBSAN_OPTIONS="print_stacktrace=1"
         )
+
+
+@pytest.mark.slow
+def test_core_without_openmp(build_core: BuildCore) -> None:
+    folder = build_core("-DMLPBANK_OPENMP=OFF", *QUICK)
+    for name in CHECKS:
+        check_passes(folder / name)
+        command = [program("nm"), folder / name]
+        symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert not re.search(r"\b(GOMP_|__kmp|omp_)", symbols)
+
+
+def other_compilers() -> list[str]:
+    """Return the names of compilers of this machine that have their version in the name."""
+    names = [f"g++-{version}" for version in range(11, 20)]
+    names += [f"clang++-{version}" for version in range(14, 40)]
+    return [name for name in names if shutil.which(name)]
+
+
+@pytest.mark.slow
+def test_another_compiler_gives_the_same_bits(build_core: BuildCore) -> None:
+    """The oldest and the newest; `nox -s compilers` has all of them, at full optimisation."""
+    compilers = other_compilers()
+    if not compilers:
+        pytest.skip("this machine has no other compiler")
+    for compiler in {compilers[0], compilers[-1]}:
+        options = (f"-DCMAKE_CXX_COMPILER={compiler}", "-DMLPBANK_KERNEL_OPTIMIZATION=-O1")
+        folder = build_core(*options, "-DMLPBANK_OPENMP=OFF", target="kernel_test")
+        check_passes(folder / "kernel_test")
+
+
+@pytest.mark.parametrize(
+    ("family", "lie", "found"),
+    [("g++", "-D__GNUC__=10", "GNU 10."), ("clang++", "-D__clang_major__=13", "Clang 13.")],
+)
+def test_older_compilers_are_refused(
+    root: Path, tmp_path: Path, family: str, lie: str, found: str
+) -> None:
+    """One line says what is needed."""
+    names = [name for name in (family, *other_compilers()) if name.startswith(family)]
+    compiler = next(filter(shutil.which, names), None)
+    if compiler is None:
+        pytest.skip("this machine has no other compiler")
+    macro = lie.removeprefix("-D").partition("=")[0]
+    older = tmp_path / "older"
+    older.write_text(f'#!/bin/sh\nexec {compiler} -w -U{macro} {lie} "$@"\n')
+    older.chmod(0o755)
+    command = [program("cmake"), "-S", root, "-B", tmp_path / "build"]
+    done = subprocess.run(
+        [*command, f"-DCMAKE_CXX_COMPILER={older}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    said = " ".join(done.stderr.split())
+    assert "error: mlpbank needs GCC 11 or Clang 14 or later; " in said
+    assert f"is {found}" in said
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 // Every change with its n-th allocation refused, for n = 0, 1, 2, ... until none is: each is done,
 // or nothing has changed and the same change then succeeds.
-#include <omp.h>
 
 #include <atomic>
 #include <chrono>
@@ -46,12 +45,14 @@ void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+#ifdef __GLIBC__
 // Weights themselves. The definition in the program goes before libc's.
 extern "C" void* aligned_alloc(std::size_t alignment, std::size_t bytes) noexcept {
   if (refuse()) return nullptr;
   void* memory = nullptr;
   return posix_memalign(&memory, alignment, bytes) == 0 ? memory : nullptr;
 }
+#endif
 
 namespace {
 
@@ -299,7 +300,6 @@ TEST(bank_changes_or_stays) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  unsetenv("MLPBANK_ISA"), unsetenv("MLPBANK_NUM_THREADS"), unsetenv("OMP_NUM_THREADS");
-  omp_set_num_threads(4);  // OpenMP has counted the CPUs by itself
+  use_four_cpus();
   return run_tests(argc, argv);
 }

@@ -1,5 +1,4 @@
 // Calls by slot: whatever the mixture of rows and models, each row comes out as it does alone.
-#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
@@ -240,7 +239,6 @@ TEST(loads_after_calls_by_slot) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  unsetenv("MLPBANK_ISA"), unsetenv("MLPBANK_NUM_THREADS"), unsetenv("OMP_NUM_THREADS");
-  omp_set_num_threads(4);  // OpenMP has counted the CPUs by itself
+  use_four_cpus();
   return run_tests(argc, argv);
 }

@@ -1,7 +1,6 @@
 // Sharing work out, many callers at once, and loading beside predicting. Also runs under
 // ThreadSanitizer.
 #include <dlfcn.h>
-#include <omp.h>
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,6 +26,7 @@
 
 using namespace mlpbank;
 
+#ifdef __GLIBC__
 namespace {
 
 std::atomic<int> created{0};                         // threads, those that were refused included
@@ -45,6 +45,7 @@ extern "C" [[gnu::visibility("default")]] int pthread_create(pthread_t* thread,
   if (number >= first_refused && number <= last_refused) return EAGAIN;
   return original(thread, attributes, run, argument);
 }
+#endif
 
 namespace {
 
@@ -93,7 +94,7 @@ TEST(calls_share_the_budget) {
   constexpr int kCallers = 3;
   std::atomic<int> inside{0}, most{0};
   const auto call = [&] {
-    omp_set_num_threads(4);
+    raise_openmp_limit();
     for (int round = 0; round < 50; ++round) {
       parallel_for(4, {40, 1, kLong}, [&](int64_t, int64_t) {
         const int now = ++inside;
@@ -109,7 +110,7 @@ TEST(calls_share_the_budget) {
   CHECK(inside == 0 && most <= cpu_budget().threads - 1 + kCallers);
 }
 
-// ThreadSanitizer sees through neither forks of processes with threads nor OpenMP.
+// ThreadSanitizer does not see through forks of processes with threads.
 #ifndef __SANITIZE_THREAD__
 
 // A child has none of its parent's helpers. It starts its own, also when it was forked amid work.
@@ -123,6 +124,7 @@ TEST(forked_child_shares_out_its_work) {
     CHECK(child >= 0);
     if (child == 0) {
       alarm(60);  // ends a child that hangs
+      raise_openmp_limit();
       check_uses_the_threads_it_may();
       _exit(0);
     }
@@ -133,6 +135,7 @@ TEST(forked_child_shares_out_its_work) {
   busy.join();
 }
 
+#  ifdef __GLIBC__
 // How many threads were at work at once.
 int most_at_work() {
   std::atomic<int> inside{0}, most{0};
@@ -146,7 +149,7 @@ int most_at_work() {
 }
 
 // While the system refuses threads, calls use the granted ones; later calls have all helpers. Of
-// the created threads, `first` to `last` are refused. The first created thread starts the others.
+// the created threads, `first` to `last` are refused. With OpenMP the first one starts the others.
 void check_refused_helpers_are_asked_for_again(int first, int last, int granted) {
   const int expected = std::min(4, cpu_budget().threads);
   if (expected < 4) return;  // a cgroup's quota
@@ -154,6 +157,7 @@ void check_refused_helpers_are_asked_for_again(int first, int last, int granted)
   CHECK(child >= 0);
   if (child == 0) {
     alarm(60);
+    raise_openmp_limit();
     created = 0, first_refused = first, last_refused = last;
     const auto began = std::chrono::steady_clock::now();
     int most = most_at_work();
@@ -180,7 +184,11 @@ TEST(refused_helpers_are_asked_for_again) {
   check_refused_helpers_are_asked_for_again(2, 2, 1);
   check_refused_helpers_are_asked_for_again(3, 3, 2);
 }
+#  endif
 
+#endif
+
+#ifdef _OPENMP
 TEST(parallel_for_is_serial_inside_a_parallel_region) {
   std::atomic<int> wrong{0};
 #  pragma omp parallel num_threads(2)
@@ -356,7 +364,6 @@ TEST(epochs) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  unsetenv("MLPBANK_ISA"), unsetenv("MLPBANK_NUM_THREADS"), unsetenv("OMP_NUM_THREADS");
-  omp_set_num_threads(4);  // OpenMP has counted the CPUs by itself
+  use_four_cpus();
   return run_tests(argc, argv);
 }

@@ -24,7 +24,7 @@ def make(path: Path) -> None:
         }
 
     time = mock.patch("time.time", return_value=1_700_000_000.0)
-    with time, mock.patch("secrets.token_bytes", return_value=bytes(range(16))):
+    with time, mock.patch("os.urandom", return_value=bytes(range(16))):
         bank = Bank(
             Architecture([LayerSpec(2, 2, "relu"), LayerSpec(2, 1)]), layout="panel", fallback="one"
         )

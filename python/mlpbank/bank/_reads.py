@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -371,6 +370,8 @@ class BankReads:
         Handing over takes longer than predicting for a few small models; docs/serving.md has
         figures.
         """
+        import asyncio  # only here: it takes longer than all other imports together
+
         return await asyncio.to_thread(
             self.predict, keys, x, missing=missing, out=out, num_threads=num_threads
         )

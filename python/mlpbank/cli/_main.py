@@ -27,14 +27,9 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _info(_: argparse.Namespace) -> int:
-    import mlpbank
+    from mlpbank.cli import _info
 
-    engine = mlpbank.Engine()
-    print(f"mlpbank {mlpbank.__version__}")
-    print(f"instruction sets: {', '.join(mlpbank.available_isas())} (in use: {engine.isa})")
-    budget = mlpbank.cpu_budget()
-    limits = ", ".join(f"{name} {limit or 'none'}" for name, limit in budget.limits.items())
-    print(f"threads: {budget.threads}, limited by {budget.reason} ({limits})")
+    print("\n".join(_info.lines()))
     return 0
 
 
@@ -82,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         add_arguments(bench)
     bench.set_defaults(run=_bench)
-    info = commands.add_parser("info", help="show version, instruction sets and threads")
+    info = commands.add_parser(
+        "info", help="show version, compiler, instruction set, threads, and why"
+    )
     info.set_defaults(run=_info)
     parser.add_argument("--version", action=_Version, help="show the version and exit")
     args = parser.parse_args(argv)

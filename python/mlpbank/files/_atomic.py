@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import BinaryIO
 
 from mlpbank.files._named import named
@@ -38,17 +36,18 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         It names `path`, whatever failed.
     """
     with named(path):
-        target = Path(os.path.realpath(path))  # a link stays one
+        target = os.path.realpath(os.fspath(path))  # a link stays one
+        folder = os.path.dirname(target)
         old = None
         if os.path.lexists(target):
-            old = target.stat()
+            old = os.stat(target)
             if not stat.S_ISREG(old.st_mode):
                 raise OSError(errno.EINVAL, "expected a regular file to replace", os.fspath(path))
-        elif os.fspath(path).endswith(os.sep) or not target.parent.is_dir():
+        elif os.fspath(path).endswith(os.sep) or not os.path.isdir(folder):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
         # Not made from the target's name, which may have all of the 255 bytes that file systems
         # allow.
-        temporary = target.with_name(f".mlpbank.{secrets.token_hex(8)}.tmp")
+        temporary = os.path.join(folder, f".mlpbank.{os.urandom(8).hex()}.tmp")
     with named(path, temporary):
         try:
             with open(temporary, "xb", opener=None if old is None else _like(old)) as file:
@@ -61,14 +60,14 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 except OSError as error:
                     if error.errno not in _NO_SYNC:
                         raise
-            sync_folder(target.parent)  # a disk that fails is noticed while the old file is there
+            sync_folder(folder)  # a disk that fails is noticed while the old file is there
             _replace(temporary, target, path)
         except BaseException:
             with suppress(OSError):  # the first error is the one to tell
-                temporary.unlink(missing_ok=True)
+                os.unlink(temporary)
             raise
     with suppress(OSError):  # the new file is there, so this is no failure
-        sync_folder(target.parent)  # the rename itself
+        sync_folder(folder)  # the rename itself
 
 
 def _like(old: os.stat_result) -> Callable[[str, int], int]:
@@ -86,21 +85,21 @@ def _copy_owner_and_mode(descriptor: int, old: os.stat_result) -> None:
         os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
 
-def sync_folder(path: Path) -> None:
+def sync_folder(path: str | os.PathLike[str]) -> None:
     try:
-        folder = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:  # a folder to write to but not to list
         return
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     except OSError as error:
         if error.errno in _LOST:
             raise
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
-def _replace(temporary: Path, target: Path, path: str | os.PathLike[str]) -> None:
+def _replace(temporary: str, target: str, path: str | os.PathLike[str]) -> None:
     try:
         os.replace(temporary, target)
     except OSError as error:
