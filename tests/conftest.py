@@ -76,7 +76,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked slow, unless an option or a test's own name asks for them."""
+    """Leave out the tests marked slow, unless an option or a test's own name asks for them.
+
+    Mark those that build the core as `compiler`.
+    """
+    for item in items:
+        if "build_core" in getattr(item, "fixturenames", ()):
+            item.add_marker("compiler")
     if config.getoption("--slow") or any("::" in argument for argument in config.args):
         return
     wanted = bool(config.getoption("--only-slow"))

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "engine/threads.h"
+#include "engine/x86_features.h"
 
 namespace mlpbank {
 
@@ -22,21 +23,11 @@ struct Candidate {
   bool (*supported)();
 };
 
-// In order of preference. __builtin_cpu_supports also asks whether the operating system saves the
-// registers.
+// In order of preference.
 const Candidate kCandidates[] = {
 #if defined(__x86_64__)
-    {&kernel_avx512,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-              __builtin_cpu_supports("fma");
-     }},
-    {&kernel_avx2,
-     [] {
-       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-              __builtin_cpu_supports("f16c");
-     }},
+    {&kernel_avx512, [] { return x86_features().avx512_f_dq_bw_vl; }},
+    {&kernel_avx2, [] { return x86_features().avx2_fma_f16c; }},
 #endif
     {&kernel_portable, [] { return true; }},
 };

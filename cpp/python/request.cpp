@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <utility>
 
+#include "python/direct.h"
+
 namespace mlpbank {
 
 namespace py = pybind11;
@@ -35,7 +37,7 @@ void finish(Request* request) {
 PyObject* copy_row(PyObject* array, Py_ssize_t index) {
   using py::detail::array_proxy;
   const auto& api = py::detail::npy_api::get();
-  static PyObject* const dtype = py::dtype::of<float>().release().ptr();
+  PyObject* const dtype = dtype_of<float>();
   const auto* rows = array_proxy(array);
   Py_ssize_t size = rows->dimensions[1];
   Py_INCREF(dtype);

@@ -40,6 +40,7 @@ def test_threadpoolctl_sees_and_limits_us(run_program: RunProgram) -> None:
     run_program("thread_counts", "threadpool_limits")
 
 
+@pytest.mark.compiler
 def test_refused_threads_are_done_without(run_program: RunProgram, tmp_path: Path) -> None:
     """The system gives two helpers where the CPUs are for seven, then none."""
     if os.getuid() != 0:
