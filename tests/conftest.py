@@ -48,6 +48,7 @@ ALLOWED_SKIPS = (
     r"the mode is set as x86-64 has it",
     r"\w+ is not set up for \w+",  # a peer of the benchmark that lacks an activation
     r"could not import 'openvino'",  # in the extra `bench` alone
+    r"helpers are no OpenMP team here",
     r"only root can become a user without other processes",
 )
 ONLY_IN_TEST_ALL = (
