@@ -45,6 +45,7 @@ CHECKS = (
     "core_test",
     "kernel_test",
     "keys_test",
+    "many_cores_test",
     "pages_test",
     "rows_test",
     "swap_test",

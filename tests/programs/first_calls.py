@@ -29,7 +29,7 @@ bank = mlpbank.Bank(architecture)
 inference = mlpbank.BatchedInference(1, architecture)
 x = np.ones((1, 2), np.float32)
 barrier = threading.Barrier(THREADS)
-finished = []
+finished: list[int] = []
 
 
 def first_call() -> None:
