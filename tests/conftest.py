@@ -52,6 +52,7 @@ ALLOWED_SKIPS = (
     r"this machine has no other compiler",
     r"\w+ is not set up for \w+",  # a peer of the benchmark that lacks an activation
     r"could not import 'openvino'",  # in the extra `bench` alone
+    r"helpers are no OpenMP team here",
     r"only root can become a user without other processes",
 )
 ONLY_IN_TEST_ALL = (
@@ -80,7 +81,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked slow, unless an option or a test's own name asks for them."""
+    """Leave out the tests marked slow, unless an option or a test's own name asks for them.
+
+    Mark those that build the core as `compiler`.
+    """
+    for item in items:
+        if "build_core" in getattr(item, "fixturenames", ()):
+            item.add_marker("compiler")
     if config.getoption("--slow") or any("::" in argument for argument in config.args):
         return
     wanted = bool(config.getoption("--only-slow"))

@@ -38,6 +38,8 @@ constexpr double kWakeNanoseconds = 30000;
 // wake any (measured in docs/internals.md, "Crowded cores").
 constexpr microseconds kCrowded{2000};
 constexpr double kLongNanoseconds = 1e6;
+// Helpers that one thread wakes; they wake the others.
+constexpr int kWokenByOne = 2;
 // Delay before helpers that the system refused are asked for again. It doubles up to the longest.
 constexpr std::chrono::seconds kAskAgain{1}, kAskAgainAtMost{64};
 
@@ -101,11 +103,25 @@ class Job {
     }
   }
 
+  // Lets a helper in. It gets a number; the caller has 0.
+  int enter() {
+    const int thread = ++joined_;
+    if (range_[thread % ranges_].helpers.fetch_add(1, std::memory_order_relaxed) == 0)
+      occupied_.fetch_add(1, std::memory_order_relaxed);
+    return thread;
+  }
+  // Lets it out, without a lock: each counter is shared by few threads, however many there are.
+  // Returns whether it was the last one. The job may be gone when the last one has left.
+  bool leave(int thread) {
+    return range_[thread % ranges_].helpers.fetch_sub(1, std::memory_order_acq_rel) == 1 &&
+           occupied_.fetch_sub(1, std::memory_order_acq_rel) == 1;
+  }
+  bool is_empty() const { return occupied_.load(std::memory_order_acquire) == 0; }
+
   const bool is_long;
   const int caller_cpu = current_cpu();
-  int openings;  // helpers that may still join
-  int joined = 0;
-  std::atomic<int> helpers{0};
+  int openings;        // helpers that may still join
+  bool wakes = false;  // whether it may wake helpers that sleep
   Job* next_job = nullptr;
 
  private:
@@ -113,12 +129,15 @@ class Job {
   struct alignas(64) Range {
     std::atomic<int64_t> next;
     int64_t end;
+    std::atomic<int> helpers{0};  // that started with this range and have not left
   };
 
   int64_t chunk_;
   ChunkBody body_;
   void* context_;
   int ranges_;
+  int joined_ = 0;
+  std::atomic<int> occupied_{0};  // ranges that have helpers
   Range range_[kMaxRanges];
 };
 
@@ -166,15 +185,16 @@ class Pool {
   bool any_awake() const { return awake_.load(std::memory_order_relaxed) > 0; }
 
   void run(Job& job, bool wake) {
-    bool notify;
+    int more;
     {
       const std::lock_guard lock(mutex_);
+      job.wakes = wake;
       job.next_job = first_;
       first_ = &job;
       openings_ += job.openings;
-      notify = wake && asleep_ > 0;
+      more = wake ? choose_sleepers() : 0;
     }
-    if (notify) work_.notify_all();
+    wake_up(more);
     job.run(0);
     {
       const std::lock_guard lock(mutex_);
@@ -184,7 +204,7 @@ class Pool {
       openings_ -= job.openings;
     }
     // Now no helper can join; those inside finish their last chunk.
-    const auto finished = [&] { return job.helpers.load(std::memory_order_acquire) == 0; };
+    const auto finished = [&] { return job.is_empty(); };
     if (spin_until(kCallerSpin, finished)) return;
     std::unique_lock lock(mutex_);
     ++waiting_callers_;
@@ -199,10 +219,9 @@ class Pool {
       const auto [job, thread] = join(crowded);
       job->run(thread);
       crowded = !job->is_long && job->caller_cpu >= 0 && job->caller_cpu == current_cpu();
+      if (!job->leave(thread)) continue;
       const std::lock_guard lock(mutex_);
-      // The job may be gone as soon as its last helper has left.
-      const bool last = job->helpers.fetch_sub(1, std::memory_order_release) == 1;
-      if (last && waiting_callers_ > 0) done_.notify_all();
+      if (waiting_callers_ > 0) done_.notify_all();
     }
   }
 
@@ -217,15 +236,34 @@ class Pool {
       --awake_;
     }
     std::unique_lock lock(mutex_);
+    const bool slept = openings_ == 0;
     ++asleep_;
-    work_.wait(lock, [&] { return openings_ > 0; });
+    while (openings_ == 0) {
+      work_.wait(lock);
+      notified_ = std::max(0, notified_ - 1);
+    }
     --asleep_;
     Job* job = first_;
     while (job->openings == 0) job = job->next_job;
     --openings_;
     --job->openings;
-    job->helpers.fetch_add(1, std::memory_order_relaxed);
-    return {job, ++job->joined};
+    const int thread = job->enter();
+    const int more = slept || job->wakes ? choose_sleepers() : 0;
+    lock.unlock();
+    wake_up(more);
+    return {job, thread};
+  }
+
+  // Helpers are woken as a tree: the caller and each helper that joins wake a few. notify_all would
+  // take the caller about a microsecond for each helper of the machine. Returns how many this
+  // thread is to wake. With the mutex held.
+  int choose_sleepers() {
+    const int chosen = std::min({kWokenByOne, asleep_ - notified_, openings_ - notified_});
+    notified_ += std::max(0, chosen);
+    return chosen;
+  }
+  void wake_up(int helpers) {
+    for (; helpers > 0; --helpers) work_.notify_one();
   }
 
   std::mutex mutex_;
@@ -236,6 +274,7 @@ class Pool {
   std::atomic<int64_t> last_small_{0};  // when a call last found none awake
   std::atomic<int64_t> crowded_until_{0};
   int asleep_ = 0;
+  int notified_ = 0;  // sleepers that were woken and have not noticed
   int waiting_callers_ = 0;
 };
 

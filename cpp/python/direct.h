@@ -24,17 +24,22 @@ void run(bool is_inline, Forward forward) {
   forward();
 }
 
+// The dtype of native `Number`s, borrowed.
+template <class Number>
+PyObject* dtype_of() {
+  return made_once([] { return py::dtype::of<Number>().release().ptr(); });
+}
+
 // Whether an object is an array that the core can use as it is: exactly numpy.ndarray, of native
 // `Number`, C-contiguous and aligned.
 template <class Number>
 bool is_direct(py::handle object, bool writeable = false) {
   using py::detail::npy_api;
-  static PyObject* const dtype = py::dtype::of<Number>().release().ptr();
   if (Py_TYPE(object.ptr()) != npy_api::get().PyArray_Type_) return false;
   const auto* array = py::detail::array_proxy(object.ptr());
   const int wanted = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_ |
                      (writeable ? npy_api::NPY_ARRAY_WRITEABLE_ : 0);
-  return array->descr == dtype && (array->flags & wanted) == wanted;
+  return array->descr == dtype_of<Number>() && (array->flags & wanted) == wanted;
 }
 
 inline bool overlap(const py::array& a, const py::array& b) {

@@ -6,8 +6,10 @@
 // it.
 #pragma once
 
+#include <pybind11/critical_section.h>
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <thread>
@@ -43,6 +45,26 @@ class ReleasedGil {
  private:
   PyThreadState* state_;
 };
+
+// What `make` returned first in this process; never released. `static` alone would lock: a thread
+// whose `make` gives up the GIL, as every import may, and one that has the GIL and waits for the
+// lock would wait for each other. Here threads that meet all make one, and the first one's stays.
+template <class Make>
+const auto& made_once(Make make) {
+  using Made = decltype(make());
+  static std::atomic<const Made*> first{nullptr};
+  const Made* made = first.load(std::memory_order_acquire);
+  if (made == nullptr) {
+    auto own = std::make_unique<const Made>(make());
+    if (first.compare_exchange_strong(made, own.get(), std::memory_order_acq_rel))
+      made = own.release();
+  }
+  return *made;
+}
+
+// In CPython without a GIL, keeps other threads out of an object for its lifetime, as far as the GIL
+// would; with a GIL it does nothing. "Free-threaded CPython" in docs/internals.md says where it is.
+using HeldObject = pybind11::scoped_critical_section;
 
 // Keeps Python objects for the core, which drops them on any thread, with or without the GIL.
 template <class Object>

@@ -183,6 +183,7 @@ inline void prefetch_object(PyObject* object) {
 template <class Run, class FindMany>
 std::pair<Integers, int64_t> find_listed(PyObject* list, KeyType type, Run run,
                                          FindMany find_many) {
+  const HeldObject held(list);
   const auto count = static_cast<int64_t>(PyList_GET_SIZE(list));
   Found found(count);
   int64_t* const to = found.values.mutable_data();

@@ -62,8 +62,12 @@ py::object new_capsule(const char* name, Fill fill) {
 // Producers that need the GIL take it.
 
 std::unique_ptr<ArrowStream> open_stream(const py::object& capsule) {
-  // Moved with the GIL: a producer may give one capsule to several threads.
-  ArrowOwned<ArrowArrayStream> stream(in_capsule<ArrowArrayStream>(capsule, kStream));
+  // Moved while the capsule is held: a producer may give one to several threads.
+  const auto moved = [&] {
+    const HeldObject held(capsule);
+    return ArrowOwned<ArrowArrayStream>(in_capsule<ArrowArrayStream>(capsule, kStream));
+  };
+  ArrowOwned<ArrowArrayStream> stream = moved();
   const ReleasedGil released;
   return std::make_unique<ArrowStream>(*stream.get());
 }
@@ -88,10 +92,11 @@ std::shared_ptr<ArrowTable> rest_of(ArrowStream& stream) {
 }
 
 std::shared_ptr<ArrowTable> table_of_array(const py::object& schema, const py::object& array) {
-  auto held = std::make_shared<ArrowTable::Schema>(in_capsule<ArrowSchema>(schema, kSchema));
+  const HeldObject held(schema, array);
+  auto own = std::make_shared<ArrowTable::Schema>(in_capsule<ArrowSchema>(schema, kSchema));
   std::vector<ArrowOwned<ArrowArray>> batches;
   batches.emplace_back(in_capsule<ArrowArray>(array, kArray));
-  return mutable_of(ArrowTable::of(std::move(held), std::move(batches)));
+  return mutable_of(ArrowTable::of(std::move(own), std::move(batches)));
 }
 
 // Text that is not UTF-8 is shown as far as it is. Strict: UnicodeDecodeError instead.

@@ -108,6 +108,7 @@ py::list tuples_of(const TupleTable& self) {
 
 // The offsets and bytes of tuples of one type.
 std::pair<Offsets, ByteArray> encode_tuples(const py::list& tuples, const py::object& type) {
+  const HeldObject held(tuples);
   const KeyType key_type = key_type_of(type);
   Offsets offsets(static_cast<py::ssize_t>(tuples.size()) + 1);
   std::string bytes;
@@ -126,6 +127,7 @@ std::pair<Offsets, ByteArray> encode_tuples(const py::list& tuples, const py::ob
 
 // The type of the keys in a list, where all are of one type or None; None where they are not.
 py::object type_of_keys(const py::list& keys) {
+  const HeldObject held(keys);
   KeyType type = KeyType::none;
   for (py::ssize_t i = 0; i < PyList_GET_SIZE(keys.ptr()); ++i) {
     PyObject* const key = PyList_GET_ITEM(keys.ptr(), i);

@@ -13,6 +13,7 @@
 #include "errors.h"
 #include "python/arrays.h"
 #include "python/direct.h"
+#include "python/gil.h"
 #include "python/key_arguments.h"
 #include "python/register.h"
 
@@ -118,6 +119,7 @@ class DirectPredict {
     }
     bool known = true;
     if (PyList_CheckExact(keys)) {
+      const HeldObject held(keys);
       slots.count = PyList_GET_SIZE(keys);
       if (slots.count > kMostDirectKeys) return false;
       bank_->at_one_moment([&] {

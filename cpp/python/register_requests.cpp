@@ -17,6 +17,9 @@
 namespace mlpbank {
 namespace {
 
+template <auto function>
+constexpr auto in_queue = InQueue<RequestQueue, function>::call;
+
 RequestQueue* as_queue(PyObject* object) { return reinterpret_cast<RequestQueue*>(object); }
 PyObject* as_object(Request* request) { return reinterpret_cast<PyObject*>(request); }
 
@@ -202,6 +205,7 @@ PyObject* wake(PyObject* self, PyObject*) {
 // are, or their `missing` differ.
 PyObject* rows_of(PyObject*, PyObject* requests) {
   return guarded([&]() -> PyObject* {
+    const HeldObject held(requests);
     const Py_ssize_t count = PyList_GET_SIZE(requests);
     if (count == 0) Py_RETURN_NONE;
     const auto at = [&](Py_ssize_t i) {
@@ -291,12 +295,12 @@ void deallocate(PyObject* self) {
 }
 
 PyObject* make_queue_type() {
-  static PyMethodDef methods[] = {{"direct", as_method(direct), METH_FASTCALL, nullptr},
-                                  {"request", as_method(request), METH_FASTCALL, nullptr},
-                                  {"take", take, METH_O, nullptr},
-                                  {"take_back", take_back, METH_NOARGS, nullptr},
-                                  {"answer", answer, METH_O, nullptr},
-                                  {"wake", wake, METH_NOARGS, nullptr},
+  static PyMethodDef methods[] = {{"direct", as_method(in_queue<direct>), METH_FASTCALL, nullptr},
+                                  {"request", as_method(in_queue<request>), METH_FASTCALL, nullptr},
+                                  {"take", in_queue<take>, METH_O, nullptr},
+                                  {"take_back", in_queue<take_back>, METH_NOARGS, nullptr},
+                                  {"answer", in_queue<answer>, METH_O, nullptr},
+                                  {"wake", in_queue<wake>, METH_NOARGS, nullptr},
                                   {nullptr, nullptr, 0, nullptr}};
   static PyMemberDef members[] = {
       {"loop", T_OBJECT, offsetof(RequestQueue, loop), 0, nullptr},

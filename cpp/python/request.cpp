@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <utility>
 
+#include "python/direct.h"
+
 namespace mlpbank {
 
 namespace py = pybind11;
@@ -15,6 +17,9 @@ namespace py = pybind11;
 namespace {
 
 PyTypeObject* request_type = nullptr;
+
+template <auto function>
+constexpr auto in_queue = InQueue<Request, function>::call;
 
 Request* as_request(PyObject* object) { return reinterpret_cast<Request*>(object); }
 
@@ -35,7 +40,7 @@ void finish(Request* request) {
 PyObject* copy_row(PyObject* array, Py_ssize_t index) {
   using py::detail::array_proxy;
   const auto& api = py::detail::npy_api::get();
-  static PyObject* const dtype = py::dtype::of<float>().release().ptr();
+  PyObject* const dtype = dtype_of<float>();
   const auto* rows = array_proxy(array);
   Py_ssize_t size = rows->dimensions[1];
   Py_INCREF(dtype);
@@ -344,19 +349,21 @@ Request* make_request(RequestQueue* queue, PyObject* batcher, PyObject* key, PyO
 
 PyObject* make_request_type() {
   static PyMethodDef methods[] = {
-      {"send", send_method, METH_O, nullptr},
-      {"throw", as_method(throw_method), METH_FASTCALL, nullptr},
-      {"close", close_method, METH_NOARGS, nullptr},
-      {"get_loop", get_loop, METH_NOARGS, nullptr},
-      {"add_done_callback", as_method(add_done_callback), METH_FASTCALL | METH_KEYWORDS, nullptr},
-      {"cancel", as_method(cancel), METH_FASTCALL | METH_KEYWORDS, nullptr},
+      {"send", in_queue<send_method>, METH_O, nullptr},
+      {"throw", as_method(in_queue<throw_method>), METH_FASTCALL, nullptr},
+      {"close", in_queue<close_method>, METH_NOARGS, nullptr},
+      {"get_loop", in_queue<get_loop>, METH_NOARGS, nullptr},
+      {"add_done_callback", as_method(in_queue<add_done_callback>), METH_FASTCALL | METH_KEYWORDS,
+       nullptr},
+      {"cancel", as_method(in_queue<cancel>), METH_FASTCALL | METH_KEYWORDS, nullptr},
       {"result", no_result, METH_NOARGS, nullptr},
       {nullptr, nullptr, 0, nullptr}};
   static PyGetSetDef properties[] = {
-      {"_asyncio_future_blocking", get_blocking, set_blocking, nullptr, nullptr},
+      {"_asyncio_future_blocking", in_queue<get_blocking>, in_queue<set_blocking>, nullptr,
+       nullptr},
       {"__qualname__", get_name, nullptr, nullptr, nullptr},
-      {"key", get_key, set_key, nullptr, nullptr},
-      {"x", get_x, nullptr, nullptr, nullptr},
+      {"key", in_queue<get_key>, in_queue<set_key>, nullptr, nullptr},
+      {"x", in_queue<get_x>, nullptr, nullptr, nullptr},
       {nullptr, nullptr, nullptr, nullptr, nullptr}};
   static PyMemberDef members[] = {
       {"missing", T_OBJECT, offsetof(Request, missing), READONLY, nullptr},
@@ -364,8 +371,8 @@ PyObject* make_request_type() {
       {"arrived", T_DOUBLE, offsetof(Request, arrived), READONLY, nullptr},
       {nullptr, 0, 0, 0, nullptr}};
   static PyType_Slot slots[] = {{Py_am_await, as_slot(await)},
-                                {Py_am_send, as_slot(send)},
-                                {Py_tp_iternext, as_slot(next)},
+                                {Py_am_send, as_slot(in_queue<send>)},
+                                {Py_tp_iternext, as_slot(in_queue<next>)},
                                 {Py_tp_methods, methods},
                                 {Py_tp_getset, properties},
                                 {Py_tp_members, members},

@@ -15,7 +15,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <type_traits>
 #include <vector>
+
+#include "python/gil.h"
 
 namespace mlpbank {
 
@@ -94,6 +97,23 @@ struct PythonNames {
   PyObject *get_running_loop, *cancelled, *invalid_state;
 };
 const PythonNames& python_names();
+
+// A function of Owner's interface, run while no other thread is inside of the queue. It is suspended
+// where it runs Python code that waits, as a thread gives away the GIL there.
+template <class Owner, auto function>
+struct InQueue;
+template <class Owner, class Result, class... Arguments,
+          Result (*function)(PyObject*, Arguments...)>
+struct InQueue<Owner, function> {
+  static Result call(PyObject* self, Arguments... arguments) {
+    PyObject* queue = self;
+    if constexpr (std::is_same_v<Owner, Request>) {
+      queue = reinterpret_cast<PyObject*>(reinterpret_cast<Request*>(self)->queue);
+    }
+    const HeldObject held(queue);
+    return function(self, arguments...);
+  }
+};
 
 // A function as Python's tables of methods and slots take it.
 template <class Function>

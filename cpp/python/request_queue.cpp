@@ -3,6 +3,7 @@
 #include <new>
 #include <vector>
 
+#include "python/gil.h"
 #include "python/request.h"
 
 namespace mlpbank {
@@ -30,8 +31,7 @@ void sweep(RequestQueue* queue) {
 }  // namespace
 
 const PythonNames& python_names() {
-  // Never released, like the types.
-  static const PythonNames names = [] {
+  return made_once([] {
     const auto text = [](const char* name) {
       PyObject* const made = PyUnicode_InternFromString(name);
       if (made == nullptr) throw py::error_already_set();
@@ -48,8 +48,7 @@ const PythonNames& python_names() {
                        get("asyncio", "get_running_loop"),
                        get("asyncio", "CancelledError"),
                        get("mlpbank.errors", "InvalidStateError")};
-  }();
-  return names;
+  });
 }
 
 void enter_queue_at(RequestQueue* queue, Request* request, bool is_front) {

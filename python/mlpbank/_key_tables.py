@@ -92,7 +92,7 @@ def _tuples(keys: list[Any], kind: Any) -> tuple[npt.NDArray[np.uint64], npt.NDA
 def make_table_of_slots(keys: Sequence[Key | None], kind: Any) -> Table:
     """Return a table of keys of type `kind` by slot; None: the slot has no model."""
     vacant = [i for i, key in enumerate(keys) if key is None]
-    seed = secrets.token_bytes(_SEED_BYTES)
+    seed = os.urandom(_SEED_BYTES)
     if kind is int:
         values = np.array([0 if key is None else key for key in keys], np.int64)
         buckets, duplicate = _core.int_buckets(values, seed, vacant)

@@ -266,6 +266,7 @@ def test_tables_of_parts_are_keys() -> None:
 
 def test_keys_as_grouping_gives_them() -> None:
     pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    pytest.importorskip("pyarrow")  # by which Polars reads pandas' text
     frame = pd.DataFrame({"who": list("abab"), "when": [1, 1, 2, 2], "y": [0.0, 1.0, 2.0, 3.0]})
     for columns in (["who", "when"], ["who"], ["when", "who"]):
         pandas_groups = dict(iter(frame.groupby(columns)))

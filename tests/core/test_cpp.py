@@ -12,6 +12,8 @@ import pytest
 
 from cases import BuildCore, program
 
+pytestmark = pytest.mark.compiler
+
 # Instrumented, the kernels take minutes to compile at -O3 and seconds at -O0. Warnings are errors
 # in the plain build only: instrumented code sets off false ones.
 QUICK = ("-DMLPBANK_WERROR=OFF", "-DCMAKE_BUILD_TYPE=Debug", "-DMLPBANK_KERNEL_OPTIMIZATION=-O0")
@@ -45,6 +47,7 @@ CHECKS = (
     "core_test",
     "kernel_test",
     "keys_test",
+    "many_cores_test",
     "pages_test",
     "rows_test",
     "swap_test",

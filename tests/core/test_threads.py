@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import mlpbank
 from cases import RunProgram, program, sweep
 
 pytestmark = pytest.mark.threads
@@ -37,9 +38,12 @@ def test_helpers_sleep_when_there_is_nothing_to_do(run_program: RunProgram) -> N
 
 def test_threadpoolctl_sees_and_limits_us(run_program: RunProgram) -> None:
     pytest.importorskip("threadpoolctl")
+    if getattr(mlpbank._core, "team_kind", "OpenMP") != "OpenMP":
+        pytest.skip("helpers are no OpenMP team here")
     run_program("thread_counts", "threadpool_limits")
 
 
+@pytest.mark.compiler
 def test_refused_threads_are_done_without(run_program: RunProgram, tmp_path: Path) -> None:
     """The system gives two helpers where the CPUs are for seven, then none."""
     if os.getuid() != 0:
