@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -108,7 +109,7 @@ class Bank {
   // Makes changes in their order, visible to others all at once, and keeps the memory they lie in.
   // Throws std::invalid_argument, KeyTypeError or std::bad_alloc, and then has changed nothing.
   void follow(const std::vector<Followed>& changes, uint64_t sequence,
-              std::vector<std::shared_ptr<const void>> memory);
+              std::list<std::shared_ptr<const void>> memory);
   // The number of the last change: that was followed, or how many were made here.
   uint64_t sequence() const { return sequence_.load(); }
   // Slots below num_used_slots() that have no model and may be used again, at most `count`.

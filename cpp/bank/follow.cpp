@@ -76,7 +76,7 @@ Bank::Plan Bank::plan(const LockHeld& lock, const std::vector<Followed>& changes
 }
 
 void Bank::follow(const std::vector<Followed>& changes, uint64_t sequence,
-                  std::vector<std::shared_ptr<const void>> memory) {
+                  std::list<std::shared_ptr<const void>> memory) {
   const LockHeld lock(lock_);
   Plan planned = plan(lock, changes);
   // Nothing fails from here on.

@@ -1,7 +1,8 @@
 // Head: the word by which processes that follow a folder learn that something is new.
 //
 // It lies in a page that all of them have mapped. A writer stores the number of its last change
-// when that is committed; a follower compares the word with what it has taken over.
+// when that is committed; a follower compares the word with what it has taken over. A process
+// that sees a change publishes it as well: its writer may be late, or killed before it told.
 #pragma once
 
 #include <atomic>
@@ -18,7 +19,14 @@ class Head {
       : word_(reinterpret_cast<std::atomic<uint64_t>*>(word)), owner_(std::move(owner)) {}
 
   uint64_t sequence() const { return word_->load(std::memory_order_acquire); }
-  void publish(uint64_t sequence) { word_->store(sequence); }
+  // Never goes back, though writers may come here in another order than they committed in.
+  void publish(uint64_t sequence) {
+    uint64_t before = word_->load();
+    while (before < sequence && !word_->compare_exchange_weak(before, sequence)) {
+    }
+  }
+  // For a word that a stopped machine has left as any number.
+  void reset(uint64_t sequence) { word_->store(sequence); }
 
  private:
   static_assert(sizeof(std::atomic<uint64_t>) == 8 && std::atomic<uint64_t>::is_always_lock_free,

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <list>
 #include <map>
 #include <memory>
 #include <string>
@@ -81,7 +82,7 @@ void follow(Bank& self, const py::list& rows, const py::object& key_type, const 
   for (const py::handle row : rows) {
     changes.push_back(followed(py::reinterpret_borrow<py::tuple>(row), type, segments, bytes));
   }
-  std::vector<std::shared_ptr<const void>> memory;
+  std::list<std::shared_ptr<const void>> memory;
   for (const ByteArray& segment : new_segments) memory.push_back(keep(segment));
   const ReleasedGil released;
   self.follow(changes, sequence, std::move(memory));
@@ -94,6 +95,7 @@ void register_live(py::module_& m) {
       .def(py::init(&make_head), py::arg("page").noconvert())
       .def_property_readonly("sequence", &Head::sequence)
       .def("publish", &Head::publish, py::arg("sequence"))
+      .def("reset", &Head::reset, py::arg("sequence"))
       .def("commit", &commit, py::arg("commit_index"), py::arg("sequence"));
 
   m.def("follow", &follow, py::arg("bank"), py::arg("rows"), py::arg("key_type"),

@@ -97,9 +97,9 @@ void BatchedWeights::extend(int64_t count) {
 }
 
 void BatchedWeights::place(const std::vector<Placed>& blocks,
-                           std::vector<std::shared_ptr<const void>>& memory) {
+                           std::list<std::shared_ptr<const void>>& memory) {
   const LockHeld lock(lock_);
-  memory_.swap(memory);
+  memory_.splice(memory_.end(), memory);
   for (const Placed& placed : blocks) {
     table_->twins.retire(placed.block, retired_twins_);
     const auto b = static_cast<std::size_t>(placed.block);

@@ -20,6 +20,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -108,7 +109,7 @@ class BatchedWeights {
   // memory of their own.
   void extend(int64_t count);
   // Publishes blocks one after the other, and keeps `memory`. Never fails after extend().
-  void place(const std::vector<Placed>& blocks, std::vector<std::shared_ptr<const void>>& memory);
+  void place(const std::vector<Placed>& blocks, std::list<std::shared_ptr<const void>>& memory);
   // Calls that saw the same even number before and after saw the weights of one moment.
   uint64_t moment() const { return moment_.load(); }
   // While one lives, models are changing.
@@ -255,11 +256,11 @@ class BatchedWeights {
   std::unique_ptr<Table> table_;
   std::vector<std::pair<uint64_t, std::unique_ptr<Table>>> retired_tables_;
   std::vector<AlignedBuffer> buffers_;
-  std::vector<std::shared_ptr<const void>> memory_;  // that placed blocks lie in
-  std::vector<Bytes*> initial_addresses_;            // by block
-  std::vector<bool> initial_is_free_;                // by block
-  std::vector<Bytes*> free_list_;                    // has room for all extra addresses
-  int64_t num_extra_addresses_ = 0;                  // in use or on the free list
+  std::list<std::shared_ptr<const void>> memory_;  // that placed blocks lie in
+  std::vector<Bytes*> initial_addresses_;          // by block
+  std::vector<bool> initial_is_free_;              // by block
+  std::vector<Bytes*> free_list_;                  // has room for all extra addresses
+  int64_t num_extra_addresses_ = 0;                // in use or on the free list
   std::vector<Retired> retired_;    // oldest first, with room for num_retirable_ more
   int64_t num_retirable_ = 0;       // blocks that all reservations may retire
   std::vector<int64_t> revisions_;  // by slot

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <string>
@@ -185,6 +186,199 @@ TEST(damaged_versions) {
   CHECK(version_of(2, {0, 1, 1, 3}) == "bc" && version_of(3, {0, 1, 1, 3}).empty());
   CHECK(version_of(2, {0, 1, 1, 4}).empty() && version_of(1, {0, 4, 4, 4}).empty());
   CHECK(version_of(1, {0, 3, 2, 3}).empty() && version_of(1, {0, 1, ~uint64_t{0}, 3}).empty());
+}
+
+// A bank that follows a folder: its models lie in memory of others.
+struct Followers {
+  static constexpr int64_t kModels = 40;
+  Architecture architecture{{{1, 1, Activation::none}}};
+  Layout layout;
+  AlignedBuffer base;
+  std::shared_ptr<BatchedWeights> weights;
+  std::shared_ptr<Bank> bank;
+  uint64_t sequence = 0;
+
+  explicit Followers(LayoutKind kind)
+      : layout(architecture, kind),
+        base(AlignedBuffer::of_bytes(layout.block_bytes())),
+        weights(std::make_shared<BatchedWeights>(0, architecture, kind, Dtype::float32,
+                                                 ReadOnly{base.bytes(), 0, nullptr})),
+        bank(std::make_shared<Bank>(weights, nullptr, ModelColumns(), 1u << 31)) {}
+
+  // Blocks of new memory in which all models from 0 to kModels - 1 answer `value`, except one.
+  std::shared_ptr<AlignedBuffer> segment(float value, int64_t absent = kNoSlot) const {
+    const int64_t count = layout.num_blocks(kModels);
+    auto made =
+        std::make_shared<AlignedBuffer>(AlignedBuffer::of_bytes(count * layout.block_bytes()));
+    std::memset(made->bytes(), 0, static_cast<std::size_t>(count * layout.block_bytes()));
+    for (int64_t slot = 0; slot < kModels; ++slot) {
+      if (slot == absent) continue;
+      layout.pack({{&value, nullptr}}, 0, 1, made->bytes() + offset(slot),
+                  slot % layout.block_models());
+    }
+    return made;
+  }
+  int64_t offset(int64_t slot) const { return slot / layout.block_models() * layout.block_bytes(); }
+  Bank::Followed load(int64_t slot, const AlignedBuffer& in) const {
+    return {false, slot, KeyType::number, "", slot, {"v", 1, 2.0}, 0, in.bytes() + offset(slot)};
+  }
+  Bank::Followed removal(int64_t slot, const AlignedBuffer& in) const {
+    const Bytes* const block = layout.block_models() > 1 ? in.bytes() + offset(slot) : nullptr;
+    return {true, slot, KeyType::number, "", slot, {}, 1, block};
+  }
+  void follow(const std::vector<Bank::Followed>& changes,
+              const std::shared_ptr<AlignedBuffer>& memory) {
+    sequence += changes.size();
+    bank->follow(changes, sequence, {memory});
+  }
+};
+
+// Memory of blocks lives as long as the weights, whatever is followed later.
+TEST(followed_blocks_are_kept) {
+  for (const LayoutKind kind : kLayouts) {
+    Followers f(kind);
+    std::weak_ptr<const void> first;
+    {
+      const auto segment = f.segment(3);
+      first = segment;
+      f.follow({f.load(0, *segment), f.load(1, *segment)}, segment);
+    }
+    f.bank->follow({}, 7, {});
+    const auto other = f.segment(5);
+    f.follow({f.load(1, *other)}, other);
+    CHECK(!first.expired() && f.bank->sequence() == 3);
+    const BatchedInference inference(f.weights, Engine(1, ""));
+    const int64_t slots[] = {0, 1};
+    const float x[] = {1, 1};
+    float y[2];
+    inference.forward_models(slots, 2, x, 1, y, {});
+    CHECK(y[0] == (f.layout.block_models() > 1 ? 5 : 3) && y[1] == 5);
+    f.bank = nullptr;
+    CHECK(!first.expired());
+  }
+}
+
+// A batch with one change that cannot be changes nothing.
+TEST(refused_changes_change_nothing) {
+  for (const LayoutKind kind : kLayouts) {
+    Followers f(kind);
+    const auto segment = f.segment(3), other = f.segment(9, 3);
+    std::vector<Bank::Followed> loads;
+    for (int64_t slot = 0; slot < 4; ++slot) loads.push_back(f.load(slot, *segment));
+    f.follow(loads, segment);
+    const uint64_t moment = f.weights->moment();
+    auto moved = f.load(1, *other), gap = f.load(7, *other), taken = f.load(9, *other),
+         text = f.load(4, *other), empty = f.load(4, *other), block = f.removal(2, *other),
+         unknown = f.removal(2, *other), elsewhere = f.removal(2, *other);
+    moved.slot = 4;
+    taken.slot = 1;
+    text.type = KeyType::text;
+    empty.block = nullptr;
+    block.block = kind == LayoutKind::panel ? other->bytes() : nullptr;
+    unknown.number = 30;
+    elsewhere.slot = 1;
+    const auto twice = f.removal(3, *other);
+    for (const auto& bad : {moved, gap, taken, text, empty, block, unknown, elsewhere, twice}) {
+      bool is_refused = false;
+      try {
+        f.bank->follow({f.removal(3, *other), f.load(0, *other), bad}, 99, {other});
+      } catch (const std::invalid_argument&) {
+        is_refused = true;
+      }
+      CHECK(is_refused);
+      CHECK(f.bank->sequence() == 4 && f.weights->moment() == moment);
+      CHECK(f.bank->num_used_slots() == 4 && f.bank->keys().size() == 4);
+      CHECK(f.bank->vacant_slots(9).empty() && f.bank->reuse_count(3) == 0);
+      CHECK(f.bank->find(KeyView::of(int64_t{4})) == kNoSlot);
+      for (int64_t key = 0; key < 4; ++key) {
+        CHECK(f.bank->find(KeyView::of(key)) == key);
+        float weight = 0, bias = 0;
+        f.weights->get(key, {{&weight, &bias}});
+        CHECK(weight == 3);
+      }
+    }
+    f.follow({f.removal(3, *other), f.load(0, *other)}, other);
+    CHECK(f.bank->find(KeyView::of(int64_t{3})) == kNoSlot && f.bank->keys().size() == 3);
+    CHECK(f.bank->vacant_slots(9) == std::vector<int64_t>{3} && f.bank->reuse_count(3) == 1);
+  }
+}
+
+// Changes that are followed together are seen together: keys and models of one moment.
+TEST(followed_changes_are_of_one_moment) {
+  for (const LayoutKind kind : kLayouts) {
+    Followers f(kind);
+    std::atomic<bool> stop{false};
+    std::atomic<int64_t> wrong{0}, looks{0}, passed{0}, followed{0};
+    const auto reader = [&] {
+      const BatchedInference inference(f.weights, Engine(1, ""));
+      const Floats x(static_cast<std::size_t>(Followers::kModels), 1.0f);
+      Floats y(x.size());
+      int64_t last = 0;
+      while (!stop) {
+        const int64_t least = followed.load();
+        const Bank::Guard guard(f.bank);
+        const uint64_t moment = f.weights->moment();
+        if (moment % 2 != 0) continue;
+        std::vector<int64_t> slots;
+        int64_t absent = kNoSlot;
+        f.bank->at_one_moment([&] {
+          slots.clear();
+          absent = kNoSlot;
+          for (int64_t key = 0; key < Followers::kModels; ++key) {
+            const int64_t slot = f.bank->find(KeyView::of(key));
+            if (slot == kNoSlot) {
+              absent = absent == kNoSlot ? key : -2;
+            } else {
+              slots.push_back(slot);
+            }
+          }
+        });
+        ForwardOptions options;
+        options.moment = moment;
+        try {
+          inference.forward_models(slots.data(), static_cast<int64_t>(slots.size()), x.data(), 1,
+                                   y.data(), options);
+        } catch (const MomentPassed&) {
+          ++passed;
+          continue;
+        } catch (const ModelNotLoaded&) {
+          wrong += f.weights->moment() == moment;
+          continue;
+        }
+        const auto turn = static_cast<int64_t>(y[0]);
+        for (std::size_t i = 0; i < slots.size(); ++i) wrong += y[i] != y[0];
+        wrong += absent != turn % Followers::kModels || turn < last || turn < least;
+        last = turn;
+        ++looks;
+      }
+    };
+    // Turn n removes key n % kModels, adds the one before again, and loads all others.
+    const auto change = [&](int64_t turn) {
+      const int64_t gone = turn % Followers::kModels;
+      const auto segment = f.segment(static_cast<float>(turn), gone);
+      std::vector<Bank::Followed> changes;
+      if (turn > 1) changes.push_back(f.removal(gone, *segment));
+      for (int64_t slot = 0; slot < Followers::kModels; ++slot) {
+        if (slot != gone || turn == 1) changes.push_back(f.load(slot, *segment));
+      }
+      if (turn == 1) changes.push_back(f.removal(gone, *segment));
+      f.follow(changes, segment);
+      followed = turn;
+    };
+    change(1);
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 3; ++i) threads.emplace_back(reader);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    for (int64_t turn = 2; turn < 2000 || (looks < 300 && std::chrono::steady_clock::now() < end);
+         ++turn) {
+      change(turn);
+      if (turn > 2000) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    stop = true;
+    for (std::thread& thread : threads) thread.join();
+    CHECK(wrong == 0);
+    CHECK(looks > 0);
+  }
 }
 
 TEST(answers_belong_to_their_keys) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlpbank.bank._in_folder import BankInFolder
 from mlpbank.files import _live_folder
-from mlpbank.files._atomic import atomic_writer
+from mlpbank.files._atomic import atomic_writer, sync_folder
 from mlpbank.files._live_index import Change
 
 
@@ -21,7 +21,8 @@ def compact(bank: BankInFolder, progress: bool) -> None:
         with atomic_writer(path) as file:
             bank._write_frozen(file, snapshot, slots, columns, progress)
         del snapshot
-        with bank._writing() as turn:
+        sync_folder(folder)
+        with bank._writing(waits=True) as turn:  # or the disk might know the old base alone
             about = turn.about
             if about.base != old:
                 raise _Superseded
@@ -29,17 +30,25 @@ def compact(bank: BankInFolder, progress: bool) -> None:
             turn.drop(0, sequence)
             turn.add([Change(last, last, "compact")])
             first = turn.first_segment()
+            # Those of compactions that were killed, or that this one supersedes.
+            temporary = _live_folder.temporary_files(folder)
             turn.tell(base=number, base_sequence=sequence, sequence=last)
             bank._follower.publish(turn, last)
     except _Superseded:  # another process has done the same meanwhile
         path.unlink(missing_ok=True)
         return
-    except BaseException:
+    except BaseException as error:
         # A commit that was interrupted may have been made.
-        if index.read(lambda about: about.sequence)[0].base != number:
+        with bank._lock:
+            base = index.read(lambda about: about.sequence)[0].base
+        if base != number:
             path.unlink(missing_ok=True)
+        if isinstance(error, FileNotFoundError) and base != old:
+            return  # superseded, and what it was writing removed
         raise
     _live_folder.remove_left_over(folder, number, [about.segment, *filter(None, [first])])
+    for left in temporary:
+        left.unlink(missing_ok=True)
 
 
 class _Superseded(Exception):

@@ -97,6 +97,8 @@ class Follower:
                     f"{self._folder}: expected the folder that was opened, got another one in its "
                     "place; open it again"
                 )
+            if self._may_write and about.sequence > self.head.sequence:
+                self.head.publish(about.sequence)  # before a call answers with it
             try:
                 if old is not None and about.base == old.base:
                     self._take(self.state, about, rows, self._segments, written)
@@ -251,13 +253,16 @@ class Follower:
             if first is not None:
                 turn.drop(first, about.sequence)
                 turn.tell(sequence=sequence)
-                warnings.warn(
-                    f"{self._folder}: the last {about.sequence - sequence} changes did not reach "
-                    "the disk before the machine stopped, and are lost; sync='commit' waits",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+            if self.head.sequence > sequence:
+                self.head.reset(sequence)  # while no other can commit
             self.publish(turn, sequence)
+        if first is not None:
+            warnings.warn(
+                f"{self._folder}: the last {about.sequence - sequence} changes did not reach the "
+                "disk before the machine stopped, and are lost; sync='commit' waits",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _first_lost(self, about: About, rows: list[Any]) -> int | None:
         """Return the first change of the first transaction that did not reach the disk."""

@@ -68,13 +68,21 @@ class BankInFolder(Bank):
         with self._lock:
             if self._is_busy:  # a signal handler has interrupted this
                 return
-            self._is_busy = True
             try:
+                self._is_busy = True
                 self._expect_open()
                 self._follower.catch_up(written)
                 self._use(self._follower.state)
             finally:
                 self._is_busy = False
+
+    def _take_own(self, written: int = 0) -> None:
+        """Take over what this bank has committed.
+
+        The change is made, so an error is none of its own: the next call tells it.
+        """
+        with contextlib.suppress(OSError, MemoryError):
+            self._catch_up(written)
 
     def _use(self, state: State) -> None:
         if state is not self._state:
@@ -85,7 +93,6 @@ class BankInFolder(Bank):
     def _describe(self, description: Description, state: State) -> None:
         """Know what the folder says of all models, before these are taken over."""
         if description is not self._description:
-            self._description = description
             self._fallback, self._metadata = description.fallback, description.metadata
             known = Known(
                 description.input_shift,
@@ -96,6 +103,7 @@ class BankInFolder(Bank):
             self._is_decided = description.is_decided
             if not same_known(self._known, known):
                 self._known = known
+            self._description = description  # last: an exception in between leaves the rest to do
         state.direct.takes_rows = self._known.input_shift is None
         if description.key_type is not None:
             state.slot_map.core.set_key_type(description.key_type)
@@ -153,24 +161,31 @@ class BankInFolder(Bank):
         text = Description(**{**vars(self._description), **values}).to_json()
         turn.add([Change(sequence, sequence, "describe")])
         turn.tell(description=text)
-        self._commit(turn, sequence, (turn.about.segment, turn.about.tail))
+        self._commit(turn, sequence, (turn.about.segment, turn.about.tail), waits=True)
 
     @contextmanager
-    def _writing(self) -> Iterator[Writing]:
-        """Take the turn of a writer, with all that was committed before taken over."""
+    def _writing(self, waits: bool = False) -> Iterator[Writing]:
+        """Take the turn of a writer, with all that was committed before taken over.
+
+        `waits`: the commit waits for the disk, whatever `sync` says. What the folder says of all
+        models does, so that no change that may be lost goes before it: its former state is not
+        kept.
+        """
         with self._write_lock:
             if self._is_writing:  # a signal handler has interrupted a change of this thread
                 raise InvalidStateError("bank: expected one change after the other, got one inside")
-            self._is_writing = True
             try:
-                with self._follower.index.writing() as turn:
+                self._is_writing = True
+                with self._follower.index.writing(True if waits else None) as turn:
                     self._catch_up()
                     yield turn
             finally:
                 self._is_writing = False
 
-    def _commit(self, turn: Writing, sequence: int, end: tuple[int, int]) -> None:
-        """Commit up to a change, and wait for the disk as `sync` says.
+    def _commit(
+        self, turn: Writing, sequence: int, end: tuple[int, int], waits: bool = False
+    ) -> None:
+        """Commit up to a change, and wait for the disk as `sync` says, or as `_writing` does.
 
         `end` is where the next block goes.
         """
@@ -178,7 +193,7 @@ class BankInFolder(Bank):
             error, self._flush_error = self._flush_error, None
             raise error
         turn.tell(sequence=sequence, segment=end[0], tail=end[1])
-        if self._sync == "commit":
+        if waits or self._sync == "commit":
             self._segments.sync(*end)
             turn.tell(synced=sequence)
         self._follower.publish(turn, sequence)

@@ -104,13 +104,13 @@ class LiveBank(BankInFolder):
     @fallback.setter
     def fallback(self, key: Key | None) -> None:
         self._expect_writable()
-        with self._writing() as turn:
+        with self._writing(waits=True) as turn:
             kind = self._slot_map.kind
             if key is not None:
                 key = self._slot_map.check(key)
                 kind = kind_of(key)
             self._tell(turn, key_type=kind, fallback=key)
-        self._catch_up()
+        self._take_own()
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -122,9 +122,9 @@ class LiveBank(BankInFolder):
     def metadata(self, metadata: dict[str, Any]) -> None:
         self._expect_writable()
         metadata = copy_json(metadata)
-        with self._writing() as turn:
+        with self._writing(waits=True) as turn:
             self._tell(turn, metadata=metadata)
-        self._catch_up()
+        self._take_own()
 
     def compact(self, *, progress: bool = False) -> None:
         """Write all models into a new base, and remove what it replaces.
@@ -139,7 +139,7 @@ class LiveBank(BankInFolder):
         """
         self._expect_writable()
         _compaction.compact(self, progress)
-        self._catch_up()
+        self._take_own()
 
     # --- Opening and closing.
 

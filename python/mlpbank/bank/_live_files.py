@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from mlpbank import _core
@@ -38,11 +39,13 @@ def create(bank: BankFiles, path: str | os.PathLike[str], progress: bool) -> Non
         try:
             _fill(bank, made, progress)
             sync_folder(made)
+            sync_folder(folder.parent)  # a disk that fails is noticed before the folder is there
             os.rename(made, folder)  # takes the place of an empty folder
-            sync_folder(folder.parent)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise
+    with suppress(OSError):  # the folder is there, so this is no failure
+        sync_folder(folder.parent)
 
 
 def _fill(bank: BankFiles, folder: Path, progress: bool) -> None:

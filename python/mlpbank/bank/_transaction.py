@@ -154,7 +154,8 @@ class Transaction:
         bank = self._bank
         if not self._changes:
             return int(bank._now().slot_map.core.sequence)
-        with bank._writing() as turn:
+        describes = self._decided is not self._start or bank._slot_map.kind is None
+        with bank._writing(waits=describes) as turn:
             if bank._decided_now() is not self._start:  # the bank got its first model meanwhile
                 self._place_again()
             plan = Plan(bank._state, bank._block, turn.about, self._changes)
@@ -165,8 +166,8 @@ class Transaction:
             key = next(iter(self._changes))
             described = bank._described_with(kind_of(key), self._decided)
             turn.tell(description=described.to_json())
-            bank._commit(turn, plan.sequence, end)
-        bank._catch_up(turn.about.sequence + 1)
+            bank._commit(turn, plan.sequence, end, waits=describes)
+        bank._take_own(turn.about.sequence + 1)
         return plan.sequence
 
     def _place_again(self) -> None:

@@ -24,6 +24,7 @@ _MAGIC = b"mlpbank head 1\n\0"  # 16 bytes, before the word that `_core.Head` re
 _LEAST_SEGMENT, _MOST_SEGMENT = 1 << 20, 256 << 20  # bytes
 _MOST_BUFFERS = 512  # of one write
 _OWN = re.compile(r"(base-([0-9]{6,})\.mlpbank|blocks-([0-9]{6,})\.bin)")
+_TEMPORARY = re.compile(r"\.mlpbank\.[0-9a-f]{16}\.tmp")
 # Where two machines may have a folder at once, or mappings of one file differ.
 _NETWORK = re.compile(
     r"(nfs|nfs4|cifs|smb3?|smbfs|9p|afs|ceph|glusterfs|lustre|gpfs|beegfs|ocfs2|gfs2|virtiofs|"
@@ -252,8 +253,8 @@ class SegmentWriter:
         try:
             if os.fstat(file).st_size != self._size:
                 os.posix_fallocate(file, 0, self._size)  # so that no page is without its place
-                os.fsync(file)
-                sync_folder(self._folder)
+            os.fsync(file)  # also where another process has made it and was killed before this
+            sync_folder(self._folder)
             if os.fstat(file).st_size != self._size:
                 raise BankFileError(f"{path}: expected {self._size} bytes, got more")
         except BaseException:
@@ -272,8 +273,13 @@ class SegmentWriter:
         self.close()
 
 
+def temporary_files(folder: Path) -> list[Path]:
+    """Return bases in the making, and what was left of some."""
+    return [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
+
+
 def remove_left_over(folder: Path, base: int, segments: Iterable[int]) -> list[Path]:
-    """Remove bases and segments that no row names, and temporary files. Return what is removed.
+    """Remove bases and segments that no row names. Return what is removed.
 
     Parameters
     ----------

@@ -1,8 +1,7 @@
 """The index of a live folder: an SQLite file with one row for each change of a model.
 
 SQLite makes writers take turns, makes changes whole and durable, and recovers after a crash. Here
-are its statements, its errors in the words of mlpbank, and what a fork asks for. docs/format.md
-describes the tables.
+are its statements, and its errors in the words of mlpbank. docs/format.md describes the tables.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
-from weakref import WeakSet
 
 from mlpbank.errors import BankBusyError, BankFileError
+from mlpbank.files._connections import Connections, connect
 
 NAME = "index.sqlite"
 _APPLICATION = 0x6D6C7062  # "mlpb"
@@ -129,23 +127,23 @@ class Index:
     def __init__(self, path: Path, full_sync: bool = True) -> None:
         self._path = path
         self._full_sync = full_sync
-        self._readers: list[sqlite3.Connection] = []
-        self._writers: list[sqlite3.Connection] = []
-        _indexes.add(self)
+        self._connections = Connections()
 
     @classmethod
     def create(cls, path: Path, about: About) -> None:
         """Make a new index, which is on the disk when this returns."""
-        with _errors(path):
-            connection = _connect(path, "rwc")
+        connections = Connections()
+        with connections.write_lock, _errors(path):
             try:
+                connection = _connect(path, "rwc")
+                connections.writers.append(connection)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(_SCHEMA)
                 marks = ", ".join("?" * len(about))
                 connection.execute(f"INSERT INTO bank (one, {_BANK}) VALUES (1, {marks})", about)
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
-                connection.close()
+                connections.close()
 
     def read(self, after: Callable[[About], int]) -> tuple[About, list[Any]]:
         """Return the row about the bank, and changes, of one moment.
@@ -162,9 +160,9 @@ class Index:
             See `Change`.
         """
         while True:
-            with _errors(self._path):
+            with self._connections.read_lock, _errors(self._path):
                 reader = self._reader()
-                is_kept = reader in self._readers
+                is_kept = reader in self._connections.readers
                 try:
                     reader.execute("BEGIN")
                     about = self._about(reader)
@@ -187,39 +185,41 @@ class Index:
 
         `full_sync`: whether this commit waits for the disk, None: as the others do.
         """
-        with _errors(self._path):
-            if not self._writers:
-                self._writers.append(_connect(self._path, "rw"))
-            writer = self._writers[0]
-            if writer.in_transaction:  # what an exception has left
-                writer.rollback()
-            full = self._full_sync if full_sync is None else full_sync
-            writer.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
-        try:
-            self._begin(writer)
-            yield Writing(self._path, writer, self._about(writer))
-        finally:
-            if writer.in_transaction:
-                with suppress(sqlite3.Error):
-                    writer.rollback()
+        with self._connections.write_lock:
+            writer = self._writer(self._full_sync if full_sync is None else full_sync)
+            try:
+                self._begin(writer)
+                yield Writing(self._path, writer, self._about(writer))
+            finally:
+                if writer.in_transaction:
+                    with suppress(sqlite3.Error):
+                        writer.rollback()
 
     def check(self) -> None:
         """Raise BankFileError where the file itself is damaged."""
-        with _errors(self._path):
+        with self._connections.read_lock, _errors(self._path):
             (found,) = self._reader().execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise BankFileError(f"{self._path}: {found}")
 
     def close(self) -> None:
         """Close all connections."""
-        with suppress(sqlite3.Error):
-            for connections in (self._readers, self._writers):
-                while connections:
-                    connections.pop().close()
+        self._connections.close()
+
+    def _writer(self, full_sync: bool) -> sqlite3.Connection:
+        with _errors(self._path):
+            writers = self._connections.writers
+            if not writers:
+                writers.append(_connect(self._path, "rw"))
+                writers[0].execute("PRAGMA busy_timeout = 0")  # `_begin` waits
+            if writers[0].in_transaction:  # what an exception has left
+                writers[0].rollback()
+            writers[0].execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")
+            return writers[0]
 
     def _reader(self) -> sqlite3.Connection:
-        if self._readers:
-            return self._readers[0]
+        if self._connections.readers:
+            return self._connections.readers[0]
         if not self._path.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         may_write = os.access(self._path.parent, os.W_OK) and os.access(self._path, os.W_OK)
@@ -233,7 +233,7 @@ class Index:
             if may_write or "unable to open" not in str(error) or self._has_log():
                 raise
             return _connect(self._path, "ro&immutable=1")
-        self._readers.append(reader)
+        self._connections.readers.append(reader)
         return reader
 
     def _has_log(self) -> bool:
@@ -326,13 +326,7 @@ class Writing:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}",
-        uri=True,
-        timeout=10,
-        isolation_level=None,
-        check_same_thread=False,
-    )
+    connection = connect(path, mode)
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -371,18 +365,3 @@ def translated(error: sqlite3.Error, path: Path) -> Exception:
     if "locked" in text or "busy" in text:
         return BankBusyError(f"{path}: {text}; another process has it open in a way of its own")
     return BankFileError(f"{path}: damaged: {text}")
-
-
-# --- Fork. SQLite's connections must not be used in a child, not even to close them.
-
-_indexes: WeakSet[Index] = WeakSet()
-_parents: list[sqlite3.Connection] = []  # connections of the parent process, never closed here
-
-
-def _forget_connections() -> None:
-    for index in list(_indexes):
-        _parents.extend(index._readers + index._writers)
-        index._readers, index._writers = [], []
-
-
-os.register_at_fork(after_in_child=_forget_connections)

@@ -1,0 +1,110 @@
+"""SQLite's connections to the index of a live folder, and what a fork asks for.
+
+SQLite counts in memory which locks on a file its process has. A forked child would inherit the
+counts but not the locks: a connection that it opens takes none then, others do not know of it, and
+what it commits may be lost. So all connections are closed before a fork. Each process opens its own
+when it needs one.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from weakref import WeakSet
+
+from mlpbank.errors import InvalidStateError
+
+_WAIT = 60.0  # seconds that a fork waits for the turn of a writer
+
+
+class Connections:
+    """The connections of one index: at most one of each kind.
+
+    Attributes
+    ----------
+    readers, writers : list of Connection
+    read_lock, write_lock
+        Who uses one holds its lock. Where a thread needs both it takes `write_lock` first.
+    """
+
+    def __init__(self) -> None:
+        self.readers: list[sqlite3.Connection] = []
+        self.writers: list[sqlite3.Connection] = []
+        self._reset()
+        _all.add(self)
+
+    def _reset(self) -> None:
+        self.read_lock, self.write_lock = threading.RLock(), threading.RLock()
+
+    def close(self) -> None:
+        """Close all connections, which are not in use."""
+        with self.write_lock, self.read_lock, suppress(sqlite3.Error):
+            for connections in (self.readers, self.writers):
+                while connections:
+                    connections.pop().close()
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open a connection, in a mode as SQLite's URIs have it."""
+    _may_connect.wait()
+    if _inherited:
+        raise InvalidStateError(
+            f"{path}: this process was forked inside a change of a live bank, and cannot use one; "
+            "fork before or after"
+        )
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        timeout=10,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+# --- Fork.
+
+_all: WeakSet[Connections] = WeakSet()
+_held: list[Any] = []  # by the thread that forks
+_may_connect = threading.Event()  # cleared while a thread forks
+_may_connect.set()
+_inherited: list[sqlite3.Connection] = []  # from the parent, never closed here
+
+
+def _close_all() -> None:
+    _may_connect.clear()
+    seen: set[Connections] = set()
+    while new := set(_all) - seen:  # others may begin to use one meanwhile
+        seen |= new
+        for locks in ([one.write_lock for one in new], [one.read_lock for one in new]):
+            for lock in locks:
+                if lock.acquire(timeout=_WAIT):
+                    _held.append(lock)
+        for one in new:
+            # A signal handler may have interrupted a change, and fork.
+            if not any(each.in_transaction for each in one.readers + one.writers):
+                one.close()
+
+
+def _go_on() -> None:
+    while _held:
+        _held.pop().release()
+    _may_connect.set()
+
+
+def _go_on_in_child() -> None:
+    global _may_connect
+    _held.clear()
+    for one in list(_all):
+        _inherited.extend(one.readers + one.writers)
+        one.readers, one.writers = [], []
+        one._reset()
+    _may_connect = threading.Event()
+    _may_connect.set()
+
+
+os.register_at_fork(before=_close_all, after_in_parent=_go_on, after_in_child=_go_on_in_child)

@@ -1,0 +1,47 @@
+"""Threads, forks, two writers and stopped followers of a live bank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cases import LAYOUTS, RunProgram
+from live_models import TIMES
+
+pytestmark = pytest.mark.threads
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_threads_and_forks(run_program: RunProgram, tmp_path: Path, layout: str) -> None:
+    run_program("live_threads", tmp_path, layout, 2, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_many_forks(run_program: RunProgram, tmp_path: Path, layout: str) -> None:
+    run_program("live_threads", tmp_path, layout, TIMES * 40, timeout=TIMES * 900)
+
+
+def test_what_a_child_changes_is_there(
+    run_program: RunProgram, tmp_path: Path, layout: str
+) -> None:
+    run_program("live_forked", tmp_path, layout)
+
+
+@pytest.mark.parametrize(
+    ("layout", "kills"),
+    [("lane", 6), *(pytest.param(name, TIMES * 200, marks=pytest.mark.slow) for name in LAYOUTS)],
+)
+def test_two_writers(run_program: RunProgram, tmp_path: Path, layout: str, kills: int) -> None:
+    run_program("live_turns", tmp_path, layout, kills, timeout=TIMES * 900)
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes"),
+    [("panel", 300), *(pytest.param(name, 10_000, marks=pytest.mark.slow) for name in LAYOUTS)],
+)
+def test_stopped_follower(
+    run_program: RunProgram, tmp_path: Path, layout: str, changes: int
+) -> None:
+    run_program("live_stops", tmp_path, layout, changes, timeout=900)
