@@ -131,6 +131,7 @@ class Index:
         self._full_sync = full_sync
         self._readers: list[sqlite3.Connection] = []
         self._writers: list[sqlite3.Connection] = []
+        self._is_full: bool | None = None  # whether commits of the writer wait now
         _indexes.add(self)
 
     @classmethod
@@ -190,11 +191,15 @@ class Index:
         with _errors(self._path):
             if not self._writers:
                 self._writers.append(_connect(self._path, "rw"))
+                self._is_full = None
             writer = self._writers[0]
             if writer.in_transaction:  # what an exception has left
                 writer.rollback()
             full = self._full_sync if full_sync is None else full_sync
-            writer.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+            if full is not self._is_full:
+                self._is_full = None
+                writer.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+                self._is_full = full
         try:
             self._begin(writer)
             yield Writing(self._path, writer, self._about(writer))
@@ -264,12 +269,12 @@ class Index:
             row = connection.execute(f"SELECT {_BANK} FROM bank").fetchone()
         if row is None:
             raise BankFileError(f"{self._path}: expected a row about the bank, got none")
-        about = About(*row)
-        if not all(type(value) is str for value in about[:2]):
-            raise BankFileError(f"{self._path}: expected text, got {about[:2]!r:.200}")
-        if not all(type(value) is int and 0 <= value < 2**62 for value in about[2:]):
-            raise BankFileError(f"{self._path}: expected numbers, got {about[2:]!r:.200}")
-        return about
+        numbers = row[2:]
+        if type(row[0]) is not str or type(row[1]) is not str:
+            raise BankFileError(f"{self._path}: expected text, got {row[:2]!r:.200}")
+        if {*map(type, numbers)} != {int} or min(numbers) < 0 or max(numbers) >= 2**62:
+            raise BankFileError(f"{self._path}: expected numbers, got {numbers!r:.200}")
+        return About(*row)
 
 
 class Writing:
