@@ -42,6 +42,7 @@ SECTIONS = {
     "convert": "reading PyTorch modules",
     "keys": "looking up keys, beside a dict and pandas",
     "open": "memory and pages when a bank file is opened",
+    "live": "a bank in a folder that processes change and follow (docs/live.md)",
 }
 
 

@@ -60,6 +60,12 @@ class GigabytesPerSecond(Quantity):
     unit = "GB/s"
 
 
+class MegabytesPerSecond(Quantity):
+    """How fast a disk is written."""
+
+    unit = "MB/s"
+
+
 class Factor(Quantity):
     """How many times as fast, or as long."""
 

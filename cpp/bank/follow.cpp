@@ -35,6 +35,9 @@ Bank::Plan Bank::plan(const LockHeld& lock, const std::vector<Followed>& changes
   keys_.reserve(lock, changes.size(), epochs_);
   const int64_t width = weights_->layout().block_models();
   std::unordered_map<const SlotMap::Entry*, int64_t> slots;  // of keys, after the changes so far
+  slots.reserve(changes.size());
+  plan.has_model.reserve(changes.size());
+  plan.records.reserve(changes.size());
   KeyType type = keys_.key_type();
   for (const Followed& change : changes) {
     if (type != KeyType::none && change.type != type) throw KeyTypeError("key: of another kind");

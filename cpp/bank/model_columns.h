@@ -4,12 +4,32 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace mlpbank {
 
+// A text that is empty for most models, and then takes no more than a pointer: a bank may have a
+// million records.
+class RareText {
+ public:
+  RareText() = default;
+  RareText(const std::string& text)
+      : text_(text.empty() ? nullptr : std::make_unique<const std::string>(text)) {}
+  RareText(const RareText& other) : RareText(other.str()) {}
+  RareText(RareText&& other) noexcept = default;
+  RareText& operator=(RareText other) noexcept {
+    text_ = std::move(other.text_);
+    return *this;
+  }
+  std::string str() const { return text_ == nullptr ? std::string() : *text_; }
+
+ private:
+  std::unique_ptr<const std::string> text_;
+};
+
 struct ModelRecord {
-  std::string version;   // UTF-8; empty: none
+  RareText version;      // UTF-8; empty: none
   int64_t revision = 0;  // loads under its key
   double loaded_at = 0;  // seconds since 1970
 };
@@ -37,7 +57,7 @@ struct ModelColumns {
     record.loaded_at = loaded_at[slot];
     const uint64_t begin = version_offsets[slot], end = version_offsets[slot + 1];
     if (begin <= end && end <= num_version_bytes) {
-      record.version.assign(version_bytes + begin, end - begin);
+      record.version = std::string(version_bytes + begin, end - begin);
     }
     return record;
   }

@@ -199,7 +199,7 @@ void SlotMap::rebuild(const LockHeld&, Epochs& epochs, const KeyHash& hash, Dead
   const uint64_t dead = keeps_dead ? 0 : num_dead_;
   const uint64_t alive = entries_.size() - dead;
   uint64_t count = kLeastBuckets;
-  while (count < 4 * (alive + 1) || count < 2 * (alive + room)) count *= 2;
+  while (count < 4 * alive || count < 2 * (alive + room)) count *= 2;
   auto index = std::make_unique<Index>(count, hash);
   std::list<Retired> old(1);
   Entries entries;

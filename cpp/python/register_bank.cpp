@@ -192,7 +192,7 @@ py::str decoded(const std::string& version) {
 void register_bank(py::module_& m) {
   py::class_<ModelRecord>(m, "ModelRecord")
       .def_property_readonly("version",
-                             [](const ModelRecord& self) { return decoded(self.version); })
+                             [](const ModelRecord& self) { return decoded(self.version.str()); })
       .def_readonly("revision", &ModelRecord::revision)
       .def_readonly("loaded_at", &ModelRecord::loaded_at);
 

@@ -40,30 +40,57 @@ Value item(const py::tuple& row, std::size_t i) {
   return row[i].cast<Value>();
 }
 
+// An std::string is made of bytes, too.
+std::string text(const py::tuple& row, std::size_t i) {
+  expect(py::isinstance<py::str>(row[i]), "text: expected a str");
+  return item<std::string>(row, i);
+}
+
 using Segments = std::map<int64_t, ByteArray>;
 
-// Rows are (is_removal, slot, key, version, revision, loaded_at, reuse_count, segment, offset); keys
-// that are tuples come as bytes, and without weights segment and offset are None.
+// Columns of a row of the index, see Change in files/_live_index.py.
+enum Column : std::size_t {
+  kKind = 2,
+  kSlot,
+  kKey,
+  kVersion,
+  kRevision,
+  kLoadedAt,
+  kReuseCount,
+  kSegment,
+  kOffset,
+  kColumns = 12
+};
+
+bool is_kind(const py::tuple& row, const char* kind) {
+  const py::handle text = row[kKind];
+  return PyUnicode_Check(text.ptr()) && PyUnicode_CompareWithASCIIString(text.ptr(), kind) == 0;
+}
+
+// Keys that are tuples come as bytes, and without weights segment and offset are None.
 Bank::Followed followed(const py::tuple& row, KeyType type, const Segments& segments,
                         int64_t block_bytes) {
-  expect(row.size() == 9, "row of wrong size");
   Bank::Followed change = {};
-  change.is_removal = item<bool>(row, 0);
-  change.slot = item<int64_t>(row, 1);
+  change.is_removal = is_kind(row, "remove");
+  change.slot = item<int64_t>(row, kSlot);
   expect(change.slot >= 0 && change.slot < INT32_MAX, "slot: out of range");
   change.type = type;
   if (type == KeyType::number) {
-    change.number = item<int64_t>(row, 2);
+    change.number = item<int64_t>(row, kKey);
+  } else if (type == KeyType::text) {
+    change.text = text(row, kKey);
   } else {
-    change.text = item<std::string>(row, 2);
+    change.text = item<py::bytes>(row, kKey);
   }
   if (!change.is_removal) {
-    change.record = {item<std::string>(row, 3), item<int64_t>(row, 4), item<double>(row, 5)};
+    if (!row[kVersion].is_none()) change.record.version = text(row, kVersion);
+    change.record.revision = item<int64_t>(row, kRevision);
+    change.record.loaded_at = item<double>(row, kLoadedAt);
   }
-  change.reuse_count = item<uint32_t>(row, 6);
-  if (row[7].is_none()) return change;
-  const auto segment = segments.find(item<int64_t>(row, 7));
-  const auto offset = item<int64_t>(row, 8);
+  change.reuse_count = item<uint32_t>(row, kReuseCount);
+  if (row[kSegment].is_none()) return change;
+  const auto segment = segments.find(item<int64_t>(row, kSegment));
+  const auto offset = item<int64_t>(row, kOffset);
   expect(segment != segments.end(), "segment: not there");
   expect(offset >= 0 && offset % kBlockAlignment == 0 &&
              offset <= segment->second.nbytes() - block_bytes,
@@ -79,8 +106,11 @@ void follow(Bank& self, const py::list& rows, const py::object& key_type, const 
   changes.reserve(rows.size());
   const KeyType type = key_type.is_none() ? KeyType::none : key_type_of(key_type);
   const int64_t bytes = self.weights()->layout().block_bytes();
-  for (const py::handle row : rows) {
-    changes.push_back(followed(py::reinterpret_borrow<py::tuple>(row), type, segments, bytes));
+  for (const py::handle item : rows) {
+    const auto row = item.cast<py::tuple>();
+    expect(row.size() == kColumns, "row of wrong size");
+    if (!is_kind(row, "load") && !is_kind(row, "remove")) continue;  // tells nothing of a model
+    changes.push_back(followed(row, type, segments, bytes));
   }
   std::list<std::shared_ptr<const void>> memory;
   for (const ByteArray& segment : new_segments) memory.push_back(keep(segment));

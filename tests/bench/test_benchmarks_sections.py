@@ -18,6 +18,7 @@ from benchmarks.sections import (
     edge,
     ids,
     keys,
+    live,
     microbatcher,
     more,
     precision,
@@ -304,6 +305,78 @@ class TestOthers:
         assert names(table)[5] == "first call of all models"
         assert float(table.rows[0]["size"]) > 0
         assert list(tmp_path.iterdir()) == []
+
+
+class TestLive:
+    """Each part alone, with few models. Followers are processes of their own."""
+
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {
+            "LARGE": (3, 5, 2),
+            "TRANSACTIONS": (1, 3),
+            "CHANGES": (0, 5, 2500),
+            "OPENED": 1000,
+            "OPENINGS": 1,
+            "FOLLOWED": {(3, 5, 2): 300},
+            "FOLLOWERS": 2,
+            "PERIOD": 0.2,
+        }.items():
+            monkeypatch.setattr(live, name, value)
+
+    def table(self, part: str, folder: Path) -> Table:
+        (table,) = ran(live.steps(arguments(parts=part, folder=folder)))
+        assert list(folder.iterdir()) == []
+        return table
+
+    def test_check(self, tmp_path: Path) -> None:
+        table = self.table("check", tmp_path)
+        assert names(table) == ["4-8-2, one row", "3-5-2, one row"]
+
+    def test_latency(self, tmp_path: Path) -> None:
+        table = self.table("latency", tmp_path)
+        assert len(table.rows) == 5
+        for row in table.rows:
+            assert float(row["p50"]) <= float(row["p99"])
+        assert float(table.rows[4]["p50"]) > 0
+
+    def test_rate(self, tmp_path: Path) -> None:
+        table = self.table("rate", tmp_path)
+        assert names(table)[:3] == [
+            'sync="commit", transactions of 1',
+            'sync="commit", transactions of 3',
+            'sync="interval", transactions of 1',
+        ]
+        assert [bool(row.get("of its speed")) for row in table.rows] == [True] * 2 + [False] * 4
+
+    @pytest.mark.slow
+    def test_open(self, tmp_path: Path) -> None:
+        table = self.table("open", tmp_path)
+        assert names(table) == [
+            *(f"{n} changes since the base" for n in (0, 5, 2500)),
+            "compacted",
+        ]
+
+    @pytest.mark.slow
+    def test_memory(self, tmp_path: Path) -> None:
+        table = self.table("memory", tmp_path)
+        assert names(table) == ["300 keys of 3-5-2 changed", "300 keys of 3-5-2 changed once more"]
+
+    @pytest.mark.slow
+    def test_followers(self, tmp_path: Path) -> None:
+        table = self.table("followers", tmp_path)
+        assert names(table) == [
+            f"{pace}, {what} changes" if what != "as long" else what
+            for pace in live.PACES
+            for what in ("no", "with", "as long")
+        ]
+        for without, changing in (table.rows[0:2], table.rows[3:5]):
+            assert int(without["calls"]) > 0 < int(changing["calls"])
+            assert float(without["changes"]) == 0 < float(changing["changes"])
+
+    def test_parts(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match="--parts: expected some of check, latency"):
+            live.steps(arguments(parts="check,speed", folder=tmp_path))
 
 
 def test_wrong_answers_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

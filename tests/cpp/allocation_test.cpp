@@ -259,7 +259,7 @@ Observed state_of_bank(const std::shared_ptr<Bank>& bank) {
     const int64_t slot = bank->find(KeyView::of(key));
     ModelRecord record;
     observed.numbers.push_back(bank->info(KeyView::of(key), record) ? record.revision : -1);
-    observed.numbers.push_back(static_cast<int64_t>(record.version.size()));
+    observed.numbers.push_back(static_cast<int64_t>(record.version.str().size()));
     observed.values.push_back(slot == kNoSlot ? -1.0f : values[static_cast<std::size_t>(slot)]);
   }
   const Bank::Frozen frozen = bank->freeze(true);

@@ -30,7 +30,7 @@ KeyView key_of(int64_t i, const std::vector<std::string>& texts) {
 // the number of the key.
 bool is_whole(const Bank::Frozen& frozen) {
   std::map<int64_t, std::size_t> lengths;
-  for (const auto& [slot, record] : frozen.records) lengths[slot] = record.version.size();
+  for (const auto& [slot, record] : frozen.records) lengths[slot] = record.version.str().size();
   if (lengths.size() != frozen.added.size()) return false;
   for (const Bank::Frozen::Key& key : frozen.added) {
     const auto number = key.text.empty() ? key.number : std::atoll(key.text.c_str() + 4);
@@ -62,7 +62,7 @@ void run(LayoutKind kind, bool text) {
       if (random() % 64 == 0) {  // what looks at all of the bank
         ModelRecord record;
         if (bank->info(key_of(key, texts), record) &&
-            record.version.size() != static_cast<std::size_t>(key))
+            record.version.str().size() != static_cast<std::size_t>(key))
           ++wrong;
         if (!is_whole(bank->freeze(true))) ++wrong;
       }
@@ -180,7 +180,7 @@ TEST(damaged_versions) {
   const auto version_of = [&](int64_t slot, const std::vector<uint64_t>& offsets) {
     const ModelColumns columns = {3, revisions, loaded_at, offsets.data(), bytes.data(),
                                   3, nullptr};
-    return columns.get(slot).version;
+    return columns.get(slot).version.str();
   };
   CHECK(version_of(0, {0, 1, 1, 3}) == "a" && version_of(1, {0, 1, 1, 3}).empty());
   CHECK(version_of(2, {0, 1, 1, 3}) == "bc" && version_of(3, {0, 1, 1, 3}).empty());

@@ -246,9 +246,9 @@ void check_many(KeyType type, const KeyHash& hash) {
       SlotMap::Entry& entry = map.entry(lock, keys[at], epochs);
       CHECK(entry.slot.load() == expected[at]);
       if (expected[at] == kNoSlot) {
-        map.put(lock, entry, expected[at] = 10000 + random_below(1000));
+        map.put(SlotMap::Change(map), entry, expected[at] = 10000 + random_below(1000));
       } else {
-        map.remove(lock, entry);
+        map.remove(SlotMap::Change(map), entry);
         expected[at] = kNoSlot;
         map.tidy(lock, epochs);
       }
@@ -272,18 +272,18 @@ TEST(removed_keys_leave_no_entries) {
   const LockHeld lock(fork_lock);
   SlotMap map(nullptr);
   const KeyView stays = KeyView::of(int64_t{-1});
-  map.put(lock, map.entry(lock, stays, epochs), 5);
+  map.put(SlotMap::Change(map), map.entry(lock, stays, epochs), 5);
   for (const int64_t most : {1, 50, 20000}) {  // alive at a time
     for (int64_t i = 0; i < 100000; ++i) {
       const KeyView added = KeyView::of(i), removed = KeyView::of(i - most);
-      map.put(lock, map.entry(lock, added, epochs), i);
-      if (i >= most) map.remove(lock, map.entry(lock, removed, epochs));
+      map.put(SlotMap::Change(map), map.entry(lock, added, epochs), i);
+      if (i >= most) map.remove(SlotMap::Change(map), map.entry(lock, removed, epochs));
       map.tidy(lock, epochs);
       const auto alive = static_cast<std::size_t>(map.size());
       if (i % 1000 == 0) CHECK(map.entries(lock).size() <= 2 * alive + 20);
     }
     for (int64_t i = 100000 - most; i < 100000; ++i) {
-      map.remove(lock, map.entry(lock, KeyView::of(i), epochs));
+      map.remove(SlotMap::Change(map), map.entry(lock, KeyView::of(i), epochs));
       map.tidy(lock, epochs);
     }
     CHECK(map.size() == 1 && map.find(stays) == 5 && map.entries(lock).size() <= 20);
@@ -303,7 +303,7 @@ TEST(added_keys_cannot_make_look_ups_slow) {
   for (int64_t i = 0; keys.size() < 1200; ++i) {
     if ((hash(i) & 8191) != 0) continue;
     keys.push_back(KeyView::of(i));
-    map.put(lock, map.entry(lock, keys.back(), epochs), i);
+    map.put(SlotMap::Change(map), map.entry(lock, keys.back(), epochs), i);
   }
   std::vector<int64_t> slots(keys.size());
   map.find_many(keys.data(), static_cast<int64_t>(keys.size()), slots.data());
@@ -385,10 +385,16 @@ TEST(a_missing_model_cannot_be_copied) {
     weights->unload(2);
     const BatchedWeights::Snapshot snapshot(weights);
     const std::shared_ptr<Bytes> memory = exactly(snapshot.copied_bytes(1));
-    for (const int64_t model : {int64_t{2}, int64_t{100}, int64_t{-1}}) {
+    for (const int64_t model : {int64_t{2}, int64_t{100}, int64_t{-2}}) {
       CHECK_THROWS(ModelNotLoaded, "model " + std::to_string(model) + ": no weights were loaded",
                    (snapshot.copy(&model, 1, memory.get()), 0));
     }
+    const auto size = static_cast<std::size_t>(snapshot.copied_bytes(1));
+    const std::vector<Bytes> zeros(size);
+    std::memset(memory.get(), 0, size);
+    const int64_t vacant = -1;
+    snapshot.copy(&vacant, 1, memory.get());
+    CHECK(std::memcmp(memory.get(), zeros.data(), size) == 0);
   }
 }
 

@@ -75,6 +75,22 @@ def round_up(n: int, step: int) -> int:
     return -(-n // step) * step
 
 
+def tuple_of(data: bytes, kinds: list[str]) -> tuple[Any, ...]:
+    """The parts of a tuple from its bytes."""
+    parts: list[Any] = []
+    for kind in kinds:
+        size = 8 if kind == "int" else 4
+        number = int.from_bytes(data[:size], "little", signed=kind == "int")
+        data = data[size:]
+        if kind == "int":
+            parts.append(number)
+        else:
+            parts.append(data[:number].decode())
+            data = data[number:]
+    assert data == b""
+    return tuple(parts)
+
+
 @dataclass
 class Panel:
     """Where the outputs [first, first + width) of a layer lie in a block."""
@@ -132,30 +148,32 @@ class BankFile:
         return panels, round_up(position, 64) + 64 if self.lane else round_up(furthest, 64)
 
     def keys(self) -> list[Any]:
-        """All keys, each at its position."""
-        if self.about["keys"] == "int":
-            return list(self.tensors["keys"].tolist())
-        if self.about["keys"] is None:
+        """All keys, each at its position; None stands for a vacant slot."""
+        kinds = self.about["keys"]
+        if kinds is None:
             return []
-        if isinstance(self.about["keys"], list):
-            offsets, data = self.tensors["keys.offsets"], self.tensors["keys.bytes"].tobytes()
-            ends = offsets.tolist()
-            return [self._tuple(data[ends[i] : ends[i + 1]]) for i in range(self.models)]
-        return self._texts("keys")
+        vacant = set(self.vacant())
+        assert len(vacant) == self.about.get("vacant", 0)
+        if kinds == "int":
+            keys: list[Any] = self.tensors["keys"].tolist()
+        elif kinds == "str":
+            keys = self._texts("keys")
+        else:
+            data, ends = self.tensors["keys.bytes"].tobytes(), self.tensors["keys.offsets"].tolist()
+            parts = [data[ends[i] : ends[i + 1]] for i in range(self.models)]
+            keys = [data if i in vacant else tuple_of(data, kinds) for i, data in enumerate(parts)]
+        assert all(keys[i] in (0, "", b"") for i in vacant)
+        return [None if i in vacant else key for i, key in enumerate(keys)]
 
-    def _tuple(self, data: bytes) -> tuple[Any, ...]:
-        parts: list[Any] = []
-        for kind in self.about["keys"]:
-            size = 8 if kind == "int" else 4
-            number = int.from_bytes(data[:size], "little", signed=kind == "int")
-            data = data[size:]
-            if kind == "int":
-                parts.append(number)
-            else:
-                parts.append(data[:number].decode())
-                data = data[number:]
-        assert data == b""
-        return tuple(parts)
+    def vacant(self) -> list[int]:
+        """The slots without a model."""
+        return self.tensors["vacant"].tolist() if "vacant" in self.about else []
+
+    def reuse_counts(self) -> list[int]:
+        """Of all slots."""
+        return (
+            self.tensors["reuse_counts"].tolist() if "vacant" in self.about else [0] * self.models
+        )
 
     def versions(self) -> list[str]:
         """Of all models, empty for none."""
@@ -212,8 +230,11 @@ class BankFile:
 
     def model(self, i: int) -> dict[str, npt.NDArray[np.float32]]:
         """The weights of model i, each layer's W (input_size, output_size) and b (output_size,)."""
-        block = self.tensors["weights"][i // self.block_models]
-        m, lane = self.block_models, i % self.block_models
+        return self.unpack(self.tensors["weights"][i // self.block_models], i % self.block_models)
+
+    def unpack(self, block: npt.NDArray[np.uint8], lane: int) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights of a model in a block."""
+        m = self.block_models
         result = {}
         for layer, (inputs, outputs) in enumerate(self.layers):
             result[f"layer_{layer}"] = np.zeros((inputs, outputs), np.float32)

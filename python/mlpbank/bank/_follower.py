@@ -26,6 +26,10 @@ from mlpbank.files._live_index import About, Change, Index, Writing, translated
 from mlpbank.weights import BatchedWeights
 
 _KINDS = ("load", "remove", "describe", "compact")
+# Where these stand in a row of the index.
+_SLOT, _SEGMENT, _OFFSET, _CHECKSUM = map(
+    Change._fields.index, ("slot", "segment", "offset", "checksum")
+)
 
 
 class Follower:
@@ -178,12 +182,10 @@ class Follower:
     ) -> None:
         """Take over rows, whose blocks lie in `segments`, to which those that are missing come."""
         description = self._described(about)
-        path = _live_folder.index_path(self._folder)
         try:
-            models = [Change(*row) for row in rows if row[2] in ("load", "remove")]
             new: dict[int, Any] = {}
-            for number in {row.segment for row in models if row.segment is not None}:
-                if number not in segments:
+            for number in {row[_SEGMENT] for row in rows}:
+                if number is not None and number not in segments:
                     new[number] = _live_folder.map_segment(
                         self._folder, number, about.segment_bytes
                     )
@@ -191,30 +193,12 @@ class Follower:
             layout = _core.block_of(
                 description.architecture._core, description.layout, description.dtype
             )
-            last = {
-                (row.slot or 0) // layout.models: row for row in models if row.segment is not None
-            }
-            for row in last.values():
-                if not written or row.sequence < written:
-                    self._check(row, blocks, layout.bytes)
+            self._check(rows, blocks, layout, written)
             if self.about is not None and self.state is state:
                 self._describe(description, state)
             _core.follow(
                 state.slot_map.core,
-                [
-                    (
-                        row.kind == "remove",
-                        row.slot,
-                        row.key,
-                        row.version or "",
-                        row.revision or 0,
-                        row.loaded_at or 0.0,
-                        row.reuse_count,
-                        row.segment,
-                        row.offset,
-                    )
-                    for row in models
-                ],
+                rows,
                 description.key_type,
                 blocks,
                 list(new.values()),
@@ -223,17 +207,30 @@ class Follower:
         except (BankFileError, OSError, MemoryError):
             raise
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+            path = _live_folder.index_path(self._folder)
             raise BankFileError(f"{path}: damaged: {error}") from error
         segments.update(new)
 
-    def _check(self, row: Change, segments: dict[int, Any], block_bytes: int) -> None:
-        """Raise BankFileError where the block of a change is not what was written."""
-        if not _is_whole(row, segments, block_bytes):
-            path = _live_folder.segment_path(self._folder, row.segment or 0)
-            raise BankFileError(
-                f"{path}: damaged: the weights of {row.key!r:.80} at {row.offset} do not have "
-                f"CRC-32 {row.checksum}"
-            )
+    def _check(
+        self, rows: list[Any], segments: dict[int, Any], block: _core.BlockFormat, written: int
+    ) -> None:
+        """Raise BankFileError where the last block of a slot or tile is not what was written."""
+        # Of a million rows each look at a name counts.
+        views = {number: segment.data for number, segment in segments.items()}
+        models, size, crc32 = block.models, block.bytes, zlib.crc32
+        last = {row[_SLOT] // models: row for row in rows if row[_SEGMENT] is not None}
+        for row in last.values():
+            if written and row[0] >= written:
+                continue
+            offset = row[_OFFSET]
+            data = views[row[_SEGMENT]][offset : offset + size]
+            if crc32(data) != row[_CHECKSUM] or len(data) != size:
+                change = Change(*row)
+                path = _live_folder.segment_path(self._folder, change.segment or 0)
+                raise BankFileError(
+                    f"{path}: damaged: the weights of {change.key!r:.80} at {offset} do not have "
+                    f"CRC-32 {change.checksum}"
+                )
 
     def _repair(self) -> None:
         """Put right what a machine that stopped has left behind.

@@ -176,8 +176,11 @@ class BankInFolder(Bank):
                 raise InvalidStateError("bank: expected one change after the other, got one inside")
             try:
                 self._is_writing = True
+                self._expect_open()
                 with self._follower.index.writing(True if waits else None) as turn:
-                    self._catch_up()
+                    follower = self._follower
+                    if turn.about != follower.about or self._state is not follower.state:
+                        self._catch_up()
                     yield turn
             finally:
                 self._is_writing = False
@@ -192,10 +195,11 @@ class BankInFolder(Bank):
         if self._flush_error is not None:
             error, self._flush_error = self._flush_error, None
             raise error
-        turn.tell(sequence=sequence, segment=end[0], tail=end[1])
+        synced = turn.about.synced
         if waits or self._sync == "commit":
             self._segments.sync(*end)
-            turn.tell(synced=sequence)
+            synced = sequence
+        turn.tell(sequence=sequence, synced=synced, segment=end[0], tail=end[1])
         self._follower.publish(turn, sequence)
         if self._sync == "interval" and self._timer is None:
             self._timer = threading.Timer(_INTERVAL, self._flush_later)

@@ -40,6 +40,19 @@ class Change(NamedTuple):
     load: Load | None
 
 
+class _Row(NamedTuple):
+    """A row of the index, all but its numbers, and which of the blocks it names."""
+
+    kind: str
+    slot: int
+    key: Any
+    version: str | None
+    revision: int | None
+    loaded_at: float | None
+    reuse_count: int
+    block: int | None
+
+
 class Plan:
     """The rows of a transaction, and the blocks that these name.
 
@@ -76,7 +89,7 @@ class Plan:
         self._about = about
         self._checksums: list[int | None] = []
         self._tiles: dict[int, int] = {}  # number of a tile in `blocks`, in the lane layout
-        self._rows: list[tuple[_live_index.Change, int | None]] = []  # and its number in `blocks`
+        self._rows: list[_Row] = []
         self.blocks: list[_Block] = []
         self._block_models, self._block_bytes = block.models, block.bytes
         stored = _stored(list(changes))
@@ -112,20 +125,20 @@ class Plan:
             zlib.crc32(block.data) if known is None else known
             for block, known in zip(self.blocks, self._checksums, strict=True)
         ]
-        rows = []
-        for row, number in self._rows:
-            if number is not None:
-                segment, offset = where[number]
-                row = row._replace(segment=segment, offset=offset, checksum=checksums[number])
-            rows.append(row._replace(last=self.sequence))
-        return rows
+        first, last = self._about.sequence + 1, self.sequence
+        places = [(*place, checksum) for place, checksum in zip(where, checksums, strict=True)]
+        return [
+            _live_index.Change(first + i, last, *row[:-1], *_place(row, places))
+            for i, row in enumerate(self._rows)
+        ]
 
     def _remove(self, key: Any, slot: int) -> None:
         block = None
         if self._block_models > 1:
             block = self._tile(slot)
             self._weights.clear_lane(slot, self.blocks[block])
-        self._add("remove", key, slot, block, self._core.reuse_count(slot) + 1)
+        reuse_count = self._core.reuse_count(slot) + 1
+        self._rows.append(_Row("remove", slot, key, None, None, None, reuse_count, block))
 
     def _load(self, key: Any, slot: int, load: Load, revision: int) -> None:
         if load.block is not None:
@@ -136,17 +149,8 @@ class Plan:
             block = self._tile(slot)
             weights, biases, slopes = load.arrays
             self._weights.pack(slot, weights, biases, slopes, self.blocks[block])
-        about = {"version": load.version, "revision": revision, "loaded_at": load.loaded_at}
-        self._add("load", key, slot, block, self._core.reuse_count(slot), **about)
-
-    def _add(
-        self, kind: str, key: Any, slot: int, block: int | None, reuse_count: int, **about: Any
-    ) -> None:
-        sequence = self._about.sequence + len(self._rows) + 1
-        row = _live_index.Change(
-            sequence, 0, kind, slot=slot, key=key, reuse_count=reuse_count, **about
-        )
-        self._rows.append((row, block))
+        about = load.version, revision, load.loaded_at, self._core.reuse_count(slot)
+        self._rows.append(_Row("load", slot, key, *about, block))
 
     def _tile(self, slot: int) -> int:
         """Return the number of the tile of a slot, which starts as it is now."""
@@ -158,6 +162,11 @@ class Plan:
             self.blocks.append(block)
             self._checksums.append(None)
         return self._tiles[tile]
+
+
+def _place(row: _Row, places: Sequence[tuple[int, int, int]]) -> tuple[int | None, ...]:
+    """Return segment, offset and checksum."""
+    return (None, None, None) if row.block is None else places[row.block]
 
 
 def _stored(keys: list[Key]) -> list[Any]:

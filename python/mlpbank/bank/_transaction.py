@@ -19,6 +19,8 @@ from mlpbank.bank._plan import Change, Load, Plan
 from mlpbank.errors import InvalidStateError
 from mlpbank.typing import Key
 
+_PLAIN = How()
+
 
 class Transaction:
     """Changes of a live bank that are made together, or not at all.
@@ -107,7 +109,10 @@ class Transaction:
 
     def _add(self, key: Key, model: Any, version: str | None, how: How) -> None:
         self._expect_open()
-        key = self._check(key)
+        self._put(self._check(key), model, version, how)
+
+    def _put(self, key: Key, model: Any, version: str | None, how: How) -> None:
+        """Add a model under a key that has been checked."""
         load = self._loaded(key, (model, how), version, time.time())
         before = self._changes.get(key)
         self._changes[key] = Change(before is not None and before.removes, load)
@@ -119,10 +124,10 @@ class Transaction:
         if isinstance(models, BankMapping):
             expect_alike(self._bank, models)
         pairs = [*convert.keyed(models), *more.items()]
-        for key, _ in pairs:
-            self._check(key)
-        for key, model in pairs:
-            self.add(key, model)
+        self._expect_open()
+        keys = [self._check(key) for key, _ in pairs]
+        for key, (_, model) in zip(keys, pairs, strict=True):
+            self._put(key, model, None, _PLAIN)
 
     def _expect_open(self) -> None:
         if not self._is_open:
@@ -163,9 +168,9 @@ class Transaction:
                 turn.about.segment, turn.about.tail, [block.data for block in plan.blocks]
             )
             turn.add(plan.rows(where))
-            key = next(iter(self._changes))
-            described = bank._described_with(kind_of(key), self._decided)
-            turn.tell(description=described.to_json())
+            if self._decided is not self._start or bank._slot_map.kind is None:
+                kind = kind_of(next(iter(self._changes)))
+                turn.tell(description=bank._described_with(kind, self._decided).to_json())
             bank._commit(turn, plan.sequence, end, waits=describes)
         bank._take_own(turn.about.sequence + 1)
         return plan.sequence

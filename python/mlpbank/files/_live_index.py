@@ -128,6 +128,7 @@ class Index:
         self._path = path
         self._full_sync = full_sync
         self._connections = Connections()
+        self._is_full: bool | None = None  # whether commits of the writer wait now
 
     @classmethod
     def create(cls, path: Path, about: About) -> None:
@@ -212,9 +213,13 @@ class Index:
             if not writers:
                 writers.append(_connect(self._path, "rw"))
                 writers[0].execute("PRAGMA busy_timeout = 0")  # `_begin` waits
+                self._is_full = None
             if writers[0].in_transaction:  # what an exception has left
                 writers[0].rollback()
-            writers[0].execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")
+            if full_sync is not self._is_full:
+                self._is_full = None
+                writers[0].execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")
+                self._is_full = full_sync
             return writers[0]
 
     def _reader(self) -> sqlite3.Connection:
@@ -264,12 +269,12 @@ class Index:
             row = connection.execute(f"SELECT {_BANK} FROM bank").fetchone()
         if row is None:
             raise BankFileError(f"{self._path}: expected a row about the bank, got none")
-        about = About(*row)
-        if not all(type(value) is str for value in about[:2]):
-            raise BankFileError(f"{self._path}: expected text, got {about[:2]!r:.200}")
-        if not all(type(value) is int and 0 <= value < 2**62 for value in about[2:]):
-            raise BankFileError(f"{self._path}: expected numbers, got {about[2:]!r:.200}")
-        return about
+        numbers = row[2:]
+        if type(row[0]) is not str or type(row[1]) is not str:
+            raise BankFileError(f"{self._path}: expected text, got {row[:2]!r:.200}")
+        if {*map(type, numbers)} != {int} or min(numbers) < 0 or max(numbers) >= 2**62:
+            raise BankFileError(f"{self._path}: expected numbers, got {numbers!r:.200}")
+        return About(*row)
 
 
 class Writing:
