@@ -39,6 +39,12 @@ Value item(const py::tuple& row, std::size_t i) {
   return row[i].cast<Value>();
 }
 
+// An std::string is made of bytes, too.
+std::string text(const py::tuple& row, std::size_t i) {
+  expect(py::isinstance<py::str>(row[i]), "text: expected a str");
+  return item<std::string>(row, i);
+}
+
 using Segments = std::map<int64_t, ByteArray>;
 
 // Rows are (is_removal, slot, key, version, revision, loaded_at, reuse_count, segment, offset); keys
@@ -53,11 +59,13 @@ Bank::Followed followed(const py::tuple& row, KeyType type, const Segments& segm
   change.type = type;
   if (type == KeyType::number) {
     change.number = item<int64_t>(row, 2);
+  } else if (type == KeyType::text) {
+    change.text = text(row, 2);
   } else {
-    change.text = item<std::string>(row, 2);
+    change.text = item<py::bytes>(row, 2);
   }
   if (!change.is_removal) {
-    change.record = {item<std::string>(row, 3), item<int64_t>(row, 4), item<double>(row, 5)};
+    change.record = {text(row, 3), item<int64_t>(row, 4), item<double>(row, 5)};
   }
   change.reuse_count = item<uint32_t>(row, 6);
   if (row[7].is_none()) return change;

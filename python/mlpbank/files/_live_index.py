@@ -147,13 +147,15 @@ class Index:
             finally:
                 connection.close()
 
-    def read(self, after: Callable[[About], int]) -> tuple[About, list[Any]]:
+    def read(self, after: Callable[[About], int], most: int = -1) -> tuple[About, list[Any]]:
         """Return the row about the bank, and changes, of one moment.
 
         Parameters
         ----------
         after : callable
             Gives the number after which changes are returned.
+        most : int
+            So many changes at most; -1: all.
 
         Returns
         -------
@@ -169,8 +171,9 @@ class Index:
                     reader.execute("BEGIN")
                     about = self._about(reader)
                     rows = reader.execute(
-                        f"SELECT {_CHANGES} FROM changes WHERE sequence > ? ORDER BY sequence",
-                        (after(about),),
+                        f"SELECT {_CHANGES} FROM changes WHERE sequence > ? ORDER BY sequence "
+                        "LIMIT ?",
+                        (after(about), most),
                     ).fetchall()
                 finally:
                     if reader.in_transaction:
