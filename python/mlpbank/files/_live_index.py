@@ -131,6 +131,7 @@ class Index:
         self._full_sync = full_sync
         self._readers: list[sqlite3.Connection] = []
         self._writers: list[sqlite3.Connection] = []
+        self._file: tuple[int, int] | None = None  # its device and number
         _indexes.add(self)
 
     @classmethod
@@ -166,6 +167,7 @@ class Index:
         while True:
             with _errors(self._path):
                 reader = self._reader()
+                self._expect_same_file()
                 is_kept = reader in self._readers
                 try:
                     reader.execute("BEGIN")
@@ -200,6 +202,7 @@ class Index:
             writer.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
         try:
             self._begin(writer)
+            self._expect_same_file()
             yield Writing(self._path, writer, self._about(writer))
         finally:
             if writer.in_transaction:
@@ -238,6 +241,20 @@ class Index:
             return _connect(self._path, "ro&immutable=1")
         self._readers.append(reader)
         return reader
+
+    def _expect_same_file(self) -> None:
+        """Raise where the path no longer leads to what is open.
+
+        Blocks would go into the folder of that name, and rows into the one that was moved away.
+        """
+        status = os.stat(self._path)
+        file = (status.st_dev, status.st_ino)
+        if self._file not in (None, file):
+            raise BankFileError(
+                f"{self._path}: expected the folder that was opened, got another one in its place; "
+                "open it again"
+            )
+        self._file = file
 
     def _has_log(self) -> bool:
         """Return whether there may be changes that are not yet in the file itself."""
