@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ from mlpbank.errors import (
     InvalidStateError,
     InvalidTypeError,
     InvalidValueError,
+    UnknownModelError,
 )
 from mlpbank.files import _live_folder
 from mlpbank.files._described import copy_json
@@ -88,9 +90,12 @@ class LiveBank(BankInFolder):
 
     def clear(self) -> None:
         """Remove all models that the bank has now, together or not at all."""
-        with self.transaction() as changes:
-            for key in self:
-                del changes[key]
+        while True:
+            with suppress(UnknownModelError):  # another process has removed one meanwhile
+                with self.transaction() as changes:
+                    for key in self:
+                        del changes[key]
+                return
 
     @property
     def fallback(self) -> Key | None:
