@@ -31,6 +31,16 @@ def weights(value: float) -> dict[str, Any]:
     }
 
 
+X = np.random.default_rng(3).standard_normal(3).astype(np.float32)
+
+
+def value(bank: Bank, key: Any) -> float:
+    """Return what a model of `weights` answers."""
+    first, second = bank.predict(key, X).tolist()
+    assert first == second
+    return float(first)
+
+
 def some_bank(models: int = 3, kind: str = "str", **how: Any) -> Bank:
     """Return a bank of random models with keys of a kind."""
     keys = KEYS[kind][:models]
