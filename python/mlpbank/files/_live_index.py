@@ -347,7 +347,7 @@ class Writing:
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}",
+        f"file:{quote(os.fsencode(path))}?mode={mode}",
         uri=True,
         timeout=10,
         isolation_level=None,
@@ -384,7 +384,7 @@ def translated(error: sqlite3.Error, path: Path) -> Exception:
         ("disk is full", errno.ENOSPC),
         ("disk I/O error", errno.EIO),
         ("readonly database", errno.EACCES),
-        ("unable to open", errno.EACCES),
+        ("unable to open", errno.EACCES if path.exists() else errno.ENOENT),
     ):
         if part in text:
             return OSError(number, f"{os.strerror(number)} ({text})", str(path))
