@@ -108,7 +108,7 @@ class Bank {
   // Makes changes in their order, visible to others all at once, and keeps the memory they lie in.
   // Throws std::invalid_argument, KeyTypeError or std::bad_alloc, and then has changed nothing.
   void follow(const std::vector<Followed>& changes, uint64_t sequence,
-              std::vector<std::shared_ptr<const void>> memory);
+              const std::vector<std::shared_ptr<const void>>& memory);
   // The number of the last change: that was followed, or how many were made here.
   uint64_t sequence() const { return sequence_.load(); }
   // Slots below num_used_slots() that have no model and may be used again, at most `count`.
@@ -147,7 +147,8 @@ class Bank {
   }
   // What follow() is about to do.
   struct Plan;
-  Plan plan(const LockHeld&, const std::vector<Followed>& changes);
+  Plan plan(const LockHeld&, const std::vector<Followed>& changes,
+            const std::vector<std::shared_ptr<const void>>& memory);
   // Slots are added by the quarter, so that adding models one by one copies few tables.
   static int64_t growth(int64_t num_slots) {
     return std::min<int64_t>(std::max<int64_t>(16, num_slots / 4), 4096);

@@ -27,7 +27,8 @@ struct Bank::Plan {
   int64_t num_slots;
 };
 
-Bank::Plan Bank::plan(const LockHeld& lock, const std::vector<Followed>& changes) {
+Bank::Plan Bank::plan(const LockHeld& lock, const std::vector<Followed>& changes,
+                      const std::vector<std::shared_ptr<const void>>& memory) {
   Plan plan;
   plan.num_slots = num_used_slots();
   plan.entries.reserve(changes.size());
@@ -69,16 +70,16 @@ Bank::Plan Bank::plan(const LockHeld& lock, const std::vector<Followed>& changes
     if (!has_model) plan.vacated.insert(slot);
   }
   records_.reserve(records_.size() + plan.records.size());
-  if (plan.num_slots > weights_->num_models()) {
-    weights_->extend(plan.num_slots - weights_->num_models() + growth(plan.num_slots));
-  }
+  const bool grows = plan.num_slots > weights_->num_models();
+  weights_->extend(grows ? plan.num_slots - weights_->num_models() + growth(plan.num_slots) : 0,
+                   memory);
   return plan;
 }
 
 void Bank::follow(const std::vector<Followed>& changes, uint64_t sequence,
-                  std::vector<std::shared_ptr<const void>> memory) {
+                  const std::vector<std::shared_ptr<const void>>& memory) {
   const LockHeld lock(lock_);
-  Plan planned = plan(lock, changes);
+  Plan planned = plan(lock, changes, memory);
   // Nothing fails from here on.
   {
     const SlotMap::Change keys(keys_);
@@ -99,7 +100,7 @@ void Bank::follow(const std::vector<Followed>& changes, uint64_t sequence,
     }
     records_.merge(planned.records);
     vacant_.merge(planned.vacated);
-    weights_->place(planned.blocks, memory);
+    weights_->place(planned.blocks);
     num_used_slots_.store(planned.num_slots);
     sequence_.store(sequence);
   }

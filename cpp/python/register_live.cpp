@@ -92,7 +92,7 @@ void follow(Bank& self, const py::list& rows, const py::object& key_type, const 
   std::vector<std::shared_ptr<const void>> memory;
   for (const ByteArray& segment : new_segments) memory.push_back(keep(segment));
   const ReleasedGil released;
-  self.follow(changes, sequence, std::move(memory));
+  self.follow(changes, sequence, memory);
 }
 
 }  // namespace

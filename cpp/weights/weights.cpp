@@ -92,14 +92,14 @@ void BatchedWeights::grow(int64_t count) {
   append(count, Memory::own);
 }
 
-void BatchedWeights::extend(int64_t count) {
+void BatchedWeights::extend(int64_t count, const std::vector<std::shared_ptr<const void>>& memory) {
   if (count > 0) append(count, Memory::none);
+  const LockHeld lock(lock_);
+  memory_.insert(memory_.end(), memory.begin(), memory.end());
 }
 
-void BatchedWeights::place(const std::vector<Placed>& blocks,
-                           std::vector<std::shared_ptr<const void>>& memory) {
+void BatchedWeights::place(const std::vector<Placed>& blocks) {
   const LockHeld lock(lock_);
-  memory_.swap(memory);
   for (const Placed& placed : blocks) {
     table_->twins.retire(placed.block, retired_twins_);
     const auto b = static_cast<std::size_t>(placed.block);

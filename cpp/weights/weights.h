@@ -104,10 +104,10 @@ class BatchedWeights {
     const Bytes* address;
   };
   // For weights with a base that nothing was loaded into. Adds `count` slots (possibly 0) without
-  // memory of their own.
-  void extend(int64_t count);
-  // Publishes blocks one after the other, and keeps `memory`. Never fails after extend().
-  void place(const std::vector<Placed>& blocks, std::vector<std::shared_ptr<const void>>& memory);
+  // memory of their own, and keeps `memory`, which blocks are about to lie in.
+  void extend(int64_t count, const std::vector<std::shared_ptr<const void>>& memory);
+  // Publishes blocks one after the other. Never fails.
+  void place(const std::vector<Placed>& blocks);
   // Calls that saw the same even number before and after saw the weights of one moment.
   uint64_t moment() const { return moment_.load(); }
   // While one lives, models are changing.
