@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -132,6 +133,9 @@ class Index:
         self._readers: list[sqlite3.Connection] = []
         self._writers: list[sqlite3.Connection] = []
         self._file: tuple[int, int] | None = None  # its device and number
+        # Held while SQLite holds a lock of its own, which a fork would leave in the child for ever.
+        self._reading = threading.RLock()
+        self._turn = threading.RLock()
         _indexes.add(self)
 
     @classmethod
@@ -165,7 +169,7 @@ class Index:
             See `Change`.
         """
         while True:
-            with _errors(self._path):
+            with self._reading, _errors(self._path):
                 reader = self._reader()
                 self._expect_same_file()
                 is_kept = reader in self._readers
@@ -200,18 +204,28 @@ class Index:
                 writer.rollback()
             full = self._full_sync if full_sync is None else full_sync
             writer.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
-        try:
-            self._begin(writer)
-            self._expect_same_file()
-            yield Writing(self._path, writer, self._about(writer))
-        finally:
-            if writer.in_transaction:
-                with suppress(sqlite3.Error):
-                    writer.rollback()
+        end, pause = time.monotonic() + _WAIT, 50e-6
+        while True:  # in short steps that a signal can interrupt, and a fork
+            with self._turn:
+                try:
+                    if self._begin(writer):
+                        self._expect_same_file()
+                        yield Writing(self._path, writer, self._about(writer))
+                        return
+                finally:
+                    if writer.in_transaction:
+                        with suppress(sqlite3.Error):
+                            writer.rollback()
+            if time.monotonic() > end:
+                raise BankBusyError(
+                    f"{self._path}: another process has been writing for {_WAIT:.0f} s"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 0.005)
 
     def check(self) -> None:
         """Raise BankFileError where the file itself is damaged."""
-        with _errors(self._path):
+        with self._reading, _errors(self._path):
             (found,) = self._reader().execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise BankFileError(f"{self._path}: {found}")
@@ -229,14 +243,14 @@ class Index:
         if not self._path.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         may_write = os.access(self._path.parent, os.W_OK) and os.access(self._path, os.W_OK)
-        reader = _connect(self._path, "rw" if may_write else "ro")
         try:
+            reader = _connect(self._path, "rw" if may_write else "ro")
             reader.execute("SELECT 1 FROM bank")
         except sqlite3.OperationalError as error:
             # SQLite needs two files beside this one, and may not make them. Where there is no log,
             # no writer has the index open, and all that was committed is in the file itself.
-            reader.close()
-            if may_write or "unable to open" not in str(error) or self._has_log():
+            lacks_files = "unable to open" in str(error) or "readonly database" in str(error)
+            if may_write or not lacks_files or self._has_log():
                 raise
             return _connect(self._path, "ro&immutable=1")
         self._readers.append(reader)
@@ -261,23 +275,14 @@ class Index:
         log = self._path.with_name(f"{self._path.name}-wal")
         return log.exists() and log.stat().st_size > 0
 
-    def _begin(self, writer: sqlite3.Connection) -> None:
-        """Wait for the turn, in short steps that a signal can interrupt."""
-        end, pause = time.monotonic() + _WAIT, 50e-6
-        with _errors(self._path):
-            while True:
-                try:
-                    writer.execute("BEGIN IMMEDIATE")
-                    return
-                except sqlite3.OperationalError as error:
-                    if "locked" not in str(error):
-                        raise
-                if time.monotonic() > end:
-                    raise BankBusyError(
-                        f"{self._path}: another process has been writing for {_WAIT:.0f} s"
-                    )
-                time.sleep(pause)
-                pause = min(2 * pause, 0.005)
+    def _begin(self, writer: sqlite3.Connection) -> bool:
+        """Take the turn of a writer if it is free, and return whether it was."""
+        try:
+            with _errors(self._path):
+                writer.execute("BEGIN IMMEDIATE")
+        except BankBusyError:
+            return False
+        return True
 
     def _about(self, connection: sqlite3.Connection) -> About:
         with _errors(self._path):
@@ -393,7 +398,8 @@ def translated(error: sqlite3.Error, path: Path) -> Exception:
     return BankFileError(f"{path}: damaged: {text}")
 
 
-# --- Fork. SQLite's connections must not be used in a child, not even to close them.
+# --- Fork. SQLite's connections must not be used in a child, not even to close them. Locks that
+# they hold at a fork would stay in SQLite's own tables in the child, so a fork waits for their end.
 
 _indexes: WeakSet[Index] = WeakSet()
 _parents: list[sqlite3.Connection] = []  # connections of the parent process, never closed here
@@ -405,4 +411,25 @@ def _forget_connections() -> None:
         index._readers, index._writers = [], []
 
 
-os.register_at_fork(after_in_child=_forget_connections)
+_held: list[Any] = []
+
+
+def _hold() -> None:
+    indexes = list(_indexes)
+    # Turns first: who has one may read.
+    for lock in [index._turn for index in indexes] + [index._reading for index in indexes]:
+        lock.acquire()
+        _held.append(lock)
+
+
+def _release() -> None:
+    while _held:
+        _held.pop().release()
+
+
+def _begin_child() -> None:
+    _release()
+    _forget_connections()
+
+
+os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_begin_child)
