@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -18,14 +18,16 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from api_page import api_page
-from bank_source import BankChangedError, BankSource, bank_file
+from bank_source import BankSource, BankUnavailableError, bank_file
 from body_limit import LimitBody
+from live_source import LiveSource
 from metrics import MODELS, RELOADS, ROWS, CountBatches, MeasureRequests, exposition
-from mlpbank import Bank, UnknownModelError
+from mlpbank import Bank, BankFileError, UnknownModelError
 from mlpbank.serving import MicroBatcher, QueueFullError
 
 MAX_BODY = int(os.environ.get("MAX_BODY", 4 << 20))  # bytes
 WATCH_SECONDS = float(os.environ.get("WATCH_SECONDS", 1))
+SYNC = os.environ.get("BANK_SYNC", "commit")  # what a change of a live bank waits for
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # of /docs: nothing from other hosts
 INLINE_ROWS = 100  # larger requests are worth a thread
 # Or "blocking": docs/serving.md tells when to use which.
@@ -99,7 +101,8 @@ class Health(BaseModel):
 
     status: str = Field(description="ok, or why nothing can be predicted.")
     worker: int = Field(description="Process id.")
-    models: int
+    models: int | None = Field(description="null where that cannot be told.")
+    sequence: int | None = Field(description="The last change, of a live bank.")
     reloads: int
     architecture: str
 
@@ -111,12 +114,13 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 # When this module is imported, with gunicorn --preload before the fork: a file that is no bank ends
 # the start at once.
-source = BankSource(bank_file())
+path = bank_file()
+source = LiveSource(path, SYNC) if path.is_dir() else BankSource(path)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Run the batcher and the watch for a new bank file in this worker's event loop."""
+    """Run the batcher and the watch for a new bank in this worker's event loop."""
     source.start()
     async with MicroBatcher(source.bank) as batcher:
         app.state.batcher = batcher
@@ -163,9 +167,9 @@ async def busy(request: Request, error: QueueFullError) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
 
 
-@app.exception_handler(BankChangedError)
-async def changed(request: Request, error: BankChangedError) -> JSONResponse:
-    """Ask to come again when there is a good file: the watch looks for one."""
+@app.exception_handler(BankUnavailableError)
+async def changed(request: Request, error: BankUnavailableError) -> JSONResponse:
+    """Ask to come again when there is a good bank: the watch looks for one."""
     return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
 
 
@@ -219,9 +223,16 @@ async def predict(body: PredictRequest, request: Request) -> PredictResponse:
     return PredictResponse.model_construct(predictions=values)
 
 
-@app.put("/models/{key}", responses={201: {"model": ModelResponse}, **problems(503)})
+def expect_writable() -> None:
+    """Answer 403 where this service may not write into the folder of its live bank."""
+    if not source.writable:
+        raise HTTPException(403, "this service may not change its bank")
+
+
+@app.put("/models/{key}", responses={201: {"model": ModelResponse}, **problems(403, 503)})
 def put_model(key: PathKey, body: ModelRequest, response: Response) -> ModelResponse:
-    """Add a model, or replace it while others predict, in this worker process."""
+    """Add a model, or replace it while others predict: with a live bank in all workers."""
+    expect_writable()
     with source.using() as bank:
         name = path_key(bank, key)
         response.status_code = 200 if name in bank else 201
@@ -230,6 +241,8 @@ def put_model(key: PathKey, body: ModelRequest, response: Response) -> ModelResp
                 layer: np.array(values, np.float32) for layer, values in body.weights.items()
             }
             bank.add(name, weights, version=body.version, check_finite=True)
+        except BankFileError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise HTTPException(
                 422, str(error.args[0] if isinstance(error, KeyError) else error)
@@ -257,9 +270,12 @@ def describe(bank: Bank, key: str | int, weights: bool = False) -> ModelResponse
     )
 
 
-@app.delete("/models/{key}", status_code=204, response_model=None, responses=problems(404, 503))
+@app.delete(
+    "/models/{key}", status_code=204, response_model=None, responses=problems(403, 404, 503)
+)
 def delete_model(key: PathKey) -> None:
-    """Remove a model, in this worker process."""
+    """Remove a model: with a live bank in all workers."""
+    expect_writable()
     with source.using() as bank:
         del bank[path_key(bank, key)]
 
@@ -268,14 +284,18 @@ def delete_model(key: PathKey) -> None:
 async def healthz(response: Response) -> Health:
     """Say that this worker runs, and with what; 503 if its bank cannot be used."""
     bank, status = source.bank, "ok"
+    models = sequence = None
     try:
         source.check()
-    except BankChangedError as error:
+    except BankUnavailableError as error:
         response.status_code, status = 503, str(error)
+    with suppress(BankFileError, OSError):
+        models, sequence = len(bank), getattr(bank, "sequence", None)
     return Health(
         status=status,
         worker=os.getpid(),
-        models=len(bank),
+        models=models,
+        sequence=sequence,
         reloads=source.reloads,
         architecture=repr(bank.architecture),
     )
@@ -290,6 +310,7 @@ async def docs() -> HTMLResponse:
 @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics() -> Response:
     """Return counters in Prometheus' text form."""
-    MODELS.set(len(source.bank))
+    with suppress(BankFileError, OSError):
+        MODELS.set(len(source.bank))
     RELOADS.set(source.reloads)
     return Response(exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

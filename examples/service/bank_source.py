@@ -20,8 +20,11 @@ logger = logging.getLogger("uvicorn.error")
 Identity = tuple[int, int, int, int]
 
 
-class BankChangedError(RuntimeError):
-    """The mapped file was changed in place: answers would be wrong, or reading it would kill."""
+class BankUnavailableError(RuntimeError):
+    """The bank cannot be used now.
+
+    As when its mapped file was changed in place: answers would be wrong, or reading it would kill.
+    """
 
 
 def flights_bank_file() -> Path:
@@ -55,12 +58,12 @@ class _File:
         self.name = f"/proc/self/fd/{self.number}"  # opens this very file again
 
     def check(self) -> None:
-        """Raise BankChangedError if the file was written to or cut since it was opened.
+        """Raise BankUnavailableError if the file was written to or cut since it was opened.
 
         Takes a microsecond.
         """
         if _identity(os.fstat(self.number)) != self.identity:
-            raise BankChangedError("the bank file was changed in place; waiting for a good one")
+            raise BankUnavailableError("the bank file was changed in place; waiting for a good one")
 
     def verify(self) -> None:
         """Raise ValueError if the checksums are wrong.
@@ -77,7 +80,7 @@ class _File:
 
 
 class BankSource:
-    """A bank file, and the bank opened from it.
+    """A bank file, and the bank opened from it. What one worker changes, it alone has.
 
     Parameters
     ----------
@@ -91,6 +94,8 @@ class BankSource:
         finishes with it; it is unmapped after the last such call.
     reloads : int
         How often this process opened a newer file in place of an older one.
+    writable : bool
+        Changes are possible; they stay in memory.
     open_bank : callable
         ``Bank.open``, or what is to be called instead.
 
@@ -103,6 +108,7 @@ class BankSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.reloads = 0
+        self.writable = True
         self.open_bank: Callable[[str], Bank] = Bank.open
         self._seen: Identity | None = None  # what was opened or refused last; None: look again
         self._complaint = ""
@@ -110,12 +116,12 @@ class BankSource:
         self.bank = self._open(self._file)
 
     def check(self) -> None:
-        """Raise BankChangedError if the bank must not be touched."""
+        """Raise BankUnavailableError if the bank must not be touched."""
         self._file.check()
 
     @contextmanager
     def using(self) -> Iterator[Bank]:
-        """Give the bank to a block; raise BankChangedError if its file is changed before its end.
+        """Give the bank to a block; raise BankUnavailableError if its file changes before its end.
 
         The check before the block prevents touching the mapping of a cut file, which would kill
         the process. The check after it finds a file that was written to while it was read.
@@ -141,7 +147,7 @@ class BankSource:
                 self._seen = None
                 self.check()
             self._use(file, self._open(file))
-        except (BankChangedError, OSError, ValueError) as error:
+        except (BankUnavailableError, OSError, ValueError) as error:
             self._complain(error)
 
     def _changed_in_place(self, file: _File) -> bool:
@@ -158,7 +164,7 @@ class BankSource:
                 self._seen = file.identity
                 file.verify()
             return file, self._open(file)
-        except (BankChangedError, OSError, ValueError) as error:
+        except (BankUnavailableError, OSError, ValueError) as error:
             if not isinstance(error, ValueError):
                 self._seen = None  # it may pass: try again
             self._complain(error)

@@ -1,7 +1,9 @@
 """Run thousands to millions of small neural networks of one architecture in one call, on CPUs."""
 
+from typing import TYPE_CHECKING, Any
+
 from mlpbank.architecture import Activation, Architecture, LayerSpec
-from mlpbank.bank import Bank, LiveBank, ModelInfo, StackedModels, Transaction
+from mlpbank.bank import Bank, ModelInfo, StackedModels
 from mlpbank.engine import CpuBudget, Engine, available_isas, cpu_budget
 from mlpbank.errors import (
     BankBusyError,
@@ -21,6 +23,9 @@ from mlpbank.errors import (
 )
 from mlpbank.inference import BatchedInference
 from mlpbank.weights import BatchedWeights
+
+if TYPE_CHECKING:
+    from mlpbank.bank import LiveBank, Transaction
 
 __all__ = [
     "Activation",
@@ -55,11 +60,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
     # The version stands in pyproject.toml alone; reading it costs as much as the rest of the
     # import, so it waits.
     if name == "__version__":
         from importlib.metadata import version
 
         return version("mlpbank")
+    if name in ("LiveBank", "Transaction"):
+        from mlpbank import bank
+
+        return getattr(bank, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

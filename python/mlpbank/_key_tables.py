@@ -142,6 +142,21 @@ def table_keys(table: Table) -> Sequence[Any]:
     return _without_vacant(decode_strings(table.offsets, table.bytes, "keys"), table.vacant)
 
 
+def decode_tuples(stored: Sequence[bytes], kind: Any) -> list[Any]:
+    """Return tuples of type `kind` that are kept as bytes, all different.
+
+    Raises
+    ------
+    BankFileError
+        One is damaged.
+    """
+    offsets = np.zeros(len(stored) + 1, np.uint64)
+    np.cumsum([len(one) for one in stored], out=offsets[1:])
+    data, seed = np.frombuffer(b"".join(stored), np.uint8), os.urandom(_SEED_BYTES)
+    buckets, _ = _core.string_buckets(offsets, data, seed)
+    return list(table_keys(_core.TupleTable(offsets, data, buckets, seed, kind)))
+
+
 def _without_vacant(keys: list[Any], vacant: list[int]) -> list[Any]:
     for slot in vacant:
         keys[slot] = None

@@ -286,7 +286,9 @@ def test_output_that_cannot_say_a_key(tmp_path: Path, monkeypatch: pytest.Monkey
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify", "convert", "predict"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "verify", "convert", "predict", "create", "log", "compact"]
+)
 def test_help_has_examples(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0

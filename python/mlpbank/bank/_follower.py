@@ -43,6 +43,8 @@ class Follower:
         Whether commits wait for the disk.
     describe : callable
         ``describe(description, state)`` is called before models are taken over.
+    is_copied : bool
+        The folder is only read now, without its head, and wherever it lies.
 
     Attributes
     ----------
@@ -59,16 +61,22 @@ class Follower:
         engine: Engine | None,
         full_sync: bool,
         describe: Callable[[Description, State], None],
+        is_copied: bool = False,
     ) -> None:
         self._folder = folder
         self._engine = engine
         self._describe = describe
-        _live_folder.check_folder(folder)
+        _live_folder.check_folder(folder, anywhere=is_copied)
         self.index = Index(_live_folder.index_path(folder), full_sync)
-        self._may_write = os.access(folder / _live_folder.HEAD, os.W_OK) and os.access(
-            folder, os.W_OK
+        self._may_write = not is_copied and all(
+            os.access(path, os.W_OK) for path in (folder / _live_folder.HEAD, folder)
         )
-        self.head = _live_folder.map_head(folder, self._may_write)
+        if is_copied:
+            self.head = _live_folder.silent_head()
+        else:
+            self.head = _live_folder.map_head(folder, self._may_write)
+        self._is_copied = is_copied
+        self._end: int | None = None  # the first change that is lost, where it cannot be dropped
         self.about: About | None = None
         self._description: Description | None = None
         self._segments: dict[int, _live_folder.Bytes] = {}
@@ -95,6 +103,9 @@ class Follower:
         old, tried = self.about, None
         while True:
             about, rows = self.index.read(self._is_new)
+            if self._end is not None:
+                about = about._replace(sequence=self._end - 1)
+                rows = [row for row in rows if row[0] < self._end]
             self._expect_all(rows, about)
             if old is not None and about.identity != old.identity:
                 raise BankFileError(
@@ -150,7 +161,7 @@ class Follower:
         path = _live_folder.base_path(self._folder, about.base)
         description = self._described(about)
         contents = _mapped.open_file(path, map_file=True)
-        columns = _columns_of(contents, description, path)
+        columns = columns_of(contents, description, path)
         weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
         state = State(weights, columns, self._engine)
         segments: dict[int, _live_folder.Bytes] = {}
@@ -165,11 +176,7 @@ class Follower:
             or self.about is None
             or about.description != self.about.description
         ):
-            try:
-                self._description = Description.from_json(about.description)
-            except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-                path = _live_folder.index_path(self._folder)
-                raise BankFileError(f"{path}: {error}") from error
+            self._description = description_of(self._folder, about)
         return self._description
 
     def _take(
@@ -239,7 +246,13 @@ class Follower:
         these changes are dropped, and a warning tells how many. The head may hold any number.
         """
         about, rows = self.index.read(_unsure)
-        if self._first_lost(about, rows) is None and self.head.sequence <= about.sequence:
+        first = self._first_lost(about, rows)
+        if self._is_copied:
+            self._end = first
+            if first is not None:
+                self._warn_of_lost(about.sequence - first + 1, "left out")
+            return
+        if first is None and self.head.sequence <= about.sequence:
             return
         if not self._may_write:
             return  # a lost change is found when it is taken over; a wrong head costs time only
@@ -254,12 +267,15 @@ class Follower:
                 self.head.reset(sequence)  # while no other can commit
             self.publish(turn, sequence)
         if first is not None:
-            warnings.warn(
-                f"{self._folder}: the last {about.sequence - sequence} changes did not reach the "
-                "disk before the machine stopped, and are lost; sync='commit' waits",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            self._warn_of_lost(about.sequence - sequence, "lost")
+
+    def _warn_of_lost(self, changes: int, what: str) -> None:
+        warnings.warn(
+            f"{self._folder}: the last {changes} changes did not reach the disk before the machine "
+            f"stopped, and are {what}; sync='commit' waits",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def _first_lost(self, about: About, rows: list[Any]) -> int | None:
         """Return the first change of the first transaction that did not reach the disk."""
@@ -291,7 +307,15 @@ def _is_whole(row: Change, segments: dict[int, Any], block_bytes: int) -> bool:
     return len(block) == block_bytes and zlib.crc32(block) == row.checksum
 
 
-def _columns_of(contents: Any, description: Description, path: Path) -> Any:
+def description_of(folder: Path, about: About) -> Description:
+    """Return the description of a folder."""
+    try:
+        return Description.from_json(about.description)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise BankFileError(f"{_live_folder.index_path(folder)}: {error}") from error
+
+
+def columns_of(contents: Any, description: Description, path: Path) -> Any:
     """Return the columns of a base, which has to be that of its folder."""
     for name in ("architecture", "dtype", "layout"):
         wanted, got = getattr(description, name), getattr(contents, name)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
-
-from mlpbank import _core
 from mlpbank._keys import kind_of
-from mlpbank.bank import _compaction, _live_files
-from mlpbank.bank._bank import Bank
+from mlpbank.bank import _compaction
 from mlpbank.bank._follower import Follower
 from mlpbank.bank._in_folder import BankInFolder
 from mlpbank.bank._knowledge import Known
@@ -24,6 +21,7 @@ from mlpbank.errors import (
     InvalidStateError,
     InvalidTypeError,
     InvalidValueError,
+    UnknownModelError,
 )
 from mlpbank.files import _live_folder
 from mlpbank.files._described import copy_json
@@ -91,9 +89,12 @@ class LiveBank(BankInFolder):
 
     def clear(self) -> None:
         """Remove all models that the bank has now, together or not at all."""
-        with self.transaction() as changes:
-            for key in self:
-                del changes[key]
+        while True:
+            with suppress(UnknownModelError):  # another process has removed one meanwhile
+                with self.transaction() as changes:
+                    for key in self:
+                        del changes[key]
+                return
 
     @property
     def fallback(self) -> Key | None:
@@ -217,24 +218,42 @@ def open_live(
             raise InvalidValueError(f"{name}: expected one of {known}, got {value!r:.80}")
     if not isinstance(writable, bool):
         raise InvalidTypeError(f"writable: expected a bool, got {writable!r:.80}")
+    return _opened(path, engine, writable, sync, follows=refresh == "call", is_copied=False)
+
+
+def open_to_copy(path: str | os.PathLike[str]) -> LiveBank:
+    """Open a folder as it is now, to save it elsewhere: without its head, and on any file system.
+
+    What a machine that stopped has left half done is left out.
+    """
+    return _opened(path, None, writable=False, sync="commit", follows=False, is_copied=True)
+
+
+def _opened(
+    path: str | os.PathLike[str],
+    engine: Engine | None,
+    writable: bool,
+    sync: Sync,
+    follows: bool,
+    is_copied: bool,
+) -> LiveBank:
     self = LiveBank.__new__(LiveBank)
     self._folder = folder = Path(os.path.abspath(path))
     self.path, self.writable = str(folder), writable
-    self._sync, self._follows = sync, refresh == "call"
+    self._sync, self._follows = sync, follows
     self._state = self._description = None  # type: ignore[assignment]
     self._known, self._is_decided = Known(), False
     self._fallback, self._metadata = None, {}
     self._reset()
     if writable:
         _live_folder.expect_writable(folder)
-    self._follower = Follower(folder, engine, sync == "commit", self._describe)
+    self._follower = Follower(folder, engine, sync == "commit", self._describe, is_copied)
     self._block = self._description.block
     about = self._follower.about
     assert about is not None
     self._segments = SegmentWriter(folder, about.segment_bytes)
-    # A head that says nothing new, and so leaves it to `refresh`.
-    silent = np.zeros(_live_folder.HEAD_BYTES, np.uint8)
-    self._head = self._follower.head if self._follows else _core.Head(silent)
+    # Without following, `refresh` alone looks for what is new.
+    self._head = self._follower.head if follows else _live_folder.silent_head()
     self._use(self._follower.state)
     _live_banks.add(self)
     return self
@@ -251,8 +270,3 @@ def _reset_locks() -> None:
 
 
 os.register_at_fork(after_in_child=_reset_locks)
-
-
-# A live bank is a Bank, so Bank itself cannot import it.
-Bank._open_folder = staticmethod(open_live)
-Bank._make_folder = staticmethod(_live_files.create)

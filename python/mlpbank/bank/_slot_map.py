@@ -174,6 +174,11 @@ class SlotMap:
             ) from None
         return ModelInfo(known, found.version or None, found.revision, when)
 
+    @property
+    def num_slots_added(self) -> int:
+        """How many slots have come into use since this was made."""
+        return self.core.num_used_slots - len(self._columns.revisions)
+
     def keys(self) -> list[Key]:
         """Return all keys, in the order of the table and then of addition."""
         return self._keys_and_slots(self.core.freeze(False))[0]

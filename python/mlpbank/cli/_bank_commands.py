@@ -1,4 +1,4 @@
-"""``mlpbank inspect``, ``verify`` and ``predict``, and the parsers of all bank commands."""
+"""``mlpbank inspect`` and ``verify``, and the parsers of all commands about banks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from mlpbank._progress import on_terminal
 from mlpbank.architecture import LayerSpec
-from mlpbank.cli import _convert_command, _predict_command
+from mlpbank.bank import LiveBank, _live_verify
+from mlpbank.cli import _convert_command, _live_commands, _predict_command
 from mlpbank.cli._errors import encoded
 from mlpbank.errors import BankFileError
 from mlpbank.files import _mapped
@@ -20,13 +21,13 @@ Subparsers = Any  # argparse has no public name for its type
 
 
 def add_commands(commands: Subparsers) -> None:
-    """Add ``inspect``, ``verify``, ``convert`` and ``predict``."""
+    """Add all commands that take a bank file or the folder of a live bank."""
     inspect = _command(
         commands,
         "inspect",
         inspect_bank,
-        "show what a bank file holds",
-        "mlpbank inspect fleet.mlpbank",
+        "show what a bank file or the folder of a live bank holds",
+        "mlpbank inspect fleet.mlpbank\n  mlpbank inspect fleet.live",
     )
     inspect.add_argument("file", type=Path)
 
@@ -34,8 +35,8 @@ def add_commands(commands: Subparsers) -> None:
         commands,
         "verify",
         verify_bank,
-        "check a bank file: checksums, keys, finite weights",
-        "mlpbank verify fleet.mlpbank",
+        "check a bank file or a live folder: checksums, keys, finite weights",
+        "mlpbank verify fleet.mlpbank\n  mlpbank verify fleet.live       # also while it is used",
     )
     verify.add_argument("file", type=Path)
 
@@ -43,7 +44,7 @@ def add_commands(commands: Subparsers) -> None:
         commands,
         "convert",
         _convert_command.convert_bank,
-        "between bank files, plain safetensors and ONNX; or a folder of models into one bank",
+        "between bank files, live folders, safetensors and ONNX; or a folder of models into a bank",
         _convert_command.EXAMPLES,
     )
     _convert_command.add_arguments(convert)
@@ -56,6 +57,31 @@ def add_commands(commands: Subparsers) -> None:
         _predict_command.EXAMPLES,
     )
     _predict_command.add_arguments(predict)
+
+    for name, run, text, examples, add in (
+        (
+            "create",
+            _live_commands.create_folder,
+            "make the folder of a live bank, of a bank file or of another such folder",
+            _live_commands.CREATE_EXAMPLES,
+            _live_commands.add_create,
+        ),
+        (
+            "log",
+            _live_commands.show_log,
+            "list the changes of a live bank since its base",
+            _live_commands.LOG_EXAMPLES,
+            _live_commands.add_log,
+        ),
+        (
+            "compact",
+            _live_commands.compact_folder,
+            "write all models of a live bank into a new base, and remove what it replaces",
+            _live_commands.COMPACT_EXAMPLES,
+            _live_commands.add_compact,
+        ),
+    ):
+        add(_command(commands, name, run, text, examples))
 
 
 def _command(
@@ -77,15 +103,19 @@ def _command(
 
 
 def inspect_bank(args: argparse.Namespace) -> int:
-    """Print the contents of a bank file."""
-    bank = _predict_command.open_bank(args.file)
+    """Print the contents of a bank file or of a live folder."""
+    bank = _live_commands.open_bank(args.file)
     infos = [bank.info(key) for key in bank]
     sizes = [
         bank.architecture.input_size,
         *(layer.output_size for layer in bank.architecture.layers),
     ]
-    rows = [
-        ("file", f"{args.file}, {args.file.stat().st_size:,} bytes"),
+    rows = (
+        _live_commands.folder_rows(args.file, bank)
+        if isinstance(bank, LiveBank)
+        else [("file", f"{args.file}, {args.file.stat().st_size:,} bytes")]
+    )
+    rows += [
         (
             "architecture",
             "-".join(map(str, sizes)) + f", {bank.architecture.num_parameters:,} parameters",
@@ -134,7 +164,9 @@ def _activation(layer: LayerSpec) -> str:
 
 
 def verify_bank(args: argparse.Namespace) -> int:
-    """Check a bank file, and raise for the first thing that is wrong with it."""
+    """Check a bank file or live folder, and raise for the first thing that is wrong with it."""
+    if args.file.is_dir():
+        return _verify_folder(args.file)
     try:
         contents = _mapped.open_somehow(args.file)
         _mapped.verify(contents, on_terminal())
@@ -145,4 +177,22 @@ def verify_bank(args: argparse.Namespace) -> int:
         ) from None
     with encoded("standard output"):
         print(f"{args.file}: {contents.models:,} models, checksums, keys and weights are sound")
+    return 0
+
+
+def _verify_folder(folder: Path) -> int:
+    found = _live_verify.verify(folder, on_terminal())
+    lines = [
+        f"{folder}: {found.models:,} models, the base, {found.changes:,} changes since, checksums, "
+        "keys and weights are sound"
+    ]
+    if found.is_head_behind:
+        lines.append(
+            f"{folder}: the head does not tell of change {found.sequence} yet: a writer is about "
+            "to, or was stopped; the next change does"
+        )
+    if found.left_over:
+        lines.append(f"{folder}: not in use: {', '.join(found.left_over)}")
+    with encoded("standard output"):
+        print("\n".join(lines))
     return 0

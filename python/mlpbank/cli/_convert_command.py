@@ -1,4 +1,4 @@
-"""``mlpbank convert``: between bank files, safetensors and ONNX, or a folder into one bank."""
+"""``mlpbank convert``: between bank files, live folders, safetensors and ONNX, or of a folder."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from mlpbank.bank import Bank
 from mlpbank.cli import _model_folder
 from mlpbank.cli._errors import CommandError, encoded
 from mlpbank.errors import BankFileError
-from mlpbank.files import _described, _plain
+from mlpbank.files import _described, _live_folder, _plain
 from mlpbank.files._atomic import atomic_writer
 from mlpbank.typing import DtypeName
 
-SUFFIXES = (".mlpbank", ".safetensors", ".onnx")
+SUFFIXES = (".mlpbank", ".live", ".safetensors", ".onnx")
+_BANKS = (".mlpbank", ".live")  # whose weights have a dtype
 EXAMPLES = """\
 mlpbank convert fleet.mlpbank fleet16.mlpbank --dtype float16
   mlpbank convert fleet.mlpbank --to onnx
   mlpbank convert fleet.mlpbank fleet.safetensors
+  mlpbank convert fleet.live fleet.mlpbank                # of a live bank as it is now
+  mlpbank convert fleet.safetensors fleet.live            # a new live bank
 
 folders: the paths in them become the keys; state dicts do not tell their activations
   mlpbank convert models/ fleet.mlpbank                   # models/N14228.onnx, ...
@@ -41,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        help="bank file, plain .safetensors, or folder of .onnx, .pt, .pth, .ckpt, "
-        ".safetensors, also in folders within it",
+        help="bank file, folder of a live bank, plain .safetensors, or folder of .onnx, .pt, .pth, "
+        ".ckpt, .safetensors, also in folders within it",
     )
     parser.add_argument("target", type=Path, nargs="?", help="default: beside the source")
     parser.add_argument(
@@ -53,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=get_args(DtypeName),
-        help="dtype of weights in a bank file (default: the source's)",
+        help="dtype of weights in a bank file or live bank (default: the source's)",
     )
     parser.add_argument(
         "--sizes", metavar="IN,...,OUT", help="layer sizes of state dicts, such as 32,64,64,1"
@@ -74,15 +77,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def convert_bank(args: argparse.Namespace) -> int:
-    """Convert a file, or a folder of models into one file."""
+    """Convert a bank, or a folder of models into one."""
     target, suffix = _target(args)
     _check_folder_options(args)
     bank = _read_source(args)
-    if suffix == ".mlpbank":
+    if suffix in _BANKS:
         dtype = args.dtype or bank.dtype
         if dtype != bank.dtype:
             bank = _with_dtype(bank, dtype)
-        bank.save(target, progress=on_terminal())
+        bank.save(target, live=suffix == ".live", progress=on_terminal())
     elif suffix == ".onnx":
         model = _to_onnx(bank)
         with atomic_writer(target) as file:
@@ -90,7 +93,7 @@ def convert_bank(args: argparse.Namespace) -> int:
     else:
         bank.to_safetensors(target)
     with encoded("standard output"):
-        print(f"{target}: {len(bank):,} models, {target.stat().st_size:,} bytes")
+        print(f"{target}: {len(bank):,} models, {_live_folder.bytes_on_disk(target):,} bytes")
     return 0
 
 
@@ -111,8 +114,8 @@ def _target(args: argparse.Namespace) -> tuple[Path, str]:
         )
     if os.path.realpath(target) == os.path.realpath(args.source) and suffix != ".mlpbank":
         raise CommandError(f"target: expected another name than {args.source}")
-    if args.dtype and suffix != ".mlpbank":
-        raise CommandError(f"--dtype: expected a bank file as target, got {target}")
+    if args.dtype and suffix not in _BANKS:
+        raise CommandError(f"--dtype: expected a bank file or live bank as target, got {target}")
     return target, suffix
 
 
@@ -123,7 +126,7 @@ def _check_folder_options(args: argparse.Namespace) -> None:
         for name in ("sizes", "activation", "output_activation", "weight_layout", "checkpoint")
         if getattr(args, name)
     ]
-    if given and not args.source.is_dir():
+    if given and (not args.source.is_dir() or _live_folder.is_live(args.source)):
         option = given[0].replace("_", "-")
         raise CommandError(
             f"--{option}: expected a folder of state dicts as source, got {args.source}"
@@ -165,6 +168,8 @@ def _with_dtype(bank: Bank, dtype: DtypeName) -> Bank:
 
 def _read_source(args: argparse.Namespace) -> Bank:
     source: Path = args.source
+    if _live_folder.is_live(source):
+        return Bank.open(source, refresh="manual")
     if source.is_dir():
         return _model_folder.read_folder(args)
     if source.suffix.lower() == ".safetensors":

@@ -17,12 +17,12 @@ from mlpbank._progress import on_terminal, progress_of
 from mlpbank.bank import Bank
 from mlpbank.cli import _results
 from mlpbank.cli._errors import CommandError, KeyColumnError
+from mlpbank.cli._live_commands import open_bank
 from mlpbank.cli._parts import Part, Table
 from mlpbank.cli._read_keys import typed
 from mlpbank.cli._results import open_results
 from mlpbank.cli._tables import STDIN, open_table, suffix_of
 from mlpbank.errors import MlpbankError, UnknownModelError
-from mlpbank.files import _mapped
 from mlpbank.typing import Float32Array, Missing
 
 EXAMPLES = """mlpbank predict fleet.mlpbank --input rows.csv --key tailnum --output predictions.csv
@@ -35,7 +35,7 @@ _SHOWN = 5  # unknown keys that are named
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``mlpbank predict``."""
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, help="bank file, or folder of a live bank")
     parser.add_argument(
         "--input",
         type=Path,
@@ -62,11 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     about = "what to do about unknown keys (default: fallback if the bank has one, else error)"
     parser.add_argument("--missing", choices=get_args(Missing), help=about)
-
-
-def open_bank(path: Path) -> Bank:
-    """Open a bank file, also where files cannot be mapped."""
-    return Bank._from_contents(_mapped.open_somehow(path), None)
 
 
 def predict_rows(args: argparse.Namespace) -> int:

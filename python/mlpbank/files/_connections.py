@@ -58,7 +58,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
             "fork before or after"
         )
     return sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}",
+        f"file:{quote(os.fsencode(path))}?mode={mode}",
         uri=True,
         timeout=10,
         isolation_level=None,

@@ -41,12 +41,12 @@ def index_path(folder: Path) -> Path:
 
 def base_path(folder: Path, number: int) -> Path:
     """Return where a base lies."""
-    return folder / f"base-{number:06}.mlpbank"
+    return folder / f"base-{number:06d}.mlpbank"
 
 
 def segment_path(folder: Path, number: int) -> Path:
     """Return where a segment lies."""
-    return folder / f"blocks-{number:06}.bin"
+    return folder / f"blocks-{number:06d}.bin"
 
 
 def segment_size(block_bytes: int, base_bytes: int) -> int:
@@ -56,8 +56,30 @@ def segment_size(block_bytes: int, base_bytes: int) -> int:
     return -(-size // 4096) * 4096
 
 
-def check_folder(folder: Path) -> None:
-    """Raise where there is no live folder, or one on a network file system."""
+def is_live(path: Path) -> bool:
+    """Return whether a path is the folder of a live bank, damaged ones included."""
+    return index_path(path).exists() or (path / HEAD).is_file()
+
+
+def segments_of(folder: Path) -> list[int]:
+    """Return the numbers of all segments that are there."""
+    found = (_OWN.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[3]) for match in found if match is not None and match[3] is not None)
+
+
+def bytes_on_disk(folder: Path) -> int:
+    """Return the size of all files of a folder, or of a file."""
+    if not folder.is_dir():
+        return folder.stat().st_size
+    total = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # a compaction removes files
+            total += path.stat().st_size
+    return total
+
+
+def check_folder(folder: Path, anywhere: bool = False) -> None:
+    """Raise where there is no live folder, or, unless `anywhere`, one on a network file system."""
     if not folder.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     if not index_path(folder).is_file():
@@ -65,7 +87,8 @@ def check_folder(folder: Path) -> None:
             f"{folder}: expected a bank file or the folder of a live bank, got a folder without "
             f"{_live_index.NAME}"
         )
-    refuse_network(folder)
+    if not anywhere:
+        refuse_network(folder)
 
 
 def expect_writable(folder: Path) -> None:
@@ -134,6 +157,11 @@ def map_head(folder: Path, writable: bool) -> _core.Head:
     if page[: len(_MAGIC)] != _MAGIC:
         raise BankFileError(f"{path}: expected the head of a live bank, got other bytes; {way}")
     return _core.Head(np.frombuffer(page, np.uint8))
+
+
+def silent_head() -> _core.Head:
+    """Return a head that never says that something is new."""
+    return _core.Head(np.zeros(HEAD_BYTES, np.uint8))
 
 
 # --- Segments.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -129,6 +128,7 @@ class Index:
         self._full_sync = full_sync
         self._connections = Connections()
         self._is_full: bool | None = None  # whether commits of the writer wait now
+        self._file: tuple[int, int] | None = None  # its device and number
 
     @classmethod
     def create(cls, path: Path, about: About) -> None:
@@ -146,13 +146,15 @@ class Index:
             finally:
                 connections.close()
 
-    def read(self, after: Callable[[About], int]) -> tuple[About, list[Any]]:
+    def read(self, after: Callable[[About], int], most: int = -1) -> tuple[About, list[Any]]:
         """Return the row about the bank, and changes, of one moment.
 
         Parameters
         ----------
         after : callable
             Gives the number after which changes are returned.
+        most : int
+            So many changes at most; -1: all.
 
         Returns
         -------
@@ -163,13 +165,15 @@ class Index:
         while True:
             with self._connections.read_lock, _errors(self._path):
                 reader = self._reader()
+                self._expect_same_file()
                 is_kept = reader in self._connections.readers
                 try:
                     reader.execute("BEGIN")
                     about = self._about(reader)
                     rows = reader.execute(
-                        f"SELECT {_CHANGES} FROM changes WHERE sequence > ? ORDER BY sequence",
-                        (after(about),),
+                        f"SELECT {_CHANGES} FROM changes WHERE sequence > ? ORDER BY sequence "
+                        "LIMIT ?",
+                        (after(about), most),
                     ).fetchall()
                 finally:
                     if reader.in_transaction:
@@ -190,6 +194,7 @@ class Index:
             writer = self._writer(self._full_sync if full_sync is None else full_sync)
             try:
                 self._begin(writer)
+                self._expect_same_file()
                 yield Writing(self._path, writer, self._about(writer))
             finally:
                 if writer.in_transaction:
@@ -228,41 +233,46 @@ class Index:
         if not self._path.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         may_write = os.access(self._path.parent, os.W_OK) and os.access(self._path, os.W_OK)
-        reader = _connect(self._path, "rw" if may_write else "ro")
         try:
+            reader = _connect(self._path, "rw" if may_write else "ro")
             reader.execute("SELECT 1 FROM bank")
         except sqlite3.OperationalError as error:
             # SQLite needs two files beside this one, and may not make them. Where there is no log,
             # no writer has the index open, and all that was committed is in the file itself.
-            reader.close()
-            if may_write or "unable to open" not in str(error) or self._has_log():
+            lacks_files = "unable to open" in str(error) or "readonly database" in str(error)
+            if may_write or not lacks_files or self._has_log():
                 raise
             return _connect(self._path, "ro&immutable=1")
         self._connections.readers.append(reader)
         return reader
+
+    def _expect_same_file(self) -> None:
+        """Raise where the path no longer leads to what is open.
+
+        Blocks would go into the folder of that name, and rows into the one that was moved away.
+        """
+        status = os.stat(self._path)
+        file = (status.st_dev, status.st_ino)
+        if self._file not in (None, file):
+            raise BankFileError(
+                f"{self._path}: expected the folder that was opened, got another one in its place; "
+                "open it again"
+            )
+        self._file = file
 
     def _has_log(self) -> bool:
         """Return whether there may be changes that are not yet in the file itself."""
         log = self._path.with_name(f"{self._path.name}-wal")
         return log.exists() and log.stat().st_size > 0
 
-    def _begin(self, writer: sqlite3.Connection) -> None:
-        """Wait for the turn, in short steps that a signal can interrupt."""
-        end, pause = time.monotonic() + _WAIT, 50e-6
-        with _errors(self._path):
-            while True:
-                try:
-                    writer.execute("BEGIN IMMEDIATE")
-                    return
-                except sqlite3.OperationalError as error:
-                    if "locked" not in str(error):
-                        raise
-                if time.monotonic() > end:
-                    raise BankBusyError(
-                        f"{self._path}: another process has been writing for {_WAIT:.0f} s"
-                    )
-                time.sleep(pause)
-                pause = min(2 * pause, 0.005)
+    def _begin(self, writer: sqlite3.Connection) -> bool:
+        """Take the turn of a writer if it is free, and return whether it was."""
+        try:
+            with _errors(self._path):
+                writer.execute("BEGIN IMMEDIATE")
+        except BankBusyError:
+            return False
+        return True
 
     def _about(self, connection: sqlite3.Connection) -> About:
         with _errors(self._path):
@@ -363,7 +373,7 @@ def translated(error: sqlite3.Error, path: Path) -> Exception:
         ("disk is full", errno.ENOSPC),
         ("disk I/O error", errno.EIO),
         ("readonly database", errno.EACCES),
-        ("unable to open", errno.EACCES),
+        ("unable to open", errno.EACCES if path.exists() else errno.ENOENT),
     ):
         if part in text:
             return OSError(number, f"{os.strerror(number)} ({text})", str(path))

@@ -29,7 +29,7 @@ from mlpbank.files._named import named
 from mlpbank.files._read import read
 from mlpbank.files._schema import Contents, as_bytes, header_of
 
-_YEAR_9999 = 253370764800.0  # seconds since 1970: the last that a datetime can hold
+YEAR_9999 = 253370764800.0  # seconds since 1970: the last that a datetime can hold
 # What mmap says on file systems that have none: FUSE, 9p, some network mounts.
 _CANNOT_MAP = (
     errno.ENODEV,
@@ -255,7 +255,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
             f"generation: expected positive ones, got {columns.revisions[taken].min()}"
         )
     loaded_at = columns.loaded_at[taken]
-    if not ((loaded_at >= 0) & (loaded_at < _YEAR_9999)).all():
+    if not ((loaded_at >= 0) & (loaded_at < YEAR_9999)).all():
         raise BankFileError("loaded_at: expected seconds since 1970, got others")
     weights = as_weights(contents)
     for i in progress_bar(taken.tolist(), "verifying", progress):
