@@ -53,7 +53,7 @@ ALLOWED_SKIPS = (
     r"\w+ is not set up for \w+",  # a peer of the benchmark that lacks an activation
     r"could not import 'openvino'",  # in the extra `bench` alone
     r"helpers are no OpenMP team here",
-    r"only root can become a user without other processes",
+    r"only root can become (a user without other processes|another user)",
 )
 ONLY_IN_TEST_ALL = (
     r"could not (import|find) '?(duckdb|jax|flax|equinox|geopandas|skl2onnx|onnxscript|skorch)\b",
