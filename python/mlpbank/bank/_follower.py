@@ -81,7 +81,7 @@ class Follower:
         self._description: Description | None = None
         self._segments: dict[int, _live_folder.Bytes] = {}
         try:
-            self._repair()
+            self._repair_checked()
             self.catch_up()
         except BaseException:
             self.index.close()
@@ -238,6 +238,15 @@ class Follower:
                     f"{path}: damaged: the weights of {change.key!r:.80} at {offset} do not have "
                     f"CRC-32 {change.checksum}"
                 )
+
+    def _repair_checked(self) -> None:
+        try:
+            self._repair()
+        except BankFileError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:  # a row holds something else
+            path = _live_folder.index_path(self._folder)
+            raise BankFileError(f"{path}: damaged: {error}") from error
 
     def _repair(self) -> None:
         """Put right what a machine that stopped has left behind.

@@ -231,7 +231,7 @@ class SegmentWriter:
         while first < len(blocks):
             size = len(blocks[first])
             count = min((self._size - tail) // size, _MOST_BUFFERS, len(blocks) - first)
-            if count == 0:
+            if count <= 0:  # below 0 where a damaged index says that it ends behind itself
                 number, tail = number + 1, 0
                 continue
             self._write(number, tail, blocks[first : first + count])

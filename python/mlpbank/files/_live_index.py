@@ -364,6 +364,8 @@ def _errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise translated(error, path) from error
+    except OverflowError as error:  # a number of a damaged row that is counted up
+        raise BankFileError(f"{path}: damaged: {error}") from error
 
 
 def translated(error: sqlite3.Error, path: Path) -> Exception:
