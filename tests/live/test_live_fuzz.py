@@ -40,7 +40,7 @@ def change_value(folder: Path, rng: np.random.Generator) -> str:
         try:
             connection.execute(f"UPDATE {table} SET {column} = ?{where}", (value,))
             connection.commit()
-        except sqlite3.Error:  # the type of the primary key
+        except (sqlite3.Error, UnicodeDecodeError):  # the type of the primary key, and damage
             pass
     return f"{table}.{column} = {value!r:.40}{where}"
 

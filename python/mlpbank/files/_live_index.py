@@ -364,7 +364,7 @@ def _errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise translated(error, path) from error
-    except OverflowError as error:  # a number of a damaged row that is counted up
+    except (OverflowError, UnicodeDecodeError) as error:  # values of rows, SQLite's own messages
         raise BankFileError(f"{path}: damaged: {error}") from error
 
 
