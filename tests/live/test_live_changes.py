@@ -74,9 +74,9 @@ def test_clear_while_others_remove(folder: Path, monkeypatch: pytest.MonkeyPatch
     one, other = open_live(folder, writable=True), open_live(folder, writable=True)
     writing = one._writing
 
-    def late() -> Any:
+    def late(waits: bool) -> Any:
         other.pop("b", None)
-        return writing()
+        return writing(waits)
 
     monkeypatch.setattr(one, "_writing", late)
     one.clear()

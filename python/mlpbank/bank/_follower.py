@@ -112,8 +112,6 @@ class Follower:
                     f"{self._folder}: expected the folder that was opened, got another one in its "
                     "place; open it again"
                 )
-            if self._may_write and about.sequence > self.head.sequence:
-                self.head.publish(about.sequence)  # before a call answers with it
             try:
                 if old is not None and about.base == old.base:
                     self._take(self.state, about, rows, self._segments, written)
@@ -197,12 +195,11 @@ class Follower:
                         self._folder, number, about.segment_bytes
                     )
             blocks = {**segments, **new}
-            layout = _core.block_of(
-                description.architecture._core, description.layout, description.dtype
-            )
-            self._check(rows, blocks, layout, written)
+            self._check(rows, blocks, description.block, written)
             if self.about is not None and self.state is state:
                 self._describe(description, state)
+            if self._may_write and about.sequence > self.head.sequence:
+                self.head.publish(about.sequence)  # before a call answers with it
             _core.follow(
                 state.slot_map.core,
                 rows,

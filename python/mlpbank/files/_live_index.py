@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -190,16 +191,25 @@ class Index:
 
         `full_sync`: whether this commit waits for the disk, None: as the others do.
         """
-        with self._connections.write_lock:
-            writer = self._writer(self._full_sync if full_sync is None else full_sync)
-            try:
-                self._begin(writer)
-                self._expect_same_file()
-                yield Writing(self._path, writer, self._about(writer))
-            finally:
-                if writer.in_transaction:
-                    with suppress(sqlite3.Error):
-                        writer.rollback()
+        end, pause = time.monotonic() + _WAIT, 50e-6
+        while True:  # in short steps: a signal can interrupt them, a fork comes in between
+            with self._connections.write_lock:
+                writer = self._writer(self._full_sync if full_sync is None else full_sync)
+                try:
+                    if self._begin(writer):
+                        self._expect_same_file()
+                        yield Writing(self._path, writer, self._about(writer))
+                        return
+                finally:
+                    if writer.in_transaction:
+                        with suppress(sqlite3.Error):
+                            writer.rollback()
+            if time.monotonic() > end:
+                raise BankBusyError(
+                    f"{self._path}: another process has been writing for {_WAIT:.0f} s"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 0.005)
 
     def check(self) -> None:
         """Raise BankFileError where the file itself is damaged."""
@@ -217,7 +227,7 @@ class Index:
             writers = self._connections.writers
             if not writers:
                 writers.append(_connect(self._path, "rw"))
-                writers[0].execute("PRAGMA busy_timeout = 0")  # `_begin` waits
+                writers[0].execute("PRAGMA busy_timeout = 0")  # `writing` waits
                 self._is_full = None
             if writers[0].in_transaction:  # what an exception has left
                 writers[0].rollback()
