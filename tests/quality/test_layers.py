@@ -28,7 +28,8 @@ LAYERS = (
     ("files",),
     ("convert",),
     ("bank",),
-    ("serving",),
+    ("serving", "_reference"),
+    ("spark", "ray"),
     ("bench",),
     ("cli", "__main__", "__init__"),
 )

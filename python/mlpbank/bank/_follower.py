@@ -25,7 +25,7 @@ from mlpbank.files._live_description import Description
 from mlpbank.files._live_index import About, Change, Index, Writing, translated
 from mlpbank.weights import BatchedWeights
 
-_KINDS = ("load", "remove", "describe", "compact")
+_TRIES = 100  # to read a folder that others compact all the time
 
 
 class Follower:
@@ -37,6 +37,8 @@ class Follower:
     engine : Engine, optional
     full_sync : bool
         Whether commits wait for the disk.
+    until : int, optional
+        The last change to take over, none of later ones.
     describe : callable
         ``describe(description, state)`` is called before models are taken over.
 
@@ -54,8 +56,10 @@ class Follower:
         folder: Path,
         engine: Engine | None,
         full_sync: bool,
+        until: int | None,
         describe: Callable[[Description, State], None],
     ) -> None:
+        self._until = until
         self._folder = folder
         self._engine = engine
         self._describe = describe
@@ -88,10 +92,9 @@ class Follower:
         written : int
             This process has written the blocks of all changes from this one on itself; 0: none.
         """
-        old, tried = self.about, None
-        while True:
-            about, rows = self.index.read(self._is_new)
-            self._expect_all(rows, about)
+        for _ in range(_TRIES):
+            old = self.about
+            about, rows = self._read()
             if old is not None and about.identity != old.identity:
                 raise BankFileError(
                     f"{self._folder}: expected the folder that was opened, got another one in its "
@@ -104,24 +107,26 @@ class Follower:
                     self._begin(about, rows)
                 self.about = about
                 return
-            except FileNotFoundError:
-                if about == tried:
-                    raise
-                tried = about  # compacted since the index was read, perhaps
+            except FileNotFoundError as error:  # compacted since the index was read
+                gone = error
+        raise gone
 
-    def _expect_all(self, rows: list[Any], about: About) -> None:
-        """Raise BankFileError where a change is missing, or of a kind that is not known."""
-        expected = range(self._is_new(about) + 1, about.sequence + 1)
-        if [row[0] for row in rows] != list(expected):
-            got = f"{len(rows)} of {len(expected)}, the last of them {rows[-1:]!r:.80}"
-        elif any(row[2] not in _KINDS for row in rows):
-            got = f"one of kind {next(row[2] for row in rows if row[2] not in _KINDS)!r:.80}"
-        else:
-            return
-        raise BankFileError(
-            f"{_live_folder.index_path(self._folder)}: damaged: expected changes "
-            f"{expected.start} to {about.sequence}, got {got}"
-        )
+    def _read(self) -> tuple[About, list[Any]]:
+        """Return what is new in the index, up to the last change that is wanted."""
+        about, rows = self.index.read(self._is_new)
+        until = self._until
+        if until is None:
+            return about, rows
+        later = [row for row in rows if row[0] > until]
+        if not about.base_sequence <= until <= about.sequence or any(
+            row[2] == "describe" for row in later
+        ):
+            raise BankFileError(
+                f"{self._folder}: expected the bank as it was at change {until}, got one with "
+                f"changes {about.base_sequence} to {about.sequence}, or with another fallback or "
+                "metadata since; begin anew with the bank as it is"
+            )
+        return about._replace(sequence=until), [row for row in rows if row[0] <= until]
 
     def _is_new(self, about: About) -> int:
         """Return after which change there is something new."""
@@ -176,9 +181,9 @@ class Follower:
     ) -> None:
         """Take over rows, whose blocks lie in `segments`, to which those that are missing come."""
         description = self._described(about)
+        models = [Change(*row) for row in rows if row[2] in ("load", "remove")]
         path = _live_folder.index_path(self._folder)
         try:
-            models = [Change(*row) for row in rows if row[2] in ("load", "remove")]
             new: dict[int, Any] = {}
             for number in {row.segment for row in models if row.segment is not None}:
                 if number not in segments:

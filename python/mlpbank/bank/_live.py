@@ -20,6 +20,7 @@ from mlpbank.bank._knowledge import Known
 from mlpbank.bank._transaction import Transaction
 from mlpbank.engine import Engine
 from mlpbank.errors import (
+    BankFileError,
     InvalidStateError,
     InvalidTypeError,
     InvalidValueError,
@@ -143,6 +144,20 @@ class LiveBank(BankInFolder):
 
     # --- Opening and closing.
 
+    @property
+    def identity(self) -> str:
+        """What tells this folder from others: drawn at random when it was made."""
+        assert self._follower.about is not None
+        return self._follower.about.identity
+
+    @classmethod
+    def _open_at(cls, path: str, identity: str, sequence: int, engine: Engine) -> LiveBank:
+        """Open a folder as it was at a change; later changes are never seen."""
+        self = open_live(path, engine, refresh="manual", until=sequence)
+        if self.identity != identity:
+            raise BankFileError(f"{path}: expected the live bank {identity}, got {self.identity}")
+        return self
+
     def close(self) -> None:
         """Close the bank; further calls raise InvalidStateError. Predictions that run finish.
 
@@ -207,8 +222,9 @@ def open_live(
     writable: bool = False,
     sync: Sync = "commit",
     refresh: Refresh = "call",
+    until: int | None = None,
 ) -> LiveBank:
-    """Open the folder of a live bank, see `Bank.open`."""
+    """Open the folder of a live bank, see `Bank.open`, perhaps as it was at an earlier change."""
     for name, value, known in (
         ("sync", sync, ("commit", "interval", "off")),
         ("refresh", refresh, ("call", "manual")),
@@ -227,7 +243,7 @@ def open_live(
     self._reset()
     if writable:
         _live_folder.expect_writable(folder)
-    self._follower = Follower(folder, engine, sync == "commit", self._describe)
+    self._follower = Follower(folder, engine, sync == "commit", until, self._describe)
     self._block = self._description.block
     about = self._follower.about
     assert about is not None
