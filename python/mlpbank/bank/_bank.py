@@ -327,8 +327,11 @@ class Bank(BankFiles, BankMapping):
             Key or weights do not fit; see also `BatchedWeights.load`.
         """
         check_version(version)
-        key = self._slot_map.check(key)
         how = How(input_scaler, output_scaler, output, align_classes, check_finite)
+        self._add(self._slot_map.check(key), model, version, how)
+
+    def _add(self, key: Key, model: Any, version: str | None, how: How) -> None:
+        """Add a model under a key that has been checked."""
         while True:
             decided = self._decided_now()
             arrays, found = self._place(key, model, how, decided)

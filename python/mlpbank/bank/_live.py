@@ -17,6 +17,7 @@ from mlpbank.bank._bank import Bank
 from mlpbank.bank._follower import Follower
 from mlpbank.bank._in_folder import BankInFolder
 from mlpbank.bank._knowledge import Known
+from mlpbank.bank._placing import How
 from mlpbank.bank._transaction import Transaction
 from mlpbank.engine import Engine
 from mlpbank.errors import (
@@ -75,10 +76,9 @@ class LiveBank(BankInFolder):
         self._expect_writable()
         return Transaction(self)
 
-    def add(self, key: Key, model: Any, **how: Any) -> None:
-        """Add a model, or replace it. All is as for `Bank.add`; `sync` says what it waits for."""
+    def _add(self, key: Key, model: Any, version: str | None, how: How) -> None:
         with self.transaction() as changes:
-            changes.add(key, model, **how)
+            changes._add(key, model, version, how)
 
     def __delitem__(self, key: Key) -> None:
         """Remove a model. Predictions that run finish; later ones do not know its key."""

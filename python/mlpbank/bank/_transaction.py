@@ -101,10 +101,13 @@ class Transaction:
         check_finite: bool = False,
     ) -> None:
         """Add a model, or replace it. All is as for `Bank.add`."""
-        self._expect_open()
         check_version(version)
-        key = self._check(key)
         how = How(input_scaler, output_scaler, output, align_classes, check_finite)
+        self._add(key, model, version, how)
+
+    def _add(self, key: Key, model: Any, version: str | None, how: How) -> None:
+        self._expect_open()
+        key = self._check(key)
         load = self._loaded(key, (model, how), version, time.time())
         before = self._changes.get(key)
         self._changes[key] = Change(before is not None and before.removes, load)
