@@ -36,11 +36,13 @@ except ImportError as error:
         f"mlpbank.ray needs {error.name}: pip install 'mlpbank[ray]'"
     ) from error
 
+from mlpbank._ray_sharded import ShardedBank, ShardUnavailableError
+
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-__all__ = ["BankDeployment", "Predictor"]
+__all__ = ["BankDeployment", "Predictor", "ShardUnavailableError", "ShardedBank"]
 
 
 class Predictor:
