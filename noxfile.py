@@ -51,6 +51,13 @@ def slow(session: nox.Session) -> None:
     session.run("pytest", "--only-slow", "--strict-skips", *session.posargs)
 
 
+@nox.session
+def scale(session: nox.Session) -> None:
+    """Run the tests with Spark, Ray and other engines. Spark needs Java 17."""
+    session.install(".[test-scale]")
+    session.run("pytest", "-m", "scale", *session.posargs)
+
+
 @nox.session(python=PYTHONS)
 def threads(session: nox.Session) -> None:
     """Run the tests about threads, fork and the interpreter's end, on each CPython."""

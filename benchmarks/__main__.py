@@ -41,6 +41,7 @@ SECTIONS = {
     "precision": "accuracy of the flights in each precision (docs/precision.md)",
     "convert": "reading PyTorch modules",
     "keys": "looking up keys, beside a dict and pandas",
+    "scale": "Spark and Ray Data, beside what people write by hand (docs/scale.md)",
     "open": "memory and pages when a bank file is opened",
     "live": "a bank in a folder that processes change and follow (docs/live.md)",
 }

@@ -83,17 +83,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests marked slow, unless an option or a test's own name asks for them.
 
-    Mark those that build the core as `compiler`.
+    Mark those that build the core as `compiler`. Those marked scale need an environment of their
+    own, and run with ``-m scale`` alone.
     """
     for item in items:
         if "build_core" in getattr(item, "fixturenames", ()):
             item.add_marker("compiler")
-    if config.getoption("--slow") or any("::" in argument for argument in config.args):
+    if any("::" in argument for argument in config.args):
         return
-    wanted = bool(config.getoption("--only-slow"))
-    kept, left_out = [], []
+    is_scale = config.option.markexpr == "scale"
+
+    def is_wanted(item: pytest.Item) -> bool:
+        if is_scale or item.get_closest_marker("scale") is not None:
+            return is_scale
+        if config.getoption("--slow"):
+            return True
+        is_slow = item.get_closest_marker("slow") is not None
+        return is_slow == bool(config.getoption("--only-slow"))
+
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
     for item in items:
-        (kept if (item.get_closest_marker("slow") is not None) == wanted else left_out).append(item)
+        (kept if is_wanted(item) else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept

@@ -156,6 +156,16 @@ std::pair<Integers, int64_t> find(const Table& self, const py::object& keys) {
       });
 }
 
+// The shard of each key, see shard_of; -1 for None.
+Integers shards_of(const py::list& keys, const py::object& type) {
+  const auto of_views = [](const KeyView* views, int64_t count, int64_t* shards) {
+    for (int64_t i = 0; i < count; ++i) {
+      shards[i] = views[i].type == KeyType::none ? -1 : shard_of(views[i]);
+    }
+  };
+  return find_all(keys, key_type_of(type), [](auto look_up) { look_up(); }, of_views).first;
+}
+
 }  // namespace
 
 void register_keys(py::module_& m) {
@@ -177,6 +187,8 @@ void register_keys(py::module_& m) {
 
   m.def("encode_tuples", &encode_tuples, py::arg("tuples"), py::arg("type"));
   m.def("type_of_keys", &type_of_keys, py::arg("keys"));
+
+  m.def("shards_of", &shards_of, py::arg("keys"), py::arg("type"));
 
   py::class_<Table>(m, "Table")
       .def_readonly("buckets", &Table::buckets)

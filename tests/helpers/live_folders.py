@@ -15,7 +15,7 @@ from cases import random_weights
 from mlpbank import Architecture, Bank, LiveBank
 
 ARCHITECTURE = Architecture.mlp(3, 4, 2)
-KEYS = {
+KEYS: dict[str, list[Any]] = {
     "str": ["a", "b", "c", "d"],
     "int": [7, -1, 2**60, 0],
     "tuple": [("a", 1), ("a", 2), ("", -5), ("z", 0)],

@@ -91,5 +91,5 @@ assert turn == before + 1
 assert value(follower, "a") == turn
 writer.close()
 again = open_live(folder, writable=True)
-assert sorted(again) == sorted(["a", "b", "c", "e", *(f"last {i}" for i in range(20))])  # type: ignore[type-var]
+assert sorted(again) == sorted(["a", "b", "c", "e", *(f"last {i}" for i in range(20))])
 print("done")

@@ -27,8 +27,9 @@ def blocks(name: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-# README is run by test_quality.py, converting.md block by block by test_convert_docs.py.
-RUN_ELSEWHERE = ("README.md", "docs/converting.md")
+# README is run by test_quality.py, converting.md block by block by test_convert_docs.py, the
+# recipes of scale.md by test_recipes.py.
+RUN_ELSEWHERE = ("README.md", "docs/converting.md", "docs/scale.md")
 
 
 @pytest.mark.parametrize(

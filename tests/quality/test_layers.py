@@ -28,7 +28,9 @@ LAYERS = (
     ("files",),
     ("convert",),
     ("bank",),
-    ("serving",),
+    ("serving", "_reference"),
+    ("_ray_sharded",),
+    ("spark", "ray"),
     ("bench",),
     ("cli", "__main__", "__init__"),
 )

@@ -41,6 +41,8 @@ class Follower:
     engine : Engine, optional
     full_sync : bool
         Whether commits wait for the disk.
+    until : int, optional
+        The last change to take over, none of later ones.
     describe : callable
         ``describe(description, state)`` is called before models are taken over.
     is_copied : bool
@@ -60,9 +62,11 @@ class Follower:
         folder: Path,
         engine: Engine | None,
         full_sync: bool,
+        until: int | None,
         describe: Callable[[Description, State], None],
         is_copied: bool = False,
     ) -> None:
+        self._until = until
         self._folder = folder
         self._engine = engine
         self._describe = describe
@@ -102,10 +106,7 @@ class Follower:
         """
         old, tried = self.about, None
         while True:
-            about, rows = self.index.read(self._is_new)
-            if self._end is not None:
-                about = about._replace(sequence=self._end - 1)
-                rows = [row for row in rows if row[0] < self._end]
+            about, rows = self._read()
             self._expect_all(rows, about)
             if old is not None and about.identity != old.identity:
                 raise BankFileError(
@@ -123,6 +124,26 @@ class Follower:
                 if about == tried:
                     raise
                 tried = about  # compacted since the index was read, perhaps
+
+    def _read(self) -> tuple[About, list[Any]]:
+        """Return what is new in the index, up to the last change that is wanted."""
+        about, rows = self.index.read(self._is_new)
+        if self._end is not None:
+            about = about._replace(sequence=self._end - 1)
+            rows = [row for row in rows if row[0] < self._end]
+        until = self._until
+        if until is None:
+            return about, rows
+        later = [row for row in rows if row[0] > until]
+        if not about.base_sequence <= until <= about.sequence or any(
+            row[2] == "describe" for row in later
+        ):
+            raise BankFileError(
+                f"{self._folder}: expected the bank as it was at change {until}, got one with "
+                f"changes {about.base_sequence} to {about.sequence}, or with another fallback or "
+                "metadata since; begin anew with the bank as it is"
+            )
+        return about._replace(sequence=until), [row for row in rows if row[0] <= until]
 
     def _expect_all(self, rows: list[Any], about: About) -> None:
         """Raise BankFileError where a change is missing, or of a kind that is not known."""

@@ -18,6 +18,7 @@ from mlpbank.bank._placing import How
 from mlpbank.bank._transaction import Transaction
 from mlpbank.engine import Engine
 from mlpbank.errors import (
+    BankFileError,
     InvalidStateError,
     InvalidTypeError,
     InvalidValueError,
@@ -144,6 +145,20 @@ class LiveBank(BankInFolder):
 
     # --- Opening and closing.
 
+    @property
+    def identity(self) -> str:
+        """What tells this folder from others: drawn at random when it was made."""
+        assert self._follower.about is not None
+        return self._follower.about.identity
+
+    @classmethod
+    def _open_at(cls, path: str, identity: str, sequence: int, engine: Engine) -> LiveBank:
+        """Open a folder as it was at a change; later changes are never seen."""
+        self = open_live(path, engine, refresh="manual", until=sequence)
+        if self.identity != identity:
+            raise BankFileError(f"{path}: expected the live bank {identity}, got {self.identity}")
+        return self
+
     def close(self) -> None:
         """Close the bank; further calls raise InvalidStateError. Predictions that run finish.
 
@@ -208,8 +223,9 @@ def open_live(
     writable: bool = False,
     sync: Sync = "commit",
     refresh: Refresh = "call",
+    until: int | None = None,
 ) -> LiveBank:
-    """Open the folder of a live bank, see `Bank.open`."""
+    """Open the folder of a live bank, see `Bank.open`, perhaps as it was at an earlier change."""
     for name, value, known in (
         ("sync", sync, ("commit", "interval", "off")),
         ("refresh", refresh, ("call", "manual")),
@@ -218,7 +234,7 @@ def open_live(
             raise InvalidValueError(f"{name}: expected one of {known}, got {value!r:.80}")
     if not isinstance(writable, bool):
         raise InvalidTypeError(f"writable: expected a bool, got {writable!r:.80}")
-    return _opened(path, engine, writable, sync, follows=refresh == "call", is_copied=False)
+    return _opened(path, engine, writable, sync, refresh == "call", until)
 
 
 def open_to_copy(path: str | os.PathLike[str]) -> LiveBank:
@@ -226,7 +242,7 @@ def open_to_copy(path: str | os.PathLike[str]) -> LiveBank:
 
     What a machine that stopped has left half done is left out.
     """
-    return _opened(path, None, writable=False, sync="commit", follows=False, is_copied=True)
+    return _opened(path, None, False, "commit", False, None, is_copied=True)
 
 
 def _opened(
@@ -235,7 +251,8 @@ def _opened(
     writable: bool,
     sync: Sync,
     follows: bool,
-    is_copied: bool,
+    until: int | None,
+    is_copied: bool = False,
 ) -> LiveBank:
     self = LiveBank.__new__(LiveBank)
     self._folder = folder = Path(os.path.abspath(path))
@@ -247,7 +264,7 @@ def _opened(
     self._reset()
     if writable:
         _live_folder.expect_writable(folder)
-    self._follower = Follower(folder, engine, sync == "commit", self._describe, is_copied)
+    self._follower = Follower(folder, engine, sync == "commit", until, self._describe, is_copied)
     self._block = self._description.block
     about = self._follower.about
     assert about is not None

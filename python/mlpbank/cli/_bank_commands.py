@@ -12,7 +12,7 @@ from typing import Any
 from mlpbank._progress import on_terminal
 from mlpbank.architecture import LayerSpec
 from mlpbank.bank import LiveBank, _live_verify
-from mlpbank.cli import _convert_command, _live_commands, _predict_command
+from mlpbank.cli import _convert_command, _live_commands, _predict_command, _split_command
 from mlpbank.cli._errors import encoded
 from mlpbank.errors import BankFileError
 from mlpbank.files import _mapped
@@ -48,6 +48,15 @@ def add_commands(commands: Subparsers) -> None:
         _convert_command.EXAMPLES,
     )
     _convert_command.add_arguments(convert)
+
+    split = _command(
+        commands,
+        "split",
+        _split_command.split_bank,
+        "write one bank file for each part of the keys, for several machines",
+        _split_command.EXAMPLES,
+    )
+    _split_command.add_arguments(split)
 
     predict = _command(
         commands,
