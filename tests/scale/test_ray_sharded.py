@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlpbank import Architecture, Bank, BankFileError, InvalidValueError, QueueFullError
+from mlpbank import Architecture, Bank, InvalidValueError, QueueFullError
 from mlpbank.bank import _shards
 from mlpbank.cli import main
 from mlpbank.errors import UnknownModelError
@@ -73,6 +73,8 @@ def cluster(versions: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
+    # Ray would look for 127.0.0.1 under the machine's other address.
+    monkeypatch.setattr("ray._private.services.get_node_ip_address", lambda *_: "127.0.0.1")
     cluster = Cluster()
     cluster.add_node(
         num_cpus=0,
@@ -82,7 +84,7 @@ def cluster(versions: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     )
     cluster.workers = [add_node(cluster, versions, i) for i in range(NODES)]
     cluster.wait_for_nodes()
-    ray.init(address=cluster.address, _node_ip_address="127.0.0.1", log_to_driver=False)
+    ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()
     cluster.shutdown()
@@ -113,11 +115,11 @@ def test_a_sharded_bank_has_the_bits_of_one_bank(cluster: Any) -> None:
             )
         with pytest.raises(UnknownModelError, match="'none', None"):
             sharded.predict(keys, x, missing="error")
-        with pytest.raises(TypeError, match="int"):
+        with pytest.raises(TypeError, match="expected str like the bank"):
             sharded.predict([1, 2], x[:2])
         with pytest.raises(InvalidValueError, match=r"expected shape \(4, 4\)"):
             sharded.predict(keys, x[:3])
-        with pytest.raises(BankFileError), pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError):
             sharded.switch("$BANKS/none")
         sharded.switch("$BANKS/v2")
         keys, x = rows(50, 1)
@@ -176,12 +178,11 @@ def test_shards_that_no_machine_has(cluster: Any, versions: Path) -> None:
 
     for i in range(NODES):
         folder = versions / f"node-{i}" / "lost"
-        shutil.copytree(versions / "node-0" / "v1", folder, dirs_exist_ok=True)
-    with ShardedBank("$BANKS/lost", timeout=5) as sharded:
-        sharded.switch("$BANKS/v1")
-        for i in range(NODES):
-            (versions / f"node-{i}" / "lost" / _shards.shard_name(3)).unlink()
+        shutil.copytree(versions / "node-0" / "v2", folder)
+        (folder / _shards.shard_name(3)).unlink()
+    with ShardedBank("$BANKS/v1") as sharded:
         with pytest.raises(ShardUnavailableError, match="could not be opened"):
             sharded.switch("$BANKS/lost")
+        assert sharded.folder == "$BANKS/v1"
         keys, x = rows(100, 1)
         np.testing.assert_array_equal(sharded.predict(keys, x), bank_of(1).predict(keys, x))
