@@ -14,8 +14,8 @@ from live_models import TIMES
     ("layout", "kind", "kills"),
     [
         ("panel", "str", 21),
-        pytest.param("lane", "tuple", TIMES * 600, marks=pytest.mark.slow),
-        pytest.param("panel", "int", TIMES * 600, marks=pytest.mark.slow),
+        pytest.param("lane", "tuple", TIMES * 150, marks=pytest.mark.slow),
+        pytest.param("panel", "int", TIMES * 150, marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_any_moment(
@@ -28,14 +28,16 @@ def test_killed_at_any_moment(
     ("layout", "kind", "kills", "stride"),
     [
         ("lane", "int", 10, 150),
-        pytest.param("panel", "tuple", 250, 7, marks=pytest.mark.slow),
-        pytest.param("lane", "str", 250, 7, marks=pytest.mark.slow),
+        pytest.param("panel", "tuple", TIMES * 60, 7, marks=pytest.mark.slow),
+        pytest.param("lane", "str", TIMES * 60, 7, marks=pytest.mark.slow),
     ],
 )
 def test_killed_before_a_line(
     run_program: RunProgram, tmp_path: Path, layout: str, kind: str, kills: int, stride: int
 ) -> None:
-    run_program("live_kills", tmp_path, layout, kind, "every_line", kills, stride, timeout=900)
+    run_program(
+        "live_kills", tmp_path, layout, kind, "every_line", kills, stride, timeout=TIMES * 900
+    )
 
 
 def test_killed_in_some_operations_on_files(run_under_faults: RunProgram, tmp_path: Path) -> None:
@@ -47,4 +49,4 @@ def test_killed_in_some_operations_on_files(run_under_faults: RunProgram, tmp_pa
 def test_killed_in_every_operation_on_files(
     run_under_faults: RunProgram, tmp_path: Path, layout: str
 ) -> None:
-    run_under_faults("live_kills", tmp_path, layout, "int", "every_operation", 150, 1)
+    run_under_faults("live_kills", tmp_path, layout, "int", "every_operation", TIMES * 50, 1)

