@@ -10,14 +10,14 @@ from mlpbank import _core
 from mlpbank._arrays import as_float32, as_int64, check_out
 from mlpbank.architecture import Architecture
 from mlpbank.engine import Engine, as_threads
-from mlpbank.errors import InvalidTypeError, InvalidValueError
+from mlpbank.errors import InvalidStateError, InvalidTypeError, InvalidValueError
 from mlpbank.typing import Dtype, Float32Array, Layout, MissingModels
 from mlpbank.weights import BatchedWeights, WeightsMapping
 
 _MISSING = {"error": False, "nan": True}
 
 
-class MomentPassed(Exception):
+class MomentPassed(InvalidStateError):
     """Models have changed since the moment that a call was to see. Users never see it."""
 
 

@@ -26,6 +26,7 @@ from mlpbank import (
 from mlpbank.serving import QueueFullError
 
 BUILT_IN = {
+    "BankBusyError": TimeoutError,
     "BankFileError": ValueError,
     "InvalidStateError": RuntimeError,
     "InvalidTypeError": TypeError,

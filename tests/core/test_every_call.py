@@ -179,7 +179,9 @@ def make_banks(caller: Caller) -> None:
     is_answer(again.predict(KEYS, X), slice(None))
 
 
-@calls("Bank.save", "Bank.open", "Bank.to_safetensors", "Bank.from_safetensors", "Bank.__reduce__")
+@calls(
+    "Bank.save", "Bank.open", "Bank.to_safetensors", "Bank.from_safetensors", "Bank.__reduce_ex__"
+)
 def save_and_open(caller: Caller) -> None:
     bank, path = caller.world.bank, caller.folder / "bank"
     bank.save(path)

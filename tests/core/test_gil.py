@@ -114,7 +114,11 @@ def test_other_python_threads_run_during_short_calls_of_mapped_banks(
     weights = random_weights(arch, 2, np.random.default_rng(0))
     Bank.from_stacked(["a", "b"], arch, weights, layout=layout).save(tmp_path / "bank")
     bank = Bank.open(tmp_path / "bank")
-    inference, x, handles = bank._inference, np.zeros((2, 4), np.float32), bank.handles(["b", "a"])
+    inference, x, handles = (
+        bank._state.inference,
+        np.zeros((2, 4), np.float32),
+        bank.handles(["b", "a"]),
+    )
     calls: dict[str, Callable[[], object]] = {
         "dense": lambda: inference.forward(x),
         "num_threads": lambda: inference.forward(x, num_threads=1),

@@ -220,7 +220,14 @@ struct Followers {
   }
   int64_t offset(int64_t slot) const { return slot / layout.block_models() * layout.block_bytes(); }
   Bank::Followed load(int64_t slot, const AlignedBuffer& in) const {
-    return {false, slot, KeyType::number, "", slot, {"v", 1, 2.0}, 0, in.bytes() + offset(slot)};
+    return {false,
+            slot,
+            KeyType::number,
+            "",
+            slot,
+            {std::string("v"), 1, 2.0},
+            0,
+            in.bytes() + offset(slot)};
   }
   Bank::Followed removal(int64_t slot, const AlignedBuffer& in) const {
     const Bytes* const block = layout.block_models() > 1 ? in.bytes() + offset(slot) : nullptr;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlpbank.bank._in_folder import BankInFolder
+from mlpbank.errors import InvalidStateError
 from mlpbank.files import _live_folder
 from mlpbank.files._atomic import atomic_writer, sync_folder
 from mlpbank.files._live_index import Change
@@ -51,5 +52,5 @@ def compact(bank: BankInFolder, progress: bool) -> None:
         left.unlink(missing_ok=True)
 
 
-class _Superseded(Exception):
+class _Superseded(InvalidStateError):
     pass
