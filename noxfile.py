@@ -55,7 +55,7 @@ def slow(session: nox.Session) -> None:
 def scale(session: nox.Session) -> None:
     """Run the tests with Spark, Ray and other engines. Spark needs Java 17."""
     session.install(".[test-scale]")
-    session.run("pytest", "-m", "scale", *session.posargs)
+    session.run("pytest", "-m", "scale", *(session.posargs or ["tests/scale"]))
 
 
 @nox.session(python=PYTHONS)
