@@ -124,6 +124,8 @@ def test_interrupted(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch)
     assert run(tmp_path / "bank", "lane", name, 29, monkeypatch)
 
 
+# An exception between `open` and its `with` leaves the file to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layout"), [(name, LAYOUTS[i % 2]) for i, name in enumerate(OPERATIONS)]

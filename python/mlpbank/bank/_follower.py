@@ -148,7 +148,10 @@ class Follower:
     def _expect_all(self, rows: list[Any], about: About) -> None:
         """Raise BankFileError where a change is missing, or of a kind that is not known."""
         expected = range(self._is_new(about) + 1, about.sequence + 1)
-        if [row[0] for row in rows] != list(expected):
+        # Lengths first: a damaged index may claim any number of changes.
+        if len(rows) != len(expected) or any(
+            row[0] != n for row, n in zip(rows, expected, strict=True)
+        ):
             got = f"{len(rows)} of {len(expected)}, the last of them {rows[-1:]!r:.80}"
         elif any(row[2] not in _KINDS for row in rows):
             got = f"one of kind {next(row[2] for row in rows if row[2] not in _KINDS)!r:.80}"
