@@ -62,8 +62,9 @@ const auto& made_once(Make make) {
   return *made;
 }
 
-// In CPython without a GIL, keeps other threads out of an object for its lifetime, as far as the GIL
-// would; with a GIL it does nothing. "Free-threaded CPython" in docs/internals.md says where it is.
+// In CPython without a GIL, keeps other threads out of an object for its lifetime, as far as the
+// GIL would; with a GIL it does nothing. "Free-threaded CPython" in docs/internals.md says where it
+// is.
 using HeldObject = pybind11::scoped_critical_section;
 
 // Keeps Python objects for the core, which drops them on any thread, with or without the GIL.

@@ -98,8 +98,8 @@ struct PythonNames {
 };
 const PythonNames& python_names();
 
-// A function of Owner's interface, run while no other thread is inside of the queue. It is suspended
-// where it runs Python code that waits, as a thread gives away the GIL there.
+// A function of Owner's interface, run while no other thread is inside of the queue. It is
+// suspended where it runs Python code that waits, as a thread gives away the GIL there.
 template <class Owner, auto function>
 struct InQueue;
 template <class Owner, class Result, class... Arguments,

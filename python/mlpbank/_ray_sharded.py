@@ -75,7 +75,7 @@ class _Host:
     """An actor: the shards of a group, as far as they were asked for."""
 
     def __init__(self) -> None:
-        self._versions: dict[str, dict[int, Bank]] = {}
+        self._versions: dict[_Version, dict[int, Bank]] = {}
 
     def prepare(self, version: _Version, shards: list[int]) -> None:
         """Open shards of a version."""
@@ -95,7 +95,7 @@ class _Host:
         return np.concatenate(outputs), np.concatenate(known)
 
     def _bank(self, version: _Version, shard: int) -> Bank:
-        banks = self._versions.setdefault(repr(version), {})
+        banks = self._versions.setdefault(version, {})
         if shard not in banks:
             banks[shard] = version.reference(shard).open(None)
             while len(self._versions) > _VERSIONS_KEPT:

@@ -22,10 +22,9 @@ from mlpbank.engine import Engine
 from mlpbank.errors import BankFileError
 from mlpbank.files import _live_folder, _mapped
 from mlpbank.files._live_description import Description
-from mlpbank.files._live_index import About, Change, Index, Writing, translated
+from mlpbank.files._live_index import KINDS, About, Change, Index, Writing, translated
 from mlpbank.weights import BatchedWeights
 
-_KINDS = ("load", "remove", "describe", "compact")
 # Where these stand in a row of the index.
 _SLOT, _SEGMENT, _OFFSET, _CHECKSUM = map(
     Change._fields.index, ("slot", "segment", "offset", "checksum")
@@ -153,8 +152,8 @@ class Follower:
             row[0] != n for row, n in zip(rows, expected, strict=True)
         ):
             got = f"{len(rows)} of {len(expected)}, the last of them {rows[-1:]!r:.80}"
-        elif any(row[2] not in _KINDS for row in rows):
-            got = f"one of kind {next(row[2] for row in rows if row[2] not in _KINDS)!r:.80}"
+        elif any(row[2] not in KINDS for row in rows):
+            got = f"one of kind {next(row[2] for row in rows if row[2] not in KINDS)!r:.80}"
         else:
             return
         raise BankFileError(
@@ -212,13 +211,12 @@ class Follower:
         """Take over rows, whose blocks lie in `segments`, to which those that are missing come."""
         description = self._described(about)
         try:
-            new: dict[int, Any] = {}
-            for number in {row[_SEGMENT] for row in rows}:
-                if number is not None and number not in segments:
-                    new[number] = _live_folder.map_segment(
-                        self._folder, number, about.segment_bytes
-                    )
-            blocks = {**segments, **new}
+            named = {row[_SEGMENT] for row in rows} - {None}
+            new = {
+                number: _live_folder.map_segment(self._folder, number, about.segment_bytes)
+                for number in named - segments.keys()
+            }
+            blocks = {number: (new if number in new else segments)[number] for number in named}
             self._check(rows, blocks, description.block, written)
             if self.about is not None and self.state is state:
                 self._describe(description, state)

@@ -19,6 +19,7 @@ from mlpbank.errors import BankBusyError, BankFileError
 from mlpbank.files._connections import Connections, connect
 
 NAME = "index.sqlite"
+KINDS = ("load", "remove", "describe", "compact")  # of changes
 _APPLICATION = 0x6D6C7062  # "mlpb"
 _VERSION = 1
 _WAIT = 60.0  # seconds for the turn of a writer

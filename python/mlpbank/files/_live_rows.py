@@ -11,14 +11,13 @@ from typing import Any
 from mlpbank._key_tables import decode_tuples
 from mlpbank.errors import BankFileError
 from mlpbank.files._live_description import Description
-from mlpbank.files._live_index import About, Change
+from mlpbank.files._live_index import KINDS, About, Change
 from mlpbank.files._mapped import YEAR_9999
 
 _WORD = 2**32
 _MOST_SLOTS = 2**31 - 1
 _MOST = 2**63  # of what SQLite calls an integer
 _ALIGNMENT = 64  # of blocks
-_KINDS = ("load", "remove", "describe", "compact")
 
 
 class RowCheck:
@@ -55,8 +54,8 @@ class RowCheck:
             if row.sequence != self._before + 1:
                 self._refuse(row, "sequence", f"{self._before + 1}", row.sequence)
             self._check_last(row)
-            if row.kind not in _KINDS:
-                self._refuse(row, "kind", f"one of {', '.join(_KINDS)}", row.kind)
+            if row.kind not in KINDS:
+                self._refuse(row, "kind", f"one of {', '.join(KINDS)}", row.kind)
             self._check_model(row)
             self._check_block(row)
             self._before = row.sequence
