@@ -83,8 +83,8 @@ def fail(case: Case, name: str, kinds: str, number: int) -> None:
             came = faults.faults_count() > step
             faults.faults_arm(ctypes.c_long(-1), 0)
         if failed is not None:
-            # SQLite may tell no more than that: EACCES is "unable to open".
-            assert failed.errno in (number, errno.EIO, errno.EACCES), failed
+            # SQLite may tell no more than "unable to open": EACCES, or ENOENT where no file is.
+            assert failed.errno in (number, errno.EIO, errno.EACCES, errno.ENOENT), failed
             assert case.bank.metadata == metadata
             new = set(os.listdir(case.path)) - files
             assert not [file for file in new if not file.startswith("blocks-")], new
