@@ -5,12 +5,15 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "bank/bank.h"
 #include "bank/head.h"
+#include "crc32.h"
 #include "python/arrays.h"
 #include "python/gil.h"
 #include "python/key_arguments.h"
@@ -50,7 +53,9 @@ using Segments = std::map<int64_t, ByteArray>;
 
 // Columns of a row of the index, see Change in files/_live_index.py.
 enum Column : std::size_t {
-  kKind = 2,
+  kSequence,
+  kLast,
+  kKind,
   kSlot,
   kKey,
   kVersion,
@@ -59,7 +64,8 @@ enum Column : std::size_t {
   kReuseCount,
   kSegment,
   kOffset,
-  kColumns = 12
+  kChecksum,
+  kColumns
 };
 
 bool is_kind(const py::tuple& row, const char* kind) {
@@ -99,23 +105,72 @@ Bank::Followed followed(const py::tuple& row, KeyType type, const Segments& segm
   return change;
 }
 
-// `segments` holds all that the rows name. Those whose memory is new here are kept.
-void follow(Bank& self, const py::list& rows, const py::object& key_type, const Segments& segments,
-            const std::vector<ByteArray>& new_segments, uint64_t sequence) {
-  std::vector<Bank::Followed> changes;
-  changes.reserve(rows.size());
-  const KeyType type = key_type.is_none() ? KeyType::none : key_type_of(key_type);
-  const int64_t bytes = self.weights()->layout().block_bytes();
-  for (const py::handle item : rows) {
-    const auto row = item.cast<py::tuple>();
-    expect(row.size() == kColumns, "row of wrong size");
-    if (!is_kind(row, "load") && !is_kind(row, "remove")) continue;  // tells nothing of a model
-    changes.push_back(followed(row, type, segments, bytes));
+// Changes that were read from an index. They point into the segments, which the caller keeps.
+class Changes {
+ public:
+  Changes(const py::list& rows, const py::object& key_type, const Segments& segments,
+          int64_t block_models, int64_t block_bytes)
+      : block_models_(block_models), block_bytes_(block_bytes) {
+    expect(block_models > 0 && block_bytes > 0, "block: expected sizes above 0");
+    const KeyType type = key_type.is_none() ? KeyType::none : key_type_of(key_type);
+    changes_.reserve(rows.size());
+    written_.reserve(rows.size());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const auto row = rows[i].cast<py::tuple>();
+      expect(row.size() == kColumns, "row of wrong size");
+      if (!is_kind(row, "load") && !is_kind(row, "remove")) continue;  // tells nothing of a model
+      changes_.push_back(followed(row, type, segments, block_bytes_));
+      const py::handle checksum = row[kChecksum];
+      written_.push_back({i, item<uint64_t>(row, kSequence),
+                          PyLong_Check(checksum.ptr()) ? checksum.cast<int64_t>() : -1});
+    }
   }
-  std::list<std::shared_ptr<const void>> memory;
-  for (const ByteArray& segment : new_segments) memory.push_back(keep(segment));
+
+  // The first row whose block is not what was written. Of several changes of one block the last
+  // counts, and those from `first_own` on were written by this process itself; 0: none.
+  std::optional<std::size_t> damaged_row(uint64_t first_own) const {
+    const ReleasedGil released;
+    std::unordered_map<int64_t, std::size_t> last;
+    last.reserve(changes_.size());
+    for (std::size_t i = 0; i < changes_.size(); ++i) {
+      if (changes_[i].block != nullptr) last[changes_[i].slot / block_models_] = i;
+    }
+    for (std::size_t i = 0; i < changes_.size(); ++i) {
+      const Bank::Followed& change = changes_[i];
+      if (change.block == nullptr || last[change.slot / block_models_] != i) continue;
+      if (first_own != 0 && written_[i].sequence >= first_own) continue;
+      if (crc32(change.block, static_cast<std::size_t>(block_bytes_)) != written_[i].checksum)
+        return written_[i].row;
+    }
+    return std::nullopt;
+  }
+
+  // Makes the changes in a bank, which keeps the memory of segments that are new to it.
+  void follow(Bank& bank, const std::vector<ByteArray>& new_segments, uint64_t sequence) const {
+    std::list<std::shared_ptr<const void>> memory;
+    for (const ByteArray& segment : new_segments) memory.push_back(keep(segment));
+    const ReleasedGil released;
+    bank.follow(changes_, sequence, std::move(memory));
+  }
+
+ private:
+  struct Written {
+    std::size_t row;
+    uint64_t sequence;
+    int64_t checksum;  // negative: none
+  };
+
+  const int64_t block_models_, block_bytes_;
+  std::vector<Bank::Followed> changes_;
+  std::vector<Written> written_;  // what else a row tells of each
+};
+
+uint32_t crc32_of(const py::buffer& data, uint32_t before) {
+  const py::buffer_info bytes = data.request();
+  expect(PyBuffer_IsContiguous(bytes.view(), 'C') != 0, "data: expected one piece of memory");
   const ReleasedGil released;
-  self.follow(changes, sequence, std::move(memory));
+  return crc32(static_cast<const uint8_t*>(bytes.ptr),
+               static_cast<std::size_t>(bytes.size * bytes.itemsize), before);
 }
 
 }  // namespace
@@ -128,8 +183,15 @@ void register_live(py::module_& m) {
       .def("reset", &Head::reset, py::arg("sequence"))
       .def("commit", &commit, py::arg("commit_index"), py::arg("sequence"));
 
-  m.def("follow", &follow, py::arg("bank"), py::arg("rows"), py::arg("key_type"),
-        py::arg("segments"), py::arg("new_segments"), py::arg("sequence"));
+  py::class_<Changes>(m, "Changes")
+      .def(py::init<const py::list&, const py::object&, const Segments&, int64_t, int64_t>(),
+           py::arg("rows"), py::arg("key_type"), py::arg("segments"), py::arg("block_models"),
+           py::arg("block_bytes"))
+      .def("damaged_row", &Changes::damaged_row, py::arg("first_own"))
+      .def("follow", &Changes::follow, py::arg("bank"), py::arg("new_segments"),
+           py::arg("sequence"));
+
+  m.def("crc32", &crc32_of, py::arg("data"), py::arg("before") = 0);
 }
 
 }  // namespace mlpbank

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,6 +14,7 @@
 #include "engine/float_mode.h"
 #include "engine/threads.h"
 #include "python/arrays.h"
+#include "python/direct.h"
 #include "python/gil.h"
 #include "python/register.h"
 #include "weights/weights.h"
@@ -125,6 +127,49 @@ void pack(const Weights& self, int64_t slot, const std::vector<Floats>& weights,
   self.layout().pack(views, 0, 1, to, slot % self.layout().block_models());
 }
 
+// The entry of a dict that is an array of some shape and needs nothing done to it; null: none is.
+py::handle ready_array(const py::dict& model, const std::string& name,
+                       std::initializer_list<py::ssize_t> shape) {
+  const py::handle found = PyDict_GetItemString(model.ptr(), name.c_str());
+  if (!found || !is_direct<float>(found)) return {};
+  const auto array = py::reinterpret_borrow<py::array>(found);
+  const bool fits = array.ndim() == static_cast<py::ssize_t>(shape.size()) &&
+                    std::equal(shape.begin(), shape.end(), array.shape());
+  return fits ? found : py::handle();
+}
+
+// The matrices, biases and slopes of a dict that has them just as they are kept, which most models
+// have. None where the package has to look: it converts, or says what is wrong.
+py::object ready_model(const Weights& self, const py::object& object) {
+  if (!PyDict_CheckExact(object.ptr()) || self.layout().dtype() != Dtype::float32) {
+    return py::none();
+  }
+  const auto model = py::reinterpret_borrow<py::dict>(object);
+  const auto& layers = self.architecture().layers();
+  py::list weights, biases, slopes;
+  std::size_t found = 0;
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    const py::ssize_t in = layers[l].input_size, out = layers[l].output_size;
+    const std::string name = "layer_" + std::to_string(l), bias = name + ".bias";
+    const py::handle matrix = ready_array(model, name, {in, out});
+    if (!matrix) return py::none();
+    weights.append(matrix);
+    const py::handle row = ready_array(model, bias, {out});
+    biases.append(row ? row : py::handle(Py_None));
+    found += row ? 2 : 1;
+    if (!layers[l].has_slope()) {
+      slopes.append(py::none());
+      continue;
+    }
+    const py::handle slope = ready_array(model, name + ".slope", {});
+    if (!slope) return py::none();
+    slopes.append(slope);
+    ++found;
+  }
+  if (found != model.size()) return py::none();
+  return py::make_tuple(weights, biases, slopes);
+}
+
 void clear_lane(const Weights& self, int64_t slot, ByteArray& out) {
   expect(self.layout().block_models() > 1, "expected a tile");
   self.layout().remove(block_at(self, out), slot % self.layout().block_models());
@@ -177,6 +222,7 @@ void register_weights(py::module_& m) {
       .def("copy_block", &copy_block, py::arg("slot"), py::arg("out").noconvert())
       .def("pack", &pack, py::arg("slot"), py::arg("weights").noconvert(),
            py::arg("biases").noconvert(), py::arg("slopes").noconvert(), py::arg("out").noconvert())
+      .def("ready_model", &ready_model, py::arg("model"))
       .def("clear_lane", &clear_lane, py::arg("slot"), py::arg("out").noconvert())
       .def("restore_blocks", &restore_blocks, py::arg("blocks").noconvert(), py::arg("present"));
 

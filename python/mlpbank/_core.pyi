@@ -130,6 +130,16 @@ class BatchedWeights:
         slopes: list[npt.NDArray[np.float32] | None],
         out: npt.NDArray[np.uint8],
     ) -> None: ...
+    def ready_model(
+        self, model: object
+    ) -> (
+        tuple[
+            list[npt.NDArray[np.float32]],
+            list[npt.NDArray[np.float32] | None],
+            list[npt.NDArray[np.float32] | None],
+        ]
+        | None
+    ): ...
     def clear_lane(self, slot: int, out: npt.NDArray[np.uint8]) -> None: ...
 
 class Snapshot:
@@ -406,14 +416,21 @@ class Head:
     def reset(self, sequence: int) -> None: ...
     def commit(self, commit_index: Callable[[], object], sequence: int) -> None: ...
 
-def follow(
-    bank: Bank,
-    rows: list[tuple[Any, ...]],
-    key_type: Any,
-    segments: dict[int, npt.NDArray[np.uint8]],
-    new_segments: list[npt.NDArray[np.uint8]],
-    sequence: int,
-) -> None: ...
+class Changes:
+    def __init__(
+        self,
+        rows: list[tuple[Any, ...]],
+        key_type: Any,
+        segments: dict[int, npt.NDArray[np.uint8]],
+        block_models: int,
+        block_bytes: int,
+    ) -> None: ...
+    def damaged_row(self, first_own: int) -> int | None: ...
+    def follow(
+        self, bank: Bank, new_segments: list[npt.NDArray[np.uint8]], sequence: int
+    ) -> None: ...
+
+def crc32(data: memoryview | npt.NDArray[np.uint8], before: int = 0) -> int: ...
 
 # Requests of a MicroBatcher (request.cpp, register_requests.cpp).
 

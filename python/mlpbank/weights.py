@@ -235,6 +235,10 @@ class BatchedWeights:
 
         Each has the leading dimensions `batch`.
         """
+        if not batch and not check_finite:
+            ready = self._core.ready_model(weights)
+            if ready is not None:
+                return ready
         if not isinstance(weights, Mapping):
             raise InvalidTypeError(
                 f"weights: expected a mapping of names to arrays, got {type(weights).__name__}"

@@ -1,4 +1,5 @@
-// MappedPages: which pages are asked for, and which were; key tables that ask.
+// Files below their keys: MappedPages (which pages are asked for, and which were), key tables that
+// ask, and checksums.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 
 #include "bank/keys.h"
 #include "bank/slot_map.h"
+#include "crc32.h"
 #include "mapped_pages.h"
 #include "network.h"
 
@@ -142,6 +144,26 @@ TEST(tables_of_mapped_files) {
           CHECK(found[i] == expected || (damaged && found[i] == kNoSlot));
         }
       }
+    }
+  }
+}
+
+// "123456789" has the check value of the catalogue of CRCs.
+TEST(checksums_are_alike_by_folding_and_by_tables) {
+  const std::string digits = "123456789";
+  const auto* const text = reinterpret_cast<const uint8_t*>(digits.data());
+  CHECK(crc32(text, 9) == 0xcbf43926u && crc32_by_tables(text, 9) == 0xcbf43926u);
+  std::vector<uint8_t> data(1100);
+  uint32_t state = 1;
+  for (uint8_t& byte : data)
+    byte = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24);
+  for (std::size_t size = 0; size <= 1000; ++size) {
+    for (const std::size_t start : {0, 1, 13}) {
+      const uint8_t* const from = data.data() + start;
+      const uint32_t whole = crc32(from, size);
+      CHECK(whole == crc32_by_tables(from, size));
+      const std::size_t first = size * 2 / 3;
+      CHECK(whole == crc32(from + first, size - first, crc32(from, first)));
     }
   }
 }

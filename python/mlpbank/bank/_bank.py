@@ -353,6 +353,10 @@ class Bank(BankFiles, BankMapping):
         `decided` is what it knows without, None if it never had a model.
         """
         given = decided or self._known
+        if how.leaves_weights and given.input_shift is None:
+            arrays = self._weights._core.ready_model(model)
+            if arrays is not None:
+                return arrays, given
         if decided is None and given.input_shift is None:
             given = given._replace(input_shift=UNDECIDED)
         if how.align_classes and decided is not None and decided.classes is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,7 @@ from mlpbank.files._live_description import Description
 from mlpbank.files._live_index import KINDS, About, Change, Index, Writing, translated
 from mlpbank.weights import BatchedWeights
 
-# Where these stand in a row of the index.
-_SLOT, _SEGMENT, _OFFSET, _CHECKSUM = map(
-    Change._fields.index, ("slot", "segment", "offset", "checksum")
-)
+_SEGMENT = Change._fields.index("segment")  # where it stands in a row of the index
 
 
 class Follower:
@@ -148,12 +144,10 @@ class Follower:
         """Raise BankFileError where a change is missing, or of a kind that is not known."""
         expected = range(self._is_new(about) + 1, about.sequence + 1)
         # Lengths first: a damaged index may claim any number of changes.
-        if len(rows) != len(expected) or any(
-            row[0] != n for row, n in zip(rows, expected, strict=True)
-        ):
+        if len(rows) != len(expected) or [row[0] for row in rows] != list(expected):
             got = f"{len(rows)} of {len(expected)}, the last of them {rows[-1:]!r:.80}"
-        elif any(row[2] not in KINDS for row in rows):
-            got = f"one of kind {next(row[2] for row in rows if row[2] not in KINDS)!r:.80}"
+        elif unknown := {row[2] for row in rows} - {*KINDS}:
+            got = f"one of kind {next(iter(unknown))!r:.80}"
         else:
             return
         raise BankFileError(
@@ -217,19 +211,16 @@ class Follower:
                 for number in named - segments.keys()
             }
             blocks = {number: (new if number in new else segments)[number] for number in named}
-            self._check(rows, blocks, description.block, written)
+            block = description.block
+            changes = _core.Changes(rows, description.key_type, blocks, block.models, block.bytes)
+            damaged = changes.damaged_row(written)
+            if damaged is not None:
+                self._refuse(Change(*rows[damaged]))
             if self.about is not None and self.state is state:
                 self._describe(description, state)
             if self._may_write and about.sequence > self.head.sequence:
                 self.head.publish(about.sequence)  # before a call answers with it
-            _core.follow(
-                state.slot_map.core,
-                rows,
-                description.key_type,
-                blocks,
-                list(new.values()),
-                about.sequence,
-            )
+            changes.follow(state.slot_map.core, list(new.values()), about.sequence)
         except (BankFileError, OSError, MemoryError):
             raise
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:
@@ -237,26 +228,12 @@ class Follower:
             raise BankFileError(f"{path}: damaged: {error}") from error
         segments.update(new)
 
-    def _check(
-        self, rows: list[Any], segments: dict[int, Any], block: _core.BlockFormat, written: int
-    ) -> None:
-        """Raise BankFileError where the last block of a slot or tile is not what was written."""
-        # Of a million rows each look at a name counts.
-        views = {number: segment.data for number, segment in segments.items()}
-        models, size, crc32 = block.models, block.bytes, zlib.crc32
-        last = {row[_SLOT] // models: row for row in rows if row[_SEGMENT] is not None}
-        for row in last.values():
-            if written and row[0] >= written:
-                continue
-            offset = row[_OFFSET]
-            data = views[row[_SEGMENT]][offset : offset + size]
-            if crc32(data) != row[_CHECKSUM] or len(data) != size:
-                change = Change(*row)
-                path = _live_folder.segment_path(self._folder, change.segment or 0)
-                raise BankFileError(
-                    f"{path}: damaged: the weights of {change.key!r:.80} at {offset} do not have "
-                    f"CRC-32 {change.checksum}"
-                )
+    def _refuse(self, change: Change) -> None:
+        path = _live_folder.segment_path(self._folder, change.segment or 0)
+        raise BankFileError(
+            f"{path}: damaged: the weights of {change.key!r:.80} at {change.offset} do not have "
+            f"CRC-32 {change.checksum}"
+        )
 
     def _repair_checked(self) -> None:
         try:
@@ -332,7 +309,7 @@ def _unsure(about: About) -> int:
 
 def _is_whole(row: Change, segments: dict[int, Any], block_bytes: int) -> bool:
     block = segments[row.segment][row.offset : row.offset + block_bytes]  # type: ignore[index,operator]
-    return len(block) == block_bytes and zlib.crc32(block) == row.checksum
+    return len(block) == block_bytes and _core.crc32(block) == row.checksum
 
 
 def description_of(folder: Path, about: About) -> Description:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlpbank import _core
 from mlpbank.bank import _live
 from mlpbank.bank._follower import columns_of, description_of
 from mlpbank.errors import BankFileError
@@ -112,7 +112,7 @@ def _verify_rows(folder: Path, about: About, rows: list[Any]) -> list[Change]:
             segments[row.segment] = _live_folder.map_segment(
                 folder, row.segment, about.segment_bytes
             )
-        if zlib.crc32(segments[row.segment][row.offset : row.offset + size]) != row.checksum:
+        if _core.crc32(segments[row.segment][row.offset : row.offset + size]) != row.checksum:
             raise BankFileError(
                 f"{_live_folder.segment_path(folder, row.segment)}: damaged: the weights of change "
                 f"{row.sequence} at {row.offset} do not have CRC-32 {row.checksum}"

@@ -29,6 +29,12 @@ class How(NamedTuple):
     align_classes: bool = False
     check_finite: bool = False
 
+    @property
+    def leaves_weights(self) -> bool:
+        """Whether weights are taken as they are."""
+        scaled = self.input_scaler is not None or self.output_scaler is not None
+        return not (scaled or self.align_classes or self.check_finite)
+
 
 def stack(
     models: list[tuple[Any, Any]],

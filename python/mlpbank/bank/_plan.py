@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -122,7 +121,7 @@ class Plan:
     def rows(self, where: Sequence[tuple[int, int]]) -> list[_live_index.Change]:
         """Return the rows, where blocks lie at these segments and offsets."""
         checksums = [
-            zlib.crc32(block.data) if known is None else known
+            _core.crc32(block.data) if known is None else known
             for block, known in zip(self.blocks, self._checksums, strict=True)
         ]
         first, last = self._about.sequence + 1, self.sequence

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-import zlib
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from mlpbank import _core
 from mlpbank._columns import check_version
 from mlpbank._keys import check_kind, kind_of
 from mlpbank.bank._in_folder import BankInFolder
@@ -150,7 +150,7 @@ class Transaction:
         if bank.layout == "panel":
             block = np.zeros(bank._block.bytes, np.uint8)
             bank._weights._core.pack(0, *arrays, block)
-            return Load(None, block, zlib.crc32(block.data), version, loaded_at, given)
+            return Load(None, block, _core.crc32(block.data), version, loaded_at, given)
         # It goes into the tile that is there when this is committed.
         own = [[None if a is None else np.array(a) for a in part] for part in arrays]
         return Load(own, None, 0, version, loaded_at, given)
@@ -188,7 +188,7 @@ class Transaction:
 
 def _more(decided: Known | None, found: Known) -> Known:
     """Return what is decided with what a model knows beside."""
-    if decided is None:
+    if decided is None or decided is found:
         return found
     names = ("feature_names", "classes", "repeated")
     new = {

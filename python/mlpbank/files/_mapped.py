@@ -11,7 +11,6 @@ import itertools
 import mmap
 import os
 import stat
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -88,8 +87,8 @@ def write(
     bar = iter(bar)
     checksums = {"weights": 0}
     for data in parts():
-        checksums["weights"] = zlib.crc32(data, checksums["weights"])
-    checksums |= {name: zlib.crc32(as_bytes(array)) for name, array in arrays.items()}
+        checksums["weights"] = _core.crc32(data, checksums["weights"])
+    checksums |= {name: _core.crc32(as_bytes(array)) for name, array in arrays.items()}
     file.write(header_of(contents, arrays, checksums))
     for data in parts():
         file.write(data)
@@ -227,7 +226,7 @@ def verify(contents: Contents, progress: bool = False) -> None:
     """
     for tensor in contents.tensors:
         expected = contents.checksums[tensor.name]
-        checksum = f"{zlib.crc32(as_bytes(tensor.of(contents))):08x}"
+        checksum = f"{_core.crc32(as_bytes(tensor.of(contents))):08x}"
         if checksum != expected:
             raise BankFileError(f"{tensor.name}: expected CRC-32 {expected}, got {checksum}")
     columns = contents.columns
