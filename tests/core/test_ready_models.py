@@ -102,8 +102,6 @@ def test_smaller_dtypes_are_looked_at(dtype: Any) -> None:
     """Whether they hold the weights."""
     weights = BatchedWeights(1, ARCH, dtype=dtype)
     assert weights._core.ready_model(MODEL) is None
-    too_large = np.inf if dtype == "int8" else 3.4e38
+    too_large = np.full((3, 4), np.inf if dtype == "int8" else 3.4e38, np.float32)
     with pytest.raises(ValueError, match="layer_0"):
-        weights.load(
-            0, changed(layer_0=np.full((3, 4), np.inf if dtype == "int8" else 3.4e38, "f"))
-        )
+        weights.load(0, changed(layer_0=too_large))
