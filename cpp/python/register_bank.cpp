@@ -16,6 +16,7 @@
 #include "python/gil.h"
 #include "python/key_arguments.h"
 #include "python/key_columns.h"
+#include "python/key_objects.h"
 #include "python/register.h"
 
 namespace mlpbank {
@@ -80,6 +81,28 @@ std::pair<Integers, int64_t> find_arrow(const std::shared_ptr<Bank>& bank, const
     });
   }
   return {std::move(found), unknown};
+}
+
+// The same for text in an array of objects; None where a key has to be looked at by the package.
+std::optional<std::pair<Integers, int64_t>> find_text(const std::shared_ptr<Bank>& bank,
+                                                      const py::array& keys, bool handles,
+                                                      int threads) {
+  const ObjectColumn column(keys);
+  Found found(column.size());
+  int64_t* const to = found.values.mutable_data();
+  const Bank::Guard guard(bank);
+  bool are_plain = false;
+  bank->at_one_moment([&] {
+    are_plain = find_objects(
+        column, threads,
+        [&](const KeyView* views, int64_t count, int64_t* slots) {
+          if (handles) return bank->find_handles(views, count, slots);
+          bank->find_many(views, count, slots);
+        },
+        to);
+  });
+  if (!are_plain) return std::nullopt;
+  return found.result();
 }
 
 std::pair<Integers, int64_t> find(const std::shared_ptr<Bank>& self, const py::object& keys) {
@@ -231,6 +254,7 @@ void register_bank(py::module_& m) {
           "enter",
           [](std::shared_ptr<Bank> self) { return std::make_unique<Bank::Guard>(std::move(self)); })
       .def("find", &find, py::arg("keys"))
+      .def("find_text", &find_text, py::arg("keys"), py::arg("handles"), py::arg("num_threads"))
       .def("find_arrow", &find_arrow, py::arg("keys"), py::arg("handles"), py::arg("num_threads"))
       .def("find_handles", &find_handles, py::arg("keys"))
       .def("slots_of", &slots_of, py::arg("handles").noconvert())

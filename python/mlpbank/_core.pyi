@@ -377,6 +377,9 @@ class Bank:
     def find_handles(
         self, keys: list[Any] | npt.NDArray[np.int64] | npt.NDArray[np.str_]
     ) -> tuple[npt.NDArray[np.int64], int]: ...
+    def find_text(
+        self, keys: npt.NDArray[np.object_], handles: bool, num_threads: int
+    ) -> tuple[npt.NDArray[np.int64], int] | None: ...
     def find_arrow(
         self, keys: ArrowKeys, handles: bool, num_threads: int
     ) -> tuple[npt.NDArray[np.int64], int]: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from mlpbank import _core
 from mlpbank._arrays import as_array, as_int64, is_masked
 from mlpbank._arrow import arrow_table, is_arrow
+from mlpbank._given_keys import GivenKeys, Parts
 from mlpbank._keys import (
     MAX_PARTS,
     SMALL_FLOATS,
@@ -26,66 +26,8 @@ from mlpbank.errors import InvalidTypeError, InvalidValueError
 from mlpbank.typing import Key
 
 ARROW_FLOATS = {"float16": np.float16, "float32": np.float32, "float64": np.float64}
+_MANY = 4096  # keys, of which looking at each takes longer than another way costs
 _EXPECTED = "a list, tuple, array or column of str, int or tuples of them"
-
-
-@dataclass(slots=True)
-class GivenKeys:
-    """Keys to look up, as the core takes them.
-
-    Attributes
-    ----------
-    values : list, int64 array, array of text or ArrowKeys, (n,)
-        str or tuples, with None where a key is missing, or ints; or Arrow columns of any of these.
-    kind : type or None
-        Of the keys that are there; None if none is.
-    gaps : bool array (n,) or None
-        Where an int is missing.
-    from_floats : bool
-        Whether ints were floats that are whole numbers.
-    codes : int array (m,) or None
-        The m keys are values[codes], missing where the code is -1: those of a column of categories.
-    """
-
-    values: list[Any] | npt.NDArray[Any] | _core.ArrowKeys
-    kind: Any
-    gaps: npt.NDArray[np.bool_] | None = None
-    from_floats: bool = False
-    codes: npt.NDArray[Any] | None = None
-
-    def __len__(self) -> int:
-        return len(self.values if self.codes is None else self.codes)
-
-    def __getitem__(self, i: Any) -> Key | None:
-        if self.codes is not None:
-            i = int(self.codes[i])
-            if i < 0:
-                return None
-        if isinstance(self.values, list):
-            return self.values[i]  # type: ignore[no-any-return]
-        if isinstance(self.values, _core.ArrowKeys):
-            return self.values.between(i, i + 1)[0]  # type: ignore[no-any-return]
-        gap = self.gaps is not None and self.gaps[i]
-        return None if gap else self.values[i].item()
-
-    def to_list(self) -> list[Key | None]:
-        """Return the keys, None where one is missing."""
-        values = self.values
-        if isinstance(values, _core.ArrowKeys):
-            return values.between(0, len(values))
-        found: list[Key | None] = values if isinstance(values, list) else values.tolist()
-        for i in [] if self.gaps is None else np.flatnonzero(self.gaps).tolist():
-            found[i] = None
-        if self.codes is not None:
-            return [None if code < 0 else found[code] for code in self.codes.tolist()]
-        return found
-
-
-@dataclass(slots=True)
-class Parts:
-    """Columns of one length, of any library, with the parts of keys that are tuples."""
-
-    columns: list[Any]
 
 
 def as_keys(keys: Any) -> GivenKeys:
@@ -119,6 +61,20 @@ def as_keys(keys: Any) -> GivenKeys:
         except (TypeError, OverflowError):  # there is a gap, or a key of more than 64 bits
             return _cleaned(values, "keys")
     return GivenKeys(values, kind) if kind is not None else _cleaned(values, "keys")
+
+
+def to_find(keys: Any) -> GivenKeys:
+    """Return keys to look up like `as_keys`, but long columns of objects stay as they are.
+
+    Whether their keys are all text is seen when they are looked up.
+    """
+    objects = keys
+    if type(keys).__module__.partition(".")[0] == "pandas" and keys.ndim == 1:
+        objects = keys.to_numpy() if isinstance(keys.dtype, np.dtype) else None
+    is_array = type(objects) is np.ndarray and objects.ndim == 1 and objects.dtype.kind == "O"
+    if is_array and len(objects) >= _MANY and type(objects[0]) is str:
+        return GivenKeys(objects, str)
+    return as_keys(keys)
 
 
 def _is_plain_text(keys: npt.NDArray[Any]) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpbank import _core
-from mlpbank._key_columns import GivenKeys, exact_list, listed
+from mlpbank._given_keys import GivenKeys
+from mlpbank._key_columns import exact_list, listed
 from mlpbank._keys import common_kind, encode, stored_key
 from mlpbank.errors import BankFileError, InvalidTypeError, InvalidValueError
 from mlpbank.typing import Int64Array, Key

@@ -16,6 +16,7 @@ LAYERS = (
     ("architecture", "_arrays", "_activations", "_arrow"),
     (
         "_keys",
+        "_given_keys",
         "_key_columns",
         "_key_tables",
         "_columns",

@@ -9,13 +9,14 @@ import numpy as np
 
 from mlpbank import _core
 from mlpbank._arrays import as_float32, as_int64, as_real, as_shifted, check_out
-from mlpbank._key_columns import GivenKeys, as_keys, is_one
+from mlpbank._given_keys import GivenKeys
+from mlpbank._key_columns import is_one, to_find
 from mlpbank._names import shown
 from mlpbank.architecture import Architecture
 from mlpbank.bank import _knowledge
 from mlpbank.bank._slot_map import SlotMap
 from mlpbank.bank._state import Seen, State
-from mlpbank.engine import Engine
+from mlpbank.engine import Engine, as_threads
 from mlpbank.errors import (
     InvalidTypeError,
     InvalidValueError,
@@ -106,7 +107,7 @@ class BankReads:
         UnknownModelError
             Some keys are unknown.
         """
-        given = as_keys(keys)
+        given = to_find(keys)
         handles, unknown = self._now().slot_map.find_handles(given)
         if unknown:
             raise self._unknown_of(given, handles, "keys")
@@ -228,14 +229,26 @@ class BankReads:
             return y[0] if out is None else out
         missing = self._checked_missing(missing)
         # The caller's own code may run in here, so it comes before there is a guard.
-        given = as_keys(keys)
+        given = to_find(keys)
         rows = as_float32(x, "x") if shift is None else as_shifted(x, shift, "x")
+        threads = self._threads_of(num_threads)
         y = self._answer(
-            given, "keys", lambda slot_map: slot_map.find(given), rows, missing, out, num_threads
+            given,
+            "keys",
+            lambda slot_map: slot_map.find(given, threads),
+            rows,
+            missing,
+            out,
+            num_threads,
         )
         if self._known is not known:  # the bank's first model came meanwhile
             return self.predict(keys, given_x, missing=missing, out=out, num_threads=num_threads)
         return y
+
+    def _threads_of(self, num_threads: int | None) -> int:
+        """Return how many threads a call uses at most."""
+        most = self.engine.num_threads
+        return min(as_threads(num_threads) or most, most)
 
     def _as_rows(self, x: Any) -> Float32Array:
         """Return rows as the models take them."""

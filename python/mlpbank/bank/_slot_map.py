@@ -11,7 +11,8 @@ import numpy as np
 
 from mlpbank import _core
 from mlpbank._columns import ModelColumns, ModelInfo
-from mlpbank._key_columns import GivenKeys, expect_kind
+from mlpbank._given_keys import GivenKeys
+from mlpbank._key_columns import as_keys, expect_kind
 from mlpbank._key_tables import empty_table, make_table, make_table_of_slots, table_keys
 from mlpbank._keys import (
     asked_key,
@@ -83,7 +84,7 @@ class SlotMap:
     def find(self, keys: GivenKeys, num_threads: int = 1) -> tuple[Int64Array, int]:
         """Return the slots of keys, -1 for unknown and missing ones, and how many those are.
 
-        Of several threads only columns of Arrow make use.
+        Of several threads only columns of Arrow and of objects make use.
         """
         return self._find(keys, False, num_threads)
 
@@ -98,6 +99,9 @@ class SlotMap:
         if keys.kind is not kind and keys.kind != kind:
             expect_kind(keys, kind)
             return np.full(len(keys), -1, np.int64), len(keys)  # all are missing
+        if isinstance(keys.values, np.ndarray) and keys.values.dtype.kind == "O":
+            text = self.core.find_text(keys.values, handles, num_threads)
+            return text or self._find(as_keys(keys.values.tolist()), handles, num_threads)
         if isinstance(keys.values, _core.ArrowKeys):
             try:
                 return self.core.find_arrow(keys.values, handles, num_threads)

@@ -10,7 +10,8 @@ import numpy as np
 
 from mlpbank import _core
 from mlpbank._frames import Frame, frame_of, frames_of
-from mlpbank._key_columns import GivenKeys, Parts, as_keys
+from mlpbank._given_keys import GivenKeys, Parts
+from mlpbank._key_columns import to_find
 from mlpbank._keys import encode, kind_name
 from mlpbank._progress import progress_bar
 from mlpbank.bank import _knowledge
@@ -179,7 +180,7 @@ class BankTables(BankReads):
             self._now()
             known = self._known
             columns = self._chosen(options, known)
-            given = as_keys(self._keys_of_frame(frame, options.key))
+            given = to_find(self._keys_of_frame(frame, options.key))
             sources = frame.sources(columns, "features")
             y = self._predict_columns(frame, given, sources, known.input_shift, options)
             if self._known is known:
@@ -198,8 +199,7 @@ class BankTables(BankReads):
     ) -> Float32Array:
         """Return the outputs of all rows, (outputs, rows)."""
         missing = self._checked_missing(options.missing)
-        most = self.engine.num_threads
-        threads = min(as_threads(options.num_threads) or most, most)
+        threads = self._threads_of(options.num_threads)
 
         def compute(seen: Seen, slots: Int64Array, unknown: int) -> Float32Array:
             if unknown and missing != "nan":
