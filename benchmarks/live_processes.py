@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -154,9 +155,16 @@ def private_bytes() -> int:
     )
 
 
-def predict_paced(connection: Connection, path: Path, period: float, number: int) -> None:
-    """Predict for all models each `period` seconds, and tell when calls began and how long."""
+def predict_paced(
+    connection: Connection, path: Path, period: float, refresh: float, number: int
+) -> None:
+    """Predict for all models each `period` seconds, and tell when calls began and how long.
+
+    `refresh`: seconds between takeovers by a thread beside the calls; 0: there is none.
+    """
     bank = opened(path)
+    if refresh:
+        threading.Thread(target=_refresh, args=(bank, refresh), daemon=True).start()
     keys = list(bank)
     x = np.random.default_rng(number).random((len(keys), bank.architecture.input_size), np.float32)
     out: Float32Array = np.empty((len(keys), bank.architecture.output_size), np.float32)
@@ -173,3 +181,9 @@ def predict_paced(connection: Connection, path: Path, period: float, number: int
         calls.append((began, time.perf_counter() - began))
         due = max(due + period, began)
     connection.send(calls)
+
+
+def _refresh(bank: LiveBank, period: float) -> None:
+    while True:
+        bank.refresh()
+        time.sleep(period)

@@ -54,7 +54,11 @@ CHANGES = (0, 10_000, 1_000_000)  # since the base, when it is opened
 OPENED = 1_000_000  # models
 FOLLOWED = {LARGE: 10_000, SMALL: 100_000}  # keys that change under a follower
 FOLLOWERS, RATE, BATCH = 16, 1000, 10  # processes; changes a second, so many in a transaction
-PACES = {"one call after the other": 0.0, "20 calls a second": 1 / 20}  # seconds between calls
+PACES = {  # seconds between calls, and between takeovers by a thread beside them
+    "one call after the other": (0.0, 0.0),
+    "20 calls a second": (1 / 20, 0.0),
+    "20 calls a second, a thread refreshes": (1 / 20, 0.01),
+}
 PERIOD = 1.0  # seconds with changes, then without, and so on
 OPENINGS = 3  # of each line of `open`
 
@@ -288,9 +292,9 @@ def followers(seconds: float, folder: Path, progress: Progress) -> tuple[str, li
     """Let processes predict while one of them changes models, and while none does, in turns."""
     make(folder / "live", LARGE, 1000)
     rows: list[Row] = []
-    for i, (pace, period) in enumerate(PACES.items()):
+    for i, (pace, periods) in enumerate(PACES.items()):
         part = part_of(progress, i, list(PACES), pace)
-        took, changes = _followed(seconds / len(PACES), folder / "live", period, part)
+        took, changes = _followed(seconds / len(PACES), folder / "live", periods, part)
         own: list[Row] = [
             {
                 "": f"{pace}, {'with' if changing else 'no'} changes",
@@ -310,7 +314,7 @@ def followers(seconds: float, folder: Path, progress: Progress) -> tuple[str, li
 
 
 def _followed(
-    seconds: float, place: Path, period: float, progress: Progress
+    seconds: float, place: Path, paces: tuple[float, float], progress: Progress
 ) -> tuple[dict[bool, list[float]], float]:
     """Return the times of all calls, with changes and without, and how many changes a second."""
     writer = opened(place, "off")
@@ -320,7 +324,7 @@ def _followed(
     changed, writing = 0, 0.0
     with contextlib.ExitStack() as all_:
         children = [
-            all_.enter_context(Child(predict_paced, place, period, number))
+            all_.enter_context(Child(predict_paced, place, *paces, number))
             for number in range(FOLLOWERS)
         ]
         for child in children:
