@@ -1,7 +1,6 @@
-"""Sixteen threads that make every public call at once, and switch as often as Python can.
+"""Sixteen threads that make every public call at once: they share banks, weights and engines.
 
-All share banks, weights and engines. Every weight of a model is one number, so every answer tells
-whose model gave it (`bank_stress`). In CPython without a GIL they run at the same time.
+`tests/live/test_live_every_call.py` has live banks.
 """
 
 from __future__ import annotations
@@ -9,11 +8,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
-import random
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +18,7 @@ import pytest
 import mlpbank
 from bank_stress import ARCH, weights_of
 from cases import RunProgram
+from every_call import KEYS, MODELS, Caller, Calls, X, is_answer, is_answer_or_nan, names_of
 from mlpbank import Bank, BatchedInference, BatchedWeights, Engine, UnknownKeyError
 from mlpbank.convert import (
     convert,
@@ -40,27 +36,8 @@ except ImportError:  # not every CPython without a GIL has wheels of it
 
 pytestmark = pytest.mark.threads
 
-THREADS = 16
-ROUNDS = 3
-MODELS = 8
-KEYS = [f"key {i}" for i in range(MODELS)]
-X = np.ones((MODELS, 2), np.float32)
-ANSWERS = np.array([[9.0 * code * code + code] * 2 for code in range(1, MODELS + 1)])
 CLASSES = (Bank, BatchedInference, BatchedWeights, Engine, MicroBatcher)
-# Of the names of a class, those that Python has on every object.
-UNIVERSAL = {"__eq__", "__hash__", "__init__"}
-Call = Callable[["Caller"], object]
-CALLS: dict[str, Call] = {}
-
-
-def calls(*names: str) -> Callable[[Call], Call]:
-    """Register a function by the public names that it calls."""
-
-    def register(call: Call) -> Call:
-        CALLS.update(dict.fromkeys(names, call))
-        return call
-
-    return register
+CALLS = Calls()
 
 
 class World:
@@ -81,32 +58,7 @@ class World:
             self.weights.load(i, model)
 
 
-class Caller:
-    """One thread: its name, its dice, and what is its own."""
-
-    def __init__(self, world: World, number: int) -> None:
-        self.world = world
-        self.random = random.Random(number)
-        self.name = f"thread {number}"
-        self.folder = world.folder / self.name
-        self.folder.mkdir()
-
-    def pick(self) -> int:
-        return self.random.randrange(MODELS)
-
-
-def is_answer(y: Any, slots: Any) -> None:
-    """Check outputs, each of its model."""
-    np.testing.assert_array_equal(y, ANSWERS[slots])
-
-
-def is_answer_or_nan(y: Any, slots: Any) -> None:
-    """Check outputs of models that may be gone."""
-    y = np.asarray(y, np.float64)
-    np.testing.assert_array_equal(np.where(np.isnan(y), ANSWERS[slots], y), ANSWERS[slots])
-
-
-@calls("Bank.predict", "Bank.handles", "Bank.predict_handles")
+@CALLS.by("Bank.predict", "Bank.handles", "Bank.predict_handles")
 def look_up(caller: Caller) -> None:
     bank, slots = caller.world.bank, caller.random.choices(range(MODELS), k=MODELS)
     keys = [KEYS[slot] for slot in slots]
@@ -117,12 +69,12 @@ def look_up(caller: Caller) -> None:
     is_answer(bank.predict_handles(bank.handles(keys), X), slots)
 
 
-@calls("Bank.apredict")
+@CALLS.by("Bank.apredict")
 def look_up_in_a_loop(caller: Caller) -> None:
     is_answer(asyncio.run(caller.world.bank.apredict(KEYS, X)), slice(None))
 
 
-@calls("Bank.predict_frame", "Bank.predict_stream")
+@CALLS.by("Bank.predict_frame", "Bank.predict_stream")
 def look_up_tables(caller: Caller) -> None:
     if pd is None:
         return
@@ -133,7 +85,7 @@ def look_up_tables(caller: Caller) -> None:
         is_answer(part, slice(None))
 
 
-@calls("Bank.__setitem__", "Bank.add", "Bank.info", "Bank.sources", "Bank.__getitem__")
+@CALLS.by("Bank.__setitem__", "Bank.add", "Bank.info", "Bank.sources", "Bank.__getitem__")
 def load_again(caller: Caller) -> None:
     bank, i = caller.world.bank, caller.pick()
     bank[KEYS[i]] = weights_of(i + 1)
@@ -143,7 +95,7 @@ def load_again(caller: Caller) -> None:
     assert np.all(bank[KEYS[i]]["layer_0"] == i + 1)
 
 
-@calls("Bank.__delitem__", "Bank.__contains__", "Bank.pop")
+@CALLS.by("Bank.__delitem__", "Bank.__contains__", "Bank.pop")
 def come_and_go(caller: Caller) -> None:
     bank, i = caller.world.bank, caller.pick()
     bank[caller.name] = weights_of(i + 1)
@@ -156,7 +108,7 @@ def come_and_go(caller: Caller) -> None:
     assert caller.name not in bank
 
 
-@calls("Bank.update", "Bank.clear", "Bank.popitem", "Bank.__iter__", "Bank.__len__")
+@CALLS.by("Bank.update", "Bank.clear", "Bank.popitem", "Bank.__iter__", "Bank.__len__")
 def change_all(caller: Caller) -> None:
     bank, i = caller.world.loose, caller.pick()
     bank.update({KEYS[i]: weights_of(i + 1), KEYS[0]: weights_of(1)})
@@ -170,7 +122,7 @@ def change_all(caller: Caller) -> None:
         bank.clear()
 
 
-@calls("Bank.from_models", "Bank.predict_class", "Bank.from_stacked", "Bank.to_stacked")
+@CALLS.by("Bank.from_models", "Bank.predict_class", "Bank.from_stacked", "Bank.to_stacked")
 def make_banks(caller: Caller) -> None:
     models = {key: weights_of(i + 1) for i, key in enumerate(KEYS)}
     named = Bank.from_models(models, ARCH, classes=["first", "second"])
@@ -179,7 +131,7 @@ def make_banks(caller: Caller) -> None:
     is_answer(again.predict(KEYS, X), slice(None))
 
 
-@calls(
+@CALLS.by(
     "Bank.save", "Bank.open", "Bank.to_safetensors", "Bank.from_safetensors", "Bank.__reduce_ex__"
 )
 def save_and_open(caller: Caller) -> None:
@@ -191,7 +143,7 @@ def save_and_open(caller: Caller) -> None:
     is_answer(pickle.loads(pickle.dumps(bank)).predict(KEYS, X), slice(None))
 
 
-@calls(
+@CALLS.by(
     *("Bank.architecture", "Bank.classes", "Bank.dtype", "Bank.engine", "Bank.fallback"),
     *("Bank.feature_names", "Bank.input_shift", "Bank.key_type", "Bank.layout"),
     *("Bank.metadata", "Bank.nbytes"),
@@ -207,7 +159,7 @@ def ask(caller: Caller) -> None:
     assert bank.metadata[caller.name] == "here"
 
 
-@calls("BatchedInference.forward", "BatchedInference.load_weights", "BatchedInference.revision")
+@CALLS.by("BatchedInference.forward", "BatchedInference.load_weights", "BatchedInference.revision")
 def forward(caller: Caller) -> None:
     inference, i = caller.world.inference, caller.pick()
     inference.load_weights(i, weights_of(i + 1))
@@ -219,7 +171,7 @@ def forward(caller: Caller) -> None:
     is_answer(inference.forward(many, models=np.arange(MODELS))[:, 399], slice(None))
 
 
-@calls("BatchedInference.forward_shared", "BatchedInference.grow", "BatchedInference.num_models")
+@CALLS.by("BatchedInference.forward_shared", "BatchedInference.grow", "BatchedInference.num_models")
 def forward_shared(caller: Caller) -> None:
     inference = caller.world.growing
     before = inference.num_models
@@ -230,7 +182,7 @@ def forward_shared(caller: Caller) -> None:
     is_answer(shared[:MODELS, 0], slice(None))
 
 
-@calls("BatchedInference.from_weights", "BatchedInference.unload", "BatchedInference.__reduce__")
+@CALLS.by("BatchedInference.from_weights", "BatchedInference.unload", "BatchedInference.__reduce__")
 def own_inference(caller: Caller) -> None:
     inference = BatchedInference.from_weights(caller.world.weights, caller.world.inference.engine)
     assert inference.architecture == ARCH
@@ -246,7 +198,7 @@ CALLS |= dict.fromkeys(
 )
 
 
-@calls(
+@CALLS.by(
     *("BatchedWeights.load", "BatchedWeights.unload", "BatchedWeights.get"),
     *("BatchedWeights.load_stacked", "BatchedWeights.revision", "BatchedWeights.loaded"),
 )
@@ -266,7 +218,7 @@ def weights(caller: Caller) -> None:
     assert np.all(own.get(i)["layer_1.bias"] == i + 1)
 
 
-@calls(
+@CALLS.by(
     *("BatchedWeights.architecture", "BatchedWeights.dtype", "BatchedWeights.layout"),
     *("BatchedWeights.nbytes", "BatchedWeights.num_models", "BatchedWeights.grow"),
     "BatchedWeights.__reduce__",
@@ -281,14 +233,14 @@ def ask_weights(caller: Caller) -> None:
     assert own.num_models == models + 3
 
 
-@calls("Engine.num_threads", "Engine.isa", "Engine.__reduce__")
+@CALLS.by("Engine.num_threads", "Engine.isa", "Engine.__reduce__")
 def engine(caller: Caller) -> None:
     made = pickle.loads(pickle.dumps(Engine(1, caller.random.choice(mlpbank.available_isas()))))
     assert (made.num_threads, made.isa in mlpbank.available_isas()) == (1, True)
     assert int(mlpbank.cpu_budget()) >= 1
 
 
-@calls(
+@CALLS.by(
     *("MicroBatcher.predict", "MicroBatcher.aclose", "MicroBatcher.statistics"),
     *("MicroBatcher.bank", "MicroBatcher.batches"),
     *("MicroBatcher.__aenter__", "MicroBatcher.__aexit__"),
@@ -304,7 +256,7 @@ def serve(caller: Caller) -> None:
     asyncio.run(main())
 
 
-@calls("convert", "stack", "from_flat", "fold_scalers")
+@CALLS.by("convert", "stack", "from_flat", "fold_scalers")
 def conversions(caller: Caller) -> None:
     code = caller.pick() + 1
     model = weights_of(code)
@@ -317,59 +269,16 @@ def conversions(caller: Caller) -> None:
     assert np.all(unpacked["layer_0"] == code)
 
 
-def names_of(cls: type) -> set[str]:
-    """Return what users call of a class."""
-    file = Path(__file__).parents[1] / "quality/public_api.txt"
-    _, _, after = file.read_text().partition(f"\nclass {cls.__name__}")
-    lines = after.partition("\n\n")[0].splitlines()[1:]
-    names = {line.split("(")[0].split()[-1] for line in lines}
-    return {f"{cls.__name__}.{name}" for name in names - UNIVERSAL}
-
-
 def test_all_calls_are_made() -> None:
     assert {"Bank.predict", "MicroBatcher.aclose", "Engine.isa"} <= names_of(Bank) | names_of(
         MicroBatcher
     ) | names_of(Engine)
-    missing = set().union(*(names_of(cls) for cls in CLASSES)) - set(CALLS)
-    assert missing == set(), "add them to this file"
-
-
-@contextmanager
-def hurried() -> Iterator[None]:
-    """Let threads switch after a microsecond instead of five milliseconds."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
+    assert CALLS.missing(*CLASSES) == set(), "add them to this file"
 
 
 def test_sixteen_threads_make_every_call(layout: str, tmp_path: Path) -> None:
     world = World(layout, tmp_path)
-    errors: list[BaseException] = []
-    barrier = threading.Barrier(THREADS)
-
-    def run(number: int) -> None:
-        try:
-            caller = Caller(world, number)
-            every = list(dict.fromkeys(CALLS.values()))
-            barrier.wait()
-            for _ in range(ROUNDS):
-                for call in caller.random.sample(every, len(every)):
-                    call(caller)
-        except BaseException as error:
-            errors.append(error)
-            barrier.abort()
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(THREADS)]
-    with hurried():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    if errors:
-        raise errors[0]
+    CALLS.make(world)
     is_answer(world.bank.predict(KEYS, X), slice(None))
     assert sorted(world.bank) == KEYS
 

@@ -51,6 +51,9 @@ class LiveBank(BankInFolder):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise InvalidStateError("LiveBank: Bank.open(folder) opens one, save(live=True) makes one")
 
+    # What `from_models` and the like, and `open` of a file, would come to.
+    _bind = __init__
+
     # --- What others have changed.
 
     @property
