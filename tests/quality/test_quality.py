@@ -165,10 +165,11 @@ def test_import_is_silent_and_loads_nothing_heavy(run_python: RunPython) -> None
         import mlpbank
         frameworks = {"torch", "jax", "sklearn", "pandas", "onnxruntime", "matplotlib"}
         heavy = {
-            "asyncio", "concurrent.futures", "email", "hashlib", "importlib.metadata", "logging",
-            "mlpbank.bench", "mlpbank.cli", "mlpbank.convert", "mlpbank.serving", "multiprocessing",
-            "numpy.linalg", "numpy.ma", "numpy.random", "numpy.testing", "pathlib", "random",
-            "safetensors", "secrets", "socket", "ssl", "subprocess", "tempfile", "unittest",
+            "asyncio", "concurrent.futures", "email", "hashlib", "importlib.metadata", "json",
+            "logging", "mlpbank.bench", "mlpbank.cli", "mlpbank.convert", "mlpbank.files._read",
+            "mlpbank.files._schema", "mlpbank.serving", "multiprocessing", "numpy.linalg",
+            "numpy.ma", "numpy.random", "numpy.testing", "pathlib", "random", "safetensors",
+            "secrets", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "unittest",
             "urllib.parse", "uuid",
         }
         print(sorted((frameworks | heavy) & (set(sys.modules) - before)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mlpbank import _core
+from mlpbank import _core, files
 from mlpbank._columns import ModelColumns
 from mlpbank._key_tables import table_keys
 from mlpbank._keys import kind_of
@@ -21,9 +21,6 @@ from mlpbank.bank._named import BankNamed
 from mlpbank.bank._state import State
 from mlpbank.engine import Engine
 from mlpbank.errors import BankFileError, InvalidValueError, KeyTypeError
-from mlpbank.files import _described, _mapped, _schema
-from mlpbank.files._atomic import atomic_writer
-from mlpbank.files._read import metadata_of
 from mlpbank.typing import Int64Array, Key, Refresh, Sync, Weights
 from mlpbank.weights import BatchedWeights
 
@@ -61,7 +58,7 @@ class BankFiles(BankNamed):
     _open_folder: ClassVar[Callable[..., Any]]
     _make_folder: ClassVar[Callable[..., None]]
     # The file that the bank came from, None if it did not, or is not mapped.
-    _contents: _schema.Contents | None = None
+    _contents: files._schema.Contents | None = None
     _path: str | None = None
 
     def _bind(
@@ -140,7 +137,7 @@ class BankFiles(BankNamed):
 
     @metadata.setter
     def metadata(self, metadata: dict[str, Any]) -> None:
-        self._metadata = _described.copy_json(metadata)
+        self._metadata = files._described.copy_json(metadata)
 
     @property
     def key_type(self) -> Any:
@@ -170,8 +167,8 @@ class BankFiles(BankNamed):
         }
         for first in range(0, models, _CHUNK_MODELS):
             some = slots[first : first + _CHUNK_MODELS]
-            sizes = _schema.sizes_of(len(some), self.architecture, self.layout, self.dtype)
-            copied = _mapped.aligned_zeros(sizes.blocks * sizes.block_bytes)
+            sizes = files._schema.sizes_of(len(some), self.architecture, self.layout, self.dtype)
+            copied = files._mapped.aligned_zeros(sizes.blocks * sizes.block_bytes)
             snapshot.copy(some, copied)
             core = _core.BatchedWeights.from_buffer(
                 len(some), self.architecture._core, self.layout, self.dtype, copied, False
@@ -204,15 +201,13 @@ class BankFiles(BankNamed):
         TypeError, ValueError
             `metadata` is not a dict of what JSON can hold.
         """
-        from mlpbank.files import _plain
-
         stacked, columns = self._stacked()
-        _plain.save_plain(
+        files._plain.save_plain(
             path,
             *stacked,
             versions=[columns.version(i) for i in range(len(stacked.keys))],
             fallback=self.fallback,
-            metadata=_described.copy_json(self.metadata),
+            metadata=files._described.copy_json(self.metadata),
             feature_names=self.feature_names,
             classes=self.classes,
         )
@@ -245,7 +240,7 @@ class BankFiles(BankNamed):
         if live:
             self._make_folder(self, path, progress)
             return
-        with atomic_writer(path) as file:
+        with files._atomic.atomic_writer(path) as file:
             self._write(file, progress)
 
     def _write(self, file: Any, progress: bool) -> None:
@@ -260,7 +255,7 @@ class BankFiles(BankNamed):
         progress: bool,
     ) -> None:
         """Write a bank file with the models of these slots; of -1 none."""
-        contents = _schema.Contents(
+        contents = files._schema.Contents(
             architecture=self.architecture,
             dtype=self.dtype,
             layout=self.layout,
@@ -268,7 +263,7 @@ class BankFiles(BankNamed):
             blocks=np.empty(0, np.uint8),
             columns=columns,
             fallback=self.fallback,
-            metadata=_described.copy_json(self.metadata),
+            metadata=files._described.copy_json(self.metadata),
             checksums={},
             input_shift=self.input_shift,
             feature_names=self.feature_names,
@@ -281,7 +276,7 @@ class BankFiles(BankNamed):
             snapshot.copy(slots[first * block.models : (first + count) * block.models], data)
             return data
 
-        _mapped.write(file, contents, copy_blocks, progress)
+        files._mapped.write(file, contents, copy_blocks, progress)
 
     @classmethod
     def open(
@@ -339,13 +334,15 @@ class BankFiles(BankNamed):
                 f"{os.fspath(path)}: writable: expected the folder of a live bank, got a file; "
                 "bank.save(folder, live=True) makes one"
             )
-        self = cls._from_contents(_mapped.open_file(path, map_file=mmap), engine)
+        self = cls._from_contents(files._mapped.open_file(path, map_file=mmap), engine)
         self._path = os.path.abspath(path) if mmap else None
         return self
 
     @classmethod
-    def _from_contents(cls, contents: _schema.Contents, engine: Engine | None) -> Self:
-        weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
+    def _from_contents(cls, contents: files._schema.Contents, engine: Engine | None) -> Self:
+        weights = BatchedWeights._from_core(
+            files._mapped.as_weights(contents), contents.architecture
+        )
         self = cls.__new__(cls)
         self._contents = contents
         known = Known(contents.input_shift, contents.feature_names, contents.classes)
@@ -355,13 +352,13 @@ class BankFiles(BankNamed):
 
     @classmethod
     def _from_bytes(cls, data: Any, engine: Engine | None = None) -> Self:
-        return cls._from_contents(_mapped.from_bytes(data), engine)
+        return cls._from_contents(files._mapped.from_bytes(data), engine)
 
     @classmethod
     def _from_reference(cls, path: str, fingerprint: str, engine: Engine | None) -> Self:
         self = cls.open(path, engine=engine)
         contents = self._contents
-        if contents is None or _mapped.fingerprint(contents.header) != fingerprint:
+        if contents is None or files._mapped.fingerprint(contents.header) != fingerprint:
             raise BankFileError(
                 f"{path}: expected the bank file that was open when its bank was pickled, got "
                 "another one in its place; pickle the bank again"
@@ -375,11 +372,11 @@ class BankFiles(BankNamed):
             return None
         opened = Known(contents.input_shift, contents.feature_names, contents.classes)
         same = same_known(opened, self._known) and contents.fallback == self._fallback
-        if not same or metadata_of(contents.header) != self._metadata:
+        if not same or files._read.metadata_of(contents.header) != self._metadata:
             return None
-        if not _mapped.has_header(self._path, contents.header):  # another file took its place
+        if not files._mapped.has_header(self._path, contents.header):  # another file took its place
             return None
-        return self._path, _mapped.fingerprint(contents.header)
+        return self._path, files._mapped.fingerprint(contents.header)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         reference = self._reference()
