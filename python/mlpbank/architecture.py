@@ -149,6 +149,16 @@ def _with_defaults(name: str, value: str | Activation) -> Activation:
     return activation
 
 
+def as_index(value: object) -> int | None:
+    """Return an integer of any kind as an int, and None for all else; truth is no number."""
+    if isinstance(value, (bool, np.bool_)):  # NumPy's was an index until NumPy 2.3
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def positive_int(value: object, name: str) -> int:
     """Return `value` as an int. Errors call it `name`.
 
@@ -161,11 +171,8 @@ def positive_int(value: object, name: str) -> int:
     TooLargeError
         It does not fit in 63 bits.
     """
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise InvalidTypeError(f"{name}: expected a positive integer, got {value!r}") from None
-    if isinstance(value, bool):
+    number = as_index(value)
+    if number is None:
         raise InvalidTypeError(f"{name}: expected a positive integer, got {value!r}")
     if number <= 0:
         raise InvalidValueError(f"{name}: expected a positive integer, got {number}")

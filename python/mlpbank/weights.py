@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from mlpbank import _core
 from mlpbank._arrays import as_float32, transposed
-from mlpbank.architecture import Architecture, array_shapes, positive_int
+from mlpbank.architecture import Architecture, array_shapes, as_index, positive_int
 from mlpbank.errors import InvalidTypeError, InvalidValueError, OutOfRangeError, UnknownKeyError
 from mlpbank.typing import Dtype, DtypeName, Float32Array, Layout
 
@@ -171,11 +170,8 @@ class BatchedWeights:
         return self._core.revision(self._index(model_idx))
 
     def _index(self, model_idx: int) -> int:
-        try:
-            index = operator.index(model_idx)
-        except TypeError:
-            index = None
-        if index is None or isinstance(model_idx, bool):
+        index = as_index(model_idx)
+        if index is None:
             raise InvalidTypeError(f"model_idx: expected an integer, got {model_idx!r}")
         if not 0 <= index < self.num_models:
             raise OutOfRangeError(f"model_idx: expected 0 to {self.num_models - 1}, got {index}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from threading import Thread
 from typing import Any
 
@@ -27,6 +28,13 @@ def slots(bank: Bank, keys: Any) -> list[int]:
     return found.tolist()
 
 
+def as_chararray(array: Any) -> Any:
+    """Return a view of a class that NumPy calls deprecated since 2.5."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return array.view(np.char.chararray)
+
+
 @pytest.mark.parametrize("texts", [TEXTS, TEXTS[:3], [t for t in TEXTS if t.isascii()]])
 def test_arrays_of_text(texts: list[str]) -> None:
     bank = make(TEXTS)
@@ -39,7 +47,7 @@ def test_arrays_of_text(texts: list[str]) -> None:
         unaligned,
         np.repeat(array, 3)[1::3],
         np.stack([array, array[::-1]], axis=1)[:, 0],
-        array.view(np.char.chararray),
+        as_chararray(array),
     ):
         assert slots(bank, given) == expected
     assert slots(bank, array[::-1]) == expected[::-1]

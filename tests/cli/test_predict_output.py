@@ -182,7 +182,9 @@ def test_rows_are_not_written_behind_those_that_are_read(tmp_path: Path, is_stdi
     assert table.read_text() == before
 
 
-def test_an_output_that_is_full(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_is_full(tmp_path: Path, unbuffered: str) -> None:
+    """Python has nothing to add when it closes the output."""
     save_bank(tmp_path / "b.mlpbank", KEYS)
     for rows in (1, 100_000):
         (tmp_path / "t.csv").write_text("key,x,y\n" + "a,1,1\n" * rows)
@@ -191,6 +193,7 @@ def test_an_output_that_is_full(tmp_path: Path) -> None:
                 [*COMMAND, str(tmp_path / "b.mlpbank"), "--input", str(tmp_path / "t.csv"),
                  "--key", "key"],
                 stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+                env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
             )  # fmt: skip
         assert done.returncode == 2
         assert done.stderr == "mlpbank: error: [Errno 28] No space left on device\n"

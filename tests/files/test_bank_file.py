@@ -223,15 +223,29 @@ def test_saving_over_a_file_that_another_process_has_mapped(
 def test_metadata_nested_too_deeply_is_refused_by_mlpbank_itself() -> None:
     """Writing JSON and reading it reach Python's limit at different depths."""
     bank = make_bank()
-    nested: dict[str, object] = {}
-    refused = 0
-    for _ in range(1100):
-        nested = {"a": nested}
+
+    def is_refused(depth: int) -> bool:
+        nested: dict[str, object] = {}
+        for _ in range(depth):
+            nested = {"a": nested}
         try:
             bank.metadata = nested
         except MlpbankError:
-            refused += 1
-    assert 0 < refused < 1100
+            return True
+        return False
+
+    # Each CPython has a limit of its own.
+    taken, refused = 1, 200_000
+    assert not is_refused(taken)
+    assert is_refused(refused)
+    while refused - taken > 1:
+        middle = (taken + refused) // 2
+        if is_refused(middle):
+            refused = middle
+        else:
+            taken = middle
+    for depth in range(max(1, refused - 100), refused + 100):
+        is_refused(depth)  # no other error
 
 
 @pytest.mark.parametrize(

@@ -89,9 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()  # here, so that a broken pipe is caught below
     except BrokenPipeError:
-        # The reader of the output has gone (`| head`), which is no error. With another stdout,
-        # Python does not complain when it closes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # The reader of it has gone (`| head`), which is no error.
         return 128 + signal.SIGPIPE  # as a shell has it
     except KeyboardInterrupt as error:
         if os.environ.get("MLPBANK_DEBUG"):
@@ -102,6 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MlpbankError, OSError, MemoryError) as error:  # wrong input, or too small a machine
         if os.environ.get("MLPBANK_DEBUG"):
             raise
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:  # a full disk
+            _drop_output()
         # The str of a KeyError is the repr of its message.
         text = error.args[0] if isinstance(error, UnknownKeyError) else error
         print(
@@ -119,6 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     return code
+
+
+def _drop_output() -> None:
+    """Go on with another stdout: Python would complain when it closes one that takes no more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
