@@ -50,6 +50,7 @@ ALLOWED_SKIPS = (
     r"the mode is set as x86-64 has it",
     r"these CPUs are of x86-64",
     r"this machine has no other compiler",
+    r"error: headers cannot be hidden here",
     r"\w+ is not set up for \w+",  # a peer of the benchmark that lacks an activation
     r"could not import 'openvino'",  # in the extra `bench` alone
     r"helpers are no OpenMP team here",
@@ -83,11 +84,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests marked slow, unless an option or a test's own name asks for them.
 
-    Mark those that build the core as `compiler`. Those marked scale need an environment of their
+    Mark those that compile something as `compiler`. Those marked scale need an environment of their
     own, and run with ``-m scale`` alone.
     """
     for item in items:
-        if "build_core" in getattr(item, "fixturenames", ()):
+        if {"build_core", "faults"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("compiler")
     if any("::" in argument for argument in config.args):
         return

@@ -1,24 +1,29 @@
 """Make a CPython for ARM64 that runs on this machine in qemu-user, with mlpbank for its tests.
 
-    python tools/arm64_python.py FOLDER
+    python tools/arm64_python.py FOLDER [--wheel]
     FOLDER/bin/python -m pytest
 
 Debian's packages for ARM64 are unpacked below FOLDER/root, nothing is installed. FOLDER is a
 virtual environment whose `python` is a script that starts qemu-user. pip runs in there; CMake's
-preset `arm64` compiles the core with the cross compiler.
+preset `arm64` compiles the core with the cross compiler. With --wheel what is installed is a wheel
+as a release would have it (build_wheels.py).
 
-Needs Debian, whose archive has packages for ARM64 beside those of other machines, with qemu-user
-and g++-aarch64-linux-gnu.
+Needs Debian, whose archive has packages for ARM64 beside those of other machines, with qemu-user,
+and g++-aarch64-linux-gnu or what build_wheels.py needs.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from build_wheels import ROOT, find_python
+
+TARGET = "aarch64-linux-gnu.2.28"
 PACKAGES = ("python3", "libpython3-dev", "libgomp1", "libstdc++6")
 
 
@@ -58,8 +63,32 @@ def make_environment(folder: Path, root: Path) -> Path:
     return python
 
 
+def install(python: Path, what: str, **variables: str) -> None:
+    """Install a wheel or source tree with what its tests about threads need."""
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    environment = {**os.environ, "PYTHONPATH": "", **variables}
+    # pip would keep what has this version.
+    subprocess.run([*pip, "uninstall", "--quiet", "--yes", "mlpbank"], env=environment, check=True)
+    command = [*pip, "install", "--no-compile", f"{what}[test-threads]"]
+    subprocess.run(command, env=environment, check=True)
+
+
+def install_wheel(python: Path) -> None:
+    """Build a wheel for ARM64 with this machine's CPython of the same version, and install it."""
+    (library,) = python.parents[1].glob("lib/python3.*")
+    own = find_python(library.name.removeprefix("python"))
+    if own is None:
+        sys.exit(f"error: expected {library.name} on this machine, to build a wheel for it")
+    with tempfile.TemporaryDirectory() as scratch:
+        target = ("--target", TARGET, "--python", str(own))
+        tool = str(ROOT / "tools/build_wheels.py")
+        subprocess.run([sys.executable, tool, scratch, *target], check=True)
+        (wheel,) = Path(scratch).glob("*.whl")
+        install(python, str(wheel))
+
+
 def install_package(python: Path, root: Path) -> None:
-    """Cross-compile mlpbank and install it with what its tests about threads need."""
+    """Cross-compile mlpbank and install it."""
     (headers,) = root.glob("usr/include/python3.[0-9]*[0-9]")
     arguments = [
         "--preset=arm64",
@@ -69,25 +98,27 @@ def install_package(python: Path, root: Path) -> None:
         # pyconfig.h is in a folder of the architecture's.
         f"-DCMAKE_CXX_FLAGS=-idirafter {headers.parent}",
     ]
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
-    variables = {
-        "SKBUILD_CMAKE_ARGS": ";".join(arguments),
-        "SKBUILD_BUILD_DIR": str(python.parents[1] / "build"),
-        "PYTHONPATH": "",
-    }
-    subprocess.run([*pip, f"{ROOT}[test-threads]"], env=os.environ | variables, check=True)
+    build = str(python.parents[1] / "build")
+    install(python, str(ROOT), SKBUILD_CMAKE_ARGS=";".join(arguments), SKBUILD_BUILD_DIR=build)
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path, wheel: bool) -> Path:
     """Make all of it, or of an existing one only the package anew. Return its python."""
     root = folder / "root"
     if not (folder / "pyvenv.cfg").exists():
         unpack_packages(root, folder / "apt")
         make_environment(folder, root)
     python = folder / "bin/python"
-    install_package(python, root)
+    if wheel:
+        install_wheel(python)
+    else:
+        install_package(python, root)
     return python
 
 
 if __name__ == "__main__":
-    print(make(Path(sys.argv[1]).resolve()))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--wheel", action="store_true", help="install a wheel, as users do")
+    given = parser.parse_args()
+    print(make(given.folder.resolve(), given.wheel))

@@ -17,6 +17,7 @@ import argparse
 import ast
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -40,22 +41,19 @@ def run(*command: str | Path, **variables: str) -> None:
         sys.exit(f"error: exit status {done.returncode} of: {' '.join(map(str, command))}")
 
 
-def find_pythons() -> list[Path]:
-    """Return a CPython for each version that is on this machine, pyenv's included."""
+def find_python(version: str) -> Path | None:
+    """Return a CPython of a version such as 3.11 that is on this machine, pyenv's included."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    found = []
-    for version in VERSIONS:
-        on_path = shutil.which(f"python{version}")
-        places = [
-            *([Path(on_path)] if on_path else []),
-            *sorted(pyenv.glob(f"versions/{version}.*/bin/python")),
-        ]
-        for place in places:
-            asked = subprocess.run([place, "-c", ""], capture_output=True, check=False)
-            if asked.returncode == 0:
-                found.append(place)
-                break
-    return found
+    on_path = shutil.which(f"python{version}")
+    places = [
+        *([Path(on_path)] if on_path else []),
+        *sorted(pyenv.glob(f"versions/{version}.*/bin/python")),
+    ]
+    for place in places:
+        asked = subprocess.run([place, "-c", ""], capture_output=True, check=False)
+        if asked.returncode == 0:
+            return place
+    return None
 
 
 def build_sdist(folder: Path) -> Path:
@@ -95,18 +93,42 @@ def stand_in(target: str, folder: Path) -> str:
     return str(library)
 
 
+def foreign_names(python: Path, target: str) -> dict[str, str]:
+    """Return variables that name wheel and module after another machine than this one.
+
+    The headers of CPython are this machine's; its configurations for Linux of 64 bits are alike.
+    """
+    machine, _, library = target.partition("-linux-")
+    libc = library.partition(".")[0]
+    if (machine, libc) == (platform.machine(), "gnu"):
+        return {}
+    tag = "import sys; print(sys.implementation.cache_tag)"
+    asked = subprocess.run([python, "-c", tag], capture_output=True, text=True, check=True)
+    cache_tag = asked.stdout.strip()
+    if libc == "musl" and cache_tag == "cpython-310":
+        sys.exit("error: for musl expected CPython 3.11 or newer; modules of 3.10 do not name it")
+    return {
+        "_PYTHON_HOST_PLATFORM": f"linux-{machine}",
+        "SETUPTOOLS_EXT_SUFFIX": f".{cache_tag}-{machine}-linux-{libc}.so",
+    }
+
+
 def build_wheel(python: Path, sdist: Path, target: str, folder: Path) -> Path:
     """Build one wheel from an sdist and repair it. Return the repaired one."""
+    names = foreign_names(python, target)
     define = {
         "CMAKE_TOOLCHAIN_FILE": ROOT / "tools/zig.cmake",
         "MLPBANK_ZIG": zig(),
         "MLPBANK_ZIG_TARGET": target,
         "MLPBANK_OPENMP": "OFF",
     }
+    if names:
+        define["PYTHON_MODULE_EXTENSION"] = names["SETUPTOOLS_EXT_SUFFIX"]
     build = {
         "SKBUILD_CMAKE_DEFINE": ";".join(f"{name}={value}" for name, value in define.items()),
         "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH,
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        **names,
     }
     with tempfile.TemporaryDirectory() as scratch:
         build["LDFLAGS"] = stand_in(target, Path(scratch))
@@ -115,11 +137,14 @@ def build_wheel(python: Path, sdist: Path, target: str, folder: Path) -> Path:
         run(python, "-m", "venv", own.parents[1])
         run(own, "-m", "pip", "install", "--quiet", *build_requirements())
         made = Path(scratch) / "made"
-        offline = ("--no-build-isolation", "--no-index", "--no-deps")
+        offline = ("--no-build-isolation", "--no-index", "--no-deps", "--no-cache-dir")
         run(own, "-m", "pip", "wheel", *offline, "--wheel-dir", made, sdist, **build)
         (wheel,) = made.glob("*.whl")
         repaired = Path(scratch) / "repaired"
-        run(sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", repaired, wheel)
+        # auditwheel would take this machine's libc.so for the one of musl.
+        options = ("--exclude", "libc.so") if target.endswith("-musl") else ()
+        repair = (sys.executable, "-m", "auditwheel", "repair", *options)
+        run(*repair, "--wheel-dir", repaired, wheel)
         (wheel,) = repaired.glob("*.whl")
         return Path(shutil.copy(wheel, folder))
 
@@ -148,7 +173,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sdist = build_sdist(folder)
     problems = []
-    for python in arguments.python or find_pythons():
+    for python in arguments.python or filter(None, map(find_python, VERSIONS)):
         wheel = build_wheel(python, sdist, arguments.target, folder)
         problems += wheel_problems(wheel)
         print(f"{wheel}: {wheel.stat().st_size} bytes")

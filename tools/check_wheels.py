@@ -100,6 +100,9 @@ def wheel_problems(wheel: Path) -> list[str]:
             found = library_problems(library, kind, tag, inside)
             if library.machine != machine:
                 found.append(f"is for {library.machine}")
+            named = re.search(r"\.cpython-\d+t?-(\w+?)-linux-(gnu|musl)", name)
+            if named and named[1] != machine:
+                found.append(f"has a name that Python on {machine} does not look for")
             problems += [f"{wheel.name}: {name} {problem}" for problem in found]
     return problems
 

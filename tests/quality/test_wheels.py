@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from check_wheels import MOST_BYTES, library_problems, platform_of, wheel_problems
 from elf import Library, read_library
+from try_wheel import hiding
 
 import mlpbank
-from cases import program
+from cases import RunPython, program
 
 CORE = Path(mlpbank._core.__file__)
 MACHINE = os.uname().machine
@@ -89,6 +90,26 @@ def test_wheels_of_other_machines_and_large_ones_are_noticed(tmp_path: Path) -> 
     problems = wheel_problems(make_wheel(tmp_path, "manylinux_2_99_riscv64", MOST_BYTES))
     assert any(f"expected at most {MOST_BYTES} bytes" in problem for problem in problems)
     assert any(problem.endswith(f"is for {MACHINE}") for problem in problems)
+    assert any("a name that Python on riscv64 does not look for" in problem for problem in problems)
+
+
+@pytest.mark.compiler
+def test_a_compiler_and_headers_are_hidden_from_a_wheel() -> None:
+    try:
+        prefix = hiding(Path(sys.executable))
+    except SystemExit as error:
+        if "cannot be hidden here" not in str(error):
+            raise
+        pytest.skip(str(error))
+    listed = [program("ls"), "/usr/include"]
+    outside, inside = (
+        subprocess.run([*before, *listed], capture_output=True, text=True, check=True).stdout
+        for before in ([], prefix)
+    )
+    assert "stdio.h" in outside
+    assert inside == ""
+    command = [*prefix, program("c++"), "-fsyntax-only", "-x", "c++", "/dev/null"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
 def build_sdist(tree: Path, folder: Path, umask: int) -> Path:
@@ -115,3 +136,53 @@ def test_equal_sources_make_equal_sdists(root: Path, tmp_path: Path) -> None:
     assert {"pyproject.toml", "CMakeLists.txt", "LICENSE", "cpp/python/module.cpp"} <= names
     assert {"tests/conftest.py", "tools/zig.cmake", "noxfile.py", "docs/index.md"} <= names
     assert not any(re.search(r"\.so$|^build/|__pycache__|^\.git/", name) for name in names)
+
+
+def without_network() -> list[str]:
+    """Return what runs a command without any network, where this user may do that."""
+    for user in ([], ["--map-root-user"]):
+        command = ["unshare", *user, "--net"]
+        if (
+            shutil.which("unshare")
+            and subprocess.run([*command, "true"], check=False).returncode == 0
+        ):
+            return command
+    return []
+
+
+@pytest.mark.slow
+@pytest.mark.compiler
+def test_the_sdist_installs_without_a_network(
+    root: Path, tmp_path: Path, run_python: RunPython
+) -> None:
+    for needed in ("scikit_build_core", "pybind11"):
+        pytest.importorskip(needed)
+    (tmp_path / "dist").mkdir()
+    sdist = build_sdist(root, tmp_path / "dist", 0o022)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-build-isolation",
+        "--no-index",
+        "--no-deps",
+    ]
+    # What is compiled quickly, without symbols for debuggers, shows as much.
+    quick = {
+        "SKBUILD_CMAKE_BUILD_TYPE": "Debug",
+        "SKBUILD_CMAKE_DEFINE": "MLPBANK_KERNEL_OPTIMIZATION=-O0;CMAKE_CXX_FLAGS_DEBUG=-O0",
+        "SKBUILD_BUILD_DIR": str(tmp_path / "build"),
+    }
+    installed = tmp_path / "installed"
+    command = [*without_network(), *pip, "--target", installed, sdist]
+    subprocess.run(command, env={**os.environ, **quick}, check=True)
+    script = """
+        import mlpbank
+        bank = mlpbank.Bank.from_models(
+            {"a": {"layer_0": [[2.0]]}}, mlpbank.Architecture.mlp(1, 1, activation="none")
+        )
+        print(mlpbank._core.__file__, bank.predict(["a"], [[3.0]]))
+    """
+    core, result = run_python(script, PYTHONPATH=str(installed)).split(maxsplit=1)
+    assert (Path(core).parents[1], result) == (installed, "[[6.]]")
