@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cases import LAYOUTS, RunProgram
+from cases import LAYOUTS, RunProgram, RunPython
 from live_models import TIMES
 
 pytestmark = pytest.mark.threads
@@ -45,3 +45,24 @@ def test_stopped_follower(
     run_program: RunProgram, tmp_path: Path, layout: str, changes: int
 ) -> None:
     run_program("live_stops", tmp_path, layout, changes, timeout=900)
+
+
+def test_a_bank_that_is_dropped_warns_of_nothing(run_python: RunPython) -> None:
+    """CPython from 3.13 on tells of connections to SQLite that were not closed."""
+    script = """
+        import gc, sys, warnings
+        from mlpbank import Architecture, Bank
+        told = []
+        sys.unraisablehook = told.append
+        warnings.simplefilter("error")
+        model = {"layer_0": [[2.0]]}
+        Bank.from_models({"a": model}, Architecture.mlp(1, 1)).save("live", live=True)
+        for _ in range(3):
+            bank = Bank.open("live", writable=True)
+            bank["b"] = model
+            bank.itself = bank
+            del bank
+            gc.collect()
+        print(len(told), Bank.open("live").predict("b", [3.0]).tolist())
+    """
+    assert run_python(script) == "0 [6.0]"

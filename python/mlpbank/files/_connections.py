@@ -49,6 +49,18 @@ class Connections:
                     connections.pop().close()
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that may just be dropped, of which CPython from 3.13 on would warn."""
+
+    _never_opened = sqlite3.Error
+
+    def __del__(self) -> None:
+        try:  # noqa: SIM105 - when the interpreter ends, names of modules may be gone
+            self.close()
+        except self._never_opened:
+            pass
+
+
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open a connection, in a mode as SQLite's URIs have it."""
     _may_connect.wait()
@@ -63,6 +75,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
         timeout=10,
         isolation_level=None,
         check_same_thread=False,
+        factory=_Connection,
     )
 
 
