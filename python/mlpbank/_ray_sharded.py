@@ -1,8 +1,9 @@
 """ShardedBank: a bank that does not fit one machine, in actors of Ray.
 
-Actors keep nothing but mapped files: every call says which version of which shards it wants, by
-path and fingerprint. So an actor that Ray starts anew, on whatever machine, answers like any other,
-or says that it does not have these files; then another replica is asked.
+Actors keep nothing but what is in files: every call says which version of which shards it wants,
+by the path of a folder and the fingerprint of its page. So an actor that Ray starts anew, on
+whatever machine, answers like any other, or says that it does not have these files; then another
+replica is asked.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mlpbank._arrays import as_float32
 from mlpbank._key_columns import as_keys, expect_kind
-from mlpbank._reference import BankReference
+from mlpbank._shard_host import Host, Version, open_shard
 from mlpbank.architecture import positive_int
-from mlpbank.bank import Bank
-from mlpbank.bank._shards import Manifest, shard_name, shards_of
+from mlpbank.bank import LiveBank
+from mlpbank.bank._shards import Manifest, shards_of
 from mlpbank.errors import (
     BankFileError,
     InvalidValueError,
@@ -36,8 +37,7 @@ from mlpbank.errors import (
 )
 from mlpbank.typing import Float32Array, Int64Array, Key, Missing
 
-_VERSIONS_KEPT = 2  # by an actor: that of calls which run, and the next
-_ROUNDS = 20  # through all replicas, while `timeout` lasts
+_PATIENCE = 2.0  # seconds until another replica is asked as well
 
 
 class ShardUnavailableError(MlpbankError, ConnectionError):
@@ -49,17 +49,11 @@ class ShardUnavailableError(MlpbankError, ConnectionError):
         self.keys = list(keys)
 
 
-class _Version(NamedTuple):
-    """One version of all shards."""
+class _Present(NamedTuple):
+    """One version of all shards, as this process knows it."""
 
-    folder: str  # environment variables are those of the machine that opens it
+    version: Version
     manifest: Manifest
-
-    def reference(self, shard: int) -> BankReference:
-        folder = os.path.expandvars(self.folder)
-        return BankReference(
-            os.path.join(folder, shard_name(shard)), self.manifest.fingerprints[shard]
-        )
 
 
 class _Part(NamedTuple):
@@ -71,43 +65,12 @@ class _Part(NamedTuple):
     x: Float32Array
 
 
-class _Host:
-    """An actor: the shards of a group, as far as they were asked for."""
-
-    def __init__(self) -> None:
-        self._versions: dict[_Version, dict[int, Bank]] = {}
-
-    def prepare(self, version: _Version, shards: list[int]) -> None:
-        """Open shards of a version."""
-        for shard in shards:
-            self._bank(version, shard)
-
-    def predict(
-        self, version: _Version, shards: list[int], keys: list[list[Key]], x: Float32Array
-    ) -> tuple[Float32Array, Any]:
-        """Return outputs, NaN for unknown keys, and which keys are known."""
-        outputs, known, begin = [], [], 0
-        for shard, some in zip(shards, keys, strict=True):
-            bank, end = self._bank(version, shard), begin + len(some)
-            outputs.append(bank.predict(some, x[begin:end], missing="nan"))
-            known.append(bank.sources(some) == "model")
-            begin = end
-        return np.concatenate(outputs), np.concatenate(known)
-
-    def _bank(self, version: _Version, shard: int) -> Bank:
-        banks = self._versions.setdefault(version, {})
-        if shard not in banks:
-            banks[shard] = version.reference(shard).open(None)
-            while len(self._versions) > _VERSIONS_KEPT:
-                del self._versions[next(iter(self._versions))]
-        return banks[shard]
-
-
 class ShardedBank:
     """A bank whose models are on several machines, for what does not fit one.
 
     ``mlpbank split FILE FOLDER --shards 256`` makes the folder. Each machine has it, or at least
-    the shards that it is to serve, under the path that `folder` gives there. Each group of shards
+    ``shards.json`` and the shards that it is to serve, under the path that `folder` gives there.
+    With ``--live`` shards are live banks, whose models change one by one. Each group of shards
     has `replicas` actors, on different machines; Ray starts them again when they or their machines
     die. A call sends the rows of each group to one of them, and asks the others where it fails.
 
@@ -118,7 +81,7 @@ class ShardedBank:
     replicas : int
         Actors of each shard, each on another machine. As many machines have to be there at first.
     groups : int
-        Groups of shards, each with actors of its own; by default one for each machine.
+        Groups of shards, each with actors of its own; by default one for each machine with CPUs.
     timeout : float
         Seconds after which a call ends, at the latest.
     max_waiting : int
@@ -144,10 +107,12 @@ class ShardedBank:
         max_waiting: int = 64,
         num_cpus: float = 1.0,
     ) -> None:
-        self._version = self._read(folder)
-        machines = sum(node["Alive"] for node in ray.nodes())
-        self._shards = len(self._version.manifest.fingerprints)
-        self._groups = min(positive_int(groups or machines, "groups"), self._shards)
+        self._present = self._read(folder)
+        machines = sum(
+            node["Alive"] and node["Resources"].get("CPU", 0) >= num_cpus for node in ray.nodes()
+        )
+        self._shards = len(self._present.manifest.fingerprints)
+        self._groups = min(positive_int(groups or max(1, machines), "groups"), self._shards)
         self._replicas = positive_int(replicas, "replicas")
         self._timeout = timeout
         self._max_waiting = positive_int(max_waiting, "max_waiting")
@@ -156,7 +121,7 @@ class ShardedBank:
         self._turn = itertools.count()
         self._places: list[Any] = []
         self._hosts: list[list[Any]] = []
-        host = ray.remote(_Host)
+        actor = ray.remote(Host)
         try:
             for _ in range(self._groups):
                 bundles = [{"CPU": num_cpus}] * self._replicas
@@ -167,7 +132,7 @@ class ShardedBank:
                         [], f"expected {self._replicas} machines with free CPUs, got {machines}"
                     )
                 hosts = [
-                    host.options(
+                    actor.options(
                         num_cpus=num_cpus,
                         max_restarts=-1,
                         scheduling_strategy=PlacementGroupSchedulingStrategy(place, i),
@@ -175,7 +140,7 @@ class ShardedBank:
                     for i in range(self._replicas)
                 ]
                 self._hosts.append(hosts)
-            self._prepare(self._version)
+            self._prepare(self._present.version)
         except BaseException:
             self.close()
             raise
@@ -183,12 +148,12 @@ class ShardedBank:
     @property
     def folder(self) -> str:
         """The folder of the version that calls see."""
-        return self._version.folder
+        return self._present.version.folder
 
     @property
     def key_type(self) -> Any:
         """The type of all keys."""
-        return self._version.manifest.key_type
+        return self._present.manifest.key_type
 
     def predict(self, keys: Any, x: Any, *, missing: Missing | None = None) -> Float32Array:
         """Send every row through the model of its key: the same bits as `Bank.predict`.
@@ -217,8 +182,8 @@ class ShardedBank:
         UnknownModelError, TypeError, ValueError
             As for `Bank.predict`.
         """
-        version = self._version  # once: a call never mixes two
-        manifest = version.manifest
+        present = self._present  # once: a call never mixes two
+        manifest = present.manifest
         if missing is None:
             missing = "error" if manifest.fallback is None else "fallback"
         if missing not in ("error", "nan", "fallback"):
@@ -235,14 +200,14 @@ class ShardedBank:
                 f"{rows.shape}"
             )
         with self._one_more():
-            y, known = self._answer(version, names, rows)
+            y, known = self._answer(present, names, rows)
             unknown = np.flatnonzero(~known)
             if len(unknown) == 0 or missing == "nan":
                 return y
             if missing == "error" or manifest.fallback is None:
                 raise UnknownModelError([names[i] for i in unknown.tolist()], len(names), "keys")
             others = [manifest.fallback] * len(unknown)
-            y[unknown], known = self._answer(version, others, rows[unknown])
+            y[unknown], known = self._answer(present, others, rows[unknown])
             if not known.all():
                 raise UnknownModelError([manifest.fallback], len(names), "the fallback")
         return y
@@ -260,18 +225,52 @@ class ShardedBank:
         BankFileError, OSError, ValueError
             The folder of this machine is none, or of other keys or sizes.
         """
-        version = self._read(folder)
+        present = self._read(folder)
         for name in ("key_type", "input_size", "output_size"):
-            old, new = (getattr(v.manifest, name) for v in (self._version, version))
+            old, new = (getattr(some.manifest, name) for some in (self._present, present))
             if old != new:
                 raise InvalidValueError(f"{folder}: {name}: expected {old}, got {new}")
-        if len(version.manifest.fingerprints) != self._shards:
+        if len(present.manifest.fingerprints) != self._shards:
             raise InvalidValueError(
                 f"{folder}: expected {self._shards} shards, got "
-                f"{len(version.manifest.fingerprints)}"
+                f"{len(present.manifest.fingerprints)}"
             )
-        self._prepare(version)
-        self._version = version
+        self._prepare(present.version)
+        self._present = present
+
+    @staticmethod
+    def open_shard(folder: str, key: Key) -> LiveBank:
+        """Open the live bank of this machine that has a key, or is to have it, to change it.
+
+        Actors of this machine see each change with their next call. Those of other machines have
+        copies of their own, which are to be changed as well.
+
+        Parameters
+        ----------
+        folder : str
+            As of `ShardedBank`, made by ``mlpbank split --live``.
+        key : str, int or tuple
+
+        Raises
+        ------
+        ValueError
+            The shards are files, not live banks.
+        BankFileError, OSError, TypeError
+            As for `Bank.open` and `Bank.predict`.
+        """
+        manifest = ShardedBank._read(folder).manifest
+        if not manifest.live:
+            raise InvalidValueError(
+                f"{folder}: its shards are files, which cannot be changed; mlpbank split --live "
+                "makes live banks"
+            )
+        expect_kind(as_keys([key]), manifest.key_type)
+        (shard,) = shards_of([key], manifest.key_type, len(manifest.fingerprints))
+        if shard < 0:
+            raise InvalidValueError(f"key: expected a key, got {key!r}")
+        bank = open_shard(os.path.expandvars(folder), manifest, int(shard), writable=True)
+        assert isinstance(bank, LiveBank)
+        return bank
 
     def close(self) -> None:
         """End all actors."""
@@ -289,8 +288,9 @@ class ShardedBank:
         self.close()
 
     @staticmethod
-    def _read(folder: str) -> _Version:
-        return _Version(folder, Manifest.read(os.path.expandvars(folder)))
+    def _read(folder: str) -> _Present:
+        manifest = Manifest.read(os.path.expandvars(folder))
+        return _Present(Version(folder, manifest.fingerprint), manifest)
 
     @contextmanager
     def _one_more(self) -> Iterator[None]:
@@ -304,7 +304,7 @@ class ShardedBank:
             with self._lock:
                 self._waiting -= 1
 
-    def _prepare(self, version: _Version) -> None:
+    def _prepare(self, version: Version) -> None:
         """Open a version in all actors that are there, at least one of each group."""
         asked = {
             host.prepare.remote(version, list(range(group, self._shards, self._groups))): group
@@ -323,41 +323,47 @@ class ShardedBank:
             raise ShardUnavailableError([], f"{version.folder} could not be opened: {why}")
 
     def _answer(
-        self, version: _Version, keys: list[Any], x: Float32Array
+        self, present: _Present, keys: list[Any], x: Float32Array
     ) -> tuple[Float32Array, Any]:
-        y = np.full((*x.shape[:-1], version.manifest.output_size), np.nan, np.float32)
+        version, manifest = present
+        y = np.full((*x.shape[:-1], manifest.output_size), np.nan, np.float32)
         known = np.zeros(len(keys), bool)
-        open_parts = self._parts(version, keys, x)
-        deadline, first, why = time.monotonic() + self._timeout, next(self._turn), ""
-        for attempt in range(_ROUNDS * self._replicas):
-            asked = []
+        open_parts = self._parts(manifest, keys, x)
+        deadline, turn, why = time.monotonic() + self._timeout, next(self._turn), "none in time"
+        asked: dict[Any, tuple[int, int]] = {}  # group and replica, by reference
+        attempt = 0
+        while open_parts:
+            replica = (turn + attempt) % self._replicas
             for group, part in open_parts.items():
-                hosts = self._hosts[group]
-                host = hosts[(first + attempt) % len(hosts)]
-                asked.append(
-                    (group, part, host.predict.remote(version, part.shards, part.keys, part.x))
-                )
-            for group, part, reference in asked:
-                try:
-                    left = max(0.0, deadline - time.monotonic())
-                    y[part.rows], known[part.rows] = ray.get(reference, timeout=left)
-                    del open_parts[group]
-                except (RayActorError, GetTimeoutError) as error:
-                    why = _cause(error)
-                except (OSError, BankFileError) as error:  # this machine lacks the shard
-                    why = str(error)
-            if not open_parts or time.monotonic() >= deadline:
-                break
-            if attempt % self._replicas == self._replicas - 1:
+                if (group, replica) not in asked.values():
+                    host = self._hosts[group][replica]
+                    reference = host.predict.remote(version, part.shards, part.keys, part.x)
+                    asked[reference] = group, replica
+            # A replica that says nothing for a while may be cut off: the next is asked as well.
+            until, failed = min(deadline, time.monotonic() + _PATIENCE), False
+            while not failed and (left := until - time.monotonic()) > 0:
+                waiting = [one for one, (group, _) in asked.items() if group in open_parts]
+                if not waiting:
+                    break
+                for reference in ray.wait(waiting, timeout=left)[0]:
+                    group, _ = asked.pop(reference)
+                    answer = _answer_of(reference)
+                    if isinstance(answer, str):
+                        failed, why = True, answer
+                    else:
+                        rows = open_parts.pop(group).rows
+                        y[rows], known[rows] = answer
+            if open_parts and time.monotonic() >= deadline:
+                lost = [key for part in open_parts.values() for some in part.keys for key in some]
+                raise ShardUnavailableError(lost, why)
+            if failed and replica == (turn - 1) % self._replicas:  # all were asked
                 time.sleep(min(0.5, max(0.0, deadline - time.monotonic())))
-        if open_parts:
-            lost = [key for part in open_parts.values() for some in part.keys for key in some]
-            raise ShardUnavailableError(lost, why)
+            attempt += 1
         return y, known
 
-    def _parts(self, version: _Version, keys: list[Any], x: Float32Array) -> dict[int, _Part]:
+    def _parts(self, manifest: Manifest, keys: list[Any], x: Float32Array) -> dict[int, _Part]:
         """Return the rows of each group, those of a shard together."""
-        shards = shards_of(keys, version.manifest.key_type, self._shards)
+        shards = shards_of(keys, manifest.key_type, self._shards)
         order = np.argsort(shards, kind="stable")
         order = order[shards[order] >= 0]  # keys that are missing go nowhere
         numbers, starts = np.unique(shards[order], return_index=True)
@@ -369,6 +375,18 @@ class ShardedBank:
             names = [[keys[i] for i in rows_of[shard].tolist()] for shard in some]
             parts[group] = _Part(rows, names, some, x[rows])
         return parts
+
+
+def _answer_of(reference: Any) -> tuple[Float32Array, Any] | str:
+    """Return what a replica has answered, or why another one is to be asked."""
+    try:
+        return ray.get(reference)  # type: ignore[no-any-return]
+    except (OSError, BankFileError) as error:  # its machine lacks the shard
+        return _cause(error)
+    except RayTaskError:
+        raise
+    except RayError as error:  # it died, or its answer was lost with its machine
+        return _cause(error)
 
 
 def _cause(error: Exception) -> str:

@@ -30,7 +30,7 @@ from mlpbank.typing import Float32Array, Key, Missing
 
 try:
     import pyarrow as pa
-    import ray  # noqa: F401
+    import ray
 except ImportError as error:
     raise MissingPackageError(
         f"mlpbank.ray needs {error.name}: pip install 'mlpbank[ray]'"
@@ -52,10 +52,10 @@ class Predictor:
 
     Parameters
     ----------
-    bank : path-like or Bank
+    bank : path-like, Bank or ObjectRef of a Bank
         A path opens what is there when the actor starts. A bank of a file goes as a reference, and
-        another file in its place is refused. Any other goes with its weights:
-        ``ray.put(bank)`` first, so that each machine has them once.
+        another file in its place is refused. Any other goes with its weights: give
+        ``ray.put(bank)``, so that each machine has them once.
     key, features, name, missing
         As for `Bank.predict_frame`.
 
@@ -168,6 +168,8 @@ class BankDeployment:
 def _opened(bank: str | os.PathLike[str] | Bank) -> Bank:
     if isinstance(bank, (str, os.PathLike)):
         return Bank.open(bank)
+    if isinstance(bank, ray.ObjectRef):  # Ray resolves none that are inside other arguments
+        bank = ray.get(bank)
     if not isinstance(bank, Bank):
         raise InvalidTypeError(f"bank: expected a path or a Bank, got {bank!r:.80}")
     return bank

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlpbank import Architecture, Bank, BankFileError, InvalidValueError
+from mlpbank import Architecture, Bank, BankFileError, InvalidValueError, LiveBank
 from mlpbank.bank import _shards
 
 ARCHITECTURE = Architecture.mlp(2, 1)
@@ -100,6 +100,33 @@ def test_the_shards_of_a_bank_together_are_the_bank(tmp_path: Path, name: str, l
     assert sorted(found) == sorted(keys)
 
 
+def test_shards_that_are_live_banks(tmp_path: Path) -> None:
+    weights = {"layer_0": np.arange(8.0).reshape(4, 2, 1)}
+    bank = Bank.from_stacked(
+        [1, 2, 3, 4], ARCHITECTURE, weights, dtype="float16", version="v", fallback=2
+    )
+    _shards.split(bank, tmp_path / "shards", 64, live=True)
+    manifest = _shards.Manifest.read(tmp_path / "shards")
+    assert manifest.live
+    found = []
+    for shard, identity in enumerate(manifest.fingerprints):
+        name = _shards.shard_name(shard, live=True)
+        with Bank.open(tmp_path / "shards" / name, writable=True) as part:
+            assert isinstance(part, LiveBank)
+            assert part.identity == identity
+            found += list(part)
+            for key in part:
+                assert part.info(key) == bank.info(key)
+            # Most had no model, but know what their keys are.
+            with pytest.raises(TypeError, match="expected int"):
+                part["a"] = bank[1]
+    assert sorted(found) == [1, 2, 3, 4]
+    names = {path.name for path in (tmp_path / "shards").iterdir()}
+    assert names == {_shards.MANIFEST, *(_shards.shard_name(i, live=True) for i in range(64))}
+    other = _shards.Manifest.read(tmp_path / "shards")
+    assert other.fingerprint == manifest.fingerprint
+
+
 def test_what_cannot_be_split(tmp_path: Path) -> None:
     bank = Bank.from_stacked([1], ARCHITECTURE, {"layer_0": np.ones((1, 2, 1))})
     for shards in (0, 257):
@@ -123,6 +150,7 @@ def test_what_cannot_be_split(tmp_path: Path) -> None:
         ({"keys": "float"}, "keys"),
         ({"input_size": "2"}, "input_size"),
         ({"fallback": "a"}, "fallback"),
+        ({"live": 1}, "live"),
     ],
 )
 def test_a_damaged_manifest_is_refused(

@@ -30,6 +30,7 @@ LAYERS = (
     ("convert",),
     ("bank",),
     ("serving", "_reference"),
+    ("_shard_host",),
     ("_ray_sharded",),
     ("spark", "ray"),
     ("bench",),

@@ -17,7 +17,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
 
 @pytest.fixture(scope="session")
 def flights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Path of a bank of 2,602 models."""
+    """Path of a bank of some 2,000 models."""
     path = tmp_path_factory.mktemp("bank") / "flights.mlpbank"
     path.write_bytes((resources.files("mlpbank") / "data/flights.mlpbank").read_bytes())
     return path

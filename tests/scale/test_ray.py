@@ -35,24 +35,25 @@ def ray() -> Iterator[Any]:
     ray.shutdown()
 
 
-@pytest.mark.parametrize("how", ["path", "bank", "changed bank"])
+@pytest.mark.parametrize("how", ["path", "bank", "changed bank", "reference"])
 def test_every_row_of_a_dataset_has_the_bits_of_the_bank(
     ray: Any, flights: Path, columns: list[str], how: str
 ) -> None:
     from mlpbank.ray import Predictor
 
     bank = Bank.open(flights)
-    if how == "changed bank":
+    if how in ("changed bank", "reference"):
         bank[next(iter(bank))] = bank[list(bank)[1]]
     frame = rows_of(flights, columns, 20_000)
     expected = bank.predict_frame(frame, key="flight", features=columns)
     given = {"key": "flight", "features": columns, "name": "minutes"}
+    sent = {"path": flights, "reference": ray.put(bank)}.get(how, bank)
     got = (
         ray.data.from_pandas(frame)
         .repartition(4)
         .map_batches(
             Predictor,
-            fn_constructor_kwargs={"bank": flights if how == "path" else bank, **given},
+            fn_constructor_kwargs={"bank": sent, **given},
             batch_format="pyarrow",
             concurrency=2,
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import threading
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,87 +16,32 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlpbank import Architecture, Bank, InvalidValueError, QueueFullError
+from mlpbank import BankFileError, InvalidValueError
 from mlpbank.bank import _shards
-from mlpbank.cli import main
 from mlpbank.errors import UnknownModelError
+from shard_cluster import KEYS, NODES, actors, bank_of, make_shards, rows, running_cluster
 
 # Ray's own modules warn of what they will lose.
 pytestmark = [pytest.mark.scale, pytest.mark.filterwarnings("default")]
 
-KEYS = [f"shop-{i}" for i in range(500)]
-SHARDS, NODES = 8, 3
-
-
-def bank_of(version: int) -> Bank:
-    """Return a bank whose models all answer their version, and something of their own."""
-    rng = np.random.default_rng(0)
-    weights = {
-        "layer_0": rng.normal(size=(len(KEYS), 4, 3)),
-        "layer_1": np.zeros((len(KEYS), 3, 2)),
-        "layer_1.bias": np.stack([np.full(len(KEYS), version), np.arange(len(KEYS))], axis=1),
-    }
-    weights["layer_1"][:, :, 1] = rng.normal(size=(len(KEYS), 3))
-    return Bank.from_stacked(KEYS, Architecture.mlp(4, 3, 2), weights, fallback="shop-7")
+PROGRAM = Path(__file__).resolve().parents[1] / "programs/ray_kills.py"
+TIMES = int(os.environ.get("MLPBANK_SCALE_TIMES", "1"))
 
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each node, with both versions in shards."""
+    """A folder for each node, with both versions in shards, and the first in live banks."""
     top = tmp_path_factory.mktemp("nodes")
-    for version in (1, 2):
-        file = top / f"bank-{version}.mlpbank"
-        bank_of(version).save(file)
-        first = top / "node-0" / f"v{version}"
-        first.parent.mkdir(exist_ok=True)
-        assert main(["split", str(file), str(first), "--shards", str(SHARDS)]) == 0
-        for i in range(1, NODES):
-            shutil.copytree(first, top / f"node-{i}" / f"v{version}")
+    make_shards(top, "v1", 1)
+    make_shards(top, "v2", 2)
+    make_shards(top, "live", 1, "--live")
     return top
 
 
-def add_node(cluster: Any, top: Path, i: int) -> Any:
-    return cluster.add_node(
-        num_cpus=4,
-        node_ip_address="127.0.0.1",
-        include_dashboard=False,
-        object_store_memory=100 << 20,
-        env_vars={
-            "BANKS": str(top / f"node-{i}"),
-            "PYTHONPATH": os.environ["PYTHONPATH"],
-            "RAY_USAGE_STATS_ENABLED": "0",
-        },
-    )
-
-
-@pytest.fixture
-def cluster(versions: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("BANKS", str(versions / "node-0"))
-    import ray
-    from ray.cluster_utils import Cluster
-
-    # Ray would look for 127.0.0.1 under the machine's other address.
-    monkeypatch.setattr("ray._private.services.get_node_ip_address", lambda *_: "127.0.0.1")
-    cluster = Cluster()
-    cluster.add_node(
-        num_cpus=0,
-        node_ip_address="127.0.0.1",
-        include_dashboard=False,
-        object_store_memory=100 << 20,
-    )
-    cluster.workers = [add_node(cluster, versions, i) for i in range(NODES)]
-    cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-
-
-def rows(count: int, seed: int) -> tuple[list[str], Any]:
-    rng = np.random.default_rng(seed)
-    keys = [KEYS[i] for i in rng.integers(0, len(KEYS), count)]
-    return keys, rng.normal(size=(count, 4)).astype(np.float32)
+@pytest.fixture(scope="module")
+def cluster(versions: Path) -> Iterator[Any]:
+    with running_cluster(versions) as cluster:
+        yield cluster
 
 
 def test_a_sharded_bank_has_the_bits_of_one_bank(cluster: Any) -> None:
@@ -126,51 +74,109 @@ def test_a_sharded_bank_has_the_bits_of_one_bank(cluster: Any) -> None:
         np.testing.assert_array_equal(sharded.predict(keys, x), bank_of(2).predict(keys, x))
 
 
-def test_a_machine_that_goes_and_comes_back(cluster: Any, versions: Path) -> None:
+def test_actors_and_machines_that_die(tmp_path: Path) -> None:
     """Under load and flips of the version: no wrong answer, none mixed, then the present one."""
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(tmp_path), str(10 * TIMES), str(10 * TIMES)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["wrong"] == 0
+    assert counts["nodes killed"] + counts["actors killed"] == 10 * TIMES
+    assert counts["flips"] >= 10 * TIMES
+    assert counts["answers"] > 10 * TIMES
+    assert counts["refused"] > 0  # four callers, three may wait
+
+
+def test_single_models_of_live_shards_change_on_their_machines(
+    cluster: Any, versions: Path
+) -> None:
+    from mlpbank.ray import ShardedBank
+
+    bank = bank_of(1)
+    keys, x = rows(200, 3)
+    other = bank_of(9)
+    for name in ("v1", "live"):
+        with ShardedBank(f"$BANKS/{name}") as sharded:
+            np.testing.assert_array_equal(sharded.predict(keys, x), bank.predict(keys, x))
+            if name == "v1":
+                with pytest.raises(InvalidValueError, match="--live makes live banks"):
+                    sharded.open_shard("$BANKS/v1", "shop-3")
+                continue
+            for i in range(NODES):  # a writer on each node, while all answer
+                for change in ("shop-3", "new"):
+                    folder = str(versions / f"node-{i}" / name)
+                    with ShardedBank.open_shard(folder, change) as shard:
+                        shard[change] = other["shop-3"]
+            bank["shop-3"] = bank["new"] = other["shop-3"]
+            for _ in range(4):  # each replica
+                asked = ["shop-3", "new", *keys]
+                rows_of = np.concatenate([x[:2], x])
+                got = sharded.predict(asked, rows_of, missing="error")
+                np.testing.assert_array_equal(got, bank.predict(asked, rows_of))
+            assert got[0, 0] == 9
+            sharded.switch("$BANKS/v2")
+            np.testing.assert_array_equal(sharded.predict(keys, x), bank_of(2).predict(keys, x))
+    with pytest.raises(TypeError, match="expected str like the bank"):
+        ShardedBank.open_shard(folder, 3)
+    with pytest.raises(InvalidValueError, match="expected a key"):
+        ShardedBank.open_shard(folder, None)  # type: ignore[arg-type]
+
+
+def test_a_folder_that_is_not_that_of_the_others_is_refused(cluster: Any, versions: Path) -> None:
     from mlpbank.ray import ShardedBank, ShardUnavailableError
 
-    banks = {version: bank_of(version) for version in (1, 2)}
-    counts = {"answers": 0, "unavailable": 0, "refused": 0}
-    wrong: list[str] = []
-    stop = threading.Event()
-    with ShardedBank("$BANKS/v1", timeout=120, max_waiting=2) as sharded:
+    make_shards(versions, "mixed", 1, "--live")
+    (one, *others) = (versions / f"node-{i}" / "mixed" for i in range(NODES))
+    for other in others:  # another page
+        page = other / _shards.MANIFEST
+        page.write_text(page.read_text().replace('"fallback": "shop-7"', '"fallback": "shop-8"'))
+    with (
+        ShardedBank("$BANKS/v1") as sharded,
+        pytest.raises(ShardUnavailableError, match="not that of the machine that asks"),
+    ):
+        sharded.switch("$BANKS/mixed")
+    # The live bank of another shard.
+    shutil.rmtree(one / "shard-000.live")
+    shutil.copytree(one / "shard-001.live", one / "shard-000.live")
+    key = next(key for key in KEYS if _shards.shards_of([key], str, 8)[0] == 0)
+    with pytest.raises(BankFileError, match="got another one in its place"):
+        ShardedBank.open_shard(str(one), key)
 
-        def ask(seed: int) -> None:
-            while not stop.is_set():
-                seed += 1
-                keys, x = rows(40, seed)
-                try:
-                    y = sharded.predict(keys, x)
-                except ShardUnavailableError:
-                    counts["unavailable"] += 1
-                    continue
-                except QueueFullError:
-                    counts["refused"] += 1
-                    time.sleep(0.01)
-                    continue
-                counts["answers"] += 1
-                version = int(y[0, 0])
-                if version not in banks or not np.array_equal(y, banks[version].predict(keys, x)):
-                    wrong.append(f"version {version}, seed {seed}")
 
-        threads = [threading.Thread(target=ask, args=(1000 * i,)) for i in range(3)]
-        for thread in threads:
-            thread.start()
-        for i in range(NODES - 1):
-            cluster.remove_node(cluster.workers[i], allow_graceful=False)
-            sharded.switch(f"$BANKS/v{2 - i % 2}")
-            cluster.workers[i] = add_node(cluster, versions, i)
-            cluster.wait_for_nodes()
-            time.sleep(2)
-        stop.set()
-        for thread in threads:
-            thread.join()
-        assert wrong == []
-        assert counts["answers"] > 10
-        assert counts["refused"] > 0  # three callers, two may wait
-        keys, x = rows(200, 9)
-        np.testing.assert_array_equal(sharded.predict(keys, x), banks[1].predict(keys, x))
+def test_replicas_that_hang(cluster: Any, versions: Path) -> None:
+    """Another one answers after a while; where there is none an error names the keys."""
+    from mlpbank.ray import ShardedBank, ShardUnavailableError
+
+    keys, x = rows(100, 5)
+    expected = bank_of(1).predict(keys, x)
+    with ShardedBank("$BANKS/v1", timeout=30) as sharded:
+        deadline = time.monotonic() + 20  # until those of other tests are gone
+        while len(processes := actors(versions)) != 6:
+            assert time.monotonic() < deadline, processes
+            time.sleep(0.1)
+        os.kill(processes[0], signal.SIGSTOP)
+        try:
+            took = []
+            for _ in range(4):
+                start = time.monotonic()
+                np.testing.assert_array_equal(sharded.predict(keys, x), expected)
+                took.append(time.monotonic() - start)
+            assert 1 < max(took) < 20  # at least one call had asked it first
+            for process in processes[1:]:
+                os.kill(process, signal.SIGSTOP)
+            sharded._timeout = 3.0
+            with pytest.raises(ShardUnavailableError, match="100 keys") as caught:
+                sharded.predict(keys, x)
+            assert sorted(caught.value.keys) == sorted(keys)
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
+        sharded._timeout = 30.0
+        np.testing.assert_array_equal(sharded.predict(keys, x), expected)
 
 
 def test_shards_that_no_machine_has(cluster: Any, versions: Path) -> None:

@@ -1,4 +1,4 @@
-"""Banks in shards: one bank file for each part of the keys, and a page that lists them."""
+"""Banks in shards: a bank file or a live bank for each part of the keys, and their list."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy as np
 from mlpbank import _core
 from mlpbank._columns import ModelColumns
 from mlpbank._key_tables import empty_table, make_table, table_keys
-from mlpbank._keys import kind_name
 from mlpbank._progress import progress_bar
 from mlpbank.bank._bank import Bank
+from mlpbank.bank._live import open_live
 from mlpbank.errors import BankFileError, InvalidValueError
 from mlpbank.files import _mapped
 from mlpbank.files._atomic import atomic_writer
@@ -40,9 +41,9 @@ def shards_of(keys: Sequence[Key | None], kind: Any, shards: int) -> Int64Array:
     return np.where(numbers < 0, -1, numbers * shards // _MOST)
 
 
-def shard_name(shard: int) -> str:
-    """Return the name of the file of a shard."""
-    return f"shard-{shard:03}.mlpbank"
+def shard_name(shard: int, live: bool = False) -> str:
+    """Return the name of the file of a shard, or of its folder."""
+    return f"shard-{shard:03}.{'live' if live else 'mlpbank'}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Manifest:
     fallback : str, int, tuple or None
     input_size, output_size : int
     fingerprints : tuple of str
-        Of the bank file of each shard.
+        Of the bank file of each shard; of live banks their identities.
+    live : bool
+        Whether each shard is the folder of a live bank.
     """
 
     key_type: Any
@@ -63,6 +66,7 @@ class Manifest:
     input_size: int
     output_size: int
     fingerprints: tuple[str, ...]
+    live: bool = False
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Manifest:
@@ -93,12 +97,22 @@ class Manifest:
                 expect_in(about, "input_size", int),
                 expect_in(about, "output_size", int),
                 tuple(fingerprints),
+                expect_in(about, "live", bool),
             )
         except (TypeError, ValueError) as error:
             raise BankFileError(f"{path}: {error}") from error
 
     def write(self, folder: Path) -> None:
         """Write the page."""
+        with atomic_writer(folder / MANIFEST) as file:
+            file.write(self._page())
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this page, and with it all shards, from others."""
+        return sha256(self._page()).hexdigest()[:32]
+
+    def _page(self) -> bytes:
         about = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -106,14 +120,20 @@ class Manifest:
             "fallback": self.fallback,
             "input_size": self.input_size,
             "output_size": self.output_size,
+            "live": self.live,
             "fingerprints": self.fingerprints,
         }
-        with atomic_writer(folder / MANIFEST) as file:
-            file.write(json.dumps(about, indent=1).encode())
+        return json.dumps(about, indent=1).encode()
 
 
-def split(bank: Bank, folder: str | os.PathLike[str], shards: int, progress: bool = False) -> None:
-    """Write a bank as one file for each shard, and a page that lists them.
+def split(
+    bank: Bank,
+    folder: str | os.PathLike[str],
+    shards: int,
+    progress: bool = False,
+    live: bool = False,
+) -> None:
+    """Write a bank as one file or live bank for each shard, and a page that lists them.
 
     Parameters
     ----------
@@ -124,6 +144,8 @@ def split(bank: Bank, folder: str | os.PathLike[str], shards: int, progress: boo
         1 to 256.
     progress : bool
         Show a bar.
+    live : bool
+        Make a live bank of each shard.
     """
     if not 1 <= shards <= _MOST:
         raise InvalidValueError(f"shards: expected 1 to {_MOST}, got {shards}")
@@ -145,12 +167,27 @@ def split(bank: Bank, folder: str | os.PathLike[str], shards: int, progress: boo
         file_path = path / shard_name(shard)
         with atomic_writer(file_path) as file:
             bank._write_frozen(file, snapshot, slots[chosen], part, False)
-        header = _mapped.open_somehow(file_path).header
-        fingerprints.append(_mapped.fingerprint(header))
+        if live:
+            fingerprints.append(_into_live(file_path, path / shard_name(shard, live)))
+        else:
+            fingerprints.append(_mapped.fingerprint(_mapped.open_somehow(file_path).header))
     architecture = bank.architecture
     Manifest(
-        kind, bank.fallback, architecture.input_size, architecture.output_size, tuple(fingerprints)
+        kind,
+        bank.fallback,
+        architecture.input_size,
+        architecture.output_size,
+        tuple(fingerprints),
+        live,
     ).write(path)  # last: without it the folder is none
+
+
+def _into_live(file: Path, folder: Path) -> str:
+    """Make a live bank of a bank file, which is removed, and return its identity."""
+    Bank.open(file).save(folder, live=True)
+    file.unlink()
+    with open_live(folder) as bank:
+        return bank.identity
 
 
 def _part(
@@ -167,8 +204,3 @@ def _part(
         offsets,
         np.frombuffer(b"".join(versions), np.uint8),
     )
-
-
-def describe(manifest: Manifest) -> str:
-    """Return what a manifest says in a few words."""
-    return f"{len(manifest.fingerprints)} shards of keys of type {kind_name(manifest.key_type)}"
