@@ -84,6 +84,25 @@ def test_polars(data: dict[str, Any], engine: Any) -> None:
     np.testing.assert_array_equal(got, data["expected"])
 
 
+@pytest.mark.filterwarnings("default")  # of Beam's own modules
+def test_beam(data: dict[str, Any]) -> None:
+    import apache_beam as beam
+    from apache_beam.testing.util import assert_that
+
+    expected = data["expected"]
+
+    def check(got: list[dict[str, Any]]) -> None:
+        found = [row["prediction"] for row in sorted(got, key=lambda row: row["id"])]
+        np.testing.assert_array_equal(np.float32(found), expected)
+
+    with beam.Pipeline(runner="DirectRunner") as pipeline:
+        rows = pipeline | beam.Create(data["frame"].to_dict("records"))
+        # Classes of __main__ are sent as they are.
+        names = {"path": data["path"], "rows": rows, "Bank": Bank, "__name__": "__main__"}
+        exec(recipe("apache_beam"), names)
+        assert_that(names["result"], check)
+
+
 def test_spark_and_ray_are_not_needed_by_anything_else() -> None:
     import subprocess
     import sys

@@ -17,7 +17,8 @@ import pytest
 from mlpbank import Architecture, Bank, InvalidTypeError, InvalidValueError, UnknownKeyError
 from scale_rows import rows_of
 
-pytestmark = pytest.mark.scale
+# Spark 3.5 warns of what it uses of other packages.
+pytestmark = [pytest.mark.scale, pytest.mark.filterwarnings("default")]
 
 
 def start(master: str) -> Any:
@@ -61,7 +62,7 @@ def collected(df: Any) -> Any:
 def test_every_row_has_the_bits_of_the_bank(
     spark: Any, spark_predict: Any, flights: Path, columns: list[str]
 ) -> None:
-    frame = rows_of(flights, columns, 100_000)
+    frame = rows_of(flights, columns, 1_000_000)
     df = spark.createDataFrame(frame).repartition(7)
     plan = spark_predict(df, flights, key="flight", features=columns)
     assert plan.columns == [*df.columns, "prediction"]
@@ -270,7 +271,7 @@ def test_an_executor_that_is_killed_changes_nothing(
     cluster: Any, spark_predict: Any, flights: Path, columns: list[str]
 ) -> None:
     """The last test of this file: it ends the session of the others."""
-    frame = rows_of(flights, columns, 200_000)
+    frame = rows_of(flights, columns, 1_000_000)
     df = cluster.createDataFrame(frame).repartition(40).cache()
     df.count()
     killed: list[int] = []
