@@ -68,8 +68,8 @@ def test_stub_says_what_the_core_is(check: Callable[..., None], tmp_path: Path) 
     allowed = tmp_path / "allowed"
     # pybind11 gives its classes a metaclass of its own, which has no name that a stub could import.
     classes = (
-        "ArrowKeys|ArrowStream|Architecture|Bank|BatchedInference|BatchedWeights|DirectPredict|"
-        "Engine|Head|IntTable|RowOrder|Snapshot|StringTable|TupleTable"
+        "ArrowKeys|ArrowStream|Architecture|Bank|BatchedInference|BatchedWeights|Changes|"
+        "DirectPredict|Engine|Head|IntTable|RowOrder|Snapshot|StringTable|TupleTable"
     )
     # Their __init__ is pybind11's, which refuses.
     made_by_the_core = (
