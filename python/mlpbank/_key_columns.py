@@ -68,12 +68,14 @@ def to_find(keys: Any) -> GivenKeys:
 
     Whether their keys are all text is seen when they are looked up.
     """
-    objects = keys
-    if type(keys).__module__.partition(".")[0] == "pandas" and keys.ndim == 1:
-        objects = keys.to_numpy() if isinstance(keys.dtype, np.dtype) else None
-    is_array = type(objects) is np.ndarray and objects.ndim == 1 and objects.dtype.kind == "O"
-    if is_array and len(objects) >= _MANY and type(objects[0]) is str:
-        return GivenKeys(objects, str)
+    dtype = getattr(keys, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind == "O" and not is_masked(keys):
+        # An index of several levels would make tuples of all its rows here.
+        from_pandas = hasattr(keys, "to_numpy") and getattr(keys, "nlevels", 1) == 1
+        objects = keys.to_numpy() if from_pandas else keys
+        is_column = type(objects) is np.ndarray and objects.ndim == 1
+        if is_column and len(objects) >= _MANY and type(objects[0]) is str:
+            return GivenKeys(objects, str)
     return as_keys(keys)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from mlpbank import Architecture, Bank, UnknownModelError
+from mlpbank import Architecture, Bank, MlpbankError, UnknownModelError
 from mlpbank._key_columns import to_find
 
 COUNT, MODELS = 10_000, 300
@@ -114,6 +114,25 @@ def test_other_objects_are_refused_like_in_lists(bank: Bank, wrong: Any) -> None
             bank.predict(keys, X)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
+
+
+def test_what_is_no_column_of_text(bank: Bank) -> None:
+    rows = X[:2]
+    for wrong in (pd.Timestamp("2020-01-01"), pd.Interval(0, 1), pd.DataFrame({"a": [["x"]]})):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            bank.predict(wrong, rows)
+        assert isinstance(caught.value, MlpbankError)
+    masked = np.ma.masked_array(array(PLAIN), mask=np.arange(COUNT) % 2 == 0)
+    expected = bank.predict([k if i % 2 else None for i, k in enumerate(PLAIN)], X, missing="nan")
+    np.testing.assert_array_equal(bank.predict(masked, X, missing="nan"), expected)
+
+
+def test_an_index_of_several_levels() -> None:
+    keys = [(key, 1) for key in NAMES]
+    own = Bank.from_stacked(keys, Architecture.mlp(3, 2), {"layer_0": np.ones((MODELS, 3, 2))})
+    index = pd.MultiIndex.from_tuples([(key, 1) for key in PLAIN])
+    assert not isinstance(to_find(index).values, np.ndarray)
+    np.testing.assert_array_equal(own.predict(index, X), own.predict(index.tolist(), X))
 
 
 def test_keys_of_another_type_are_refused() -> None:

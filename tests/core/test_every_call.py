@@ -18,7 +18,17 @@ import pytest
 import mlpbank
 from bank_stress import ARCH, weights_of
 from cases import RunProgram
-from every_call import KEYS, MODELS, Caller, Calls, X, is_answer, is_answer_or_nan, names_of
+from every_call import (
+    KEYS,
+    MODELS,
+    Caller,
+    Calls,
+    X,
+    is_answer,
+    is_answer_or_nan,
+    look_up_all_ways,
+    names_of,
+)
 from mlpbank import Bank, BatchedInference, BatchedWeights, Engine, UnknownKeyError
 from mlpbank.convert import (
     convert,
@@ -60,13 +70,7 @@ class World:
 
 @CALLS.by("Bank.predict", "Bank.handles", "Bank.predict_handles")
 def look_up(caller: Caller) -> None:
-    bank, slots = caller.world.bank, caller.random.choices(range(MODELS), k=MODELS)
-    keys = [KEYS[slot] for slot in slots]
-    is_answer(bank.predict(keys, X), slots)
-    is_answer(bank.predict(np.array(keys), X, out=np.empty((MODELS, 2), np.float32)), slots)
-    is_answer(bank.predict(["nobody"] * MODELS, X), [0] * MODELS)
-    is_answer(bank.predict(KEYS[slots[0]], X[0]), slots[0])
-    is_answer(bank.predict_handles(bank.handles(keys), X), slots)
+    look_up_all_ways(caller.world.bank, caller.random.choices(range(MODELS), k=MODELS))
 
 
 @CALLS.by("Bank.apredict")

@@ -116,3 +116,13 @@ def hurried() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(interval)
+
+
+def look_up_all_ways(bank: Any, slots: list[int]) -> None:
+    """Predict for keys in all ways that a bank has, and check the answers."""
+    keys = [KEYS[slot] for slot in slots]
+    is_answer(bank.predict(keys, X), slots)
+    is_answer(bank.predict(np.array(keys), X, out=np.empty((MODELS, 2), np.float32)), slots)
+    is_answer(bank.predict(["nobody"] * MODELS, X), [0] * MODELS)
+    is_answer(bank.predict(KEYS[slots[0]], X[0]), slots[0])
+    is_answer(bank.predict_handles(bank.handles(keys), X), slots)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from bank_stress import ARCH, weights_of
-from every_call import KEYS, MODELS, Caller, Calls, X, is_answer, is_answer_or_nan
+from every_call import KEYS, MODELS, Caller, Calls, X, is_answer, is_answer_or_nan, look_up_all_ways
 from mlpbank import Bank, InvalidStateError, LiveBank, Transaction, UnknownKeyError
 
 pd: Any
@@ -66,13 +66,7 @@ def reader(caller: Caller) -> LiveBank:
 
 @CALLS.by("LiveBank.predict", "LiveBank.handles", "LiveBank.predict_handles")
 def look_up(caller: Caller) -> None:
-    bank, slots = reader(caller), caller.random.choices(range(MODELS), k=MODELS)
-    keys = [KEYS[slot] for slot in slots]
-    is_answer(bank.predict(keys, X), slots)
-    is_answer(bank.predict(np.array(keys), X, out=np.empty((MODELS, 2), np.float32)), slots)
-    is_answer(bank.predict(["nobody"] * MODELS, X), [0] * MODELS)
-    is_answer(bank.predict(KEYS[slots[0]], X[0]), slots[0])
-    is_answer(bank.predict_handles(bank.handles(keys), X), slots)
+    look_up_all_ways(reader(caller), caller.random.choices(range(MODELS), k=MODELS))
 
 
 @CALLS.by("LiveBank.apredict", "LiveBank.predict_class")
