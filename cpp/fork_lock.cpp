@@ -45,7 +45,9 @@ void ForkLock::after_fork() {
 }
 
 void ForkLock::after_fork_in_child() {
-  for_each([](ForkLock& lock) { lock.in_child_(lock.context_); });
+  for_each([](ForkLock& lock) {
+    if (lock.in_child_ != nullptr) lock.in_child_(lock.context_);
+  });
   after_fork();
 }
 

@@ -8,9 +8,9 @@ namespace mlpbank {
 // A thread that holds one may take another only of a higher rank.
 class ForkLock {
  public:
-  enum Rank { bank, weights, kRanks };
+  enum Rank { follower, bank, weights, kRanks };
 
-  // Runs `in_child(context)` in a forked child while all ForkLocks are still held.
+  // Runs `in_child(context)`, if there is one, in a forked child while all ForkLocks are still held.
   ForkLock(Rank rank, void (*in_child)(void* context), void* context);
   ~ForkLock();
   ForkLock(const ForkLock&) = delete;

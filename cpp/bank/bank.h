@@ -95,20 +95,26 @@ class Bank {
 
   // What a folder tells of one change of a model.
   struct Followed {
-    bool is_removal;
-    int64_t slot;
-    KeyType type;
+    uint64_t sequence = 0;  // its number
+    bool is_removal = false;
+    int64_t slot = 0;
+    KeyType type = KeyType::none;
     std::string text;  // of the key, or its number
-    int64_t number;
-    ModelRecord record;    // of a load
-    uint32_t reuse_count;  // of the slot, after the change
-    const Bytes* block;    // that holds the slot, after the change; null: there is no model
+    int64_t number = 0;
+    ModelRecord record;        // of a load
+    uint32_t reuse_count = 0;  // of the slot, after the change
+    // Where the block lies that holds the slot after the change, and its CRC-32. Segment negative:
+    // there is none. Checksum negative: it is not known.
+    int64_t segment = -1, offset = 0, checksum = -1;
+    const Bytes* block = nullptr;  // there
+    bool is_checked = false;       // that its bytes have this CRC-32
 
     KeyView key() const { return {type, text, number}; }
   };
   // Makes changes in their order, visible to others all at once, and keeps the memory they lie in.
-  // Throws std::invalid_argument, KeyTypeError or std::bad_alloc, and then has changed nothing.
-  void follow(const std::vector<Followed>& changes, uint64_t sequence,
+  // They come after change `after`: false if another thread has been faster. Throws
+  // std::invalid_argument, KeyTypeError or std::bad_alloc. Then, too, nothing has changed.
+  bool follow(const std::vector<Followed>& changes, uint64_t after, uint64_t sequence,
               std::list<std::shared_ptr<const void>> memory);
   // The number of the last change: that was followed, or how many were made here.
   uint64_t sequence() const { return sequence_.load(); }

@@ -78,9 +78,11 @@ Bank::Plan Bank::plan(const LockHeld& lock, const std::vector<Followed>& changes
   return plan;
 }
 
-void Bank::follow(const std::vector<Followed>& changes, uint64_t sequence,
+bool Bank::follow(const std::vector<Followed>& changes, uint64_t after, uint64_t sequence,
                   std::list<std::shared_ptr<const void>> memory) {
   const LockHeld lock(lock_);
+  if (sequence_.load() != after) return false;
+  if (sequence < after) throw std::invalid_argument("sequence: a bank never goes back");
   Plan planned = plan(lock, changes);
   // Nothing fails from here on.
   {
@@ -107,6 +109,7 @@ void Bank::follow(const std::vector<Followed>& changes, uint64_t sequence,
     sequence_.store(sequence);
   }
   keys_.tidy(lock, epochs_);
+  return true;
 }
 
 std::vector<int64_t> Bank::vacant_slots(int64_t count) const {

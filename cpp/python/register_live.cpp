@@ -2,16 +2,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "bank/bank.h"
+#include "bank/follower.h"
 #include "bank/head.h"
 #include "crc32.h"
 #include "python/arrays.h"
@@ -22,20 +21,23 @@
 namespace mlpbank {
 namespace {
 
-constexpr py::ssize_t kHeadWord = 16;  // where it lies in the page, in bytes
+using Own = Follower::Own;
 
-std::shared_ptr<Head> make_head(const ByteArray& page) {
-  expect(page.nbytes() >= kHeadWord + 8, "page of wrong size");
-  const auto* const word = page.data() + kHeadWord;
-  expect(reinterpret_cast<uintptr_t>(word) % alignof(uint64_t) == 0, "page not aligned");
-  return std::make_shared<Head>(reinterpret_cast<uint64_t*>(const_cast<uint8_t*>(word)),
-                                keep(page));
-}
+// Where they lie in the head, in bytes.
+constexpr py::ssize_t kHeadWord = 16, kRecentChanges = 4096;
+constexpr py::ssize_t kHeadBytes =
+    kRecentChanges + RecentChanges::kEntries * RecentChanges::kEntryBytes;
 
-// Nothing of Python runs between the two, so nothing is committed and not told.
-void commit(Head& self, const py::object& commit_index, uint64_t sequence) {
-  commit_index();
-  self.publish(sequence);
+// A head of one page has no room for changes.
+std::shared_ptr<Head> make_head(const ByteArray& pages) {
+  expect(pages.nbytes() == kRecentChanges || pages.nbytes() == kHeadBytes, "head of wrong size");
+  expect(reinterpret_cast<uintptr_t>(pages.data()) % alignof(uint64_t) == 0, "head not aligned");
+  // Pages that may not be written to are mapped so that the attempt ends the process.
+  auto* const data = const_cast<uint8_t*>(pages.data());
+  const auto at = [data](py::ssize_t offset) { return reinterpret_cast<uint64_t*>(data + offset); };
+  const bool has_room = pages.nbytes() > kRecentChanges;
+  const RecentChanges recent(has_room ? at(kRecentChanges) : nullptr, pages.writeable());
+  return std::make_shared<Head>(at(kHeadWord), recent, keep(pages));
 }
 
 template <class Value>
@@ -48,8 +50,6 @@ std::string text(const py::tuple& row, std::size_t i) {
   expect(py::isinstance<py::str>(row[i]), "text: expected a str");
   return item<std::string>(row, i);
 }
-
-using Segments = std::map<int64_t, ByteArray>;
 
 // Columns of a row of the index, see Change in files/_live_index.py.
 enum Column : std::size_t {
@@ -73,10 +73,19 @@ bool is_kind(const py::tuple& row, const char* kind) {
   return PyUnicode_Check(text.ptr()) && PyUnicode_CompareWithASCIIString(text.ptr(), kind) == 0;
 }
 
+bool tells_of_model(const py::tuple& row) { return is_kind(row, "load") || is_kind(row, "remove"); }
+
+// The type of a key of a row; that of tuples without their parts.
+KeyType stored_type(const py::tuple& row) {
+  const py::handle key = row[kKey];
+  if (PyLong_Check(key.ptr())) return KeyType::number;
+  return PyUnicode_Check(key.ptr()) ? KeyType::text : static_cast<KeyType>(kTuple);
+}
+
 // Keys that are tuples come as bytes, and without weights segment and offset are None.
-Bank::Followed followed(const py::tuple& row, KeyType type, const Segments& segments,
-                        int64_t block_bytes) {
+Bank::Followed followed(const py::tuple& row, KeyType type) {
   Bank::Followed change = {};
+  change.sequence = item<uint64_t>(row, kSequence);
   change.is_removal = is_kind(row, "remove");
   change.slot = item<int64_t>(row, kSlot);
   expect(change.slot >= 0 && change.slot < INT32_MAX, "slot: out of range");
@@ -95,75 +104,89 @@ Bank::Followed followed(const py::tuple& row, KeyType type, const Segments& segm
   }
   change.reuse_count = item<uint32_t>(row, kReuseCount);
   if (row[kSegment].is_none()) return change;
-  const auto segment = segments.find(item<int64_t>(row, kSegment));
-  const auto offset = item<int64_t>(row, kOffset);
-  expect(segment != segments.end(), "segment: not there");
-  expect(offset >= 0 && offset % kBlockAlignment == 0 &&
-             offset <= segment->second.nbytes() - block_bytes,
-         "offset: outside of its segment");
-  change.block = segment->second.data() + offset;
+  change.segment = item<int64_t>(row, kSegment);
+  expect(change.segment >= 0, "segment: out of range");
+  change.offset = item<int64_t>(row, kOffset);
+  const py::handle checksum = row[kChecksum];
+  if (PyLong_Check(checksum.ptr())) change.checksum = checksum.cast<int64_t>();
   return change;
 }
 
-// Changes that were read from an index. They point into the segments, which the caller keeps.
+// Commits changes `first` to `last`, and tells all others of them: `rows`, or where that is empty
+// changes that followers have to read in the index. Nothing of Python runs between the two, so
+// nothing is committed and not told.
+void commit(Head& self, const py::object& commit_index, uint64_t first, uint64_t last,
+            const py::list& rows) {
+  const uint64_t count = last - first + 1;
+  expect(rows.empty() || rows.size() == count, "expected a row for each change");
+  constexpr uint64_t kMost = RecentChanges::kEntries;
+  for (uint64_t i = count > kMost ? count - kMost : 0; i < count; ++i) {
+    self.recent().remove(first + i);
+    if (rows.empty()) continue;
+    const auto row = rows[i].cast<py::tuple>();
+    expect(row.size() == kColumns && tells_of_model(row), "row of wrong size or kind");
+    self.recent().store(followed(row, stored_type(row)));
+  }
+  commit_index();
+  self.publish(last);
+}
+
+Segments as_segments(const std::map<int64_t, ByteArray>& arrays) {
+  Segments segments;
+  for (const auto& [number, array] : arrays) {
+    segments[number] = {array.data(), array.nbytes(), keep(array)};
+  }
+  return segments;
+}
+
+// Changes that were read from an index, for a follower: some of their blocks lie in segments that
+// are new to it.
 class Changes {
  public:
-  Changes(const py::list& rows, const py::object& key_type, const Segments& segments,
-          int64_t block_models, int64_t block_bytes)
-      : block_models_(block_models), block_bytes_(block_bytes) {
-    expect(block_models > 0 && block_bytes > 0, "block: expected sizes above 0");
+  Changes(std::shared_ptr<Follower> follower, const py::list& rows, const py::object& key_type,
+          const std::map<int64_t, ByteArray>& new_segments)
+      : follower_(std::move(follower)), segments_(as_segments(new_segments)) {
     const KeyType type = key_type.is_none() ? KeyType::none : key_type_of(key_type);
     changes_.reserve(rows.size());
-    written_.reserve(rows.size());
+    rows_.reserve(rows.size());
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const auto row = rows[i].cast<py::tuple>();
       expect(row.size() == kColumns, "row of wrong size");
-      if (!is_kind(row, "load") && !is_kind(row, "remove")) continue;  // tells nothing of a model
-      changes_.push_back(followed(row, type, segments, block_bytes_));
-      const py::handle checksum = row[kChecksum];
-      written_.push_back({i, item<uint64_t>(row, kSequence),
-                          PyLong_Check(checksum.ptr()) ? checksum.cast<int64_t>() : -1});
+      if (!tells_of_model(row)) continue;
+      changes_.push_back(followed(row, type));
+      rows_.push_back(i);
     }
+    const ReleasedGil released;
+    follower_->find_blocks(changes_, segments_);
   }
 
-  // The first row whose block is not what was written. Of several changes of one block the last
-  // counts, and those from `first_own` on were written by this process itself; 0: none.
-  std::optional<std::size_t> damaged_row(uint64_t first_own) const {
-    const ReleasedGil released;
-    std::unordered_map<int64_t, std::size_t> last;
-    last.reserve(changes_.size());
-    for (std::size_t i = 0; i < changes_.size(); ++i) {
-      if (changes_[i].block != nullptr) last[changes_[i].slot / block_models_] = i;
+  // The first row whose block is not what was written, see Follower.
+  std::optional<std::size_t> damaged_row(Own own) const {
+    std::optional<std::size_t> change;
+    {
+      const ReleasedGil released;
+      change = follower_->first_damaged(changes_, own);
     }
-    for (std::size_t i = 0; i < changes_.size(); ++i) {
-      const Bank::Followed& change = changes_[i];
-      if (change.block == nullptr || last[change.slot / block_models_] != i) continue;
-      if (first_own != 0 && written_[i].sequence >= first_own) continue;
-      if (crc32(change.block, static_cast<std::size_t>(block_bytes_)) != written_[i].checksum)
-        return written_[i].row;
-    }
-    return std::nullopt;
+    return change ? std::optional(rows_[*change]) : std::nullopt;
   }
 
-  // Makes the changes in a bank, which keeps the memory of segments that are new to it.
-  void follow(Bank& bank, const std::vector<ByteArray>& new_segments, uint64_t sequence) const {
-    std::list<std::shared_ptr<const void>> memory;
-    for (const ByteArray& segment : new_segments) memory.push_back(keep(segment));
+  // Makes the changes, if the bank still is at change `after`, and returns whether it was.
+  bool follow(uint64_t after, uint64_t sequence) const {
     const ReleasedGil released;
-    bank.follow(changes_, sequence, std::move(memory));
+    return follower_->follow(changes_, after, sequence, segments_);
   }
 
  private:
-  struct Written {
-    std::size_t row;
-    uint64_t sequence;
-    int64_t checksum;  // negative: none
-  };
-
-  const int64_t block_models_, block_bytes_;
+  const std::shared_ptr<Follower> follower_;
+  const Segments segments_;
   std::vector<Bank::Followed> changes_;
-  std::vector<Written> written_;  // what else a row tells of each
+  std::vector<std::size_t> rows_;  // of each
 };
+
+bool catch_up(Follower& self, Own own) {
+  const ReleasedGil released;
+  return self.catch_up(own);
+}
 
 uint32_t crc32_of(const py::buffer& data, uint32_t before) {
   const py::buffer_info bytes = data.request();
@@ -176,20 +199,27 @@ uint32_t crc32_of(const py::buffer& data, uint32_t before) {
 }  // namespace
 
 void register_live(py::module_& m) {
-  py::class_<Head, std::shared_ptr<Head>>(m, "Head")
-      .def(py::init(&make_head), py::arg("page").noconvert())
+  auto head = py::class_<Head, std::shared_ptr<Head>>(m, "Head");
+  head.def(py::init(&make_head), py::arg("pages").noconvert())
       .def_property_readonly("sequence", &Head::sequence)
       .def("publish", &Head::publish, py::arg("sequence"))
       .def("reset", &Head::reset, py::arg("sequence"))
-      .def("commit", &commit, py::arg("commit_index"), py::arg("sequence"));
+      .def("commit", &commit, py::arg("commit_index"), py::arg("first"), py::arg("last"),
+           py::arg("rows"));
+  head.attr("nbytes") = kHeadBytes;
+
+  py::class_<Follower, std::shared_ptr<Follower>>(m, "Follower")
+      .def(py::init<std::shared_ptr<Head>, std::shared_ptr<Bank>>(), py::arg("head"),
+           py::arg("bank"))
+      .def_property_readonly("segments", &Follower::segments)
+      .def("catch_up", &catch_up, py::arg("own") = Own(1, 0));
 
   py::class_<Changes>(m, "Changes")
-      .def(py::init<const py::list&, const py::object&, const Segments&, int64_t, int64_t>(),
-           py::arg("rows"), py::arg("key_type"), py::arg("segments"), py::arg("block_models"),
-           py::arg("block_bytes"))
-      .def("damaged_row", &Changes::damaged_row, py::arg("first_own"))
-      .def("follow", &Changes::follow, py::arg("bank"), py::arg("new_segments"),
-           py::arg("sequence"));
+      .def(py::init<std::shared_ptr<Follower>, const py::list&, const py::object&,
+                    const std::map<int64_t, ByteArray>&>(),
+           py::arg("follower"), py::arg("rows"), py::arg("key_type"), py::arg("new_segments"))
+      .def("damaged_row", &Changes::damaged_row, py::arg("own"))
+      .def("follow", &Changes::follow, py::arg("after"), py::arg("sequence"));
 
   m.def("crc32", &crc32_of, py::arg("data"), py::arg("before") = 0);
 }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "bank/bank.h"
+#include "bank/follower.h"
 #include "bank/head.h"
 #include "engine/inference.h"
 #include "errors.h"
@@ -39,11 +40,13 @@ class DirectPredict {
     expect(bank_->weights().get() == &inference_->weights(), "bank and inference of two weights");
   }
 
-  // The head of the folder that the bank follows: a call that finds something new there is unusual.
-  // None ends all calls.
-  void follow(std::shared_ptr<Head> head) {
+  // For a bank that follows a folder: calls look at this head, and take over what is new. None ends
+  // all calls.
+  void follow(std::shared_ptr<Head> head, std::shared_ptr<Follower> follower) {
+    expect(follower == nullptr || follower->bank() == bank_, "follower of another bank");
     follows_ = true;
     head_ = std::move(head);
+    follower_ = std::move(follower);
   }
 
   // Whether rows go to the models as they are. It is set before a bank has its first model.
@@ -65,13 +68,13 @@ class DirectPredict {
  private:
   template <class Find>
   py::object predict(const py::object& x_object, const py::object& out, Find find_slots) const {
+    if (follows_ && !is_current()) return py::none();
     if (!is_direct<float>(x_object)) return py::none();
     const auto x = py::reinterpret_borrow<py::array>(x_object);
     const Architecture& architecture = inference_->weights().architecture();
     const py::ssize_t dimensions = x.ndim();
     if (dimensions == 0 || x.shape(dimensions - 1) != architecture.input_size()) return py::none();
     Slots slots;
-    if (follows_ && is_behind()) return py::none();
     const Bank::Guard guard(bank_);
     std::optional<uint64_t> moment;
     if (follows_) moment = bank_->weights()->moment();
@@ -100,7 +103,14 @@ class DirectPredict {
     return y;
   }
 
-  bool is_behind() const { return head_ == nullptr || head_->sequence() > bank_->sequence(); }
+  // False: something is new that the index tells, or the bank is closed.
+  bool is_current() const {
+    if (head_ == nullptr) return false;
+    if (head_->sequence() <= bank_->sequence()) return true;
+    const std::shared_ptr<Follower> follower = follower_;
+    const ReleasedGil released;
+    return follower->catch_up({1, 0});
+  }
 
   // False: not all are keys of this bank.
   bool find(PyObject* keys, Slots& slots) const {
@@ -168,7 +178,9 @@ class DirectPredict {
   const std::shared_ptr<const BatchedInference> inference_;
   std::atomic<bool> takes_rows_{false};
   bool follows_ = false;
-  std::shared_ptr<Head> head_;  // with the GIL held
+  // With the GIL held.
+  std::shared_ptr<Head> head_;
+  std::shared_ptr<Follower> follower_;
 };
 
 }  // namespace
@@ -178,7 +190,7 @@ void register_predict(py::module_& m) {
       .def(py::init<std::shared_ptr<Bank>, std::shared_ptr<const BatchedInference>>(),
            py::arg("bank"), py::arg("inference"))
       .def_property("takes_rows", &DirectPredict::takes_rows, &DirectPredict::set_takes_rows)
-      .def("follow", &DirectPredict::follow, py::arg("head"))
+      .def("follow", &DirectPredict::follow, py::arg("head"), py::arg("follower"))
       .def("by_keys", &DirectPredict::by_keys, py::arg("keys"), py::arg("x"), py::arg("out"))
       .def("by_handles", &DirectPredict::by_handles, py::arg("handles"), py::arg("x"),
            py::arg("out"));

@@ -137,7 +137,14 @@ def test_older_compilers_are_refused(
 @pytest.mark.slow
 def test_threads_under_thread_sanitizer(build_core: BuildCore) -> None:
     folder = build_core("-DMLPBANK_SANITIZE=thread", *QUICK)
-    for name in ("bank_test", "pages_test", "rows_test", "swap_test", "threads_test"):
+    for name in (
+        "bank_test",
+        "follow_test",
+        "pages_test",
+        "rows_test",
+        "swap_test",
+        "threads_test",
+    ):
         check_has(folder / name, "__tsan_init")
         done = run(folder / name, TSAN_OPTIONS="halt_on_error=1")
         if "unexpected memory mapping" in done.stderr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -59,9 +60,19 @@ def open_live(folder: Path, **how: Any) -> LiveBank:
     return live(Bank.open(folder, **how))
 
 
-def live_folder(folder: Path, kind: str = "str", **how: Any) -> Path:
-    """Make a folder of three models with six changes since its base, some of them in one."""
+def forget_recent(folder: Path) -> None:
+    """Take the room for recent changes from a new folder: all is read in the index."""
+    os.truncate(folder / "head", 4096)
+
+
+def live_folder(folder: Path, kind: str = "str", recent: bool = True, **how: Any) -> Path:
+    """Make a folder of three models with six changes since its base, some of them in one.
+
+    `recent`: whether changes can be read in its head, too.
+    """
     some_bank(3, kind, **how).save(folder, live=True)
+    if not recent:
+        forget_recent(folder)
     a, b, _, d = KEYS[kind]
     with open_live(folder, writable=True) as writer:
         writer[a] = weights(1)

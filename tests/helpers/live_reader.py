@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import mmap
 import sqlite3
+import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class LiveFolder:
         self.folder = folder
         with open(folder / "head", "rb") as file:
             self._head = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        assert len(self._head) == 4096
+        assert len(self._head) in (4096, 4096 + 1024 * 128)
         assert self._head[:16] == b"mlpbank head 1\n\0"
         self.bank: dict[str, Any] = {}
         self._start()
@@ -64,6 +65,43 @@ class LiveFolder:
     @property
     def head(self) -> int:
         return int.from_bytes(self._head[16:24], "little")
+
+    def recent(self, sequence: int) -> dict[str, Any] | None:
+        """What the head says of a change, None if nothing: columns of the index, and its blocks.
+
+        Keys that are tuples are bytes.
+        """
+        at = 4096 + sequence % 1024 * 128
+        entry = bytearray(self._head[at : at + 128])
+        if int.from_bytes(entry[:8], "little") != sequence:
+            return None
+        checked, entry[64:72] = entry[64:72], bytes(8)
+        crc, entry[8:12] = entry[8:12], bytes(4)
+        if zlib.crc32(entry) != int.from_bytes(crc, "little"):
+            return None
+        flags, key_bytes, version_bytes = entry[12:15]
+        assert (entry[15], flags >> 4) == (0, 0)
+        slot, reuse_count, revision, loaded_at, segment, checksum, offset, number = struct.unpack(
+            "<IIqdIIqq", entry[16:64]
+        )
+        text, version = entry[72 : 72 + key_bytes], entry[72 + key_bytes :][:version_bytes]
+        assert not any(entry[72 + key_bytes + version_bytes :])
+        is_load, has_block = not flags & 1, bool(flags & 2)
+        key: Any = bytes(text) if flags & 8 else text.decode()
+        return {
+            "sequence": sequence,
+            "kind": "load" if is_load else "remove",
+            "slot": slot,
+            "key": number if flags & 4 else key,
+            "version": version.decode() if version and is_load else None,
+            "revision": revision if is_load else None,
+            "loaded_at": loaded_at if is_load else None,
+            "reuse_count": reuse_count,
+            "segment": segment if has_block else None,
+            "offset": offset if has_block else None,
+            "checksum": checksum if has_block else None,
+            "is_checked": int.from_bytes(checked, "little") == sequence,
+        }
 
     def refresh(self) -> bool:
         """Take over what is new. False: the head says that there is nothing."""
@@ -170,7 +208,7 @@ class LiveFolder:
             if self.base.block_models == 1 and row.slot not in taken:
                 continue
             self.blocks[number] = self._block(row, bank["segment_bytes"])
-        self.bank, self.about = bank, about
+        self.bank, self.about, self.rows = bank, about, rows
 
     def _block(self, row: Row, segment_bytes: int) -> Block:
         assert row.segment is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cases import RunProgram
+from mlpbank.files import _live_folder
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,13 @@ def faults(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     done = subprocess.run([*command, source], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return " ".join(filter(None, (os.environ.get("LD_PRELOAD"), str(library))))
+
+
+@pytest.fixture(params=["recent", "index"])
+def followed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of both kinds: changes are read in the head, or all in the index."""
+    if request.param == "index":
+        monkeypatch.setattr(_live_folder, "HEAD_BYTES", 4096)
 
 
 @pytest.fixture

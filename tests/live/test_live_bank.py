@@ -15,6 +15,7 @@ from live_folders import KEYS, live
 from mlpbank import Architecture, Bank, LiveBank, MlpbankError, UnknownModelError
 from mlpbank.serving import MicroBatcher
 
+pytestmark = pytest.mark.usefixtures("followed")
 ARCH = Architecture.mlp(3, 5, 2, activation="tanh")
 X = np.random.default_rng(5).standard_normal((60, 3)).astype(np.float32)
 

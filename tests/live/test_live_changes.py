@@ -29,6 +29,8 @@ from mlpbank import (
     UnknownModelError,
 )
 
+pytestmark = pytest.mark.usefixtures("followed")
+
 
 @pytest.fixture
 def folder(tmp_path: Path, layout: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -145,21 +147,33 @@ def test_a_bank_that_runs_does_not_need_its_files(tmp_path: Path, name: str) -> 
     follower.close()
 
 
-def test_a_bank_that_runs_keeps_what_it_has(tmp_path: Path) -> None:
+def change_segment(folder: Path) -> None:
+    """Change a bit of the block of the last change; once more changes it back."""
+    with closing(sqlite3.connect(folder / "index.sqlite")) as connection:
+        (offset,) = connection.execute("SELECT max(offset) FROM changes").fetchone()
+    with open(folder / "blocks-000001.bin", "r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("recent", [True, False])
+def test_a_bank_that_runs_keeps_what_it_has(tmp_path: Path, recent: bool) -> None:
     """A change whose block is damaged: an error with every call, until it is put right."""
-    folder = live_folder(tmp_path / "bank.live")
+    folder = live_folder(tmp_path / "bank.live", recent=recent)
     follower, writer = open_live(folder), open_live(folder, writable=True)
     manual = open_live(folder, refresh="manual")
     expected = follower.predict(KEYS, X)
     writer["c"] = weights(9)
-    index("UPDATE changes SET checksum = checksum + 1 WHERE sequence = 7")(folder)
+    change_segment(folder)
     for _ in range(3):
         with pytest.raises(BankFileError, match=r"blocks-000001\.bin: damaged: the weights of 'c'"):
             follower.predict(KEYS, X)
         with pytest.raises(BankFileError):
             manual.refresh()
         np.testing.assert_array_equal(manual.predict(KEYS, X), expected)
-    index("UPDATE changes SET checksum = checksum - 1 WHERE sequence = 7")(folder)
+    change_segment(folder)
     assert follower.predict("c", X[0]).tolist() == [9, 9]
     np.testing.assert_array_equal(manual.predict(KEYS, X), expected)
     assert manual.refresh() == 7

@@ -94,6 +94,7 @@ def test_changes_at_random(tmp_path: Path, seed: int) -> None:
     folder = live_folder(
         tmp_path / "bank.live",
         kind,
+        recent=rng.random() < 0.5,
         layout=rng.choice(["panel", "lane"]),
         dtype=str(rng.choice(DTYPES)),
     )

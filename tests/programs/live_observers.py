@@ -188,7 +188,9 @@ begin = time.monotonic()
 runs: list[Callable[[], object]] = [partial(observe, i) for i in range(PROCESSES)]
 runs += [partial(write, 0), partial(write, 1), compact]
 pids = [child(run) for run in runs]
-while not stop[0] and observed.sum() < observations:
+while not stop[0] and (
+    observed.sum() < observations or marks.done.sum() <= GROUPS or compactions[0] == 0
+):
     time.sleep(0.05)
 stop[0] = 1
 statuses = [os.waitpid(pid, 0)[1] for pid in pids]

@@ -69,7 +69,7 @@ def test_stub_says_what_the_core_is(check: Callable[..., None], tmp_path: Path) 
     # pybind11 gives its classes a metaclass of its own, which has no name that a stub could import.
     classes = (
         "ArrowKeys|ArrowStream|Architecture|Bank|BatchedInference|BatchedWeights|Changes|"
-        "DirectPredict|Engine|Head|IntTable|RowOrder|Snapshot|StringTable|TupleTable"
+        "DirectPredict|Engine|Follower|Head|IntTable|RowOrder|Snapshot|StringTable|TupleTable"
     )
     # Their __init__ is pybind11's, which refuses.
     made_by_the_core = (

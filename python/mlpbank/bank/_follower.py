@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlpbank import _core
-from mlpbank.bank._state import State
+from mlpbank.bank._state import FollowingState, State
 from mlpbank.engine import Engine
 from mlpbank.errors import BankFileError
 from mlpbank.files import _live_folder, _mapped
@@ -25,6 +25,9 @@ from mlpbank.files._live_index import KINDS, About, Change, Index, Writing, tran
 from mlpbank.weights import BatchedWeights
 
 _SEGMENT = Change._fields.index("segment")  # where it stands in a row of the index
+
+Own = tuple[int, int]
+NOTHING = (1, 0)
 
 
 class Follower:
@@ -47,9 +50,9 @@ class Follower:
     ----------
     head : Head
     index : Index
-    state : State
+    state : FollowingState
     about : About
-        As it was when `state` was made or changed.
+        As the index had it when it was read last. The sequence of `state` may be higher.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Follower:
         self._end: int | None = None  # the first change that is lost, where it cannot be dropped
         self.about: About | None = None
         self._description: Description | None = None
-        self._segments: dict[int, _live_folder.Bytes] = {}
+        self.state: FollowingState
         try:
             self._repair_checked()
             self.catch_up()
@@ -91,28 +94,30 @@ class Follower:
         """The last change that was taken over."""
         return int(self.state.slot_map.core.sequence)
 
-    def catch_up(self, written: int = 0) -> None:
-        """Take over everything that is committed.
+    def catch_up(self, own: Own = NOTHING) -> None:
+        """Take over everything that is committed, as the index tells it.
 
         Parameters
         ----------
-        written : int
-            This process has written the blocks of all changes from this one on itself; 0: none.
+        own : (int, int)
+            The first and the last of the changes that this process has written itself.
         """
         old, tried = self.about, None
         while True:
-            about, rows = self._read()
-            self._expect_all(rows, about)
+            after, about, rows = self._read()
+            self._expect_all(after, rows, about)
             if old is not None and about.identity != old.identity:
                 raise BankFileError(
                     f"{self._folder}: expected the folder that was opened, got another one in its "
                     "place; open it again"
                 )
             try:
-                if old is not None and about.base == old.base:
-                    self._take(self.state, about, rows, self._segments, written)
-                else:
+                if old is None or about.base != old.base:
                     self._begin(about, rows)
+                elif about.sequence < after:
+                    return  # what was committed since has been taken over meanwhile
+                elif not self._take(self.state, after, about, rows, own):
+                    continue  # another thread has taken over recent changes
                 self.about = about
                 return
             except FileNotFoundError:
@@ -120,15 +125,35 @@ class Follower:
                     raise
                 tried = about  # compacted since the index was read, perhaps
 
-    def _read(self) -> tuple[About, list[Any]]:
-        """Return what is new in the index, up to the last change that is wanted."""
-        about, rows = self.index.read(self._is_new)
+    def is_at(self, about: About) -> bool:
+        """Return whether `state` is all that the index tells."""
+        old = self.about
+        return (
+            old is not None
+            and about.sequence == self.sequence
+            and (
+                (about.identity, about.base, about.description)
+                == (old.identity, old.base, old.description)
+            )
+        )
+
+    def _read(self) -> tuple[int, About, list[Any]]:
+        """Return after which change there is something new, and this up to the last one wanted."""
+        after = 0
+
+        def is_new(about: About) -> int:
+            nonlocal after
+            same_base = self.about is not None and self.about.base == about.base
+            after = self.sequence if same_base else about.base_sequence
+            return after
+
+        about, rows = self.index.read(is_new)
         if self._end is not None:
             about = about._replace(sequence=self._end - 1)
             rows = [row for row in rows if row[0] < self._end]
         until = self._until
         if until is None:
-            return about, rows
+            return after, about, rows
         later = [row for row in rows if row[0] > until]
         if not about.base_sequence <= until <= about.sequence or any(
             row[2] == "describe" for row in later
@@ -138,11 +163,11 @@ class Follower:
                 f"changes {about.base_sequence} to {about.sequence}, or with another fallback or "
                 "metadata since; begin anew with the bank as it is"
             )
-        return about._replace(sequence=until), [row for row in rows if row[0] <= until]
+        return after, about._replace(sequence=until), [row for row in rows if row[0] <= until]
 
-    def _expect_all(self, rows: list[Any], about: About) -> None:
+    def _expect_all(self, after: int, rows: list[Any], about: About) -> None:
         """Raise BankFileError where a change is missing, or of a kind that is not known."""
-        expected = range(self._is_new(about) + 1, about.sequence + 1)
+        expected = range(after + 1, about.sequence + 1)
         # Lengths first: a damaged index may claim any number of changes.
         if len(rows) != len(expected) or [row[0] for row in rows] != list(expected):
             got = f"{len(rows)} of {len(expected)}, the last of them {rows[-1:]!r:.80}"
@@ -155,15 +180,19 @@ class Follower:
             f"{expected.start} to {about.sequence}, got {got}"
         )
 
-    def _is_new(self, about: About) -> int:
-        """Return after which change there is something new."""
-        same_base = self.about is not None and self.about.base == about.base
-        return self.sequence if same_base else about.base_sequence
+    def publish(self, turn: Writing, sequence: int, rows: Sequence[Change] = ()) -> None:
+        """Commit, and tell all others, in one step that nothing can interrupt.
 
-    def publish(self, turn: Writing, sequence: int) -> None:
-        """Commit, and tell all others, in one step that nothing can interrupt."""
+        Parameters
+        ----------
+        turn : Writing
+        sequence : int
+            Of the last change.
+        rows : sequence of Change
+            All changes of the turn, where followers need nothing else to take them over.
+        """
         try:
-            self.head.commit(turn.commit_now, sequence)
+            self.head.commit(turn.commit_now, turn.about.sequence + 1, sequence, list(rows))
         except sqlite3.Error as error:
             raise translated(error, _live_folder.index_path(self._folder)) from error
 
@@ -178,10 +207,8 @@ class Follower:
         contents = _mapped.open_file(path, map_file=True)
         columns = columns_of(contents, description, path)
         weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
-        state = State(weights, columns, self._engine)
-        segments: dict[int, _live_folder.Bytes] = {}
-        self._take(state, about, rows, segments, 0)
-        self._segments = segments
+        state = FollowingState(weights, columns, self._engine, self.head)
+        self._take(state, 0, about, rows, NOTHING)
         self.state = state
         self._describe(description, state)
 
@@ -196,37 +223,34 @@ class Follower:
 
     def _take(
         self,
-        state: State,
+        state: FollowingState,
+        after: int,
         about: About,
         rows: list[Any],
-        segments: dict[int, _live_folder.Bytes],
-        written: int,
-    ) -> None:
-        """Take over rows, whose blocks lie in `segments`, to which those that are missing come."""
+        own: Own,
+    ) -> bool:
+        """Take over rows, and return True if the state was at change `after`."""
         description = self._described(about)
         try:
             named = {row[_SEGMENT] for row in rows} - {None}
             new = {
                 number: _live_folder.map_segment(self._folder, number, about.segment_bytes)
-                for number in named - segments.keys()
+                for number in named - state.follower.segments
             }
-            blocks = {number: (new if number in new else segments)[number] for number in named}
-            block = description.block
-            changes = _core.Changes(rows, description.key_type, blocks, block.models, block.bytes)
-            damaged = changes.damaged_row(written)
+            changes = _core.Changes(state.follower, rows, description.key_type, new)
+            damaged = changes.damaged_row(own)
             if damaged is not None:
                 self._refuse(Change(*rows[damaged]))
-            if self.about is not None and self.state is state:
+            if self.about is not None and state is self.state:
                 self._describe(description, state)
             if self._may_write and about.sequence > self.head.sequence:
                 self.head.publish(about.sequence)  # before a call answers with it
-            changes.follow(state.slot_map.core, list(new.values()), about.sequence)
+            return changes.follow(after, about.sequence)
         except (BankFileError, OSError, MemoryError):
             raise
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:
             path = _live_folder.index_path(self._folder)
             raise BankFileError(f"{path}: damaged: {error}") from error
-        segments.update(new)
 
     def _refuse(self, change: Change) -> None:
         path = _live_folder.segment_path(self._folder, change.segment or 0)

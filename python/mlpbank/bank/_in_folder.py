@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlpbank import _core
 from mlpbank.bank._bank import Bank
-from mlpbank.bank._follower import Follower
+from mlpbank.bank._follower import NOTHING, Follower, Own
 from mlpbank.bank._knowledge import Known, same_known
 from mlpbank.bank._reads import Compute, Find
 from mlpbank.bank._slot_map import SlotMap
-from mlpbank.bank._state import Seen, State
+from mlpbank.bank._state import FollowingState, Seen, State
 from mlpbank.errors import InvalidStateError, ModelNotLoadedError
 from mlpbank.files._live_description import Description
 from mlpbank.files._live_folder import SegmentWriter
@@ -33,6 +33,7 @@ class BankInFolder(Bank):
     _folder: Path
     path: str
     writable: bool
+    _state: FollowingState
     _head: _core.Head | None  # None: closed
     _follower: Follower
     _description: Description
@@ -50,11 +51,14 @@ class BankInFolder(Bank):
 
     # --- What others have changed.
 
-    def _now(self) -> State:
+    def _now(self) -> FollowingState:
         head = self._head
         if head is None:
             self._expect_open()
-        elif head.sequence > self._state.slot_map.core.sequence:
+        elif (
+            head.sequence > self._state.slot_map.core.sequence
+            and not self._state.follower.catch_up()
+        ):
             with self._lock:  # another thread may have done it meanwhile
                 if head.sequence > self._state.slot_map.core.sequence:
                     self._catch_up()
@@ -64,29 +68,30 @@ class BankInFolder(Bank):
     def _slot_map(self) -> SlotMap:
         return self._now().slot_map
 
-    def _catch_up(self, written: int = 0) -> None:
+    def _catch_up(self, own: Own = NOTHING) -> None:
         with self._lock:
             if self._is_busy:  # a signal handler has interrupted this
                 return
             try:
                 self._is_busy = True
                 self._expect_open()
-                self._follower.catch_up(written)
+                self._follower.catch_up(own)
                 self._use(self._follower.state)
             finally:
                 self._is_busy = False
 
-    def _take_own(self, written: int = 0) -> None:
+    def _take_own(self, own: Own = NOTHING) -> None:
         """Take over what this bank has committed.
 
         The change is made, so an error is none of its own: the next call tells it.
         """
         with contextlib.suppress(OSError, MemoryError):
-            self._catch_up(written)
+            if not self._state.follower.catch_up(own):
+                self._catch_up(own)
 
-    def _use(self, state: State) -> None:
+    def _use(self, state: FollowingState) -> None:
         if state is not self._state:
-            state.direct.follow(self._head)
+            state.direct.follow(self._head, state.follower)
             self._direct = state.direct
             self._state = state
 
@@ -179,18 +184,23 @@ class BankInFolder(Bank):
                 self._expect_open()
                 with self._follower.index.writing(True if waits else None) as turn:
                     follower = self._follower
-                    if turn.about != follower.about or self._state is not follower.state:
+                    if not follower.is_at(turn.about) or self._state is not follower.state:
                         self._catch_up()
                     yield turn
             finally:
                 self._is_writing = False
 
     def _commit(
-        self, turn: Writing, sequence: int, end: tuple[int, int], waits: bool = False
+        self,
+        turn: Writing,
+        sequence: int,
+        end: tuple[int, int],
+        rows: Sequence[Change] = (),
+        waits: bool = False,
     ) -> None:
         """Commit up to a change, and wait for the disk as `sync` says, or as `_writing` does.
 
-        `end` is where the next block goes.
+        `end` is where the next block goes, and `rows` as for `Follower.publish`.
         """
         if self._flush_error is not None:
             error, self._flush_error = self._flush_error, None
@@ -200,7 +210,7 @@ class BankInFolder(Bank):
             self._segments.sync(*end)
             synced = sequence
         turn.tell(sequence=sequence, synced=synced, segment=end[0], tail=end[1])
-        self._follower.publish(turn, sequence)
+        self._follower.publish(turn, sequence, rows)
         if self._sync == "interval" and self._timer is None:
             self._timer = threading.Timer(_INTERVAL, self._flush_later)
             self._timer.daemon = True

@@ -178,7 +178,7 @@ class LiveBank(BankInFolder):
             with self._write_lock, self._lock:
                 if self._head is not None:
                     self._head = None
-                    self._direct.follow(None)
+                    self._direct.follow(None, None)
                     self._follower.close()
                     self._segments.close()
 

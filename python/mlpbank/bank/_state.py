@@ -25,6 +25,20 @@ class State:
         self.direct = _core.DirectPredict(self.slot_map.core, self.inference._core)
 
 
+class FollowingState(State):
+    """The same of a bank that follows a folder with this head."""
+
+    def __init__(
+        self,
+        weights: BatchedWeights,
+        columns: ModelColumns,
+        engine: Engine | None,
+        head: _core.Head,
+    ) -> None:
+        super().__init__(weights, columns, engine)
+        self.follower = _core.Follower(head, self.slot_map.core)
+
+
 class Seen(NamedTuple):
     """What one call sees: a state, and perhaps the moment that it has to be of."""
 

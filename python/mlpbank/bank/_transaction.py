@@ -167,12 +167,14 @@ class Transaction:
             where, end = bank._segments.append(
                 turn.about.segment, turn.about.tail, [block.data for block in plan.blocks]
             )
-            turn.add(plan.rows(where))
+            rows = plan.rows(where)
+            turn.add(rows)
             if self._decided is not self._start or bank._slot_map.kind is None:
                 kind = kind_of(next(iter(self._changes)))
                 turn.tell(description=bank._described_with(kind, self._decided).to_json())
-            bank._commit(turn, plan.sequence, end, waits=describes)
-        bank._take_own(turn.about.sequence + 1)
+            told = () if describes else rows
+            bank._commit(turn, plan.sequence, end, told, waits=describes)
+        bank._take_own((turn.about.sequence + 1, plan.sequence))
         return plan.sequence
 
     def _place_again(self) -> None:

@@ -19,7 +19,8 @@ from mlpbank.files import _live_index
 from mlpbank.files._atomic import sync_folder
 
 HEAD = "head"
-HEAD_BYTES = 4096
+HEAD_BYTES = _core.Head.nbytes  # of new ones
+_LEAST_HEAD_BYTES = 4096  # without room for recent changes
 _MAGIC = b"mlpbank head 1\n\0"  # 16 bytes, before the word that `_core.Head` reads
 _LEAST_SEGMENT, _MOST_SEGMENT = 1 << 20, 256 << 20  # bytes
 _MOST_BUFFERS = 512  # of one write
@@ -134,9 +135,9 @@ def file_system(path: Path, table: str = "/proc/self/mountinfo") -> str:
 
 def create_head(folder: Path, sequence: int) -> None:
     """Make the head of a new folder."""
-    page = _MAGIC + sequence.to_bytes(8, "little")
+    start = _MAGIC + sequence.to_bytes(8, "little")
     with open(folder / HEAD, "xb") as file:
-        file.write(page.ljust(HEAD_BYTES, b"\0"))
+        file.write(start.ljust(HEAD_BYTES, b"\0"))
         file.flush()
         os.fsync(file.fileno())
 
@@ -148,20 +149,23 @@ def map_head(folder: Path, writable: bool) -> _core.Head:
     try:
         with open(path, "r+b" if writable else "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if size != HEAD_BYTES:
-                raise BankFileError(f"{path}: expected {HEAD_BYTES} bytes, got {size}; {way}")
+            if size not in (_LEAST_HEAD_BYTES, _core.Head.nbytes):
+                raise BankFileError(
+                    f"{path}: expected {_core.Head.nbytes} bytes (or {_LEAST_HEAD_BYTES}), got "
+                    f"{size}; {way}"
+                )
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-            page = mmap.mmap(file.fileno(), HEAD_BYTES, access=access)
+            pages = mmap.mmap(file.fileno(), size, access=access)
     except FileNotFoundError:
         raise BankFileError(f"{path}: expected the head of a live bank, got none; {way}") from None
-    if page[: len(_MAGIC)] != _MAGIC:
+    if pages[: len(_MAGIC)] != _MAGIC:
         raise BankFileError(f"{path}: expected the head of a live bank, got other bytes; {way}")
-    return _core.Head(np.frombuffer(page, np.uint8))
+    return _core.Head(np.frombuffer(pages, np.uint8))
 
 
 def silent_head() -> _core.Head:
     """Return a head that never says that something is new."""
-    return _core.Head(np.zeros(HEAD_BYTES, np.uint8))
+    return _core.Head(np.zeros(_LEAST_HEAD_BYTES, np.uint8))
 
 
 # --- Segments.
