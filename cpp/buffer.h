@@ -8,6 +8,10 @@
 
 namespace mlpbank {
 
+// Lets memory that is filled already lie in huge pages, as far as it covers whole ones, where the
+// system is able to. It is copied for that, so this is for memory that will be read often.
+void use_huge_pages(const void* data, int64_t bytes);
+
 // Zeroed, 64-byte aligned floats. Large ones ask for huge pages: a stream of weights then misses
 // the TLB 512 times less.
 class AlignedBuffer {

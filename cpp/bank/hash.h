@@ -25,14 +25,41 @@ struct KeyHash {
   }
   // An int key is hashed as its 8 bytes, the lowest first.
   uint64_t operator()(int64_t key) const {
-    if (!seeded) return splitmix(static_cast<uint64_t>(key));
-    char bytes[8];
-    for (int i = 0; i < 8; ++i) bytes[i] = static_cast<char>(static_cast<uint64_t>(key) >> 8 * i);
-    return sip(bytes, sizeof bytes);
+    const auto word = static_cast<uint64_t>(key);
+    return seeded ? sip(word) : splitmix(word);
   }
+  // Replaces kMany int keys by their hashes, where there is a seed. Takes less time for each.
+  static constexpr int kMany = 16;
+  void hash_many(uint64_t* keys) const;
 
  private:
-  static uint64_t rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
+  // The state of SipHash-1-3.
+  struct Sip {
+    uint64_t a, b, c, d;
+
+    Sip(uint64_t k0, uint64_t k1)
+        : a(k0 ^ 0x736f6d6570736575u),
+          b(k1 ^ 0x646f72616e646f6du),
+          c(k0 ^ 0x6c7967656e657261u),
+          d(k1 ^ 0x7465646279746573u) {}
+    static uint64_t rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
+    void round() {
+      a += b, b = rotate(b, 13) ^ a, a = rotate(a, 32);
+      c += d, d = rotate(d, 16) ^ c;
+      a += d, d = rotate(d, 21) ^ a;
+      c += b, b = rotate(b, 17) ^ c, c = rotate(c, 32);
+    }
+    void add(uint64_t word) {
+      d ^= word;
+      round();
+      a ^= word;
+    }
+    uint64_t end() {
+      c ^= 0xff;
+      for (int r = 0; r < 3; ++r) round();
+      return a ^ b ^ c ^ d;
+    }
+  };
   // Bytes as a little-endian number.
   template <class Word>
   static uint64_t word(const char* bytes) {
@@ -57,29 +84,21 @@ struct KeyHash {
   }
 
   uint64_t sip(const char* bytes, std::size_t size) const {
-    uint64_t a = k0 ^ 0x736f6d6570736575u, b = k1 ^ 0x646f72616e646f6du;
-    uint64_t c = k0 ^ 0x6c7967656e657261u, d = k1 ^ 0x7465646279746573u;
-    const auto round = [&] {
-      a += b, b = rotate(b, 13) ^ a, a = rotate(a, 32);
-      c += d, d = rotate(d, 16) ^ c;
-      a += d, d = rotate(d, 21) ^ a;
-      c += b, b = rotate(b, 17) ^ c, c = rotate(c, 32);
-    };
-    std::size_t i = 0;
-    for (; i + 8 <= size; i += 8) {
-      const uint64_t m = word<uint64_t>(bytes + i);
-      d ^= m;
-      round();
-      a ^= m;
-    }
-    const uint64_t last = static_cast<uint64_t>(size) << 56 | tail(bytes, size);
-    d ^= last;
-    round();
-    a ^= last;
-    c ^= 0xff;
-    for (int r = 0; r < 3; ++r) round();
-    return a ^ b ^ c ^ d;
+    Sip state(k0, k1);
+    for (std::size_t i = 0; i + 8 <= size; i += 8) state.add(word<uint64_t>(bytes + i));
+    state.add(static_cast<uint64_t>(size) << 56 | tail(bytes, size));
+    return state.end();
   }
+
+  uint64_t sip(uint64_t word) const {
+    Sip state(k0, k1);
+    state.add(word);
+    state.add(uint64_t{sizeof word} << 56);
+    return state.end();
+  }
+  static void hash_plain(const KeyHash& hash, uint64_t* keys);
+  static void hash_avx2(const KeyHash& hash, uint64_t* keys);
+  static void hash_avx512(const KeyHash& hash, uint64_t* keys);
 
   // FNV-1a over the bytes, the upper half folded into the lower (G. Fowler, L. C. Noll, K.-P. Vo).
   static uint64_t fnv(std::string_view key) {

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "buffer.h"
+
 namespace mlpbank {
 namespace {
 
@@ -110,8 +112,13 @@ std::unique_ptr<KeyTable::Pages> KeyTable::pages_of(const Buckets& buckets, cons
 KeyTable::KeyTable(KeyType type, StringKeys keys, Buckets buckets, KeyHash hash,
                    std::shared_ptr<const void> owner, bool is_mapped)
     : key_type_(type), strings_(keys), buckets_(buckets), hash_(hash), owner_(std::move(owner)) {
-  if (is_mapped)
+  if (is_mapped) {
     pages_ = pages_of(buckets, keys.offsets, keys.count + 1, keys.bytes, keys.num_bytes);
+  } else {
+    use_huge_pages(buckets.data, static_cast<int64_t>(buckets.count * sizeof(uint32_t)));
+    use_huge_pages(keys.offsets, (keys.count + 1) * static_cast<int64_t>(sizeof(uint64_t)));
+    use_huge_pages(keys.bytes, static_cast<int64_t>(keys.num_bytes));
+  }
   buckets_.tag_bits &= tag_bits(keys.count, hash);
 }
 
@@ -122,7 +129,12 @@ KeyTable::KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<
       buckets_(buckets),
       hash_(hash),
       owner_(std::move(owner)) {
-  if (is_mapped) pages_ = pages_of(buckets, keys.values, keys.count, nullptr, 0);
+  if (is_mapped) {
+    pages_ = pages_of(buckets, keys.values, keys.count, nullptr, 0);
+  } else {
+    use_huge_pages(buckets.data, static_cast<int64_t>(buckets.count * sizeof(uint32_t)));
+    use_huge_pages(keys.values, keys.count * static_cast<int64_t>(sizeof(int64_t)));
+  }
   buckets_.tag_bits &= tag_bits(keys.count, hash);
 }
 

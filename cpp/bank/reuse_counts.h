@@ -49,10 +49,11 @@ class ReuseCounts {
   static constexpr int kSegments = 40;
   static constexpr int64_t kFirstSize = 1024;
 
+  // Segment i begins at slot (2^i - 1) * kFirstSize.
   static Position position_of(int64_t slot) {
-    Position at = {0, slot};
-    for (int64_t size = kFirstSize; at.offset >= size; size *= 2, ++at.segment) at.offset -= size;
-    return at;
+    const auto firsts = static_cast<uint64_t>(slot / kFirstSize + 1);
+    const int segment = 63 - __builtin_clzll(firsts);
+    return {segment, slot - ((int64_t{1} << segment) - 1) * kFirstSize};
   }
 
   std::atomic<Count*> segments_[kSegments] = {};

@@ -2,6 +2,7 @@
 #include "bank/slot_map.h"
 
 #include <algorithm>
+#include <iterator>
 #include <new>
 #include <utility>
 
@@ -142,6 +143,49 @@ class SlotMap::Pipeline {
   const KeyType type_;
 };
 
+// Looks up many numbers in a table. Columns are read before and written after all steps of a chunk:
+// the CPU waits for few lines of memory at a time, and all of them shall be those of the table.
+class SlotMap::NumberPipeline {
+ public:
+  NumberPipeline(const SlotMap& map, const KeyTable& table) : map_(map), table_(table) {}
+
+  void run(const KeyView* keys, int64_t count, int64_t* slots) {
+    for (int64_t begin = 0; begin < count; begin += kChunk, keys += kChunk, slots += kChunk) {
+      const int64_t here = std::min(kChunk, count - begin);
+      for (int64_t i = 0; i < here; ++i) hashes_[i] = static_cast<uint64_t>(keys[i].number);
+      std::fill(hashes_ + here, std::end(hashes_), 0);
+      for (int64_t i = 0; i < here; i += KeyHash::kMany) table_.hash().hash_many(hashes_ + i);
+      find(keys, here);
+      for (int64_t i = 0; i < here; ++i)
+        slots[i] = keys[i].type == KeyType::number ? slots_[i] : kNoSlot;
+    }
+  }
+
+ private:
+  static constexpr int64_t kChunk = 512;
+  static constexpr int64_t kDistance = 16;  // from a step of a key to the next one, in keys
+
+  void find(const KeyView* keys, int64_t count) {
+    for (int64_t i = 0; i < count + 2 * kDistance; ++i) {
+      if (i < count) table_.prefetch_bucket(hashes_[i]);
+      const int64_t b = i - kDistance, c = b - kDistance;
+      if (b >= 0 && b < count) {
+        slots_[b] = table_.candidate(hashes_[b]);
+        if (is_in_table(slots_[b])) table_.prefetch_place(slots_[b]);
+      }
+      if (c < 0 || slots_[c] == kNoSlot) continue;
+      if (is_in_table(slots_[c]) && table_.holds(slots_[c], keys[c])) continue;
+      slots_[c] = map_.find(keys[c]);  // where two tags are equal, or the table is slow
+    }
+  }
+  bool is_in_table(int64_t slot) const { return slot >= 0 && slot < table_.count(); }
+
+  const SlotMap& map_;
+  const KeyTable& table_;
+  uint64_t hashes_[kChunk];
+  int64_t slots_[kChunk];
+};
+
 void SlotMap::find_many(const KeyView* keys, int64_t count, int64_t* slots) const {
   constexpr int64_t kFew = 4;
   if (count < kFew || (table_ != nullptr && table_->is_rebuilt())) {
@@ -149,8 +193,13 @@ void SlotMap::find_many(const KeyView* keys, int64_t count, int64_t* slots) cons
     return;
   }
   const KeyType type = key_type_.load(std::memory_order_relaxed);
-  if (table_ != nullptr && type == table_->key_type()) table_->request_pages(keys, count);
-  Pipeline(*this, published_index_.load(), type).run(keys, count, slots);
+  const Index* const index = published_index_.load();
+  if (table_ != nullptr && type == table_->key_type()) {
+    table_->request_pages(keys, count);
+    if (type == KeyType::number && index == nullptr && table_->hash().seeded)
+      return NumberPipeline(*this, *table_).run(keys, count, slots);
+  }
+  Pipeline(*this, index, type).run(keys, count, slots);
 }
 
 uint64_t SlotMap::Index::insert(Entry& entry, uint64_t key_hash) {

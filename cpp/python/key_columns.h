@@ -27,7 +27,7 @@ constexpr KeyView kNoKey = {KeyType::none, {}, 0};  // unknown to every bank
 // Keys that are read and looked up at a time.
 class KeyChunk {
  public:
-  static constexpr int64_t kSize = 256;
+  static constexpr int64_t kSize = 512;
 
   KeyView* views() { return views_; }
   void clear() { count_ = 0; }

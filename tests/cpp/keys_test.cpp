@@ -53,6 +53,12 @@ TEST(hashes_match_their_test_vectors) {
   CHECK(hash(std::string_view("\0\1\2\3\4\5\6\7", 8)) == hash(int64_t{0x0706050403020100}));
   const KeyHash other = KeyHash::random();
   CHECK(other.seeded && other("a") != hash("a") && other("a") != KeyHash::random()("a"));
+  uint64_t many[KeyHash::kMany];
+  for (uint64_t& key : many) key = generator()();
+  const std::vector<uint64_t> keys(std::begin(many), std::end(many));
+  other.hash_many(many);
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    CHECK(many[i] == other(static_cast<int64_t>(keys[i])));
   const KeyHash version_1;
   CHECK(version_1("a") == 0xaf63dc4c296230c0u && version_1(int64_t{0}) == 0xe220a8397b1dcdafu);
 }
