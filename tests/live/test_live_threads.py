@@ -47,6 +47,39 @@ def test_stopped_follower(
     run_program("live_stops", tmp_path, layout, changes, timeout=900)
 
 
+def test_a_fork_while_a_connection_is_opened(run_python: RunPython) -> None:
+    """It waits for the thread that opens one, and that thread does not wait for it."""
+    script = """
+        import os, threading, time
+        from mlpbank import Architecture, Bank
+        from mlpbank.files import _live_index
+        model = {"layer_0": [[2.0]]}
+        Bank.from_models({"a": model}, Architecture.mlp(1, 1)).save("live", live=True)
+        writer, follower = Bank.open("live", writable=True), Bank.open("live")
+        follower._follower.index.close()  # as a fork does
+        writer["a"] = {"layer_0": [[3.0]]}
+        opening, connect = threading.Event(), _live_index.connect
+
+        def connect_slowly(*arguments):
+            opening.set()
+            time.sleep(0.3)
+            return connect(*arguments)
+
+        _live_index.connect = connect_slowly
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(follower.predict(["a"], [[1.0]])))
+        thread.start()
+        assert opening.wait(10)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(int(follower.predict(["a"], [[1.0]])[0, 0]))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+        thread.join()
+        assert answers[0].tolist() == [[3.0]]
+    """
+    run_python(script, timeout=30)
+
+
 def test_a_bank_that_is_dropped_warns_of_nothing(run_python: RunPython) -> None:
     """CPython from 3.13 on tells of connections to SQLite that were not closed."""
     script = """

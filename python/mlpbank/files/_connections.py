@@ -36,7 +36,8 @@ class Connections:
         self.readers: list[sqlite3.Connection] = []
         self.writers: list[sqlite3.Connection] = []
         self._reset()
-        _all.add(self)
+        with _adding:
+            _all.add(self)
 
     def _reset(self) -> None:
         self.read_lock, self.write_lock = threading.RLock(), threading.RLock()
@@ -62,8 +63,7 @@ class _Connection(sqlite3.Connection):
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Open a connection, in a mode as SQLite's URIs have it."""
-    _may_connect.wait()
+    """Open a connection, in a mode as SQLite's URIs have it. The caller holds its lock."""
     if _inherited:
         raise InvalidStateError(
             f"{path}: this process was forked inside a change of a live bank, and cannot use one; "
@@ -82,42 +82,44 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 # --- Fork.
 
 _all: WeakSet[Connections] = WeakSet()
+_adding = threading.RLock()  # of those to `_all`; none of their locks is held meanwhile
 _held: list[Any] = []  # by the thread that forks
-_may_connect = threading.Event()  # cleared while a thread forks
-_may_connect.set()
 _inherited: list[sqlite3.Connection] = []  # from the parent, never closed here
 
 
 def _close_all() -> None:
-    _may_connect.clear()
-    seen: set[Connections] = set()
-    while new := set(_all) - seen:  # others may begin to use one meanwhile
-        seen |= new
-        for locks in ([one.write_lock for one in new], [one.read_lock for one in new]):
-            for lock in locks:
-                if lock.acquire(timeout=_WAIT):
-                    _held.append(lock)
-        for one in new:
-            # A signal handler may have interrupted a change, and fork.
-            if not any(each.in_transaction for each in one.readers + one.writers):
-                one.close()
+    """Wait until no connection is in use, and close all.
+
+    Who opens one holds a lock that is taken here, so none is opened until the fork is over. What
+    stays in use for too long is left open, and the child refuses to go on with it.
+    """
+    _adding.acquire()
+    everyone = list(_all)
+    for locks in ([one.write_lock for one in everyone], [one.read_lock for one in everyone]):
+        _held.extend(lock for lock in locks if lock.acquire(timeout=_WAIT))
+    mine = set(_held)
+    for one in everyone:
+        is_free = {one.write_lock, one.read_lock} <= mine
+        # A signal handler may have interrupted a change, and fork.
+        if is_free and not any(each.in_transaction for each in one.readers + one.writers):
+            one.close()
 
 
 def _go_on() -> None:
     while _held:
         _held.pop().release()
-    _may_connect.set()
+    with suppress(RuntimeError):  # Ctrl-C came before it was acquired
+        _adding.release()
 
 
 def _go_on_in_child() -> None:
-    global _may_connect
+    global _adding
+    _adding = threading.RLock()
     _held.clear()
     for one in list(_all):
         _inherited.extend(one.readers + one.writers)
         one.readers, one.writers = [], []
         one._reset()
-    _may_connect = threading.Event()
-    _may_connect.set()
 
 
 os.register_at_fork(before=_close_all, after_in_parent=_go_on, after_in_child=_go_on_in_child)
