@@ -126,7 +126,7 @@ def test_four_workers_under_load_while_one_is_killed(live_bank: Path, tmp_path: 
             try:
                 return await connection.request(*request)
             except (OSError, EOFError):
-                pass  # the worker that is killed may have had it, or none
+                # The worker that is killed may have had the request, or none.
                 await connection.close()
 
     async def predict(port: int, seed: int) -> None:
