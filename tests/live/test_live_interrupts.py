@@ -119,13 +119,17 @@ def run(
 OPERATIONS = ("add", "commit", "compact", "describe", "refresh", "predict", "open")
 
 
+# An exception between `open` and its `with` leaves the file to the garbage collector.
+LEFT_OPEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@LEFT_OPEN
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_interrupted(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(tmp_path / "bank", "lane", name, 29, monkeypatch)
 
 
-# An exception between `open` and its `with` leaves the file to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@LEFT_OPEN
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layout"), [(name, LAYOUTS[i % 2]) for i, name in enumerate(OPERATIONS)]
