@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 from pathlib import Path
 
@@ -25,9 +26,22 @@ def test_opening_takes_little_memory_of_its_own(measured: dict[str, float]) -> N
     assert measured["open_private"] < 60 * MODELS
 
 
-def test_only_pages_that_are_needed_are_read(measured: dict[str, float]) -> None:
+def reads_ahead_anyway(folder: Path) -> bool:
+    """Tell if one page of a mapping brings others that it was told not to, as in qemu-user."""
+    path = folder / "pages"
+    path.write_bytes(bytes(1000 * PAGE))
+    open_section.evict(path)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        mapped.madvise(mmap.MADV_RANDOM)
+        assert mapped[500 * PAGE] == 0
+    return open_section.resident_bytes(path) > 2 * PAGE
+
+
+def test_only_pages_that_are_needed_are_read(measured: dict[str, float], tmp_path: Path) -> None:
     if measured["evicted_but"] > 0:
         pytest.skip("this filesystem keeps evicted pages in memory")
+    if reads_ahead_anyway(tmp_path):
+        pytest.skip("madvise is without effect here")
     assert measured["open_read"] <= 2 * PAGE
     # For each key: a tile of 3.8 kB, slots, offsets and bytes, each of which can begin on one page
     # and end on the next.
