@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cases import MODELS, ROWS, SIZES, Case, architecture, case, integer_weights, size_triples
+from cases import (
+    MODELS,
+    ROWS,
+    SIZES,
+    Case,
+    architecture,
+    broad,
+    case,
+    integer_weights,
+    size_triples,
+)
 from mlpbank import Activation
 
 # With integers: prelu's slopes are integers too, the bounds of clip as well.
@@ -39,7 +49,7 @@ def test_every_two_sizes_meet(isa: str, layout: str, activation: Activation, dty
 
 @pytest.mark.parametrize("dtype", EXACT_DTYPES)
 @pytest.mark.parametrize("activation", EXACT)
-@pytest.mark.parametrize("num_models", MODELS)
+@pytest.mark.parametrize("num_models", broad(MODELS, kept=(1, 2, 17)))
 def test_numbers_of_models_and_rows(
     isa: str, layout: str, activation: Activation, num_models: int, dtype: str
 ) -> None:
