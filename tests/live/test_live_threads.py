@@ -67,7 +67,8 @@ def test_a_fork_while_a_connection_is_opened(run_python: RunPython) -> None:
 
         _live_index.connect = connect_slowly
         answers = []
-        thread = threading.Thread(target=lambda: answers.append(follower.predict(["a"], [[1.0]])))
+        index = follower._follower.index
+        thread = threading.Thread(target=lambda: answers.append(index.read(lambda about: 0)))
         thread.start()
         assert opening.wait(10)
         pid = os.fork()
@@ -75,7 +76,7 @@ def test_a_fork_while_a_connection_is_opened(run_python: RunPython) -> None:
             os._exit(int(follower.predict(["a"], [[1.0]])[0, 0]))
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
         thread.join()
-        assert answers[0].tolist() == [[3.0]]
+        assert answers[0][0].sequence >= 1
     """
     run_python(script, timeout=30)
 
