@@ -17,33 +17,41 @@ Follower::Follower(std::shared_ptr<Head> head, std::shared_ptr<Bank> bank)
       block_bytes_(bank_->weights()->layout().block_bytes()),
       lock_(ForkLock::follower, nullptr, nullptr) {}
 
-bool Follower::catch_up(Own own) {
+Follower::Caught Follower::catch_up(Own own) {
   const LockHeld lock(lock_);
   const uint64_t after = bank_->sequence(), until = head_->sequence();
-  if (until <= after) return true;
-  if (until - after > RecentChanges::kEntries) return false;
+  if (until <= after) return {true};
+  if (until - after > RecentChanges::kEntries) return {false};
   const KeyType type = bank_->keys().key_type();
-  if (type == KeyType::none) return false;  // the index tells it
+  if (type == KeyType::none) return {false};  // the index tells it
   std::vector<Bank::Followed> changes(until - after);
   for (std::size_t i = 0; i < changes.size(); ++i) {
     Bank::Followed& change = changes[i];
-    if (!head_->recent().load(after + 1 + i, change)) return false;
+    if (!head_->recent().load(after + 1 + i, change)) return {false};
     if (is_tuple(change.type) && is_tuple(type)) change.type = type;  // with its parts
   }
   try {
     for (Bank::Followed& change : changes) {
       if (change.segment < 0) continue;
       const auto found = segments_.find(change.segment);
-      if (found == segments_.end()) return false;
+      if (found == segments_.end()) return {false, change.segment};
       change.block = block(change, &found->second);
     }
     std::vector<uint64_t> checked;
-    if (first_damaged(changes, own, &checked)) return false;
+    if (first_damaged(changes, own, &checked)) return {false};
     for (const uint64_t sequence : checked) head_->recent().tell_checked(sequence);
-    return bank_->follow(changes, after, until, {});
+    if (!bank_->follow(changes, after, until, added_memory_)) return {false};
+    added_memory_.clear();
+    return {true};
   } catch (const std::invalid_argument&) {  // what the index has counts, and is told by it
-    return false;
+    return {false};
   }
+}
+
+void Follower::add_segment(int64_t number, const Segment& segment) {
+  const LockHeld lock(lock_);
+  const auto [place, is_new] = segments_.try_emplace(number, segment);
+  if (is_new) added_memory_.push_back(place->second.owner);
 }
 
 void Follower::find_blocks(std::vector<Bank::Followed>& changes, const Segments& more) const {
@@ -87,10 +95,11 @@ std::optional<std::size_t> Follower::first_damaged(const std::vector<Bank::Follo
 
 bool Follower::follow(const std::vector<Bank::Followed>& changes, uint64_t after, uint64_t sequence,
                       Segments new_segments) {
-  std::list<std::shared_ptr<const void>> memory;
-  for (const auto& [number, segment] : new_segments) memory.push_back(segment.owner);
   const LockHeld lock(lock_);
+  std::list<std::shared_ptr<const void>> memory = added_memory_;
+  for (const auto& [number, segment] : new_segments) memory.push_back(segment.owner);
   if (!bank_->follow(changes, after, sequence, std::move(memory))) return false;
+  added_memory_.clear();
   segments_.merge(new_segments);
   return true;
 }

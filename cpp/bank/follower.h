@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -35,9 +36,15 @@ class Follower {
   const std::shared_ptr<Bank>& bank() const { return bank_; }
   bool is_behind() const { return head_->sequence() > bank_->sequence(); }
 
+  struct Caught {
+    bool up;  // false: the index has to be read, or a segment to be added
+    std::optional<int64_t> unknown_segment = std::nullopt;
+  };
   // Takes over all changes that the head tells of, where all are among its recent ones, their
-  // segments are known, and nothing is wrong with them. False: the index has to be read.
-  bool catch_up(Own own);
+  // segments are known, and nothing is wrong with them.
+  Caught catch_up(Own own);
+  // Adds a segment, unless there is one of that number.
+  void add_segment(int64_t number, const Segment& segment);
 
   // Points changes into the segments: known ones, or those of `more`. Throws std::invalid_argument
   // where one leads out of them.
@@ -59,7 +66,9 @@ class Follower {
   const std::shared_ptr<Bank> bank_;
   const int64_t block_models_, block_bytes_;
   mutable ForkLock lock_;  // one thread takes over, others wait for it
-  Segments segments_;      // guarded by lock_
+  // Guarded by lock_.
+  Segments segments_;
+  std::list<std::shared_ptr<const void>> added_memory_;  // of segments; the bank gets it next
 };
 
 }  // namespace mlpbank

@@ -183,9 +183,16 @@ class Changes {
   std::vector<std::size_t> rows_;  // of each
 };
 
-bool catch_up(Follower& self, Own own) {
+std::pair<bool, std::optional<int64_t>> catch_up(Follower& self, Own own) {
   const ReleasedGil released;
-  return self.catch_up(own);
+  const Follower::Caught caught = self.catch_up(own);
+  return {caught.up, caught.unknown_segment};
+}
+
+void add_segment(Follower& self, int64_t number, const ByteArray& array) {
+  const Segment segment = {array.data(), array.nbytes(), keep(array)};
+  const ReleasedGil released;
+  self.add_segment(number, segment);
 }
 
 uint32_t crc32_of(const py::buffer& data, uint32_t before) {
@@ -212,6 +219,7 @@ void register_live(py::module_& m) {
       .def(py::init<std::shared_ptr<Head>, std::shared_ptr<Bank>>(), py::arg("head"),
            py::arg("bank"))
       .def_property_readonly("segments", &Follower::segments)
+      .def("add_segment", &add_segment, py::arg("number"), py::arg("segment").noconvert())
       .def("catch_up", &catch_up, py::arg("own") = Own(1, 0));
 
   py::class_<Changes>(m, "Changes")

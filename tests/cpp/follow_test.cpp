@@ -431,17 +431,45 @@ TEST(recent_changes_are_taken_over) {
   for (const LayoutKind kind : kLayouts) {
     Following f(kind);
     CHECK(f.follower->segments() == std::set<int64_t>{4});
-    CHECK(!f.follower->is_behind() && f.follower->catch_up({1, 0}));
+    CHECK(!f.follower->is_behind() && f.follower->catch_up({1, 0}).up);
     for (int64_t slot = 1; slot < 4; ++slot) f.tell(f.told(f.load(slot, *f.memory)));
-    CHECK(f.follower->is_behind() && f.follower->catch_up({1, 0}));
+    CHECK(f.follower->is_behind() && f.follower->catch_up({1, 0}).up);
     CHECK(f.bank->sequence() == 4 && f.bank->keys().size() == 4);
     const auto hole = f.segment(3, 2);
     std::memcpy(f.memory->bytes(), hole->bytes(),
                 static_cast<std::size_t>(f.layout.num_blocks(f.kModels) * f.layout.block_bytes()));
     f.tell(f.told(f.removal(2, *f.memory)));
-    CHECK(f.follower->catch_up({1, 0}) && f.bank->sequence() == 5 && f.bank->keys().size() == 3);
+    CHECK(f.follower->catch_up({1, 0}).up && f.bank->sequence() == 5 && f.bank->keys().size() == 3);
     Bank::Followed found;
     CHECK(f.pages.recent().load(4, found) && found.is_checked);
+  }
+}
+
+// A segment that is added is used, and kept as long as the weights.
+TEST(a_segment_that_is_not_known_is_asked_for) {
+  for (const LayoutKind kind : kLayouts) {
+    Following f(kind);
+    const int64_t bytes = f.layout.num_blocks(f.kModels) * f.layout.block_bytes();
+    std::weak_ptr<const void> kept;
+    {
+      const auto other = f.segment(5);
+      kept = other;
+      std::memcpy(f.memory->bytes(), other->bytes(), static_cast<std::size_t>(bytes));
+      Bank::Followed change = f.told(f.load(1, *f.memory));
+      change.segment = 6;
+      f.tell(change);
+      const Follower::Caught caught = f.follower->catch_up({1, 0});
+      CHECK(!caught.up && caught.unknown_segment == 6 && f.bank->sequence() == 1);
+      f.follower->add_segment(6, {other->bytes(), bytes, other});
+      f.follower->add_segment(6, {nullptr, 0, nullptr});  // it is there
+    }
+    CHECK(f.follower->catch_up({1, 0}).up && f.bank->sequence() == 2);
+    f.follower = nullptr;
+    f.bank = nullptr;
+    CHECK(!kept.expired());
+    float weight = 0, bias = 0;
+    f.weights->get(1, {{&weight, &bias}});
+    CHECK(weight == 5);
   }
 }
 
@@ -453,7 +481,7 @@ TEST(what_is_wrong_among_recent_changes_changes_nothing) {
       Bank::Followed change = f.told(f.load(1, *f.memory));
       spoil(f, change);
       f.tell(change);
-      const bool is_done = f.follower->catch_up(own);
+      const bool is_done = f.follower->catch_up(own).up;
       CHECK(is_done == (f.bank->sequence() == change.sequence));
       CHECK(f.bank->keys().size() == (is_done ? 2 : 1));
       return !is_done;

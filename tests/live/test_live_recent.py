@@ -52,9 +52,9 @@ def test_changes_are_followed_without_the_index(
     folder, (a, b, c, d) = tmp_path / "bank.live", KEYS[kind]
     some_bank(3, kind, layout=layout).save(folder, live=True)
     writer, follower = open_live(folder, writable=True), open_live(folder)
-    writer[a] = weights(1)
-    assert value(follower, a) == 1  # the first block of a segment: the index has the way to it
     no_index.append("")
+    writer[a] = weights(1)
+    assert value(follower, a) == 1
     writer.add(b, weights(2), version="zwei")
     assert value(follower, b) == 2
     with writer.transaction() as changes:
@@ -68,6 +68,22 @@ def test_changes_are_followed_without_the_index(
     seen = all_of(follower)
     no_index.clear()
     assert seen == all_of(open_live(folder)) == all_of(writer)
+
+
+def test_new_segments_are_followed_without_the_index(
+    tmp_path: Path, no_index: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_live_folder, "_LEAST_SEGMENT", 4096)
+    folder = tmp_path / "bank.live"
+    some_bank(3, layout="panel").save(folder, live=True)
+    writer, follower = open_live(folder, writable=True, sync="off"), open_live(folder)
+    no_index.append("")
+    for i in range(200):
+        writer["a"] = weights(i)
+        assert value(follower, "a") == i
+    assert len(_live_folder.segments_of(folder)) > 3
+    no_index.clear()
+    assert all_of(follower) == all_of(open_live(folder))
 
 
 @pytest.mark.parametrize("layout", ["panel", "lane"])

@@ -125,6 +125,25 @@ class Follower:
                     raise
                 tried = about  # compacted since the index was read, perhaps
 
+    def take_recent(self, state: FollowingState, own: Own = NOTHING) -> bool:
+        """Take over what the head tells in a state, `own` as for `catch_up`.
+
+        Returns
+        -------
+        bool
+            False: `catch_up` has to read the index.
+        """
+        assert self.about is not None
+        while True:
+            is_up, unknown = state.follower.catch_up(own)
+            if is_up or unknown is None:
+                return is_up
+            try:
+                segment = _live_folder.map_segment(self._folder, unknown, self.about.segment_bytes)
+            except (BankFileError, OSError):  # perhaps it is gone after a compaction
+                return False
+            state.follower.add_segment(unknown, segment)
+
     def is_at(self, about: About) -> bool:
         """Return whether `state` is all that the index tells."""
         old = self.about

@@ -55,9 +55,8 @@ class BankInFolder(Bank):
         head = self._head
         if head is None:
             self._expect_open()
-        elif (
-            head.sequence > self._state.slot_map.core.sequence
-            and not self._state.follower.catch_up()
+        elif head.sequence > self._state.slot_map.core.sequence and not self._follower.take_recent(
+            self._state
         ):
             with self._lock:  # another thread may have done it meanwhile
                 if head.sequence > self._state.slot_map.core.sequence:
@@ -86,7 +85,7 @@ class BankInFolder(Bank):
         The change is made, so an error is none of its own: the next call tells it.
         """
         with contextlib.suppress(OSError, MemoryError):
-            if not self._state.follower.catch_up(own):
+            if not self._follower.take_recent(self._state, own):
                 self._catch_up(own)
 
     def _use(self, state: FollowingState) -> None:
