@@ -86,6 +86,28 @@ def test_new_segments_are_followed_without_the_index(
     assert all_of(follower) == all_of(open_live(folder))
 
 
+def test_a_segment_of_another_folder_is_never_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is moved away and goes on there, and another one takes its place."""
+    monkeypatch.setattr(_live_folder, "_LEAST_SEGMENT", 4096)
+    path, moved = tmp_path / "bank.live", tmp_path / "moved.live"
+    some_bank(3, layout="panel").save(path, live=True)
+    follower = open_live(path)
+    path.rename(moved)
+    some_bank(3, layout="panel").save(path, live=True)
+    with open_live(path, writable=True, sync="off") as other:
+        for i in range(100):
+            other["a"] = weights(-i)
+    writer, first = open_live(moved, writable=True, sync="off"), open_live(moved)
+    for i in range(100):
+        writer["a"] = weights(i)
+        assert value(first, "a") == i  # compares the blocks for all
+    for _ in range(2):
+        with pytest.raises(BankFileError, match="another one in its place"):
+            value(follower, "a")
+
+
 @pytest.mark.parametrize("layout", ["panel", "lane"])
 def test_what_the_head_cannot_tell_is_read_in_the_index(tmp_path: Path, layout: Any) -> None:
     folder = tmp_path / "bank.live"

@@ -140,6 +140,7 @@ class Follower:
                 return is_up
             try:
                 segment = _live_folder.map_segment(self._folder, unknown, self.about.segment_bytes)
+                self.index.expect_same_file()  # that of another folder has the same name
             except (BankFileError, OSError):  # perhaps it is gone after a compaction
                 return False
             state.follower.add_segment(unknown, segment)

@@ -167,7 +167,7 @@ class Index:
         while True:
             with self._connections.read_lock, _errors(self._path):
                 reader = self._reader()
-                self._expect_same_file()
+                self.expect_same_file()
                 is_kept = reader in self._connections.readers
                 try:
                     reader.execute("BEGIN")
@@ -198,7 +198,7 @@ class Index:
                 writer = self._writer(self._full_sync if full_sync is None else full_sync)
                 try:
                     if self._begin(writer):
-                        self._expect_same_file()
+                        self.expect_same_file()
                         yield Writing(self._path, writer, self._about(writer))
                         return
                 finally:
@@ -257,7 +257,7 @@ class Index:
         self._connections.readers.append(reader)
         return reader
 
-    def _expect_same_file(self) -> None:
+    def expect_same_file(self) -> None:
         """Raise where the path no longer leads to what is open.
 
         Blocks would go into the folder of that name, and rows into the one that was moved away.
