@@ -4,7 +4,7 @@
 #include <cstring>
 
 #if defined(__x86_64__)
-#  include <cpuid.h>
+#  include "cpu_x86.h"
 #  include <immintrin.h>
 #endif
 
@@ -110,11 +110,6 @@ __attribute__((target("pclmul,sse2"))) uint32_t by_folding(const uint8_t* data, 
   return by_tables(data, size, by_tables(bytes, 16, 0));
 }
 
-bool has_carryless_multiplication() {
-  unsigned eax, ebx, ecx, edx;
-  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_PCLMUL) != 0;
-}
-
 #endif
 
 }  // namespace
@@ -125,7 +120,7 @@ uint32_t crc32_by_tables(const uint8_t* data, std::size_t size, uint32_t before)
 
 uint32_t crc32(const uint8_t* data, std::size_t size, uint32_t before) {
 #if defined(__x86_64__)
-  static const bool folds = has_carryless_multiplication();
+  static const bool folds = cpu_features().carryless_multiplication;
   if (folds && size >= kStep) return ~by_folding(data, size, ~before);
 #endif
   return crc32_by_tables(data, size, before);

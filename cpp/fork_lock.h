@@ -10,7 +10,7 @@ class ForkLock {
  public:
   enum Rank { follower, bank, weights, kRanks };
 
-  // Runs `in_child(context)`, if there is one, in a forked child while all ForkLocks are still held.
+  // In a forked child it runs `in_child(context)`, unless null, while all ForkLocks are still held.
   ForkLock(Rank rank, void (*in_child)(void* context), void* context);
   ~ForkLock();
   ForkLock(const ForkLock&) = delete;

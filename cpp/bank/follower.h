@@ -29,12 +29,11 @@ class Follower {
   // The first and the last of changes that this process has written itself. It does not check their
   // blocks.
   using Own = std::pair<uint64_t, uint64_t>;
+  static constexpr Own kNoOwn = {1, 0};
 
   Follower(std::shared_ptr<Head> head, std::shared_ptr<Bank> bank);
 
-  const std::shared_ptr<Head>& head() const { return head_; }
   const std::shared_ptr<Bank>& bank() const { return bank_; }
-  bool is_behind() const { return head_->sequence() > bank_->sequence(); }
 
   struct Caught {
     bool up;  // false: the index has to be read, or a segment to be added

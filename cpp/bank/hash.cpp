@@ -1,6 +1,10 @@
 // KeyHash: many int keys at once, in a loop that compilers make vectors of.
 #include "bank/hash.h"
 
+#if defined(__x86_64__)
+#  include "cpu_x86.h"
+#endif
+
 namespace mlpbank {
 
 void KeyHash::hash_plain(const KeyHash& hash, uint64_t* keys) {
@@ -29,9 +33,9 @@ __attribute__((target(MLPBANK_AVX512))) void KeyHash::hash_avx512(const KeyHash&
 
 void KeyHash::hash_many(uint64_t* keys) const {
 #if defined(__x86_64__)
-  static auto* const hash = __builtin_cpu_supports("avx512f") != 0 ? &hash_avx512
-                            : __builtin_cpu_supports("avx2") != 0  ? &hash_avx2
-                                                                   : &hash_plain;
+  static auto* const hash = cpu_features().avx512 ? &hash_avx512
+                            : cpu_features().avx2 ? &hash_avx2
+                                                  : &hash_plain;
   hash(*this, keys);
 #else
   hash_plain(*this, keys);

@@ -129,12 +129,7 @@ KeyTable::KeyTable(IntKeys keys, Buckets buckets, KeyHash hash, std::shared_ptr<
       buckets_(buckets),
       hash_(hash),
       owner_(std::move(owner)) {
-  if (is_mapped) {
-    pages_ = pages_of(buckets, keys.values, keys.count, nullptr, 0);
-  } else {
-    use_huge_pages(buckets.data, static_cast<int64_t>(buckets.count * sizeof(uint32_t)));
-    use_huge_pages(keys.values, keys.count * static_cast<int64_t>(sizeof(int64_t)));
-  }
+  if (is_mapped) pages_ = pages_of(buckets, keys.values, keys.count, nullptr, 0);
   buckets_.tag_bits &= tag_bits(keys.count, hash);
 }
 

@@ -7,7 +7,7 @@
 
 #include "engine/threads.h"
 #if defined(__x86_64__)
-#  include "engine/cpu_x86.h"
+#  include "cpu_x86.h"
 #endif
 
 namespace mlpbank {

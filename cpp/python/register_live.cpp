@@ -121,8 +121,10 @@ void commit(Head& self, const py::object& commit_index, uint64_t first, uint64_t
   expect(rows.empty() || rows.size() == count, "expected a row for each change");
   constexpr uint64_t kMost = RecentChanges::kEntries;
   for (uint64_t i = count > kMost ? count - kMost : 0; i < count; ++i) {
-    self.recent().remove(first + i);
-    if (rows.empty()) continue;
+    if (rows.empty()) {
+      self.recent().remove(first + i);
+      continue;
+    }
     const auto row = rows[i].cast<py::tuple>();
     expect(row.size() == kColumns && tells_of_model(row), "row of wrong size or kind");
     self.recent().store(followed(row, stored_type(row)));
@@ -220,7 +222,7 @@ void register_live(py::module_& m) {
            py::arg("bank"))
       .def_property_readonly("segments", &Follower::segments)
       .def("add_segment", &add_segment, py::arg("number"), py::arg("segment").noconvert())
-      .def("catch_up", &catch_up, py::arg("own") = Own(1, 0));
+      .def("catch_up", &catch_up, py::arg("own"));
 
   py::class_<Changes>(m, "Changes")
       .def(py::init<std::shared_ptr<Follower>, const py::list&, const py::object&,

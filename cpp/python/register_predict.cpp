@@ -109,7 +109,7 @@ class DirectPredict {
     if (head_->sequence() <= bank_->sequence()) return true;
     const std::shared_ptr<Follower> follower = follower_;
     const ReleasedGil released;
-    return follower->catch_up({1, 0}).up;
+    return follower->catch_up(Follower::kNoOwn).up;
   }
 
   // False: not all are keys of this bank.

@@ -141,6 +141,7 @@ def test_threads_under_thread_sanitizer(build_core: BuildCore) -> None:
         "bank_test",
         "follow_test",
         "pages_test",
+        "recent_changes_test",
         "rows_test",
         "swap_test",
         "threads_test",

@@ -14,7 +14,7 @@ import pytest
 from live_folders import KEYS, X, change_index, live, open_live, some_bank, value, weights
 from mlpbank import Bank, BankFileError, LiveBank
 from mlpbank.files import _live_folder
-from mlpbank.files._live_index import Index
+from mlpbank.files._live_index import Index, Writing
 
 PAGE, ENTRIES, ENTRY = 4096, 1024, 128
 
@@ -43,6 +43,14 @@ def all_of(bank: LiveBank) -> dict[str, Any]:
         "handles": bank.handles(keys).tolist(),
         "answers": bank.predict(keys, np.tile(X, (len(keys), 1))).tolist(),
     }
+
+
+def two(folder: Path) -> tuple[LiveBank, LiveBank]:
+    """Return a writer and a follower, which have taken over a first change."""
+    writer, follower = open_live(folder, writable=True), open_live(folder)
+    writer["a"] = weights(1)
+    assert value(follower, "a") == 1
+    return writer, follower
 
 
 @pytest.mark.parametrize("kind", KEYS)
@@ -143,10 +151,9 @@ def test_a_change_that_was_not_committed_is_not_seen(
     """Its entry is there, until that of the change which is made instead."""
     folder = tmp_path / "bank.live"
     some_bank(3).save(folder, live=True)
-    writer, follower = open_live(folder, writable=True), open_live(folder)
-    writer["a"] = weights(1)
-    assert value(follower, "a") == 1
-    from mlpbank.files._live_index import Writing
+    writer, follower = two(folder)
+    other = open_live(folder, writable=True)
+    value(other, "a")
 
     def fail() -> None:
         raise sqlite3.OperationalError("disk I/O error")
@@ -159,13 +166,12 @@ def test_a_change_that_was_not_committed_is_not_seen(
     assert int.from_bytes(head[PAGE + 2 * ENTRY :][:8], "little") == 2
     assert value(follower, "a") == value(writer, "a") == 1
     no_index.append("")
-    other = writer  # whoever comes next
     other["b"] = weights(2)
     assert [value(follower, key) for key in ("a", "b")] == [1, 2]
     assert "new" not in follower
     assert follower.sequence == 2
     no_index.clear()
-    writer.metadata = {"in place of": "the second"}
+    other.metadata = {"in place of": "the second"}
     assert value(follower, "b") == 2
     assert (follower.sequence, follower.metadata) == (3, {"in place of": "the second"})
 
@@ -189,7 +195,7 @@ def test_an_entry_that_is_damaged_is_not_used(tmp_path: Path) -> None:
 
 
 def test_a_block_is_compared_by_one_process_for_all(tmp_path: Path) -> None:
-    """Damage that comes before is found by all, also by those who may not write."""
+    """Damage that comes before is found by all."""
     folder = tmp_path / "bank.live"
     some_bank(3).save(folder, live=True)
     writer = open_live(folder, writable=True)
@@ -247,9 +253,7 @@ def test_a_look_at_the_index_that_is_late_changes_nothing(
     """Others take over recent changes while a thread reads the index."""
     folder = tmp_path / "bank.live"
     some_bank(3).save(folder, live=True)
-    writer, follower = open_live(folder, writable=True), open_live(folder)
-    writer["a"] = weights(1)
-    assert value(follower, "a") == 1
+    writer, follower = two(folder)
     about_of = Index._about
 
     def late(self: Index, connection: Any) -> Any:

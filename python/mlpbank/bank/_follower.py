@@ -26,8 +26,8 @@ from mlpbank.weights import BatchedWeights
 
 _SEGMENT = Change._fields.index("segment")  # where it stands in a row of the index
 
-Own = tuple[int, int]
-NOTHING = (1, 0)
+Own = tuple[int, int]  # the first and the last of changes that this process has written itself
+NO_OWN = (1, 0)
 
 
 class Follower:
@@ -94,7 +94,7 @@ class Follower:
         """The last change that was taken over."""
         return int(self.state.slot_map.core.sequence)
 
-    def catch_up(self, own: Own = NOTHING) -> None:
+    def catch_up(self, own: Own = NO_OWN) -> None:
         """Take over everything that is committed, as the index tells it.
 
         Parameters
@@ -125,7 +125,7 @@ class Follower:
                     raise
                 tried = about  # compacted since the index was read, perhaps
 
-    def take_recent(self, state: FollowingState, own: Own = NOTHING) -> bool:
+    def take_recent(self, state: FollowingState, own: Own = NO_OWN) -> bool:
         """Take over what the head tells in a state, `own` as for `catch_up`.
 
         Returns
@@ -147,15 +147,11 @@ class Follower:
 
     def is_at(self, about: About) -> bool:
         """Return whether `state` is all that the index tells."""
-        old = self.about
-        return (
-            old is not None
-            and about.sequence == self.sequence
-            and (
-                (about.identity, about.base, about.description)
-                == (old.identity, old.base, old.description)
-            )
+        assert self.about is not None
+        seen = self.about._replace(
+            sequence=self.sequence, synced=about.synced, segment=about.segment, tail=about.tail
         )
+        return about == seen
 
     def _read(self) -> tuple[int, About, list[Any]]:
         """Return after which change there is something new, and this up to the last one wanted."""
@@ -228,7 +224,7 @@ class Follower:
         columns = columns_of(contents, description, path)
         weights = BatchedWeights._from_core(_mapped.as_weights(contents), contents.architecture)
         state = FollowingState(weights, columns, self._engine, self.head)
-        self._take(state, 0, about, rows, NOTHING)
+        self._take(state, 0, about, rows, NO_OWN)
         self.state = state
         self._describe(description, state)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlpbank import _core
 from mlpbank.bank._bank import Bank
-from mlpbank.bank._follower import NOTHING, Follower, Own
+from mlpbank.bank._follower import NO_OWN, Follower, Own
 from mlpbank.bank._knowledge import Known, same_known
 from mlpbank.bank._reads import Compute, Find
 from mlpbank.bank._slot_map import SlotMap
@@ -52,11 +52,11 @@ class BankInFolder(Bank):
     # --- What others have changed.
 
     def _now(self) -> FollowingState:
-        head = self._head
+        head, state = self._head, self._state
         if head is None:
             self._expect_open()
-        elif head.sequence > self._state.slot_map.core.sequence and not self._follower.take_recent(
-            self._state
+        elif head.sequence > state.slot_map.core.sequence and (
+            not self._follower.take_recent(state)
         ):
             with self._lock:  # another thread may have done it meanwhile
                 if head.sequence > self._state.slot_map.core.sequence:
@@ -67,7 +67,7 @@ class BankInFolder(Bank):
     def _slot_map(self) -> SlotMap:
         return self._now().slot_map
 
-    def _catch_up(self, own: Own = NOTHING) -> None:
+    def _catch_up(self, own: Own = NO_OWN) -> None:
         with self._lock:
             if self._is_busy:  # a signal handler has interrupted this
                 return
@@ -79,7 +79,7 @@ class BankInFolder(Bank):
             finally:
                 self._is_busy = False
 
-    def _take_own(self, own: Own = NOTHING) -> None:
+    def _take_own(self, own: Own = NO_OWN) -> None:
         """Take over what this bank has committed.
 
         The change is made, so an error is none of its own: the next call tells it.

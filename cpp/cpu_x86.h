@@ -11,6 +11,7 @@
 namespace mlpbank {
 
 struct CpuFeatures {
+  bool carryless_multiplication = false;
   bool avx2 = false;    // with FMA and F16C
   bool avx512 = false;  // F, DQ, BW and VL, with FMA
 };
@@ -26,6 +27,7 @@ inline CpuFeatures read_cpu_features() {
   CpuFeatures features;
   unsigned eax, ebx, ecx, edx;
   if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) return features;
+  features.carryless_multiplication = (ecx & bit_PCLMUL) != 0;
   const bool has_fma = (ecx & bit_FMA) != 0, has_f16c = (ecx & bit_F16C) != 0;
   if ((ecx & bit_OSXSAVE) == 0 || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) {
     return features;
