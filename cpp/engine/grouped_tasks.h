@@ -189,10 +189,9 @@ class GroupedTasks {
     const int64_t first = grouping_.entry(begin);
     const bool contiguous = grouping_.entry(end - 1) - first == entries - 1;
     if (contiguous || rows_ >= kPassRows) {  // these rows are worth a kernel call where they lie
-      // A kernel prefetches many rows itself.
-      for (int64_t i = begin; i < std::min(end, begin + kEntriesAhead); ++i) {
-        prefetch_entry(i + kEntriesAhead);
-      }
+      // A kernel prefetches many rows itself, and those of the next call where all are in order.
+      const int64_t ahead = grouping_.ascending() ? 0 : std::min(entries, kEntriesAhead);
+      for (int64_t i = begin; i < begin + ahead; ++i) prefetch_entry(i + kEntriesAhead);
       const int64_t step = contiguous ? entries : 1;
       for (int64_t i = begin; i < end; i += step) {
         const int64_t entry = grouping_.entry(i);
@@ -210,21 +209,33 @@ class GroupedTasks {
       scatter(i, n, scratch.y());
     }
   }
+  // Copies the rows of some entries, and prefetches what lies ahead: results only where these are
+  // far apart.
   void gather(int64_t begin, int64_t entries, float* to) const {
-    with_length(x_.floats, [&](auto floats) {
-      const Rows<const float> x = {x_.first, floats};
-      for (int64_t i = begin; i < begin + entries; ++i, to += floats) {
-        prefetch_entry(i + kEntriesAhead);
-        copy_row(x.at(grouping_.entry(i)), floats, to);
-      }
+    const int64_t end = begin + entries, stop = std::min(end, entries_ - kEntriesAhead);
+    const int64_t y_floats = grouping_.in_stretches() ? 0 : y_.floats;
+    grouping_.with_entries(begin, [&](auto entry_at) {
+      with_length(x_.floats, [=, x = x_.first, y = y_.first](auto floats) {
+        float* out = to;
+        int64_t i = begin;
+        for (; i < stop; ++i, out += floats) {
+          const int64_t later = entry_at(i + kEntriesAhead);
+          prefetch_row(x + later * floats, floats);
+          if (y_floats > 0) prefetch_row_to_write(y + later * y_floats, y_floats);
+          copy_row(x + entry_at(i) * floats, floats, out);
+        }
+        for (; i < end; ++i, out += floats) copy_row(x + entry_at(i) * floats, floats, out);
+      });
     });
   }
   void scatter(int64_t begin, int64_t entries, const float* from) const {
-    with_length(y_.floats, [&](auto floats) {
-      const Rows<float> y = {y_.first, floats};
-      for (int64_t i = begin; i < begin + entries; ++i, from += floats) {
-        copy_row(from, floats, y.at(grouping_.entry(i)));
-      }
+    grouping_.with_entries(begin, [&](auto entry_at) {
+      with_length(y_.floats, [=, y = y_.first](auto floats) {
+        const float* in = from;
+        for (int64_t i = begin; i < begin + entries; ++i, in += floats) {
+          copy_row(in, floats, y + entry_at(i) * floats);
+        }
+      });
     });
   }
 
@@ -233,8 +244,10 @@ class GroupedTasks {
     const Group& entries = group(task);
     Run runs[kTileModels];
     int count = 0;
+    int64_t length = 0;  // of the run before, which is the guess for the next
     for (int64_t i = entries.begin; i < entries.end; i = runs[count++].end) {
-      runs[count] = {i, grouping_.end_of_slot(i, entries.end)};
+      runs[count] = {i, grouping_.end_of_slot(i, entries.end, length)};
+      length = runs[count].end - i;
     }
     Run* end = runs + count;
     if (const int64_t steps = tile_steps(runs, count)) {

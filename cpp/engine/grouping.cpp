@@ -28,9 +28,16 @@ constexpr double kEntryNanoseconds = 2;
 constexpr int kFewestBits = 8, kMostBits = 14;
 // Slots are checked and counted so many at a time, while they are in L1.
 constexpr int64_t kCountedAtOnce = 2048;
-// A stretch is sorted by itself, so that its rows and results fit the L2 cache. Short ones share
-// lines with others, which otherwise are read once for each of them.
-constexpr int64_t kStretchBytes = 2 << 20, kMostStretch = 64 << 10, kShortEntry = 64;
+// Entries of so few bytes share lines with others, which are read once for each of them unless they
+// are sorted in stretches.
+constexpr int64_t kShortEntry = 64;
+
+template <class T>
+void grow(std::vector<T>& memory, int64_t size) {
+  if (const auto wanted = static_cast<std::size_t>(size); memory.size() < wanted) {
+    memory.resize(wanted);
+  }
+}
 
 int bits_of(int64_t n) { return n == 0 ? 0 : 64 - __builtin_clzll(static_cast<uint64_t>(n)); }
 
@@ -48,25 +55,16 @@ int64_t parts_of(int64_t entries, int threads) {
   return std::clamp<int64_t>(entries / kLeastPart, 1, std::min<int64_t>(threads, kMostParts));
 }
 
-// How many entries go into a stretch; 0: the call is not cut.
-int64_t stretch_of(int64_t entries, const GroupingWish& wish) {
-  if (wish.entry_bytes > kShortEntry) return 0;
-  const int64_t stretch =
-      std::min(kMostStretch, kStretchBytes / std::max<int64_t>(1, wish.entry_bytes));
-  // Each model should have enough rows in it for a whole pass of a kernel.
-  return entries > stretch && wish.num_models * kPassRows <= stretch ? stretch : 0;
-}
-
 // Copies slots and looks for the first that does not exist, on several threads.
 class SlotReader {
  public:
-  SlotReader(const int64_t* slots, int64_t num_models, uint32_t* to)
-      : slots_(slots), last_(static_cast<uint64_t>(num_models - 1)), to_(to) {}
+  SlotReader(const int64_t* slots, int64_t num_models)
+      : slots_(slots), last_(static_cast<uint64_t>(num_models - 1)) {}
 
   // Copies some entries. Returns whether they ascend.
-  bool read(int64_t begin, int64_t end) {
+  template <class Slot>
+  bool read(int64_t begin, int64_t end, Slot* to) {
     const int64_t* const slots = slots_;
-    uint32_t* const to = to_;
     const uint64_t last = last_;
     uint64_t wrong = 0,
              descends = 0;  // sign bits of differences: a compiler makes vectors of these
@@ -76,7 +74,7 @@ class SlotReader {
       wrong |= slot | (last - slot);
       descends |= slot - before;
       before = slot;
-      to[i] = static_cast<uint32_t>(slot);
+      *to++ = static_cast<Slot>(slot);
     }
     if (wrong >> 63 != 0) {
       // It may have become right meanwhile.
@@ -99,44 +97,53 @@ class SlotReader {
   static constexpr int64_t kNone = INT64_MAX;
   const int64_t* const slots_;
   const uint64_t last_;
-  uint32_t* const to_;
   std::atomic<int64_t> first_{kNone};
 };
 
-// Keys of entries, by position: made from slots, or made before.
-struct SlotKeys {
-  const uint32_t* slots;
-  uint64_t operator[](int64_t i) const {
-    return static_cast<uint64_t>(slots[i]) << 32 | static_cast<uint64_t>(i);
-  }
-};
-
-// A digit of a key: the lowest of its slot, or any. Like SlotKeys they are passed by value: a
-// compiler then knows that no write changes them.
-struct LowestDigit {
-  uint64_t mask;
-  uint64_t operator()(uint64_t key) const { return key >> 32 & mask; }
-};
-struct AnyDigit {
-  uint64_t mask;
+// A digit of a slot, or of a key that has one in it. It is passed by value: a compiler then knows
+// that no write changes it.
+struct Digit {
+  uint32_t mask;
   int shift;
-  uint64_t operator()(uint64_t key) const { return key >> shift & mask; }
+  uint32_t operator()(uint64_t key) const { return static_cast<uint32_t>(key >> shift) & mask; }
 };
 
-template <class Keys, class Digit>
-void count_digits(Keys keys, Digit digit, int64_t begin, int64_t end, uint32_t* count) {
-  for (int64_t i = begin; i < end; ++i) ++count[digit(keys[i])];
+template <class From>
+void count_digits(const From* from, Digit digit, int64_t count, uint32_t* counts) {
+  for (int64_t i = 0; i < count; ++i) ++counts[digit(from[i])];
 }
 
-template <class Keys, class Digit>
-void move_keys(Keys keys, Digit digit, int64_t begin, int64_t end, uint32_t* place, uint64_t* to) {
+// Moves what key(i) makes of from[i] to the place of its digit. `ahead`: as many later places are
+// prefetched.
+template <class From, class Key, class MakeKey>
+void move_keys(const From* from, Digit digit, int64_t begin, int64_t end, int64_t ahead,
+               uint32_t* place, Key* to, MakeKey key) {
   int64_t i = begin;
-  for (; i + kEntriesAhead < end; ++i) {
-    prefetch_line_to_write(to + place[digit(keys[i + kEntriesAhead])]);
-    const uint64_t key = keys[i];
-    to[place[digit(key)]++] = key;
+  for (; ahead > 0 && i + ahead < end; ++i) {
+    prefetch_line_to_write(to + place[digit(from[i + ahead])]);
+    to[place[digit(from[i])]++] = key(i);
   }
-  for (; i < end; ++i) to[place[digit(keys[i])]++] = keys[i];
+  for (; i < end; ++i) to[place[digit(from[i])]++] = key(i);
+}
+
+// Makes counts of digits the places of their first entries, from `next` on.
+void make_places(uint32_t* counts, int64_t digits, int64_t parts, uint32_t next) {
+  for (int64_t d = 0; d < digits; ++d) {  // places go by digit, then by part
+    for (int64_t p = 0; p < parts; ++p) next += std::exchange(counts[p * digits + d], next);
+  }
+}
+
+// Adds the groups of positions from `begin` on, where the entries of slot s end at ends[s].
+void add_groups(const uint32_t* ends, int64_t begin, const GroupingWish& wish,
+                std::vector<Group>& groups) {
+  for (int64_t slot = 0, block = 0; slot < wish.num_models; ++block) {
+    slot = std::min(slot + wish.block_models, wish.num_models);
+    const int64_t end = ends[slot - 1];
+    for (int64_t stop; begin < end; begin = stop) {
+      stop = std::min(end, begin + wish.max_entries);
+      groups.push_back({block, begin, stop});
+    }
+  }
 }
 
 }  // namespace
@@ -146,29 +153,28 @@ void Grouping::group(const int64_t* slots, int64_t entries, const GroupingWish& 
   if (entries >= kLimit || wish.num_models > kLimit) {
     throw std::overflow_error("models: expected fewer than 2^32");
   }
-  if (const auto size = static_cast<std::size_t>(entries); slots_.size() < size)
-    slots_.resize(size);
   ascending_ = check(slots, entries, wish);
   groups_.clear();
-  stretch_ = ascending_ ? 0 : stretch_of(entries, wish);
-  if (in_stretches()) {
+  // Each model should have enough rows in a stretch for a whole pass of a kernel.
+  in_stretches_ = !ascending_ && wish.entry_bytes <= kShortEntry && entries > kStretch &&
+                  wish.num_models * kPassRows <= kStretch;
+  if (ascending_) {
+    find_groups(entries, wish);
+  } else if (in_stretches_) {
     sort_stretches(slots, entries, wish);
-  } else if (!ascending_) {
+  } else {
     sort(slots, entries, wish);
   }
-
-  if (!in_stretches()) add_groups(0, entries, wish, groups_);
 }
 
-// The groups of positions [begin, end), whose slots ascend.
-void Grouping::add_groups(int64_t begin, int64_t end, const GroupingWish& wish,
-                          std::vector<Group>& groups) const {
+// The groups of all positions, whose slots ascend.
+void Grouping::find_groups(int64_t entries, const GroupingWish& wish) {
   // block_models is 1 or 16, so that a shift divides.
   const int shift = __builtin_ctzll(static_cast<uint64_t>(wish.block_models));
   int64_t length = 0;  // of the group before, which is the guess for the next
-  for (int64_t stop; begin < end; begin = stop) {
-    stop = end_of_block(begin, std::min(end, begin + wish.max_entries), shift, length);
-    groups.push_back({slot(begin) >> shift, begin, stop});
+  for (int64_t begin = 0, stop; begin < entries; begin = stop) {
+    stop = end_of_block(begin, std::min(entries, begin + wish.max_entries), shift, length);
+    groups_.push_back({slot(begin) >> shift, begin, stop});
     length = stop - begin;
   }
 }
@@ -179,13 +185,14 @@ bool Grouping::check(const int64_t* slots, int64_t entries, const GroupingWish& 
   constexpr int64_t kSome = 1024;
   const int64_t some = std::min(entries, kSome);
   if (!std::is_sorted(slots, slots + some)) return false;
-  SlotReader reader(slots, wish.num_models, slots_.data());
+  grow(slots_, entries);
+  SlotReader reader(slots, wish.num_models);
   std::atomic<bool> ascending{true};
   std::vector<int64_t> begins(static_cast<std::size_t>(parts_of(entries, wish.threads)));
   for_each_part(static_cast<int64_t>(begins.size()), entries, kEntryNanoseconds, wish.threads,
                 [&](int64_t part, int64_t begin, int64_t end) {
                   begins[static_cast<std::size_t>(part)] = begin;
-                  if (!reader.read(begin, end)) ascending = false;
+                  if (!reader.read(begin, end, slots_.data() + begin)) ascending = false;
                 });
   reader.raise();
   for (const int64_t begin : begins) {
@@ -226,78 +233,83 @@ void Grouping::sort(const int64_t* slots, int64_t entries, const GroupingWish& w
   const int most = std::clamp(bits_of(entries), kFewestBits, kMostBits);
   const int passes = (bits + most - 1) / most, digit_bits = (bits + passes - 1) / passes;
   const int64_t digits = int64_t{1} << digit_bits, parts = parts_of(entries, threads);
-  const auto size = static_cast<std::size_t>(entries);
-  if (keys_.size() < size) keys_.resize(size);
-  if (passes > 1 && buffer_.size() < size) buffer_.resize(size);
+  grow(slots_, entries);
+  grow(keys_, entries);
+  if (passes > 1) grow(buffer_, entries);
   counts_.resize(static_cast<std::size_t>(parts * digits));
 
-  SlotReader reader(slots, wish.num_models, slots_.data());
-  const auto pass = [&](auto keys, auto digit, uint64_t* to) {
+  SlotReader reader(slots, wish.num_models);
+  const auto pass = [&](const auto* from, Digit digit, uint64_t* to, auto key) {
+    constexpr bool first = std::is_same_v<decltype(from), const uint32_t*>;
     for_each_part(parts, entries, kEntryNanoseconds, threads,
                   [&](int64_t part, int64_t begin, int64_t end) {
                     uint32_t* const count = counts_.data() + part * digits;
                     std::fill_n(count, digits, 0u);
                     for (int64_t i = begin; i < end; i += kCountedAtOnce) {
                       const int64_t stop = std::min(end, i + kCountedAtOnce);
-                      if constexpr (std::is_same_v<decltype(keys), SlotKeys>) reader.read(i, stop);
-                      count_digits(keys, digit, i, stop, count);
+                      if constexpr (first) reader.read(i, stop, slots_.data() + i);
+                      count_digits(from + i, digit, stop - i, count);
                     }
                   });
     reader.raise();
-    uint32_t next = 0;  // places go by digit, then by part
-    for (int64_t d = 0; d < digits; ++d) {
-      for (int64_t p = 0; p < parts; ++p) {
-        uint32_t& place = counts_[static_cast<std::size_t>(p * digits + d)];
-        next += std::exchange(place, next);
-      }
-    }
+    make_places(counts_.data(), digits, parts, 0);
     for_each_part(parts, entries, kEntryNanoseconds, threads,
                   [&](int64_t part, int64_t begin, int64_t end) {
-                    move_keys(keys, digit, begin, end, counts_.data() + part * digits, to);
+                    move_keys(from, digit, begin, end, kEntriesAhead,
+                              counts_.data() + part * digits, to, key);
                   });
   };
   // The last pass writes to keys_.
   const auto target = [&](int p) { return (passes - p) % 2 == 1 ? keys_.data() : buffer_.data(); };
-  const auto mask = static_cast<uint64_t>(digits - 1);
-  pass(SlotKeys{slots_.data()}, LowestDigit{mask}, target(0));
+  const auto mask = static_cast<uint32_t>(digits - 1);
+  pass(static_cast<const uint32_t*>(slots_.data()), {mask, 0}, target(0),
+       [from = slots_.data()](int64_t i) {
+         return static_cast<uint64_t>(from[i]) << 32 | static_cast<uint64_t>(i);
+       });
   for (int p = 1; p < passes; ++p) {
     const uint64_t* const from = target(p - 1);
-    pass(from, AnyDigit{mask, 32 + p * digit_bits}, target(p));
+    pass(from, {mask, 32 + p * digit_bits}, target(p), [from](int64_t i) { return from[i]; });
+  }
+  if (passes > 1) {
+    find_groups(entries, wish);
+  } else {  // the places of the last part have moved on to the ends
+    add_groups(counts_.data() + (parts - 1) * digits, 0, wish, groups_);
   }
 }
 
-// Sorts stretch by stretch, in one pass each, and finds its groups while it is in the cache.
+// Sorts stretch by stretch, in one pass each.
 void Grouping::sort_stretches(const int64_t* slots, int64_t entries, const GroupingWish& wish) {
-  const int bits = std::max(1, bits_of(wish.num_models - 1));
-  const int64_t digits = int64_t{1} << bits, stretches = (entries + stretch_ - 1) / stretch_;
+  const int64_t digits = wish.num_models, stretches = (entries + kStretch - 1) / kStretch;
   const int64_t parts = parts_of(entries, wish.threads);
-  if (const auto size = static_cast<std::size_t>(entries); keys_.size() < size) keys_.resize(size);
+  grow(short_keys_, entries);
+  grow(few_slots_, parts * kStretch);
   counts_.resize(static_cast<std::size_t>(parts * digits));
   // Room for all groups, so that the threads need no memory.
   const int64_t most =
-      (stretches / parts + 1) * (wish.num_models + stretch_ / wish.max_entries + 1);
+      (stretches / parts + 1) * (wish.num_models + kStretch / wish.max_entries + 1);
   std::vector<std::vector<Group>> groups(static_cast<std::size_t>(parts));
   for (auto& of_part : groups) of_part.reserve(static_cast<std::size_t>(most));
 
-  SlotReader reader(slots, wish.num_models, slots_.data());
-  const SlotKeys keys = {slots_.data()};
-  const LowestDigit digit = {static_cast<uint64_t>(digits - 1)};
-  const double nanoseconds = 3 * kEntryNanoseconds * static_cast<double>(stretch_);
-  for_each_part(parts, stretches, nanoseconds, wish.threads,
-                [&](int64_t part, int64_t first, int64_t last) {
-                  uint32_t* const count = counts_.data() + part * digits;
-                  for (int64_t s = first; s < last; ++s) {
-                    const int64_t begin = s * stretch_, end = std::min(entries, begin + stretch_);
-                    reader.read(begin, end);
-                    if (reader.found()) continue;  // a slot before that may be wrong, too
-                    std::fill_n(count, digits, 0u);
-                    count_digits(keys, digit, begin, end, count);
-                    auto next = static_cast<uint32_t>(begin);
-                    for (int64_t d = 0; d < digits; ++d) next += std::exchange(count[d], next);
-                    move_keys(keys, digit, begin, end, count, keys_.data());
-                    add_groups(begin, end, wish, groups[static_cast<std::size_t>(part)]);
-                  }
-                });
+  SlotReader reader(slots, wish.num_models);
+  const double nanoseconds = 3 * kEntryNanoseconds * static_cast<double>(kStretch);
+  for_each_part(
+      parts, stretches, nanoseconds, wish.threads, [&](int64_t part, int64_t first, int64_t last) {
+        uint32_t* const count = counts_.data() + part * digits;
+        uint16_t* const few = few_slots_.data() + part * kStretch;
+        for (int64_t s = first; s < last; ++s) {
+          const int64_t begin = s * kStretch, end = std::min(entries, begin + kStretch);
+          reader.read(begin, end, few);
+          if (reader.found()) continue;  // a slot before that may be wrong, too
+          std::fill_n(count, digits, 0u);
+          const Digit whole = {0xffff, 0};
+          count_digits(few, whole, end - begin, count);
+          make_places(count, digits, 1, static_cast<uint32_t>(begin));
+          move_keys(few, whole, 0, end - begin, 0, count, short_keys_.data(), [few](int64_t i) {
+            return static_cast<uint32_t>(few[i]) << kShortBits | static_cast<uint32_t>(i);
+          });
+          add_groups(count, begin, wish, groups[static_cast<std::size_t>(part)]);
+        }
+      });
   reader.raise();
   for (const auto& of_part : groups) groups_.insert(groups_.end(), of_part.begin(), of_part.end());
 }

@@ -31,37 +31,62 @@ class Grouping {
   // The sorted entries: which one stands at position i, and its slot. Entries of one slot keep
   // their order. Slots ascend, from one end to the other or, where entries are short and models
   // few, in each of several stretches.
-  int64_t entry(int64_t i) const { return ascending_ ? i : static_cast<int64_t>(key(i)) & kEntry; }
-  int64_t slot(int64_t i) const {
-    return ascending_ ? static_cast<int64_t>(slots_[static_cast<std::size_t>(i)])
-                      : static_cast<int64_t>(key(i) >> 32);
+  int64_t entry(int64_t i) const {
+    int64_t found = 0;
+    with_entries(i, [&](auto entry_at) { found = entry_at(i); });
+    return found;
   }
-  // The end of the entries from position i on that have its slot, `end` at most.
-  int64_t end_of_slot(int64_t i, int64_t end) const { return end_of_block(i, end, 0, 0); }
+  int64_t slot(int64_t i) const {
+    const auto at = static_cast<std::size_t>(i);
+    if (ascending_) return static_cast<int64_t>(slots_[at]);
+    return static_cast<int64_t>(in_stretches_ ? short_keys_[at] >> kShortBits : keys_[at] >> 32);
+  }
+  // The end of the entries from position i on that have its slot, `end` at most. A good guess of
+  // their number finds it sooner.
+  int64_t end_of_slot(int64_t i, int64_t end, int64_t guess) const {
+    return end_of_block(i, end, 0, guess);
+  }
+  // Calls visit(entry_at), where entry_at(i) is entry(i) for all positions of the stretch that
+  // `position` lies in: a loop with it looks once at how the entries were sorted. Later positions
+  // give entries that may not exist.
+  template <class Visit>
+  void with_entries(int64_t position, Visit visit) const {
+    if (ascending_) return visit([](int64_t i) { return i; });
+    if (in_stretches_) {
+      const int64_t begin = position & -kStretch;
+      return visit([keys = short_keys_.data(), begin](int64_t i) {
+        return begin + (keys[i] & (kStretch - 1));
+      });
+    }
+    visit([keys = keys_.data()](int64_t i) { return static_cast<int64_t>(keys[i] & 0xffffffff); });
+  }
 
-  bool in_stretches() const { return stretch_ > 0; }
+  bool ascending() const { return ascending_; }
+  bool in_stretches() const { return in_stretches_; }
 
   // In the order of positions. Where there are stretches, a block has groups in each.
   const std::vector<Group>& groups() const { return groups_; }
 
  private:
-  static constexpr int64_t kEntry = 0xffffffff;
+  // A stretch is sorted by itself, so that its rows and results fit the caches.
+  static constexpr int kShortBits = 16;
+  static constexpr int64_t kStretch = int64_t{1} << kShortBits;  // entries
 
-  uint64_t key(int64_t i) const { return keys_[static_cast<std::size_t>(i)]; }
   int64_t end_of_block(int64_t i, int64_t end, int shift, int64_t guess) const;
   bool check(const int64_t* slots, int64_t entries, const GroupingWish& wish);
   void sort(const int64_t* slots, int64_t entries, const GroupingWish& wish);
   void sort_stretches(const int64_t* slots, int64_t entries, const GroupingWish& wish);
-  void add_groups(int64_t begin, int64_t end, const GroupingWish& wish,
-                  std::vector<Group>& groups) const;
+  void find_groups(int64_t entries, const GroupingWish& wish);
 
   bool ascending_ = true;  // slots ascend as they are, and there are no keys
-  int64_t stretch_ = 0;    // entries of a stretch; 0: there are none
-  // These three only ever grow.
-  std::vector<uint32_t> slots_;   // by entry
-  std::vector<uint64_t> keys_;    // slot << 32 | entry
-  std::vector<uint64_t> buffer_;  // what a pass of sort() writes to
-  std::vector<uint32_t> counts_;  // of each digit in each part, then the places of its entries
+  bool in_stretches_ = false;
+  // These only ever grow.
+  std::vector<uint32_t> slots_;       // by entry
+  std::vector<uint64_t> keys_;        // slot << 32 | entry
+  std::vector<uint64_t> buffer_;      // what a pass of sort() writes to
+  std::vector<uint16_t> few_slots_;   // those of a stretch, for each part
+  std::vector<uint32_t> short_keys_;  // slot << 16 | entry in its stretch
+  std::vector<uint32_t> counts_;      // of each digit in each part, then the places of its entries
   std::vector<Group> groups_;
 };
 

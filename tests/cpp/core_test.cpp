@@ -390,6 +390,41 @@ TEST(grouping) {
                (grouping.group(models, 4, {4, 1, 10, 8, 1}), 0));
 }
 
+// Many short entries for few models are sorted stretch by stretch.
+TEST(grouping_in_stretches) {
+  for (const int64_t num_models : {2, 500, 1365}) {
+    for (const int64_t block_models : {1, 16}) {
+      const int64_t entries = 200001, max_entries = 1 + random_below(400);
+      std::vector<int64_t> models(static_cast<std::size_t>(entries));
+      for (int64_t& model : models) model = random_below(num_models);
+      models[0] = num_models - 1, models[1] = 0;  // they descend
+      Grouping grouping;
+      grouping.group(models.data(), entries, {num_models, block_models, max_entries, 24, 3});
+      CHECK(grouping.in_stretches());
+      std::vector<char> seen(models.size());
+      int64_t position = 0;
+      for (const Group& group : grouping.groups()) {
+        CHECK(group.begin == position && group.end > group.begin);
+        CHECK(group.end - group.begin <= max_entries);
+        for (; position < group.end; ++position) {
+          const int64_t entry = grouping.entry(position);
+          const auto at = static_cast<std::size_t>(entry);
+          CHECK(!seen.at(at));
+          seen[at] = 1;
+          CHECK(grouping.slot(position) == models[at]);
+          CHECK(models[at] / block_models == group.block);
+          if (position == group.begin) continue;
+          // In a stretch, so in a group, slots ascend, and entries of one slot.
+          const int64_t before = grouping.entry(position - 1);
+          const int64_t slot_before = models[static_cast<std::size_t>(before)];
+          CHECK(slot_before < models[at] || (slot_before == models[at] && before < entry));
+        }
+      }
+      CHECK(position == entries);
+    }
+  }
+}
+
 // Rounding mode and the treatment of subnormals stay as the caller has them.
 TEST(floating_point_environment) {
   const Network net({9, 20, 3}, 20);
