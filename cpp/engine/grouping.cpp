@@ -155,16 +155,27 @@ void Grouping::group(const int64_t* slots, int64_t entries, const GroupingWish& 
   }
   ascending_ = check(slots, entries, wish);
   groups_.clear();
-  // Each model should have enough rows in a stretch for a whole pass of a kernel.
-  in_stretches_ = !ascending_ && wish.entry_bytes <= kShortEntry && entries > kStretch &&
-                  wish.num_models * kPassRows <= kStretch;
+  stretch_bits_ = ascending_ ? 0 : stretch_bits(entries, wish);
   if (ascending_) {
     find_groups(entries, wish);
-  } else if (in_stretches_) {
+  } else if (in_stretches()) {
     sort_stretches(slots, entries, wish);
   } else {
     sort(slots, entries, wish);
   }
+}
+
+// How a call is cut into stretches; 0: it is not.
+int Grouping::stretch_bits(int64_t entries, const GroupingWish& wish) {
+  if (wish.entry_bytes > kShortEntry) return 0;
+  // Each model should have enough rows in a stretch for a whole pass of a kernel, or half of one,
+  // and each thread a long stretch to sort.
+  const auto fits = [&](int bits, int64_t rows) {
+    return wish.num_models * rows <= int64_t{1} << bits;
+  };
+  if (entries >> kFewBits > 0 && fits(kFewBits, kPassRows)) return kFewBits;
+  const bool enough = entries >> kManyBits >= wish.threads;
+  return enough && fits(kManyBits, kPassRows / 2) ? kManyBits : 0;
 }
 
 // The groups of all positions, whose slots ascend.
@@ -279,34 +290,36 @@ void Grouping::sort(const int64_t* slots, int64_t entries, const GroupingWish& w
 
 // Sorts stretch by stretch, in one pass each.
 void Grouping::sort_stretches(const int64_t* slots, int64_t entries, const GroupingWish& wish) {
-  const int64_t digits = wish.num_models, stretches = (entries + kStretch - 1) / kStretch;
+  const int bits = stretch_bits_;
+  const int64_t length = stretch(), digits = wish.num_models;
+  const int64_t stretches = (entries + length - 1) / length;
   const int64_t parts = parts_of(entries, wish.threads);
   grow(short_keys_, entries);
-  grow(few_slots_, parts * kStretch);
+  grow(few_slots_, parts * length);
   counts_.resize(static_cast<std::size_t>(parts * digits));
   // Room for all groups, so that the threads need no memory.
-  const int64_t most =
-      (stretches / parts + 1) * (wish.num_models + kStretch / wish.max_entries + 1);
+  const int64_t most = (stretches / parts + 1) * (wish.num_models + length / wish.max_entries + 1);
   std::vector<std::vector<Group>> groups(static_cast<std::size_t>(parts));
   for (auto& of_part : groups) of_part.reserve(static_cast<std::size_t>(most));
 
   SlotReader reader(slots, wish.num_models);
-  const double nanoseconds = 3 * kEntryNanoseconds * static_cast<double>(kStretch);
+  const double nanoseconds = 3 * kEntryNanoseconds * static_cast<double>(length);
   for_each_part(
       parts, stretches, nanoseconds, wish.threads, [&](int64_t part, int64_t first, int64_t last) {
         uint32_t* const count = counts_.data() + part * digits;
-        uint16_t* const few = few_slots_.data() + part * kStretch;
+        uint16_t* const few = few_slots_.data() + part * length;
         for (int64_t s = first; s < last; ++s) {
-          const int64_t begin = s * kStretch, end = std::min(entries, begin + kStretch);
+          const int64_t begin = s * length, end = std::min(entries, begin + length);
           reader.read(begin, end, few);
           if (reader.found()) continue;  // a slot before that may be wrong, too
           std::fill_n(count, digits, 0u);
           const Digit whole = {0xffff, 0};
           count_digits(few, whole, end - begin, count);
           make_places(count, digits, 1, static_cast<uint32_t>(begin));
-          move_keys(few, whole, 0, end - begin, 0, count, short_keys_.data(), [few](int64_t i) {
-            return static_cast<uint32_t>(few[i]) << kShortBits | static_cast<uint32_t>(i);
-          });
+          move_keys(few, whole, 0, end - begin, 0, count, short_keys_.data(),
+                    [few, bits](int64_t i) {
+                      return static_cast<uint32_t>(few[i]) << bits | static_cast<uint32_t>(i);
+                    });
           add_groups(count, begin, wish, groups[static_cast<std::size_t>(part)]);
         }
       });

@@ -39,7 +39,8 @@ class Grouping {
   int64_t slot(int64_t i) const {
     const auto at = static_cast<std::size_t>(i);
     if (ascending_) return static_cast<int64_t>(slots_[at]);
-    return static_cast<int64_t>(in_stretches_ ? short_keys_[at] >> kShortBits : keys_[at] >> 32);
+    return static_cast<int64_t>(in_stretches() ? short_keys_[at] >> stretch_bits_
+                                               : keys_[at] >> 32);
   }
   // The end of the entries from position i on that have its slot, `end` at most. A good guess of
   // their number finds it sooner.
@@ -52,40 +53,42 @@ class Grouping {
   template <class Visit>
   void with_entries(int64_t position, Visit visit) const {
     if (ascending_) return visit([](int64_t i) { return i; });
-    if (in_stretches_) {
-      const int64_t begin = position & -kStretch;
-      return visit([keys = short_keys_.data(), begin](int64_t i) {
-        return begin + (keys[i] & (kStretch - 1));
+    if (in_stretches()) {
+      const int64_t begin = position & -stretch();
+      return visit([keys = short_keys_.data(), begin, mask = stretch() - 1](int64_t i) {
+        return begin + (keys[i] & mask);
       });
     }
     visit([keys = keys_.data()](int64_t i) { return static_cast<int64_t>(keys[i] & 0xffffffff); });
   }
 
   bool ascending() const { return ascending_; }
-  bool in_stretches() const { return in_stretches_; }
+  bool in_stretches() const { return stretch_bits_ > 0; }
 
   // In the order of positions. Where there are stretches, a block has groups in each.
   const std::vector<Group>& groups() const { return groups_; }
 
  private:
-  // A stretch is sorted by itself, so that its rows and results fit the caches.
-  static constexpr int kShortBits = 16;
-  static constexpr int64_t kStretch = int64_t{1} << kShortBits;  // entries
+  // A stretch is sorted by itself, so that its rows and results fit the caches: L2, or L3 where
+  // there are more models.
+  static constexpr int kFewBits = 16, kManyBits = 18;
 
+  int64_t stretch() const { return int64_t{1} << stretch_bits_; }  // its entries
   int64_t end_of_block(int64_t i, int64_t end, int shift, int64_t guess) const;
+  static int stretch_bits(int64_t entries, const GroupingWish& wish);
   bool check(const int64_t* slots, int64_t entries, const GroupingWish& wish);
   void sort(const int64_t* slots, int64_t entries, const GroupingWish& wish);
   void sort_stretches(const int64_t* slots, int64_t entries, const GroupingWish& wish);
   void find_groups(int64_t entries, const GroupingWish& wish);
 
   bool ascending_ = true;  // slots ascend as they are, and there are no keys
-  bool in_stretches_ = false;
+  int stretch_bits_ = 0;   // of an entry's number in its stretch: one of these; 0: there are none
   // These only ever grow.
   std::vector<uint32_t> slots_;       // by entry
   std::vector<uint64_t> keys_;        // slot << 32 | entry
   std::vector<uint64_t> buffer_;      // what a pass of sort() writes to
   std::vector<uint16_t> few_slots_;   // those of a stretch, for each part
-  std::vector<uint32_t> short_keys_;  // slot << 16 | entry in its stretch
+  std::vector<uint32_t> short_keys_;  // slot << stretch_bits_ | entry in its stretch
   std::vector<uint32_t> counts_;      // of each digit in each part, then the places of its entries
   std::vector<Group> groups_;
 };

@@ -392,9 +392,10 @@ TEST(grouping) {
 
 // Many short entries for few models are sorted stretch by stretch.
 TEST(grouping_in_stretches) {
-  for (const int64_t num_models : {2, 500, 1365}) {
+  for (const int64_t num_models : {2, 500, 1365, 1366, 10922}) {
     for (const int64_t block_models : {1, 16}) {
-      const int64_t entries = 200001, max_entries = 1 + random_below(400);
+      const int64_t entries = num_models <= 1365 ? 200001 : 600001;
+      const int64_t max_entries = 1 + random_below(400);
       std::vector<int64_t> models(static_cast<std::size_t>(entries));
       for (int64_t& model : models) model = random_below(num_models);
       models[0] = num_models - 1, models[1] = 0;  // they descend
