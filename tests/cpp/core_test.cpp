@@ -400,7 +400,7 @@ TEST(grouping_in_stretches) {
       for (int64_t& model : models) model = random_below(num_models);
       models[0] = num_models - 1, models[1] = 0;  // they descend
       Grouping grouping;
-      grouping.group(models.data(), entries, {num_models, block_models, max_entries, 24, 3});
+      grouping.group(models.data(), entries, {num_models, block_models, max_entries, 24, 2});
       CHECK(grouping.in_stretches());
       std::vector<char> seen(models.size());
       int64_t position = 0;
