@@ -271,7 +271,7 @@ def _opened(
     self._block = self._description.block
     about = self._follower.about
     assert about is not None
-    self._segments = SegmentWriter(folder, about.segment_bytes)
+    self._segments = SegmentWriter(folder, about.segment_bytes, sync == "commit")
     # Without following, `refresh` alone looks for what is new.
     self._head = self._follower.head if follows else _live_folder.silent_head()
     self._use(self._follower.state)

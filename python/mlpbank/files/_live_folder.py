@@ -24,6 +24,7 @@ _LEAST_HEAD_BYTES = 4096  # without room for recent changes
 _MAGIC = b"mlpbank head 1\n\0"  # 16 bytes, before the word that `_core.Head` reads
 _LEAST_SEGMENT, _MOST_SEGMENT = 1 << 20, 256 << 20  # bytes
 _MOST_BUFFERS = 512  # of one write
+_AHEAD = 16 << 20  # bytes of zeros that are written at once, ahead of small transactions
 _OWN = re.compile(r"(base-([0-9]{6,})\.mlpbank|blocks-([0-9]{6,})\.bin)")
 _TEMPORARY = re.compile(r"\.mlpbank\.[0-9a-f]{16}\.tmp")
 # Where two machines may have a folder at once, or mappings of one file differ.
@@ -197,11 +198,18 @@ class SegmentWriter:
     folder : Path
     size : int
         Bytes of a segment.
+    waits : bool
+        Whether each transaction is synced. Then the disk begins with its blocks at once, and small
+        ones find zeros in their place: a file system notes when room that it has set aside is used
+        for the first time, and a sync that waits for that takes twice as long. (PostgreSQL does so
+        with its log, see `wal_init_zero` in its documentation.)
     """
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size: int, waits: bool = False) -> None:
         self._folder = folder
         self._size = size
+        self._waits = waits
+        self._used = 0  # up to here the room of the segment has been written to
         self._number = -1
         self._file = -1
         self._is_doubtful = False  # a write or sync has failed: the segment is left alone
@@ -231,6 +239,7 @@ class SegmentWriter:
         if self._is_doubtful:
             number, tail = number + 1, 0
         where: list[tuple[int, int]] = []
+        is_small = sum(map(len, blocks)) <= _AHEAD // 16
         first = 0
         while first < len(blocks):
             size = len(blocks[first])
@@ -238,26 +247,44 @@ class SegmentWriter:
             if count <= 0:  # below 0 where a damaged index says that it ends behind itself
                 number, tail = number + 1, 0
                 continue
-            self._write(number, tail, blocks[first : first + count])
+            self._write(number, tail, blocks[first : first + count], self._waits and is_small)
             where += [(number, tail + i * size) for i in range(count)]
             tail += count * size
             first += count
         return where, (number, tail)
 
-    def _write(self, number: int, offset: int, blocks: Sequence[memoryview]) -> None:
+    def _write(
+        self, number: int, offset: int, blocks: Sequence[memoryview], goes_ahead: bool
+    ) -> None:
+        nbytes = sum(map(len, blocks))
         try:
             self._use(number)
+            if goes_ahead and offset + nbytes > self._used:
+                self._write_ahead(offset, offset + nbytes)
             written = os.pwritev(self._file, blocks, offset)
             rest = memoryview(b"")
-            if written < sum(map(len, blocks)):
+            if written < nbytes:
                 rest = memoryview(b"".join(blocks))[written:]
             while rest:
                 written += (count := os.pwrite(self._file, rest, offset + written))
                 rest = rest[count:]
+            if self._waits:
+                _core.begin_write_back(self._file, offset, nbytes)
         except OSError:
             self._is_doubtful = True
             raise
         self._is_doubtful = False
+
+    def _write_ahead(self, tail: int, end: int) -> None:
+        """Write zeros from `end` on, unless others have. Blocks go to the room from `tail` on."""
+        # A file system that does not tell says that all room has been used.
+        self._used = os.lseek(self._file, tail, os.SEEK_HOLE)
+        if end <= self._used:
+            return
+        self._used = min(end + _AHEAD, self._size)
+        zeros = memoryview(bytes(min(self._used - end, 1 << 20)))
+        while end < self._used:
+            end += os.pwrite(self._file, zeros[: self._used - end], end)
 
     def sync(self, number: int, tail: int) -> None:
         """Wait until all blocks before this place are on the disk, whoever has written them."""
@@ -292,7 +319,7 @@ class SegmentWriter:
         except BaseException:
             os.close(file)
             raise
-        self._number, self._file = number, file
+        self._number, self._file, self._used = number, file, 0
 
     def close(self) -> None:
         """Close the file."""
