@@ -22,6 +22,7 @@ from mlpbank import (
     InvalidTypeError,
     UnknownModelError,
 )
+from mlpbank.files import _live_folder
 
 pytestmark = pytest.mark.usefixtures("followed")
 
@@ -236,6 +237,7 @@ def test_small_transactions_that_wait_find_zeros(
         return pwrite(file, data, offset)
 
     monkeypatch.setattr(os, "pwrite", count)
+    monkeypatch.setattr(_live_folder, "_IN_PLACE", (_live_folder.file_system(folder),))
     follower = open_live(folder)
     with open_live(folder, writable=True, sync="off") as writer:
         writer["a"] = weights(1)
@@ -260,3 +262,12 @@ def test_small_transactions_that_wait_find_zeros(
     assert sum(zeros) < size
     with open_live(folder) as bank:
         assert [value(bank, key) for key in ("a", "b", "c", "9")] == [1, 5, 7, 9]
+
+
+def test_other_file_systems_get_no_zeros(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_live_folder, "_IN_PLACE", ("another",))
+    monkeypatch.setattr(os, "pwrite", None)
+    with open_live(folder, writable=True) as writer:
+        for i in range(30):
+            writer["a"] = weights(i)
+    assert value(open_live(folder), "a") == 29

@@ -33,6 +33,10 @@ _NETWORK = re.compile(
     r"vboxsf|fuse\.(sshfs|glusterfs|s3fs|gcsfuse|rclone|ceph.*|juicefs|blobfuse2?|goofys))"
 )
 
+# What has been written to is written to again in its place, so zeros ahead are of use. (btrfs and
+# others would look for new room, which may have become full.)
+_IN_PLACE = ("ext4", "xfs")
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -199,16 +203,17 @@ class SegmentWriter:
     size : int
         Bytes of a segment.
     waits : bool
-        Whether each transaction is synced. Then the disk begins with its blocks at once, and small
-        ones find zeros in their place: a file system notes when room that it has set aside is used
-        for the first time, and a sync that waits for that takes twice as long. (PostgreSQL does so
-        with its log, see `wal_init_zero` in its documentation.)
+        Whether each transaction is synced. Then the disk begins with its blocks at once, and on
+        some file systems small ones find zeros in their place: what has only been set aside is
+        noted when it is used for the first time, and a sync that waits for that takes twice as
+        long. (PostgreSQL does so with its log, see `wal_init_zero` in its documentation.)
     """
 
     def __init__(self, folder: Path, size: int, waits: bool = False) -> None:
         self._folder = folder
         self._size = size
         self._waits = waits
+        self._fills = waits and file_system(folder) in _IN_PLACE
         self._used = 0  # up to here the room of the segment has been written to
         self._number = -1
         self._file = -1
@@ -247,7 +252,7 @@ class SegmentWriter:
             if count <= 0:  # below 0 where a damaged index says that it ends behind itself
                 number, tail = number + 1, 0
                 continue
-            self._write(number, tail, blocks[first : first + count], self._waits and is_small)
+            self._write(number, tail, blocks[first : first + count], self._fills and is_small)
             where += [(number, tail + i * size) for i in range(count)]
             tail += count * size
             first += count
@@ -277,7 +282,6 @@ class SegmentWriter:
 
     def _write_ahead(self, tail: int, end: int) -> None:
         """Write zeros from `end` on, unless others have. Blocks go to the room from `tail` on."""
-        # A file system that does not tell says that all room has been used.
         self._used = os.lseek(self._file, tail, os.SEEK_HOLE)
         if end <= self._used:
             return
