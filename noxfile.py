@@ -139,7 +139,7 @@ def arm(session: nox.Session) -> None:
     folder = ROOT / "build/arm64-python"
     session.run("python", "tools/arm64_python.py", str(folder), "--wheel")
     tests = ("tests/core", "tests/bank", "tests/files")
-    chosen = ("-n", "0", "-m", "not threads and not compiler and not broad")
+    chosen = ("-n", "0", "-m", "not threads and not compiler")
     pytest = (str(folder / "bin/python"), "-m", "pytest", *chosen)
     session.run(*pytest, *(session.posargs or tests), external=True)
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import shutil
 import sysconfig
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,6 @@ def sweep(values: Iterable[Any], every: int) -> list[Any]:
     return [
         pytest.param(value, marks=[pytest.mark.slow] if i % every else [])
         for i, value in enumerate(values)
-    ]
-
-
-def broad(values: Iterable[Any], kept: Collection[Any]) -> list[Any]:
-    """Return parameters of a test: an emulated machine is slow, and runs those kept alone."""
-    return [
-        pytest.param(value, marks=[] if value in kept else [pytest.mark.broad]) for value in values
     ]
 
 
