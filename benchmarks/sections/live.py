@@ -48,6 +48,7 @@ from mlpbank.typing import Sync
 
 LARGE, SMALL = (32, 64, 64, 1), (4, 8, 2)
 SYNCS: tuple[Sync, ...] = ("commit", "interval", "off")
+CHANGING = 10_000  # models; one changes
 TRANSACTIONS = (1, 10, 100, 1000)  # models
 MOST_BYTES = 1 << 30  # that one line of `rate` writes
 CHANGES = (0, 10_000, 1_000_000)  # since the base, when it is opened
@@ -128,8 +129,8 @@ def check(seconds: float, folder: Path, progress: Progress) -> tuple[str, list[R
 
 def latency(seconds: float, folder: Path, progress: Progress) -> tuple[str, list[Row]]:
     """Change a model, and wait until another process answers with it; beside the disk alone."""
-    arch = make(folder / "live", LARGE, 1000).architecture
-    key = keys_of(1000)[7]
+    arch = make(folder / "live", LARGE, CHANGING).architecture
+    key = keys_of(CHANGING)[7]
     syncs: tuple[Sync, ...] = ("commit", "off")
     writers = {sync: opened(folder / "live", sync) for sync in syncs}
     returned: dict[str, list[float]] = {sync: [] for sync in syncs}

@@ -24,7 +24,8 @@ _LEAST_HEAD_BYTES = 4096  # without room for recent changes
 _MAGIC = b"mlpbank head 1\n\0"  # 16 bytes, before the word that `_core.Head` reads
 _LEAST_SEGMENT, _MOST_SEGMENT = 1 << 20, 256 << 20  # bytes
 _MOST_BUFFERS = 512  # of one write
-_AHEAD = 16 << 20  # bytes of zeros that are written at once, ahead of small transactions
+# Bytes of zeros that are written at once, ahead of small transactions: of so many one waits for it.
+_AHEAD, _SELDOM = 16 << 20, 512
 _OWN = re.compile(r"(base-([0-9]{6,})\.mlpbank|blocks-([0-9]{6,})\.bin)")
 _TEMPORARY = re.compile(r"\.mlpbank\.[0-9a-f]{16}\.tmp")
 # Where two machines may have a folder at once, or mappings of one file differ.
@@ -244,7 +245,7 @@ class SegmentWriter:
         if self._is_doubtful:
             number, tail = number + 1, 0
         where: list[tuple[int, int]] = []
-        is_small = sum(map(len, blocks)) <= _AHEAD // 16
+        is_small = _SELDOM * sum(map(len, blocks)) <= min(_AHEAD, self._size)
         first = 0
         while first < len(blocks):
             size = len(blocks[first])
