@@ -138,7 +138,7 @@ def arm(session: nox.Session) -> None:
     session.install(*BUILD, *WHEELS)
     folder = ROOT / "build/arm64-python"
     session.run("python", "tools/arm64_python.py", str(folder), "--wheel")
-    tests = ("tests/core", "tests/bank", "tests/files")
+    tests = ("tests/core", "tests/bank", "tests/files", "tests/live")
     chosen = ("-n", "0", "-m", "not threads and not compiler")
     pytest = (str(folder / "bin/python"), "-m", "pytest", *chosen)
     session.run(*pytest, *(session.posargs or tests), external=True)

@@ -233,6 +233,6 @@ def test_another_architecture(tmp_path: Path) -> None:
     with pytest.raises((TypeError, ValueError, KeyError)):
         writer["a"] = {"layer_0": np.zeros((3, 4))}
     with pytest.raises((TypeError, ValueError)):
-        writer["a"] = "no model"
+        writer["a"] = object()
     assert writer.sequence == before
     assert live(Bank.open(folder)).sequence == before
