@@ -44,7 +44,6 @@ ALLOWED_SKIPS = (
     r"only Debian's own archive has packages for ARM64 beside those of this machine",
     r"this kernel randomises addresses more than GCC's ThreadSanitizer can take",
     r"this filesystem keeps evicted pages in memory",
-    r"this file system does not tell what is only set aside",
     r"madvise is without effect here",
     r"this CPU has only one instruction set with fused multiply-add",
     r"this CPU has no other instruction set than portable",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "check.h"
 #include "engine/engine.h"
+#include "engine/grouping.h"
 #include "engine/inference.h"
 #include "errors.h"
 #include "four_cpus.h"
@@ -139,6 +141,90 @@ TEST(rows_are_right) {
         reference(net, slots[i], x.data() + 5 * i, expected, error);
         CHECK(std::abs(y[i] - expected[0]) <= error[0]);
       }
+    }
+  }
+}
+
+TEST(grouping) {
+  // Numbers are sorted 11 bits at a time.
+  for (const int64_t num_models :
+       {1, 2, 255, 256, 257, 2047, 2048, 2049, 70000, 1 << 22, (1 << 22) + 1}) {
+    for (const int64_t entries : {0, 1, 5, 300, 2000}) {
+      for (const int64_t block_models : {1, 16}) {
+        std::vector<int64_t> models(static_cast<std::size_t>(entries));
+        for (int64_t& model : models) model = random_below(num_models);
+        for (int64_t i = 0; i < entries; i += 7)
+          models[static_cast<std::size_t>(i)] = i % 2 ? 0 : num_models - 1;
+        const int64_t max_entries = 1 + random_below(40);
+        const int threads = 1 + static_cast<int>(random_below(4));
+        Grouping grouping;
+        grouping.group(models.data(), entries,
+                       {num_models, block_models, max_entries, 1000, threads});
+        // A stable sort: by model, and by position among the entries of one model.
+        std::vector<int64_t> expected(models.size());
+        for (std::size_t i = 0; i < expected.size(); ++i) expected[i] = static_cast<int64_t>(i);
+        const auto model_of = [&](int64_t entry) {
+          return models[static_cast<std::size_t>(entry)];
+        };
+        std::sort(expected.begin(), expected.end(), [&](int64_t a, int64_t b) {
+          return model_of(a) != model_of(b) ? model_of(a) < model_of(b) : a < b;
+        });
+        for (int64_t i = 0; i < entries; ++i) {
+          CHECK(grouping.entry(i) == expected[static_cast<std::size_t>(i)]);
+          CHECK(grouping.slot(i) == model_of(grouping.entry(i)));
+        }
+        // Groups cover everything, each within one block and no longer than allowed.
+        int64_t position = 0;
+        for (const Group& group : grouping.groups()) {
+          CHECK(group.begin == position && group.end > group.begin);
+          CHECK(group.end - group.begin <= max_entries);
+          for (; position < group.end; ++position) {
+            CHECK(model_of(expected[static_cast<std::size_t>(position)]) / block_models ==
+                  group.block);
+          }
+        }
+        CHECK(position == entries);
+      }
+    }
+  }
+  const int64_t models[] = {3, 0, -1, 9};
+  Grouping grouping;
+  CHECK_THROWS(std::out_of_range, "models[2]: expected 0 to 3, got -1",
+               (grouping.group(models, 4, {4, 1, 10, 8, 1}), 0));
+}
+
+// Many short entries for few models are sorted stretch by stretch.
+TEST(grouping_in_stretches) {
+  for (const int64_t num_models : {2, 500, 1365, 1366, 10922}) {
+    for (const int64_t block_models : {1, 16}) {
+      const int64_t entries = num_models <= 1365 ? 200001 : 600001;
+      const int64_t max_entries = 1 + random_below(400);
+      std::vector<int64_t> models(static_cast<std::size_t>(entries));
+      for (int64_t& model : models) model = random_below(num_models);
+      models[0] = num_models - 1, models[1] = 0;  // they descend
+      Grouping grouping;
+      grouping.group(models.data(), entries, {num_models, block_models, max_entries, 24, 2});
+      CHECK(grouping.in_stretches());
+      std::vector<char> seen(models.size());
+      int64_t position = 0;
+      for (const Group& group : grouping.groups()) {
+        CHECK(group.begin == position && group.end > group.begin);
+        CHECK(group.end - group.begin <= max_entries);
+        for (; position < group.end; ++position) {
+          const int64_t entry = grouping.entry(position);
+          const auto at = static_cast<std::size_t>(entry);
+          CHECK(!seen.at(at));
+          seen[at] = 1;
+          CHECK(grouping.slot(position) == models[at]);
+          CHECK(models[at] / block_models == group.block);
+          if (position == group.begin) continue;
+          // In a stretch, so in a group, slots ascend, and entries of one slot.
+          const int64_t before = grouping.entry(position - 1);
+          const int64_t slot_before = models[static_cast<std::size_t>(before)];
+          CHECK(slot_before < models[at] || (slot_before == models[at] && before < entry));
+        }
+      }
+      CHECK(position == entries);
     }
   }
 }

@@ -241,15 +241,14 @@ def test_small_transactions_that_wait_find_zeros(
     follower = open_live(folder)
     with open_live(folder, writable=True, sync="off") as writer:
         writer["a"] = weights(1)
-    if used(folder) == size:
-        pytest.skip("this file system does not tell what is only set aside")
+    tells = used(folder) < size  # else the file system says that all of it is used
     assert zeros == []
     with open_live(folder, writable=True) as writer:
         for i in range(2, 32):  # past a page, which a file system uses as a whole
             writer["b"] = weights(i)
             assert (value(follower, "a"), value(follower, "b")) == (1, i)
         assert used(folder) == size
-        assert size // 2 < sum(zeros) < size
+        assert size // 2 < sum(zeros) < size if tells else zeros == []
         # Another writer goes on in what is filled.
         with open_live(folder, writable=True) as other:
             other["c"] = weights(7)

@@ -24,7 +24,7 @@ _LEAST_HEAD_BYTES = 4096  # without room for recent changes
 _MAGIC = b"mlpbank head 1\n\0"  # 16 bytes, before the word that `_core.Head` reads
 _LEAST_SEGMENT, _MOST_SEGMENT = 1 << 20, 256 << 20  # bytes
 _MOST_BUFFERS = 512  # of one write
-# Bytes of zeros that are written at once, ahead of small transactions: of so many one waits for it.
+# Bytes of zeros that are written at once, and how many transactions find room in them at least.
 _AHEAD, _SELDOM = 16 << 20, 512
 _OWN = re.compile(r"(base-([0-9]{6,})\.mlpbank|blocks-([0-9]{6,})\.bin)")
 _TEMPORARY = re.compile(r"\.mlpbank\.[0-9a-f]{16}\.tmp")
