@@ -39,6 +39,7 @@ int64_t Bank::find_handle(const KeyView& key) const {
 
 void Bank::find_handles(const KeyView* keys, int64_t count, int64_t* handles) const {
   keys_.find_many(keys, count, handles);
+  if (!reuse_counts_.any()) return;  // handles are slots
   for (int64_t i = 0; i < count; ++i)
     if (handles[i] != kNoSlot) handles[i] = handle_of(handles[i]);
 }

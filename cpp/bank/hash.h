@@ -11,6 +11,35 @@
 
 namespace mlpbank {
 
+// The state of SipHash-1-3.
+struct Sip {
+  uint64_t a, b, c, d;
+
+  static Sip start(uint64_t k0, uint64_t k1) {
+    return {k0 ^ 0x736f6d6570736575u, k1 ^ 0x646f72616e646f6du, k0 ^ 0x6c7967656e657261u,
+            k1 ^ 0x7465646279746573u};
+  }
+  void add(uint64_t word) {
+    d ^= word;
+    round();
+    a ^= word;
+  }
+  uint64_t end() {
+    c ^= 0xff;
+    for (int r = 0; r < 3; ++r) round();
+    return a ^ b ^ c ^ d;
+  }
+
+ private:
+  static uint64_t rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
+  void round() {
+    a += b, b = rotate(b, 13) ^ a, a = rotate(a, 32);
+    c += d, d = rotate(d, 16) ^ c;
+    a += d, d = rotate(d, 21) ^ a;
+    c += b, b = rotate(b, 17) ^ c, c = rotate(c, 32);
+  }
+};
+
 struct KeyHash {
   bool seeded = false;
   uint64_t k0 = 0, k1 = 0;
@@ -20,46 +49,24 @@ struct KeyHash {
     return seeded == other.seeded && k0 == other.k0 && k1 == other.k1;
   }
 
-  uint64_t operator()(std::string_view key) const {
-    return seeded ? sip(key.data(), key.size()) : fnv(key);
-  }
+  uint64_t operator()(std::string_view key) const { return seeded ? sip(key) : fnv(key); }
   // An int key is hashed as its 8 bytes, the lowest first.
   uint64_t operator()(int64_t key) const {
     const auto word = static_cast<uint64_t>(key);
     return seeded ? sip(word) : splitmix(word);
   }
-  // Replaces kMany int keys by their hashes, where there is a seed. Takes less time for each.
-  static constexpr int kMany = 16;
-  void hash_many(uint64_t* keys) const;
+
+  // What a text is hashed as: its words, and one with what is left of it and its length.
+  static std::size_t num_words(std::string_view text) { return text.size() / 8 + 1; }
+  static uint64_t first_words(std::string_view text, std::size_t i) {
+    return word<uint64_t>(text.data() + 8 * i);
+  }
+  static uint64_t last_word(std::string_view text) {
+    return static_cast<uint64_t>(text.size()) << 56 | tail(text.data(), text.size());
+  }
+  static constexpr uint64_t kLastWordOfNumber = uint64_t{sizeof(int64_t)} << 56;
 
  private:
-  // The state of SipHash-1-3.
-  struct Sip {
-    uint64_t a, b, c, d;
-
-    Sip(uint64_t k0, uint64_t k1)
-        : a(k0 ^ 0x736f6d6570736575u),
-          b(k1 ^ 0x646f72616e646f6du),
-          c(k0 ^ 0x6c7967656e657261u),
-          d(k1 ^ 0x7465646279746573u) {}
-    static uint64_t rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
-    void round() {
-      a += b, b = rotate(b, 13) ^ a, a = rotate(a, 32);
-      c += d, d = rotate(d, 16) ^ c;
-      a += d, d = rotate(d, 21) ^ a;
-      c += b, b = rotate(b, 17) ^ c, c = rotate(c, 32);
-    }
-    void add(uint64_t word) {
-      d ^= word;
-      round();
-      a ^= word;
-    }
-    uint64_t end() {
-      c ^= 0xff;
-      for (int r = 0; r < 3; ++r) round();
-      return a ^ b ^ c ^ d;
-    }
-  };
   // Bytes as a little-endian number.
   template <class Word>
   static uint64_t word(const char* bytes) {
@@ -83,22 +90,18 @@ struct KeyHash {
     return value;
   }
 
-  uint64_t sip(const char* bytes, std::size_t size) const {
-    Sip state(k0, k1);
-    for (std::size_t i = 0; i + 8 <= size; i += 8) state.add(word<uint64_t>(bytes + i));
-    state.add(static_cast<uint64_t>(size) << 56 | tail(bytes, size));
+  uint64_t sip(std::string_view text) const {
+    Sip state = Sip::start(k0, k1);
+    for (std::size_t i = 0; i + 1 < num_words(text); ++i) state.add(first_words(text, i));
+    state.add(last_word(text));
     return state.end();
   }
-
   uint64_t sip(uint64_t word) const {
-    Sip state(k0, k1);
+    Sip state = Sip::start(k0, k1);
     state.add(word);
-    state.add(uint64_t{sizeof word} << 56);
+    state.add(kLastWordOfNumber);
     return state.end();
   }
-  static void hash_plain(const KeyHash& hash, uint64_t* keys);
-  static void hash_avx2(const KeyHash& hash, uint64_t* keys);
-  static void hash_avx512(const KeyHash& hash, uint64_t* keys);
 
   // FNV-1a over the bytes, the upper half folded into the lower (G. Fowler, L. C. Noll, K.-P. Vo).
   static uint64_t fnv(std::string_view key) {

@@ -23,6 +23,8 @@ class ReuseCounts {
     const auto* segment = segments_[at.segment].load(std::memory_order_acquire);
     return segment == nullptr ? 0 : segment[at.offset].load();
   }
+  // False: all counts are 0, also those of slots that were seen before the call.
+  bool any() const { return any_.load(); }
   // Makes room for a slot. Throws std::bad_alloc.
   void reserve(int64_t slot) {
     const int i = position_of(slot).segment;
@@ -33,10 +35,12 @@ class ReuseCounts {
   // Never fail where room was made.
   void set(int64_t slot, uint32_t count) {
     const Position at = position_of(slot);
+    if (count != 0) any_.store(true);
     segments_[at.segment].load()[at.offset].store(count);
   }
   uint32_t increment(int64_t slot) {
     const Position at = position_of(slot);
+    any_.store(true);
     return ++segments_[at.segment].load()[at.offset];
   }
 
@@ -57,6 +61,7 @@ class ReuseCounts {
   }
 
   std::atomic<Count*> segments_[kSegments] = {};
+  std::atomic<bool> any_{false};
 };
 
 }  // namespace mlpbank

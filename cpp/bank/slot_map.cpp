@@ -6,6 +6,8 @@
 #include <new>
 #include <utility>
 
+#include "bank/hash_many.h"
+
 namespace mlpbank {
 namespace {
 
@@ -51,8 +53,10 @@ const SlotMap::Entry* SlotMap::Index::candidate(uint64_t key_hash) const {
   }
 }
 
-// Looks up many keys in four steps each, and each step of a key some keys after the one before. So
-// the memory that a step has asked for is there when the next one reads it.
+// Looks up many keys in steps, and each step of a key some keys after the one before. So the memory
+// that a step has asked for is there when the next one reads it. The CPU waits for few lines of
+// memory at a time, and all of them shall be those of the tables: keys are read, and hashed, before
+// the steps of a chunk, and slots are written after them.
 class SlotMap::Pipeline {
  public:
   Pipeline(const SlotMap& map, const Index* index, KeyType type)
@@ -60,129 +64,93 @@ class SlotMap::Pipeline {
         index_(index),
         table_(map.table_ != nullptr && map.table_->key_type() == type ? map.table_.get()
                                                                        : nullptr),
-        hash_(index != nullptr    ? index->hash
-              : table_ != nullptr ? table_->hash()
-                                  : KeyHash()),
-        one_hash_(index == nullptr || map.shares_hash(*index)),
-        type_(type) {}
+        type_(type),
+        table_hashes_(index != nullptr && !map.shares_hash(*index) ? other_hashes_ : hashes_) {}
 
   void run(const KeyView* keys, int64_t count, int64_t* slots) {
-    State states[kStates];
-    const auto state = [&](int64_t i) -> State& { return states[i & (kStates - 1)]; };
-    for (int64_t i = 0; i < count + 3 * kDistance; ++i) {
-      if (i + kDistance < count) prefetch_line(keys[i + kDistance].text.data());
-      if (i < count) begin(keys[i], state(i));
-      const int64_t b = i - kDistance, c = b - kDistance, d = c - kDistance;
-      if (b >= 0 && b < count) choose(state(b));
-      if (c >= 0 && c < count) approach(state(c));
-      if (d >= 0) slots[d] = finish(keys[d], state(d));
-    }
-  }
-
- private:
-  static constexpr int64_t kDistance = 16;  // from a step of a key to the next one, in keys
-  static constexpr int64_t kStates = 64;    // a power of two, more than 3 * kDistance
-  struct State {
-    uint64_t hash;
-    uint64_t table_hash;
-    const Entry* entry;
-    int64_t slot;  // in the table
-  };
-  static constexpr int64_t kOfNoKey = -3;
-
-  // Asks for the buckets.
-  void begin(const KeyView& key, State& state) const {
-    state.slot = kNoSlot;
-    if (key.type != type_) {
-      state.slot = kOfNoKey;
-      return;
-    }
-    state.hash = state.table_hash = key.hash(hash_);
-    if (index_ != nullptr) prefetch_line(&index_->at(state.hash));
-    if (table_ == nullptr) return;
-    if (!one_hash_) state.table_hash = key.hash(table_->hash());
-    table_->prefetch_bucket(state.table_hash);
-  }
-  // Asks for the entry, or for where the key lies in the table.
-  void choose(State& state) const {
-    state.entry = nullptr;
-    if (state.slot == kOfNoKey) return;
-    if (index_ != nullptr) state.entry = index_->candidate(state.hash);
-    if (state.entry != nullptr) {
-      prefetch_line(state.entry);
-      prefetch_line_at(reinterpret_cast<const char*>(state.entry), sizeof(Entry) - 1);
-    } else if (table_ != nullptr) {
-      state.slot = table_->candidate(state.table_hash);
-      if (state.slot >= 0 && state.slot < table_->count()) table_->prefetch_place(state.slot);
-    }
-  }
-  // Asks for the key.
-  void approach(const State& state) const {
-    if (state.entry != nullptr) {
-      prefetch_line(state.entry->text.data());
-    } else if (state.slot >= 0 && state.slot < table_->count()) {
-      table_->prefetch_key(state.slot);
-    }
-  }
-  int64_t finish(const KeyView& key, const State& state) const {
-    if (state.entry != nullptr) {
-      if (state.entry->key() == key) return state.entry->slot.load();
-    } else if (state.slot == kNoSlot || state.slot == kOfNoKey) {
-      return kNoSlot;
-    } else if (state.slot >= 0 && state.slot < table_->count() && table_->holds(state.slot, key)) {
-      return state.slot;
-    }
-    return map_.find(key);  // where two hashes are equal, or the table is slow
-  }
-
-  const SlotMap& map_;
-  const Index* const index_;
-  const KeyTable* const table_;  // null: has no keys of the type
-  const KeyHash hash_;
-  const bool one_hash_;
-  const KeyType type_;
-};
-
-// Looks up many numbers in a table. Columns are read before and written after all steps of a chunk:
-// the CPU waits for few lines of memory at a time, and all of them shall be those of the table.
-class SlotMap::NumberPipeline {
- public:
-  NumberPipeline(const SlotMap& map, const KeyTable& table) : map_(map), table_(table) {}
-
-  void run(const KeyView* keys, int64_t count, int64_t* slots) {
-    for (int64_t begin = 0; begin < count; begin += kChunk, keys += kChunk, slots += kChunk) {
+    for (int64_t begin = 0; begin < count; begin += kChunk) {
       const int64_t here = std::min(kChunk, count - begin);
-      for (int64_t i = 0; i < here; ++i) hashes_[i] = static_cast<uint64_t>(keys[i].number);
-      std::fill(hashes_ + here, std::end(hashes_), 0);
-      for (int64_t i = 0; i < here; i += KeyHash::kMany) table_.hash().hash_many(hashes_ + i);
-      find(keys, here);
+      hash(keys + begin, here);
+      if (index_ != nullptr) {
+        find<true, 3>(keys + begin, here);
+      } else if (table_ == nullptr) {
+        std::fill_n(slots_, here, kNoSlot);
+      } else if (type_ != KeyType::number) {
+        find<false, 3>(keys + begin, here);
+      } else {
+        find<false, 2>(keys + begin, here);  // a number lies where a text has its place
+      }
       for (int64_t i = 0; i < here; ++i)
-        slots[i] = keys[i].type == KeyType::number ? slots_[i] : kNoSlot;
+        slots[begin + i] = keys[begin + i].type == type_ ? slots_[i] : kNoSlot;
     }
   }
 
  private:
   static constexpr int64_t kChunk = 512;
   static constexpr int64_t kDistance = 16;  // from a step of a key to the next one, in keys
+  static constexpr int64_t kAskAll = -2;  // among slots: two hashes are equal, or the table is slow
 
+  void hash(const KeyView* keys, int64_t count) {
+    if (index_ != nullptr) hash_many(index_->hash, type_, keys, count, hashes_);
+    if (table_ != nullptr && (index_ == nullptr || table_hashes_ != hashes_))
+      hash_many(table_->hash(), type_, keys, count, table_hashes_);
+  }
+
+  template <bool kHasIndex, int kSteps>
   void find(const KeyView* keys, int64_t count) {
-    for (int64_t i = 0; i < count + 2 * kDistance; ++i) {
-      if (i < count) table_.prefetch_bucket(hashes_[i]);
-      const int64_t b = i - kDistance, c = b - kDistance;
-      if (b >= 0 && b < count) {
-        slots_[b] = table_.candidate(hashes_[b]);
-        if (is_in_table(slots_[b])) table_.prefetch_place(slots_[b]);
+    for (int64_t i = 0; i < count + kSteps * kDistance; ++i) {
+      if (i < count) {
+        if (kHasIndex) prefetch_line(&index_->at(hashes_[i]));
+        if (!kHasIndex || table_ != nullptr) table_->prefetch_bucket(table_hashes_[i]);
       }
-      if (c < 0 || slots_[c] == kNoSlot) continue;
-      if (is_in_table(slots_[c]) && table_.holds(slots_[c], keys[c])) continue;
-      slots_[c] = map_.find(keys[c]);  // where two tags are equal, or the table is slow
+      const int64_t b = i - kDistance, c = b - kDistance, d = i - kSteps * kDistance;
+      if (b >= 0 && b < count) choose<kHasIndex>(b);
+      if (kSteps > 2 && c >= 0 && c < count) approach<kHasIndex>(c);
+      if (d >= 0) slots_[d] = finish<kHasIndex>(keys[d], d);
     }
   }
-  bool is_in_table(int64_t slot) const { return slot >= 0 && slot < table_.count(); }
+
+  // Asks for the entry, or for where the key lies in the table.
+  template <bool kHasIndex>
+  void choose(int64_t i) {
+    if (kHasIndex) {
+      const Entry* const entry = entries_[i] = index_->candidate(hashes_[i]);
+      slots_[i] = kNoSlot;
+      if (entry != nullptr) {
+        prefetch_line(entry);
+        prefetch_line_at(reinterpret_cast<const char*>(entry), sizeof(Entry) - 1);
+        return;
+      }
+      if (table_ == nullptr) return;
+    }
+    const int64_t slot = table_->candidate(table_hashes_[i]);
+    slots_[i] = slot < table_->count() ? slot : kAskAll;
+    if (slots_[i] >= 0) table_->prefetch_place(slot);
+  }
+  // Asks for the key.
+  template <bool kHasIndex>
+  void approach(int64_t i) const {
+    if (kHasIndex && entries_[i] != nullptr) return prefetch_line(entries_[i]->text.data());
+    if (slots_[i] >= 0) table_->prefetch_key(slots_[i]);
+  }
+  template <bool kHasIndex>
+  int64_t finish(const KeyView& key, int64_t i) const {
+    if (kHasIndex && entries_[i] != nullptr) {
+      if (entries_[i]->key() == key) return entries_[i]->slot.load();
+    } else {
+      const int64_t slot = slots_[i];
+      if (slot == kNoSlot || (slot >= 0 && table_->holds(slot, key))) return slot;
+    }
+    return map_.find(key);
+  }
 
   const SlotMap& map_;
-  const KeyTable& table_;
-  uint64_t hashes_[kChunk];
+  const Index* const index_;
+  const KeyTable* const table_;  // null: has no keys of the type
+  const KeyType type_;
+  uint64_t* const table_hashes_;
+  uint64_t hashes_[kChunk], other_hashes_[kChunk];
+  const Entry* entries_[kChunk];
   int64_t slots_[kChunk];
 };
 
@@ -193,13 +161,8 @@ void SlotMap::find_many(const KeyView* keys, int64_t count, int64_t* slots) cons
     return;
   }
   const KeyType type = key_type_.load(std::memory_order_relaxed);
-  const Index* const index = published_index_.load();
-  if (table_ != nullptr && type == table_->key_type()) {
-    table_->request_pages(keys, count);
-    if (type == KeyType::number && index == nullptr && table_->hash().seeded)
-      return NumberPipeline(*this, *table_).run(keys, count, slots);
-  }
-  Pipeline(*this, index, type).run(keys, count, slots);
+  if (table_ != nullptr && type == table_->key_type()) table_->request_pages(keys, count);
+  Pipeline(*this, published_index_.load(), type).run(keys, count, slots);
 }
 
 uint64_t SlotMap::Index::insert(Entry& entry, uint64_t key_hash) {

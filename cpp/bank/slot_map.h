@@ -104,7 +104,6 @@ class SlotMap {
   };
 
   class Pipeline;
-  class NumberPipeline;
   bool shares_hash(const Index& index) const {
     return table_ != nullptr && index.hash == table_->hash();
   }

@@ -5,138 +5,21 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <cstring>
-#include <string>
 #include <utility>
-#include <vector>
 
 #include "bank/key_memory.h"
 #include "bank/keys.h"
 #include "python/arrays.h"
 #include "python/gil.h"
 #include "python/key_arguments.h"
+#include "python/key_chunk.h"
+#include "python/text_column.h"
 
 namespace mlpbank {
 
 constexpr int64_t kOtherKey = -2;
 // So many keys are looked up without the GIL: to hand it over takes less time than they do.
 constexpr int64_t kManyKeys = 4096;
-
-constexpr KeyView kNoKey = {KeyType::none, {}, 0};  // unknown to every bank
-
-// Keys that are read and looked up at a time.
-class KeyChunk {
- public:
-  static constexpr int64_t kSize = 512;
-
-  KeyView* views() { return views_; }
-  void clear() { count_ = 0; }
-  int64_t count() const { return count_; }
-  void add(const KeyView& key) { views_[count_++] = key; }
-  // Adds a key with a copy of its text.
-  void add_copy(const KeyView& key) {
-    if (count_ == 0) bytes_.clear();
-    bytes_ += key.text;
-    ends_[count_] = bytes_.size();
-    add(key);
-  }
-  // Memory for texts of the chunk, until the next one.
-  char* room(std::size_t size) {
-    bytes_.resize(std::max(size, bytes_.size()));
-    return bytes_.data();
-  }
-  // Lets the views of copies point at them. All keys of the chunk are copies.
-  void fix() {
-    std::size_t begin = 0;
-    for (int64_t i = 0; i < count_; ++i) {
-      views_[i].text = std::string_view(bytes_).substr(begin, ends_[i] - begin);
-      begin = ends_[i];
-    }
-  }
-
- private:
-  int64_t count_ = 0;
-  KeyView views_[kSize];
-  std::size_t ends_[kSize];
-  std::string bytes_;
-};
-
-// A NumPy array of text (dtype U): `width` code points each, filled up with zeros.
-class TextColumn {
- public:
-  explicit TextColumn(const py::array& array)
-      : data_(static_cast<const char*>(array.data())),
-        size_(array.size()),
-        stride_(array.ndim() == 1 ? array.strides(0) : 0),
-        width_(array.itemsize() / 4) {
-    expect(array.ndim() == 1 && array.dtype().kind() == 'U' && array.dtype().byteorder() != '>',
-           "keys: expected one dimension of text");
-  }
-  int64_t size() const { return size_; }
-
-  // Reads keys as UTF-8. Surrogates are in no key.
-  void read(int64_t begin, int64_t count, KeyChunk& chunk) const {
-    chunk.clear();
-    // UTF-8 takes no more bytes than code points of 32 bits.
-    char* to = chunk.room(static_cast<std::size_t>(4 * width_ * count));
-    for (int64_t i = begin; i < begin + count; ++i) {
-      const char* const text = to;
-      const bool is_text = encode(data_ + i * stride_, to);
-      const auto size = static_cast<std::size_t>(to - text);
-      chunk.add(is_text ? KeyView::of(std::string_view(text, size)) : kNoKey);
-    }
-  }
-
- private:
-  static uint32_t load(const char* from, int64_t i) {
-    uint32_t point;
-    std::memcpy(&point, from + 4 * i, 4);
-    return point;
-  }
-  // Writes one text and moves `to` to its end. False: it has what is no character.
-  bool encode(const char* from, char*& to) const {
-    uint32_t all = 0;
-    for (int64_t i = 0; i < width_; ++i) {
-      const uint32_t point = load(from, i);
-      all |= point;
-      to[i] = static_cast<char>(point);
-    }
-    int64_t size = width_;
-    while (size > 0 && load(from, size - 1) == 0) --size;
-    if (all < 0x80) {
-      to += size;
-      return true;
-    }
-    bool is_text = true;
-    for (int64_t i = 0; i < size; ++i) is_text = append(load(from, i), to) && is_text;
-    return is_text;
-  }
-  static bool append(uint32_t point, char*& to) {
-    const auto put = [&](uint32_t byte) { *to++ = static_cast<char>(byte); };
-    const auto last = [&](int shift) { put(0x80 | (point >> shift & 0x3f)); };
-    if (point < 0x80) {
-      put(point);
-    } else if (point < 0x800) {
-      put(0xc0 | point >> 6);
-      last(0);
-    } else if (point < 0x10000) {
-      put(0xe0 | point >> 12);
-      last(6);
-      last(0);
-    } else {
-      put(0xf0 | (point >> 18 & 0x7));
-      last(12);
-      last(6);
-      last(0);
-    }
-    return point < 0x110000 && (point < 0xd800 || point >= 0xe000);
-  }
-
-  const char* data_;
-  int64_t size_;
-  int64_t stride_;
-  int64_t width_;
-};
 
 // Slots or handles of a column of keys, and how many are unknown.
 struct Found {

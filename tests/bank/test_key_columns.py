@@ -54,6 +54,33 @@ def test_arrays_of_text(texts: list[str]) -> None:
     assert slots(bank, np.broadcast_to(array[:1], 5)) == [expected[0]] * 5
 
 
+@pytest.mark.parametrize(
+    "odd", ["\x7f", "\x80", "\xff", "\u0800", "\u8041", "\uffff", "\U00010041"]
+)
+def test_one_odd_character_at_each_place(odd: str) -> None:
+    """Characters are read eight at a time; those of a longer text are not its neighbour's."""
+    texts = ["x" * before + odd + "x" * after for before in range(18) for after in range(18)]
+    bank = make(texts)
+    for width in range(1, 36):
+        part = [text for text in texts if len(text) <= width]
+        expected = [texts.index(text) for text in part]
+        assert slots(bank, np.array(part, f"U{width}")) == expected
+        plain = ["y" * (i % width) for i in range(len(part))]
+        beside = np.array([part, plain], f"U{width}").T.ravel()
+        assert slots(bank, beside) == [slot for known in expected for slot in (known, -1)]
+
+
+@pytest.mark.parametrize("bits", [0x80, 0x8041, 0xFF41, 0x110041, 0x80000041, 0xFFFFFF41])
+def test_numbers_that_are_no_character(bits: int) -> None:
+    bank = make(["A" * size for size in range(1, 20)] + ["\x80"])
+    for size in (1, 7, 8, 9, 16, 19):
+        for place in range(size):
+            array = np.array(["A" * size, "A"])
+            array.view(np.uint32)[place] = bits
+            known = size == 1 and bits == 0x80
+            assert slots(bank, array) == [19 if known else -1, 0]
+
+
 def test_texts_of_an_array_that_are_no_keys() -> None:
     bank = make(["a", "b"])
     array = np.array(["a", "\ud800", "b", "a\0", "aa"])

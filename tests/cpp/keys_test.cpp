@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "errors.h"
+#include "bank/hash_many.h"
 #include "bank/keys.h"
 #include "bank/slot_map.h"
 #include "network.h"
@@ -53,14 +54,31 @@ TEST(hashes_match_their_test_vectors) {
   CHECK(hash(std::string_view("\0\1\2\3\4\5\6\7", 8)) == hash(int64_t{0x0706050403020100}));
   const KeyHash other = KeyHash::random();
   CHECK(other.seeded && other("a") != hash("a") && other("a") != KeyHash::random()("a"));
-  uint64_t many[KeyHash::kMany];
-  for (uint64_t& key : many) key = generator()();
-  const std::vector<uint64_t> keys(std::begin(many), std::end(many));
-  other.hash_many(many);
-  for (std::size_t i = 0; i < keys.size(); ++i)
-    CHECK(many[i] == other(static_cast<int64_t>(keys[i])));
   const KeyHash version_1;
   CHECK(version_1("a") == 0xaf63dc4c296230c0u && version_1(int64_t{0}) == 0xe220a8397b1dcdafu);
+}
+
+// Texts of all lengths side by side, also some that are too long to be hashed together.
+TEST(many_keys_have_the_hashes_of_each) {
+  for (const KeyHash& hash : {KeyHash::random(), KeyHash()}) {
+    for (int64_t count = 0; count < 100; count += 1 + count / 8) {
+      for (const std::size_t longest : {1, 8, 9, 24, 63, 64, 200}) {
+        std::vector<std::string> texts;
+        std::vector<KeyView> keys, numbers;
+        for (int64_t i = 0; i < count; ++i) {
+          texts.emplace_back(generator()() % (longest + 1), ' ');
+          for (char& c : texts.back()) c = static_cast<char>(generator()());
+          numbers.push_back(KeyView::of(static_cast<int64_t>(generator()())));
+        }
+        for (const std::string& text : texts) keys.push_back(KeyView::of(text));
+        std::vector<uint64_t> hashes(texts.size());
+        hash_many(hash, KeyType::text, keys.data(), count, hashes.data());
+        for (std::size_t i = 0; i < keys.size(); ++i) CHECK(hashes[i] == hash(texts[i]));
+        hash_many(hash, KeyType::number, numbers.data(), count, hashes.data());
+        for (std::size_t i = 0; i < keys.size(); ++i) CHECK(hashes[i] == hash(numbers[i].number));
+      }
+    }
+  }
 }
 
 TEST(types_of_tuples_tell_their_parts) {
