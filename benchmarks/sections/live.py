@@ -136,6 +136,7 @@ def latency(seconds: float, folder: Path, progress: Progress) -> tuple[str, list
     returned: dict[str, list[float]] = {sync: [] for sync in syncs}
     answered: dict[str, list[float]] = {sync: [] for sync in syncs}
     disk: list[float] = []
+    disk_twice: list[float] = []
     value = 0
     with Child(react, folder / "live", key) as other, _disk(folder) as write:
         other.answer()
@@ -153,12 +154,14 @@ def latency(seconds: float, folder: Path, progress: Progress) -> tuple[str, list
                     raise RuntimeError(f"expected {value}, got {answer}")
                 answered[sync].append(when - start)
             disk.append(write(data))
+            disk_twice.append(write(data) + write(data[:4096]))
             if len(disk) % 100 == 0:
                 progress(min(1.0, (time.perf_counter() - began) / seconds), "changing")
     for writer in writers.values():
         writer.close()
     rows: list[Row] = [
         {"": "the disk: write and fdatasync of 25,600 bytes", **_quantiles(disk)},
+        {"": "the disk: the same, and then of 4096 bytes", **_quantiles(disk_twice)},
         *(
             {"": f'sync="{sync}", {what}', **_quantiles(times[sync])}
             for sync in syncs

@@ -228,6 +228,10 @@ def test_small_transactions_that_wait_find_zeros(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 1 << 20
+    monkeypatch.setattr(_live_folder, "_LEAST_SEGMENT", size)
+    small = folder.with_name("small.live")
+    open_live(folder).save(small, live=True)
+    folder = small
     zeros: list[int] = []
     pwrite = os.pwrite
 

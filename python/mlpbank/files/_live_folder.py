@@ -57,8 +57,10 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def segment_size(block_bytes: int, base_bytes: int) -> int:
-    """Return the size of segments: a quarter of the base, and room for some blocks."""
-    size = min(max(base_bytes // 4, _LEAST_SEGMENT, 16 * block_bytes), _MOST_SEGMENT)
+    """Return the size of segments: a quarter of the base, and room for many blocks."""
+    # Of 512 changes one writes zeros for the others. Smaller blocks find room for more anyway.
+    many = _SELDOM if 2048 <= block_bytes <= _AHEAD // _SELDOM else 16
+    size = min(max(base_bytes // 4, _LEAST_SEGMENT, many * block_bytes), _MOST_SEGMENT)
     size = max(size, block_bytes)
     return -(-size // 4096) * 4096
 
