@@ -14,38 +14,42 @@ class ReuseCounts {
   ReuseCounts() = default;
   ~ReuseCounts() {
     for (auto& segment : segments_) delete[] segment.load();
+    for (auto& segment : bits_) delete[] segment.load();
   }
   ReuseCounts(const ReuseCounts&) = delete;
   ReuseCounts& operator=(const ReuseCounts&) = delete;
 
   uint32_t of(int64_t slot) const {
     const Position at = position_of(slot);
-    const auto* segment = segments_[at.segment].load(std::memory_order_acquire);
-    return segment == nullptr ? 0 : segment[at.offset].load();
+    const auto* bits = bits_[at.segment].load(std::memory_order_acquire);
+    if (bits == nullptr || (bits[at.offset / 64].load() >> at.offset % 64 & 1) == 0) return 0;
+    return segments_[at.segment].load()[at.offset].load();
   }
   // False: all counts are 0, also those of slots that were seen before the call.
   bool any() const { return any_.load(); }
   // Makes room for a slot. Throws std::bad_alloc.
   void reserve(int64_t slot) {
     const int i = position_of(slot).segment;
-    if (segments_[i].load() != nullptr) return;
-    segments_[i].store(new Count[static_cast<std::size_t>(kFirstSize << i)](),
-                       std::memory_order_release);
+    const auto size = static_cast<std::size_t>(kFirstSize << i);
+    if (segments_[i].load() == nullptr) segments_[i].store(new Count[size]());
+    if (bits_[i].load() == nullptr)
+      bits_[i].store(new Bits[size / 64](), std::memory_order_release);
   }
   // Never fail where room was made.
   void set(int64_t slot, uint32_t count) {
     const Position at = position_of(slot);
-    if (count != 0) any_.store(true);
+    if (count != 0) mark(at);
     segments_[at.segment].load()[at.offset].store(count);
   }
   uint32_t increment(int64_t slot) {
     const Position at = position_of(slot);
-    any_.store(true);
+    mark(at);
     return ++segments_[at.segment].load()[at.offset];
   }
 
  private:
   using Count = std::atomic<uint32_t>;
+  using Bits = std::atomic<uint64_t>;
   struct Position {
     int segment;
     int64_t offset;
@@ -60,7 +64,15 @@ class ReuseCounts {
     return {segment, slot - ((int64_t{1} << segment) - 1) * kFirstSize};
   }
 
+  // Before a count changes.
+  void mark(const Position& at) {
+    any_.store(true);
+    bits_[at.segment].load()[at.offset / 64].fetch_or(uint64_t{1} << at.offset % 64);
+  }
+
   std::atomic<Count*> segments_[kSegments] = {};
+  // Which counts may differ from 0. Few do, and these bits stay in the caches.
+  std::atomic<Bits*> bits_[kSegments] = {};
   std::atomic<bool> any_{false};
 };
 
