@@ -117,15 +117,13 @@ bool fill_texts(const KeyView* keys, Group& group) {
   return true;
 }
 
-}  // namespace
-
-void hash_many(const KeyHash& hash, KeyType type, const KeyView* keys, int64_t count,
-               uint64_t* hashes) {
+// Hashes whole groups, and returns how many keys these were.
+int64_t hash_groups(const KeyHash& hash, bool numbers, const KeyView* keys, int64_t count,
+                    uint64_t* hashes) {
   static const ForCpu& for_cpu = best_for_cpu();
-  const bool numbers = type == KeyType::number;
   Group group = {};
   int64_t i = 0;
-  for (; hash.seeded && i + kMany <= count; i += kMany) {
+  for (; i + kMany <= count; i += kMany) {
     if (numbers) {
       for (int j = 0; j < kMany; ++j) hashes[i + j] = static_cast<uint64_t>(keys[i + j].number);
       for_cpu.hash_numbers(hash, hashes + i);
@@ -135,6 +133,16 @@ void hash_many(const KeyHash& hash, KeyType type, const KeyView* keys, int64_t c
       for (int j = 0; j < kMany; ++j) hashes[i + j] = hash(keys[i + j].text);
     }
   }
+  return i;
+}
+
+}  // namespace
+
+void hash_many(const KeyHash& hash, KeyType type, const KeyView* keys, int64_t count,
+               uint64_t* hashes) {
+  const bool numbers = type == KeyType::number;
+  int64_t i = 0;
+  if (hash.seeded && count >= kMany) i = hash_groups(hash, numbers, keys, count, hashes);
   for (; i < count; ++i) hashes[i] = numbers ? hash(keys[i].number) : hash(keys[i].text);
 }
 
