@@ -244,11 +244,9 @@ class GroupedTasks {
     const Group& entries = group(task);
     Run runs[kTileModels];
     int count = 0;
-    int64_t length = 0;  // of the run before, which is the guess for the next
-    for (int64_t i = entries.begin; i < entries.end; i = runs[count++].end) {
-      runs[count] = {i, grouping_.end_of_slot(i, entries.end, length)};
-      length = runs[count].end - i;
-    }
+    grouping_.for_each_slot(entries, kTileModels, [&](int64_t begin, int64_t end) {
+      runs[count++] = {begin, end};
+    });
     Run* end = runs + count;
     if (const int64_t steps = tile_steps(runs, count)) {
       compute_side_by_side(task, runs, count, steps, next, scratch);

@@ -296,7 +296,8 @@ void Grouping::sort_stretches(const int64_t* slots, int64_t entries, const Group
   const int64_t parts = parts_of(entries, wish.threads);
   grow(short_keys_, entries);
   grow(few_slots_, parts * length);
-  counts_.resize(static_cast<std::size_t>(parts * digits));
+  grow(ends_, stretches * digits);
+  num_models_ = wish.num_models;
   // Room for all groups, so that the threads need no memory.
   const int64_t most = (stretches / parts + 1) * (wish.num_models + length / wish.max_entries + 1);
   std::vector<std::vector<Group>> groups(static_cast<std::size_t>(parts));
@@ -306,9 +307,9 @@ void Grouping::sort_stretches(const int64_t* slots, int64_t entries, const Group
   const double nanoseconds = 3 * kEntryNanoseconds * static_cast<double>(length);
   for_each_part(
       parts, stretches, nanoseconds, wish.threads, [&](int64_t part, int64_t first, int64_t last) {
-        uint32_t* const count = counts_.data() + part * digits;
         uint16_t* const few = few_slots_.data() + part * length;
         for (int64_t s = first; s < last; ++s) {
+          uint32_t* const count = ends_.data() + s * digits;
           const int64_t begin = s * length, end = std::min(entries, begin + length);
           reader.read(begin, end, few);
           if (reader.found()) continue;  // a slot before that may be wrong, too

@@ -1,6 +1,7 @@
 // Grouping: sorts a call's entries by the slot they go to.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -42,10 +43,26 @@ class Grouping {
     return static_cast<int64_t>(in_stretches() ? short_keys_[at] >> stretch_bits_
                                                : keys_[at] >> 32);
   }
-  // The end of the entries from position i on that have its slot, `end` at most. A good guess of
-  // their number finds it sooner.
-  int64_t end_of_slot(int64_t i, int64_t end, int64_t guess) const {
-    return end_of_block(i, end, 0, guess);
+  // Calls visit(begin, end) for the positions of each slot of a group, in their order.
+  template <class Visit>
+  void for_each_slot(const Group& group, int64_t block_models, Visit visit) const {
+    if (in_stretches()) {
+      const uint32_t* const ends = ends_.data() + (group.begin >> stretch_bits_) * num_models_;
+      int64_t begin = group.begin;
+      for (int64_t slot = group.block * block_models; begin < group.end; ++slot) {
+        const int64_t end = std::min<int64_t>(ends[slot], group.end);
+        if (end <= begin) continue;
+        visit(begin, end);
+        begin = end;
+      }
+      return;
+    }
+    int64_t length = 0;  // of the slot before, which is the guess for the next
+    for (int64_t begin = group.begin, end; begin < group.end; begin = end) {
+      end = end_of_block(begin, group.end, 0, length);
+      length = end - begin;
+      visit(begin, end);
+    }
   }
   // Calls visit(entry_at), where entry_at(i) is entry(i) for all positions of the stretch that
   // `position` lies in: a loop with it looks once at how the entries were sorted. Later positions
@@ -90,6 +107,8 @@ class Grouping {
   std::vector<uint16_t> few_slots_;   // those of a stretch, for each part
   std::vector<uint32_t> short_keys_;  // slot << stretch_bits_ | entry in its stretch
   std::vector<uint32_t> counts_;      // of each digit in each part, then the places of its entries
+  int64_t num_models_ = 0;
+  std::vector<uint32_t> ends_;  // of each slot's entries, for each stretch
   std::vector<Group> groups_;
 };
 
