@@ -84,7 +84,8 @@ class GroupedTasks {
 
   int64_t rows() const { return rows_; }
   int64_t gathered_rows() const {
-    return context_.block_models > 1 ? kTileModels * kMostTileRows : kPassRows;
+    if (context_.block_models == 1) return kPassRows;
+    return grouping_.in_stretches() ? kTileModels * kPassRows : kTileModels * kMostTileRows;
   }
 
   // Throws ModelNotLoaded for the first entry, in the caller's order, whose model is missing.
@@ -244,9 +245,8 @@ class GroupedTasks {
     const Group& entries = group(task);
     Run runs[kTileModels];
     int count = 0;
-    grouping_.for_each_slot(entries, kTileModels, [&](int64_t begin, int64_t end) {
-      runs[count++] = {begin, end};
-    });
+    grouping_.for_each_slot(entries, kTileModels,
+                            [&](int64_t begin, int64_t end) { runs[count++] = {begin, end}; });
     Run* end = runs + count;
     if (const int64_t steps = tile_steps(runs, count)) {
       compute_side_by_side(task, runs, count, steps, next, scratch);
@@ -256,12 +256,36 @@ class GroupedTasks {
     const Twin* twin = found(task).twin;
     if (twin == nullptr) twin = context_.guard.get_twin(entries.block, found(task).address);
     const Bytes* here = model(twin, runs->begin);
-    for (const Run* run = runs; run != end; ++run) {
-      const Bytes* const after = run + 1 == end ? here : model(twin, run[1].begin);
-      prefetch_model(after);
-      compute_model(run->begin, run->end, here, after, scratch);
-      here = after;
+    for (const Run* run = runs; run != end;) {
+      const Run* const stop = gathered_together(run, end);
+      const bool together = stop - run > 1;
+      const int64_t first = run->begin, count_together = stop[-1].end - first;
+      if (together) gather(first, count_together, scratch.x());
+      for (; run != stop; ++run) {
+        const Bytes* const after = run + 1 == end ? here : model(twin, run[1].begin);
+        prefetch_model(after);
+        if (together) {
+          const int64_t at = run->begin - first, n = run->end - run->begin;
+          context_.panel(
+              context_.panel_plan,
+              {here, after, scratch.x() + at * x_.floats, scratch.y() + at * y_.floats, n * rows_},
+              scratch.kernel());
+        } else {
+          compute_model(run->begin, run->end, here, after, scratch);
+        }
+        here = after;
+      }
+      if (together) scatter(first, count_together, scratch.y());
     }
+  }
+
+  // The end of the runs from `run` on whose rows are gathered at once: short ones, which lie side by
+  // side among the sorted entries and fit the buffer; or of this one, which is gathered by itself.
+  const Run* gathered_together(const Run* run, const Run* end) const {
+    const int64_t most = grouping_.in_stretches() ? gathered_rows() / rows_ : 0;
+    const Run* stop = run + 1;
+    while (stop != end && stop->begin == stop[-1].end && stop->end - run->begin <= most) ++stop;
+    return stop;
   }
 
   // How many entries of each model the tile computes; models with more than kMostTileRows rows
