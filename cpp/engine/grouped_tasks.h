@@ -279,8 +279,8 @@ class GroupedTasks {
     }
   }
 
-  // The end of the runs from `run` on whose rows are gathered at once: short ones, which lie side by
-  // side among the sorted entries and fit the buffer; or of this one, which is gathered by itself.
+  // The end of the runs from `run` on whose rows are gathered at once: short ones that follow each
+  // other among the sorted entries and fit the buffer; or of this one, which is gathered by itself.
   const Run* gathered_together(const Run* run, const Run* end) const {
     const int64_t most = grouping_.in_stretches() ? gathered_rows() / rows_ : 0;
     const Run* stop = run + 1;

@@ -38,7 +38,7 @@ inline void narrow_eight(const char* from, char* to, __m128i& all) {
 inline uint32_t narrow_points(const char* from, int64_t count, char* to) {
   uint32_t all = 0;
   int64_t i = 0;
-#if defined(__SSE2__)  // compilers do not find these instructions by themselves
+#if defined(__SSE2__)  // GCC 12 does not find these instructions by itself
   constexpr int64_t kMany = 8;
   if (count >= kMany) {
     __m128i bits = _mm_setzero_si128();

@@ -224,6 +224,26 @@ def used(folder: Path, number: int = 1) -> int:
         return os.lseek(segment.fileno(), 0, os.SEEK_HOLE)
 
 
+@pytest.mark.parametrize(
+    ("block", "base", "expected"),
+    [
+        (192, 0, 1 << 20),
+        (1984, 0, 1 << 20),
+        (2048, 0, 512 * 2048),
+        (25_408, 25_408_000, 512 * 25_408),  # a thousand of 32-64-64-1
+        (32_768, 0, 16 << 20),
+        (32_832, 0, 1 << 20),
+        (32_832, 400 << 20, 100 << 20),
+        (192, 2000 << 20, 256 << 20),
+        (300 << 20, 0, 300 << 20),
+    ],
+)
+def test_segments_have_room_for_zeros_ahead(block: int, base: int, expected: int) -> None:
+    size = _live_folder.segment_size(block, base)
+    assert expected <= size < expected + 4096
+    assert size % 4096 == 0
+
+
 def test_small_transactions_that_wait_find_zeros(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
